@@ -1,0 +1,50 @@
+//! What can go wrong while events are brought in.
+
+use std::borrow::Cow;
+
+use starmere_lake::Kind;
+
+/// Result of this room.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of ingestion.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error("could not read `{path}`")]
+    Read {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// A pattern of a file source is none.
+    #[error("`{pattern}` is not a pattern of files: {reason}")]
+    Pattern { pattern: String, reason: String },
+    /// The lake refused or failed.
+    #[error(transparent)]
+    Lake(#[from] starmere_lake::Error),
+    /// A task of ours died.
+    #[error("a task of ingestion died: {0}")]
+    Task(String),
+}
+
+impl Error {
+    /// Who can do something about it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Read { .. } | Self::Pattern { .. } => Kind::Invalid,
+            Self::Lake(error) => error.kind(),
+            Self::Task(_) => Kind::Internal,
+        }
+    }
+
+    /// What to do, where that is known.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Read { path, .. } => Some(format!("check that `{path}` exists and may be read").into()),
+            Self::Pattern { .. } => Some("name a file, a folder, or a pattern such as `events/*.jsonl`".into()),
+            Self::Lake(error) => error.hint(),
+            Self::Task(_) => None,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Ingestion: brings events from sources into the lake, exactly once.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`envelope`] | where a payload keeps what every event has, and why one could not be read |
+//! | [`rows`] | payloads in, columns of a stream's table out |
+//! | [`lines`] | bytes in, lines out, however long |
+//! | [`files`] | files and standard input: which have landed, what is new |
+//! | [`http`] | the listener: requests in, commits out, answered after the commit |
+//!
+//! Every source ends in [`starmere_lake::landing`]; nothing here remembers a position of its own.
+
+pub mod envelope;
+mod error;
+pub mod files;
+pub mod http;
+pub mod lines;
+pub mod rows;
+
+pub use error::{Error, Result};

@@ -1,0 +1,229 @@
+//! The actions of a commit, as they stand in the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use datafusion::common::Statistics;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// One line of a commit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    Protocol(Protocol),
+    MetaData(Metadata),
+    Add(Add),
+    Remove(Remove),
+    Txn(Txn),
+    CommitInfo(CommitInfo),
+}
+
+/// Which readers and writers may touch the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Protocol {
+    pub min_reader_version: i32,
+    pub min_writer_version: i32,
+}
+
+impl Protocol {
+    /// What we write: no feature that a reader must know.
+    pub const OURS: Self = Self { min_reader_version: 1, min_writer_version: 2 };
+}
+
+/// Schema and layout.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    pub format: Format,
+    pub schema_string: String,
+    pub partition_columns: Vec<String>,
+    #[serde(default)]
+    pub configuration: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_time: Option<i64>,
+}
+
+/// How files are encoded; always Parquet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Format {
+    pub provider: String,
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    /// Metadata of a new table.
+    pub fn new(schema: &SchemaRef, partitioned_by: &[&str]) -> Result<Self> {
+        Ok(Self {
+            id: uuid::Uuid::new_v4().to_string(),
+            name: None,
+            description: None,
+            format: Format { provider: "parquet".into(), options: BTreeMap::new() },
+            schema_string: super::schema::to_delta(schema)?,
+            partition_columns: partitioned_by.iter().map(|&column| column.to_owned()).collect(),
+            configuration: BTreeMap::new(),
+            created_time: Some(chrono::Utc::now().timestamp_millis()),
+        })
+    }
+}
+
+/// A file that belongs to the table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Add {
+    /// Relative to the table's root, URL-encoded.
+    pub path: String,
+    #[serde(default)]
+    pub partition_values: BTreeMap<String, Option<String>>,
+    /// In bytes.
+    pub size: i64,
+    /// Milliseconds since 1970.
+    pub modification_time: i64,
+    /// Whether the file's rows are new, as against rewritten.
+    pub data_change: bool,
+    /// Statistics as JSON text, see [`super::statistics`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<BTreeMap<String, Option<String>>>,
+    /// The statistics as DataFusion wants them; filled at first use.
+    #[serde(skip)]
+    pub(crate) parsed: OnceLock<Arc<Statistics>>,
+}
+
+impl Add {
+    /// The number of rows, where the statistics tell.
+    pub fn rows(&self) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Rows {
+            #[serde(rename = "numRecords")]
+            rows: u64,
+        }
+        serde_json::from_str::<Rows>(self.stats.as_deref()?).ok().map(|stats| stats.rows)
+    }
+
+    /// The action that takes the file out of the table again.
+    pub fn remove(&self) -> Remove {
+        Remove {
+            path: self.path.clone(),
+            deletion_timestamp: Some(chrono::Utc::now().timestamp_millis()),
+            data_change: true,
+            extended_file_metadata: Some(true),
+            partition_values: Some(self.partition_values.clone()),
+            size: Some(self.size),
+        }
+    }
+}
+
+/// A file that no longer belongs to the table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remove {
+    pub path: String,
+    /// Milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<i64>,
+    pub data_change: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extended_file_metadata: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_values: Option<BTreeMap<String, Option<String>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+}
+
+/// How far an application has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Txn {
+    pub app_id: String,
+    pub version: i64,
+    /// Milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_updated: Option<i64>,
+}
+
+impl Txn {
+    /// A position that is reached now.
+    pub fn now(app_id: String, version: i64) -> Self {
+        Self { app_id, version, last_updated: Some(chrono::Utc::now().timestamp_millis()) }
+    }
+}
+
+/// Where a commit came from, for people and for `verify`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommitInfo {
+    /// Milliseconds since 1970.
+    #[serde(default)]
+    pub timestamp: i64,
+    #[serde(default)]
+    pub operation: String,
+    #[serde(default)]
+    pub operation_parameters: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_info: Option<String>,
+    /// Tells two attempts at one version apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+    /// What Starmere notes about the commit.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub starmere: serde_json::Value,
+}
+
+impl CommitInfo {
+    pub(crate) fn new(operation: &str, facts: serde_json::Value) -> Self {
+        Self {
+            timestamp: chrono::Utc::now().timestamp_millis(),
+            operation: operation.to_owned(),
+            operation_parameters: BTreeMap::new(),
+            engine_info: Some(concat!("starmere/", env!("CARGO_PKG_VERSION")).to_owned()),
+            attempt: Some(uuid::Uuid::new_v4().simple().to_string()),
+            starmere: facts,
+        }
+    }
+}
+
+/// The text of a commit.
+pub(crate) fn encode(actions: &[Action]) -> Result<Bytes> {
+    let mut text = Vec::with_capacity(actions.len() * 256);
+    for action in actions {
+        serde_json::to_writer(&mut text, action)
+            .map_err(|error| Error::Invalid { what: "a Delta action".into(), reason: error.to_string() })?;
+        text.push(b'\n');
+    }
+    Ok(text.into())
+}
+
+/// The actions of a commit's text. Actions that no reader needs to know are skipped.
+pub(crate) fn decode(path: &str, text: &[u8]) -> Result<Vec<Action>> {
+    const KNOWN: [&str; 6] = ["protocol", "metaData", "add", "remove", "txn", "commitInfo"];
+    let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
+    let mut actions = Vec::new();
+    for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let place = |error: serde_json::Error| corrupt(format!("line {}: {error}", number + 1));
+        match serde_json::from_slice::<Action>(line) {
+            Ok(action) => actions.push(action),
+            Err(error) => {
+                let unknown = serde_json::from_slice::<BTreeMap<String, serde::de::IgnoredAny>>(line).map_err(place)?;
+                if unknown.keys().any(|name| KNOWN.contains(&name.as_str())) {
+                    return Err(place(error));
+                }
+            }
+        }
+    }
+    Ok(actions)
+}

@@ -1,0 +1,153 @@
+//! Checkpoints: the fold of the log up to a version, as one Parquet file.
+//!
+//! Rows are made from and turned into the same JSON shapes as the log's lines, by Arrow's JSON codec, so the
+//! format is described once, by [`columns`]. A crash between checkpoint and hint leaves the old hint, which is
+//! as right as the new one: both only say where reading may begin.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::{Deserialize, Serialize};
+
+use super::actions::{Action, Protocol, Txn};
+use super::{Snapshot, actions};
+use crate::paths::TablePath;
+use crate::store::Store;
+use crate::{Error, Result};
+
+/// Files that were taken out are remembered this long, in milliseconds.
+const TOMBSTONES_KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hint {
+    version: u64,
+    size: u64,
+}
+
+/// The version of the newest checkpoint that a writer has announced.
+pub(super) async fn hint(store: &Store, table: &TablePath) -> Result<Option<u64>> {
+    let bytes = store.read(&table.last_checkpoint()).await?;
+    // A torn or foreign hint only costs time.
+    Ok(bytes.and_then(|bytes| serde_json::from_slice::<Hint>(&bytes).ok()).map(|hint| hint.version))
+}
+
+/// Writes the checkpoint of `snapshot`, then announces it.
+pub(super) async fn write(store: &Store, snapshot: &Snapshot) -> Result<()> {
+    let object = snapshot.path().checkpoint(snapshot.version()).to_string();
+    let now = chrono::Utc::now().timestamp_millis();
+    let mut actions = vec![Action::Protocol(Protocol::OURS), Action::MetaData((*snapshot.metadata).clone())];
+    actions.extend(snapshot.txns().map(|(application, version)| {
+        Action::Txn(Txn { app_id: application.to_owned(), version, last_updated: None })
+    }));
+    actions.extend(snapshot.removed.iter().filter(|r| r.deletion_timestamp.unwrap_or(0) > now - TOMBSTONES_KEPT).map(
+        |remove| {
+            let mut remove = remove.clone();
+            remove.data_change = false;
+            Action::Remove(remove)
+        },
+    ));
+    actions.extend(snapshot.files().map(|add| {
+        let mut add = (**add).clone();
+        add.data_change = false;
+        Action::Add(add)
+    }));
+    let size = actions.len() as u64;
+    let columns_of = Error::columns(object.clone());
+    let bytes = encode(&actions).map_err(columns_of)?;
+    store.write(&snapshot.path().checkpoint(snapshot.version()), bytes).await?;
+    let hint = serde_json::to_vec(&Hint { version: snapshot.version(), size })
+        .map_err(|error| Error::Invalid { what: object, reason: error.to_string() })?;
+    store.write(&snapshot.path().last_checkpoint(), hint.into()).await
+}
+
+/// The actions in the checkpoint of `version`.
+pub(super) async fn read(store: &Store, table: &TablePath, version: u64) -> Result<Vec<Action>> {
+    let path = table.checkpoint(version);
+    let bytes = store.read(&path).await?.ok_or_else(|| Error::Missing { object: path.to_string() })?;
+    let corrupt = |reason: String| Error::Corrupt { path: path.to_string(), reason };
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .and_then(|builder| builder.build())
+        .map_err(|error| corrupt(error.to_string()))?;
+    let mut text = Vec::new();
+    {
+        let mut lines = arrow::json::LineDelimitedWriter::new(&mut text);
+        for batch in reader {
+            let batch = batch.map_err(|error| corrupt(error.to_string()))?;
+            lines.write(&batch).map_err(|error| corrupt(error.to_string()))?;
+        }
+        lines.finish().map_err(|error| corrupt(error.to_string()))?;
+    }
+    actions::decode(path.as_ref(), &text)
+}
+
+fn encode(actions: &[Action]) -> Result<Bytes, arrow::error::ArrowError> {
+    let schema = columns();
+    let mut decoder = arrow::json::ReaderBuilder::new(schema.clone()).build_decoder()?;
+    decoder.serialize(actions)?;
+    let batch = decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone()));
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema, None)?;
+    writer.write(&batch)?;
+    while let Some(batch) = decoder.flush()? {
+        writer.write(&batch)?;
+    }
+    Ok(writer.into_inner()?.into())
+}
+
+/// The columns of a checkpoint.
+fn columns() -> SchemaRef {
+    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+    let long = |name: &str, nullable| Field::new(name, DataType::Int64, nullable);
+    let map = |name: &str| {
+        let entry = Fields::from(vec![text("key", false), text("value", true)]);
+        Field::new(name, DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry), false)), false), true)
+    };
+    let row = |name: &str, fields: Vec<Field>| Field::new(name, DataType::Struct(fields.into()), true);
+    let flag = |name: &str| Field::new(name, DataType::Boolean, true);
+    let list = DataType::List(Arc::new(Field::new("element", DataType::Utf8, true)));
+    let version = |name: &str| Field::new(name, DataType::Int32, true);
+    Arc::new(Schema::new(vec![
+        row("txn", vec![text("appId", true), long("version", true), long("lastUpdated", true)]),
+        row(
+            "add",
+            vec![
+                text("path", true),
+                map("partitionValues"),
+                long("size", true),
+                long("modificationTime", true),
+                flag("dataChange"),
+                text("stats", true),
+                map("tags"),
+            ],
+        ),
+        row(
+            "remove",
+            vec![
+                text("path", true),
+                long("deletionTimestamp", true),
+                flag("dataChange"),
+                flag("extendedFileMetadata"),
+                map("partitionValues"),
+                long("size", true),
+            ],
+        ),
+        row(
+            "metaData",
+            vec![
+                text("id", true),
+                text("name", true),
+                text("description", true),
+                row("format", vec![text("provider", true), map("options")]),
+                text("schemaString", true),
+                Field::new("partitionColumns", list, true),
+                map("configuration"),
+                long("createdTime", true),
+            ],
+        ),
+        row("protocol", vec![version("minReaderVersion"), version("minWriterVersion")]),
+    ]))
+}

@@ -1,0 +1,268 @@
+//! Delta tables: what is in one at a version, and how to make the next version.
+//!
+//! We read and write the log ourselves, because our protocols need what libraries for it keep to themselves:
+//! every `txn` position at once, a commit at an *exact* version that is never rebased, commit information per
+//! source partition, and no clean-up that nobody asked for. The format is Delta's: reader version 1, writer
+//! version 2, no deletion vectors, no column mapping; other engines read what we write (see
+//! `tests/python/outsiders.py`). Source: the Delta transaction log protocol, `PROTOCOL.md` of delta-io.
+//!
+//! ```text
+//!            create                 commit(base v)                 commit(base v)
+//! absent ───────────────► v = 0 ───────────────────► v + 1   or   Conflict: read again, decide again
+//!            (no data)           put-if-absent of <v+1>.json      Unavailable: outcome unknown, the same
+//! ```
+//!
+//! On a crash: files without a commit are invisible; a commit is one object and therefore whole. A checkpoint
+//! is written after a commit and may be missing; nothing depends on it but the time that opening takes.
+
+mod actions;
+mod checkpoint;
+mod schema;
+mod snapshot;
+pub(crate) mod statistics;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
+pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
+pub use snapshot::Snapshot;
+pub use write::{EncodedFile, FileOptions, FileWriter};
+
+use crate::paths::{self, TablePath};
+use crate::store::Store;
+use crate::{Error, Result};
+
+/// The `txn` application id of commits that rewrite files without changing rows' meaning.
+pub const REWRITE: &str = "starmere/rewrite";
+
+/// A checkpoint is written at every version divisible by this.
+const CHECKPOINT_EVERY: u64 = 50;
+
+/// A warehouse's tables, with the newest known snapshot of each kept in memory.
+#[derive(Clone, Debug)]
+pub struct Warehouse {
+    store: Store,
+    known: Arc<Mutex<HashMap<TablePath, Arc<Snapshot>>>>,
+}
+
+impl Warehouse {
+    /// The tables in `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store, known: Arc::default() }
+    }
+
+    /// Where the objects are.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The table at `path`, which may not exist yet.
+    pub fn table(&self, path: TablePath) -> Table {
+        Table { warehouse: self.clone(), path }
+    }
+
+    fn known(&self, path: &TablePath) -> Option<Arc<Snapshot>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+    }
+
+    fn learn(&self, snapshot: &Arc<Snapshot>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = known.entry(snapshot.path().clone()).or_insert_with(|| snapshot.clone());
+        if newest.version() < snapshot.version() {
+            *newest = snapshot.clone();
+        }
+    }
+}
+
+/// What a commit adds to a table.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// New files.
+    pub adds: Vec<Add>,
+    /// Files that are no longer part of the table.
+    pub removes: Vec<Remove>,
+    /// Positions: application id and version.
+    pub txns: Vec<Txn>,
+    /// Name of what was done, for people who read the history.
+    pub operation: &'static str,
+    /// Facts for `verify` and `status`, stored in the commit's information under `starmere`.
+    pub facts: serde_json::Value,
+}
+
+/// What one stored commit did.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The version that the commit made.
+    pub version: u64,
+    /// Its actions, in the order of the log.
+    pub actions: Vec<Action>,
+}
+
+impl Committed {
+    /// Files whose rows are new, in the sense of Delta's `dataChange`.
+    pub fn added(&self) -> impl Iterator<Item = &Add> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Add(add) if add.data_change => Some(add),
+            _ => None,
+        })
+    }
+
+    /// Files whose rows are gone.
+    pub fn removed(&self) -> impl Iterator<Item = &Remove> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Remove(remove) if remove.data_change => Some(remove),
+            _ => None,
+        })
+    }
+
+    /// The commit's information.
+    pub fn info(&self) -> Option<&CommitInfo> {
+        self.actions.iter().find_map(|action| match action {
+            Action::CommitInfo(info) => Some(info),
+            _ => None,
+        })
+    }
+}
+
+/// A Delta table in a warehouse.
+#[derive(Clone, Debug)]
+pub struct Table {
+    warehouse: Warehouse,
+    path: TablePath,
+}
+
+impl Table {
+    /// Where the table is.
+    pub fn path(&self) -> &TablePath {
+        &self.path
+    }
+
+    /// The store that holds the table.
+    pub fn store(&self) -> &Store {
+        &self.warehouse.store
+    }
+
+    /// The newest version; `None` where the table does not exist.
+    pub async fn snapshot(&self) -> Result<Option<Arc<Snapshot>>> {
+        let known = match self.warehouse.known(&self.path) {
+            Some(known) => known,
+            None => match snapshot::load(self.store(), &self.path, None).await? {
+                Some(loaded) => Arc::new(loaded),
+                None => return Ok(None),
+            },
+        };
+        let newest = snapshot::advance(self.store(), known, None).await?;
+        self.warehouse.learn(&newest);
+        Ok(Some(newest))
+    }
+
+    /// The table at exactly `version`.
+    pub async fn snapshot_at(&self, version: u64) -> Result<Arc<Snapshot>> {
+        if let Some(known) = self.warehouse.known(&self.path) {
+            if known.version() == version {
+                return Ok(known);
+            }
+            if known.version() < version {
+                let reached = snapshot::advance(self.store(), known, Some(version)).await?;
+                if reached.version() == version {
+                    self.warehouse.learn(&reached);
+                    return Ok(reached);
+                }
+            }
+        }
+        let loaded = snapshot::load(self.store(), &self.path, Some(version)).await?;
+        loaded
+            .filter(|loaded| loaded.version() == version)
+            .map(Arc::new)
+            .ok_or_else(|| Error::Missing { object: format!("version {version} of {}", self.path) })
+    }
+
+    /// The newest version, where the table is made first if it does not exist. Whoever loses the race to make
+    /// it gets what the winner made.
+    pub async fn open_or_create(&self, schema: &SchemaRef, partitioned_by: &[&str]) -> Result<Arc<Snapshot>> {
+        loop {
+            if let Some(snapshot) = self.snapshot().await? {
+                return Ok(snapshot);
+            }
+            let actions = [
+                Action::CommitInfo(CommitInfo::new("CREATE TABLE", serde_json::Value::Null)),
+                Action::Protocol(Protocol::OURS),
+                Action::MetaData(Metadata::new(schema, partitioned_by)?),
+            ];
+            let bytes = actions::encode(&actions)?;
+            // Commit 0 carries no data: whoever was first, the table is the same.
+            self.store().create(&self.path.commit(0), bytes).await?;
+        }
+    }
+
+    /// Makes the version after `base`, or nothing. [`Error::Conflict`]: somebody else made it. Any other error:
+    /// the outcome is unknown. After either, read the table again and decide again.
+    pub async fn commit(&self, base: &Snapshot, commit: Commit) -> Result<Arc<Snapshot>> {
+        let version = base.version() + 1;
+        let mut actions = Vec::with_capacity(1 + commit.adds.len() + commit.removes.len() + commit.txns.len());
+        actions.push(Action::CommitInfo(CommitInfo::new(commit.operation, commit.facts)));
+        actions.extend(commit.txns.into_iter().map(Action::Txn));
+        actions.extend(commit.removes.into_iter().map(Action::Remove));
+        actions.extend(commit.adds.into_iter().map(Action::Add));
+        let bytes = actions::encode(&actions)?;
+        let path = self.path.commit(version);
+        let created = self.store().create(&path, bytes.clone()).await;
+        if !matches!(created, Ok(true)) {
+            // A store's client may have sent the request twice, or its answer may be lost: the object tells.
+            match self.store().read(&path).await? {
+                Some(stored) if stored == bytes => {}
+                Some(_) => return Err(Error::Conflict { table: self.path.to_string(), version }),
+                None => {
+                    return Err(created.err().unwrap_or(Error::Conflict { table: self.path.to_string(), version }));
+                }
+            }
+        }
+        let mut next = base.clone();
+        next.apply(Committed { version, actions })?;
+        let next = Arc::new(next);
+        self.warehouse.learn(&next);
+        if version.is_multiple_of(CHECKPOINT_EVERY)
+            && let Err(error) = checkpoint::write(self.store(), &next).await
+        {
+            tracing::warn!(table = %self.path, version, %error, "no checkpoint was written; opening takes longer");
+        }
+        Ok(next)
+    }
+
+    /// The commits that lead from version `after` to version `to`, in order.
+    pub async fn commits(&self, after: u64, to: u64) -> Result<Vec<Committed>> {
+        futures::stream::iter(after + 1..=to)
+            .map(|version| snapshot::read_commit(self.store(), &self.path, version))
+            .buffered(16)
+            .and_then(|commit| async {
+                commit.ok_or_else(|| Error::Missing { object: format!("a commit of {} up to {to}", self.path) })
+            })
+            .try_collect()
+            .await
+    }
+
+    /// Uploads an encoded file and tells how to add it.
+    pub async fn upload(&self, file: EncodedFile) -> Result<Add> {
+        let relative = paths::new_file(file.partition_pair(), file.group);
+        let size = file.bytes.len();
+        self.store().write(&self.path.file(&relative), Bytes::from(file.bytes)).await?;
+        Ok(Add {
+            path: relative,
+            partition_values: file.partition.into_iter().map(|(name, value)| (name, Some(value))).collect(),
+            size: size as i64,
+            modification_time: chrono::Utc::now().timestamp_millis(),
+            data_change: true,
+            stats: Some(file.statistics),
+            tags: None,
+            parsed: Default::default(),
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! A table at one version: the fold of its log up to there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use futures::{StreamExt, TryStreamExt};
+
+use super::actions::{self, Action, Add, Metadata, Protocol, Remove};
+use super::{Committed, checkpoint};
+use crate::paths::{self, TablePath};
+use crate::store::Store;
+use crate::{Error, Result};
+
+/// A table at one version. Cheap to share, never changed once shared.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    path: TablePath,
+    version: u64,
+    /// When the version was committed, in milliseconds since 1970.
+    timestamp: i64,
+    pub(super) metadata: Arc<Metadata>,
+    schema: SchemaRef,
+    files: BTreeMap<String, Arc<Add>>,
+    txns: HashMap<String, i64>,
+    /// Files taken out lately: readers of checkpoints want to know.
+    pub(super) removed: Vec<Remove>,
+}
+
+impl Snapshot {
+    /// Folds `actions` (of a checkpoint, or of commit 0) into the first snapshot.
+    pub(super) fn begin(path: &TablePath, version: u64, actions: Vec<Action>) -> Result<Self> {
+        let metadata = actions.iter().find_map(|action| match action {
+            Action::MetaData(metadata) => Some(Arc::new(metadata.clone())),
+            _ => None,
+        });
+        let metadata = metadata.ok_or_else(|| Error::Corrupt {
+            path: path.to_string(),
+            reason: format!("version {version} has no metadata"),
+        })?;
+        let mut snapshot = Self {
+            path: path.clone(),
+            version,
+            timestamp: 0,
+            schema: super::schema::from_delta(&metadata.schema_string)?,
+            metadata,
+            files: BTreeMap::new(),
+            txns: HashMap::new(),
+            removed: Vec::new(),
+        };
+        snapshot.fold(actions)?;
+        Ok(snapshot)
+    }
+
+    /// Folds the next commit in.
+    pub(super) fn apply(&mut self, commit: Committed) -> Result<()> {
+        debug_assert_eq!(commit.version, self.version + 1, "commits are folded one after the other");
+        self.version = commit.version;
+        self.fold(commit.actions)
+    }
+
+    fn fold(&mut self, actions: Vec<Action>) -> Result<()> {
+        for action in actions {
+            match action {
+                Action::Add(add) => {
+                    self.files.insert(add.path.clone(), Arc::new(add));
+                }
+                Action::Remove(remove) => {
+                    self.files.remove(&remove.path);
+                    self.removed.push(remove);
+                }
+                Action::Txn(txn) => {
+                    self.txns.insert(txn.app_id, txn.version);
+                }
+                Action::MetaData(metadata) => {
+                    self.schema = super::schema::from_delta(&metadata.schema_string)?;
+                    self.metadata = Arc::new(metadata);
+                }
+                Action::Protocol(protocol) => {
+                    if protocol.min_reader_version > Protocol::OURS.min_reader_version {
+                        return Err(Error::Corrupt {
+                            path: self.path.to_string(),
+                            reason: format!(
+                                "another writer raised the reader version to {}; Starmere writes and reads version 1",
+                                protocol.min_reader_version
+                            ),
+                        });
+                    }
+                }
+                Action::CommitInfo(info) => self.timestamp = info.timestamp,
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the table is.
+    pub fn path(&self) -> &TablePath {
+        &self.path
+    }
+
+    /// The version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// When the version was committed, in milliseconds since 1970; 0 where only a checkpoint was read.
+    pub fn timestamp(&self) -> i64 {
+        self.timestamp
+    }
+
+    /// All columns, those of the partitioning included.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The columns that are in the files' paths instead of in the files.
+    pub fn partition_columns(&self) -> &[String] {
+        &self.metadata.partition_columns
+    }
+
+    /// The table's files, in order of path.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Arc<Add>> {
+        self.files.values()
+    }
+
+    /// A file of the table, by its path.
+    pub fn file(&self, path: &str) -> Option<&Arc<Add>> {
+        self.files.get(path)
+    }
+
+    /// How far `application` has come.
+    pub fn txn(&self, application: &str) -> Option<i64> {
+        self.txns.get(application).copied()
+    }
+
+    /// Every application's position.
+    pub fn txns(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.txns.iter().map(|(application, &version)| (application.as_str(), version))
+    }
+
+    /// The number of rows, where every file tells.
+    pub fn rows(&self) -> Option<u64> {
+        self.files.values().map(|add| add.rows()).sum()
+    }
+}
+
+/// Loads the table at `version`, or at the newest one; `None` where there is no table.
+pub(super) async fn load(store: &Store, table: &TablePath, version: Option<u64>) -> Result<Option<Snapshot>> {
+    let hint = checkpoint::hint(store, table).await?.filter(|&hint| version.is_none_or(|version| hint <= version));
+    // Listing begins just before the checkpoint's own commit.
+    let after = hint.and_then(|hint| hint.checked_sub(1)).map(|before| table.commit(before));
+    let objects = store.list(&table.log(), after.as_ref()).await?;
+    let wanted = |&found: &u64| version.is_none_or(|version| found <= version);
+    let base = objects.iter().filter_map(|o| paths::checkpoint_version(&o.location)).filter(wanted).max();
+    let mut commits: Vec<u64> = objects.iter().filter_map(|o| paths::commit_version(&o.location)).filter(wanted).collect();
+    commits.retain(|&commit| base.is_none_or(|base| commit > base));
+    commits.sort_unstable();
+
+    let first = match base {
+        Some(base) => base,
+        None if commits.is_empty() => return Ok(None),
+        None => 0,
+    };
+    let expected = if base.is_some() { first + 1 } else { 0 };
+    if let Some((position, found)) = commits.iter().enumerate().find(|&(at, &commit)| commit != expected + at as u64) {
+        return Err(Error::Corrupt {
+            path: table.log().to_string(),
+            reason: format!("commit {} is missing, {found} is there", expected + position as u64),
+        });
+    }
+    let mut read = futures::stream::iter(commits)
+        .map(|commit| async move {
+            read_commit(store, table, commit)
+                .await?
+                .ok_or_else(|| Error::Missing { object: table.commit(commit).to_string() })
+        })
+        .buffered(16);
+    let mut snapshot = match base {
+        Some(base) => Snapshot::begin(table, base, checkpoint::read(store, table, base).await?)?,
+        None => match read.try_next().await? {
+            Some(commit) => Snapshot::begin(table, 0, commit.actions)?,
+            None => return Ok(None),
+        },
+    };
+    while let Some(commit) = read.try_next().await? {
+        snapshot.apply(commit)?;
+    }
+    Ok(Some(snapshot))
+}
+
+/// Reads the commits after `snapshot`, up to `version` or the newest one.
+pub(super) async fn advance(store: &Store, mut snapshot: Arc<Snapshot>, version: Option<u64>) -> Result<Arc<Snapshot>> {
+    while version.is_none_or(|version| snapshot.version < version) {
+        let path = snapshot.path.clone();
+        match read_commit(store, &path, snapshot.version + 1).await? {
+            Some(commit) => Arc::make_mut(&mut snapshot).apply(commit)?,
+            None => break,
+        }
+    }
+    Ok(snapshot)
+}
+
+/// Reads one commit; `None` where it does not exist.
+pub(super) async fn read_commit(store: &Store, table: &TablePath, version: u64) -> Result<Option<Committed>> {
+    let path = table.commit(version);
+    let Some(text) = store.read(&path).await? else { return Ok(None) };
+    let actions = actions::decode(path.as_ref(), &text)?;
+    Ok(Some(Committed { version, actions }))
+}

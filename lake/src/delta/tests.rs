@@ -1,0 +1,134 @@
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+
+use super::*;
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("name", DataType::Utf8, true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+    ]))
+}
+
+fn batch(ids: std::ops::Range<i64>) -> RecordBatch {
+    let names = ids.clone().map(|id| (id % 3 != 0).then(|| format!("name {id} {}", "x".repeat(40))));
+    let at = TimestampMicrosecondArray::from_iter_values(ids.clone().map(|id| id * 1_000_001)).with_timezone("UTC");
+    let columns: Vec<arrow::array::ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(ids)),
+        Arc::new(StringArray::from_iter(names)),
+        Arc::new(at),
+    ];
+    RecordBatch::try_new(schema(), columns).unwrap()
+}
+
+fn table() -> Table {
+    Warehouse::new(Store::memory()).table(TablePath::stream("sales", "orders"))
+}
+
+async fn append(table: &Table, base: &Snapshot, ids: std::ops::Range<i64>) -> Result<Arc<Snapshot>> {
+    let position = ids.end;
+    let file = EncodedFile::of(&schema(), &[batch(ids)], &FileOptions::default())?;
+    let add = table.upload(file).await?;
+    let txns = vec![Txn::now("reader".into(), position)];
+    table.commit(base, Commit { adds: vec![add], txns, operation: "WRITE", ..Commit::default() }).await
+}
+
+#[tokio::test]
+async fn a_table_is_the_fold_of_its_log_with_and_without_checkpoint() {
+    let table = table();
+    let mut snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 0..CHECKPOINT_EVERY as i64 + 3 {
+        snapshot = append(&table, &snapshot, version * 10..version * 10 + 10).await.unwrap();
+    }
+    let removed = snapshot.files().next().unwrap().clone();
+    let commit = Commit { removes: vec![removed.remove()], operation: "DELETE", ..Commit::default() };
+    snapshot = table.commit(&snapshot, commit).await.unwrap();
+
+    let fresh = Warehouse::new(table.store().clone()).table(table.path().clone());
+    let read = fresh.snapshot().await.unwrap().unwrap();
+    assert_eq!(read.version(), snapshot.version());
+    assert_eq!(read.schema(), &schema());
+    assert_eq!(read.txn("reader"), snapshot.txn("reader"));
+    assert_eq!(read.rows(), Some((CHECKPOINT_EVERY + 2) * 10));
+    let paths = |snapshot: &Snapshot| snapshot.files().map(|add| add.path.clone()).collect::<Vec<_>>();
+    assert_eq!(paths(&read), paths(&snapshot));
+    assert!(table.store().read(&table.path().checkpoint(CHECKPOINT_EVERY)).await.unwrap().is_some());
+    for version in [0, 1, CHECKPOINT_EVERY - 1, CHECKPOINT_EVERY, CHECKPOINT_EVERY + 1] {
+        let fresh = Warehouse::new(table.store().clone()).table(table.path().clone());
+        assert_eq!(fresh.snapshot_at(version).await.unwrap().rows(), Some(version * 10), "at version {version}");
+    }
+    assert!(fresh.snapshot_at(1000).await.is_err());
+}
+
+#[tokio::test]
+async fn of_two_commits_at_one_version_one_wins() {
+    let table = table();
+    let base = table.open_or_create(&schema(), &[]).await.unwrap();
+    append(&table, &base, 0..1).await.unwrap();
+    let lost = append(&table, &base, 1..2).await.unwrap_err();
+    assert!(matches!(lost, Error::Conflict { version: 1, .. }), "{lost}");
+    assert_eq!(table.snapshot().await.unwrap().unwrap().rows(), Some(1));
+}
+
+#[tokio::test]
+async fn a_log_with_a_hole_is_refused() {
+    let table = table();
+    let mut snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 0..4 {
+        snapshot = append(&table, &snapshot, version..version + 1).await.unwrap();
+    }
+    use object_store::ObjectStoreExt as _;
+    table.store().objects().delete(&table.path().commit(2)).await.unwrap();
+    let fresh = Warehouse::new(table.store().clone()).table(table.path().clone());
+    let error = fresh.snapshot().await.unwrap_err();
+    assert_eq!(error.to_string(), "`lake/sales/orders/_delta_log` is damaged: commit 2 is missing, 3 is there");
+}
+
+#[tokio::test]
+async fn bounds_are_written_outwards() {
+    let table = table();
+    let base = table.open_or_create(&schema(), &[]).await.unwrap();
+    let snapshot = append(&table, &base, 1..3).await.unwrap();
+    let stats: serde_json::Value = serde_json::from_str(snapshot.files().next().unwrap().stats.as_ref().unwrap()).unwrap();
+    assert_eq!(stats["minValues"]["at"], "1970-01-01T00:00:01.000Z");
+    assert_eq!(stats["maxValues"]["at"], "1970-01-01T00:00:02.001Z");
+    assert_eq!(stats["minValues"]["id"], 1);
+    assert_eq!(stats["nullCount"]["name"], 0);
+    let upper = stats["maxValues"]["name"].as_str().unwrap();
+    assert!(upper > format!("name 2 {}", "x".repeat(40)).as_str() && upper.chars().count() == 33);
+}
+
+#[test]
+fn schemas_survive_the_way_through_delta() {
+    let fields = vec![
+        Field::new("a", DataType::Decimal128(18, 2), true),
+        Field::new("b", DataType::Date32, true),
+        Field::new("c", DataType::Binary, true),
+        Field::new("d", DataType::Boolean, false),
+        Field::new(
+            "e",
+            DataType::List(Arc::new(Field::new(
+                "element",
+                DataType::Struct(vec![Field::new("name", DataType::Utf8, false)].into()),
+                false,
+            ))),
+            true,
+        ),
+    ];
+    let schema = Arc::new(Schema::new(fields));
+    assert_eq!(schema_from_delta(&schema_to_delta(&schema).unwrap()).unwrap(), schema);
+}
+
+#[test]
+fn a_commit_of_another_writer_is_read_without_what_nobody_needs() {
+    let text = br#"{"cdc":{"path":"x"}}
+{"txn":{"appId":"a","version":1}}
+
+{"domainMetadata":{"domain":"d","configuration":"","removed":false}}"#;
+    assert_eq!(actions::decode("x", text).unwrap().len(), 1);
+    let error = actions::decode("x", b"{\"add\":{\"path\":1}}").unwrap_err();
+    assert!(error.to_string().starts_with("`x` is damaged: line 1: "), "{error}");
+}

@@ -1,0 +1,147 @@
+//! Writing a data file: record batches in, an encoded Parquet file with Delta's statistics out.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::statistics;
+use crate::Result;
+use crate::Error;
+
+/// How a table's files are encoded.
+#[derive(Clone, Debug)]
+pub struct FileOptions {
+    /// zstd (small) where the file is kept for long and seldom read, else LZ4 (quick to read).
+    pub small: bool,
+    /// Columns that queries look single values up in.
+    pub bloom: Vec<String>,
+    /// Columns whose values hardly repeat: a dictionary would only cost.
+    pub plain: Vec<String>,
+    /// Rows of a row group: what a reader can skip at once.
+    pub row_group: usize,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self { small: false, bloom: Vec::new(), plain: Vec::new(), row_group: 1 << 18 }
+    }
+}
+
+impl FileOptions {
+    fn properties(&self) -> WriterProperties {
+        let compression = match (self.small, ZstdLevel::try_new(1)) {
+            (true, Ok(level)) => Compression::ZSTD(level),
+            _ => Compression::LZ4_RAW,
+        };
+        let mut properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_max_row_group_row_count(Some(self.row_group))
+            .set_statistics_enabled(EnabledStatistics::Page);
+        for column in &self.bloom {
+            properties = properties.set_column_bloom_filter_enabled(ColumnPath::from(column.as_str()), true);
+        }
+        for column in &self.plain {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(column.as_str()), false);
+        }
+        properties.build()
+    }
+}
+
+/// A file that is ready to be uploaded.
+#[derive(Debug)]
+pub struct EncodedFile {
+    /// The Parquet file.
+    pub bytes: Vec<u8>,
+    /// Rows in it.
+    pub rows: u64,
+    /// Delta's statistics, as JSON text.
+    pub statistics: String,
+    /// The partition it belongs to: column and value.
+    pub partition: Option<(String, String)>,
+    /// The group of rows that is rewritten together, if the table has such groups.
+    pub group: Option<u32>,
+}
+
+impl EncodedFile {
+    pub(super) fn partition_pair(&self) -> Option<(&str, &str)> {
+        self.partition.as_ref().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// Encodes one file in memory. Dropping it loses what was written.
+pub struct FileWriter {
+    schema: SchemaRef,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+}
+
+impl std::fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileWriter").field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl FileWriter {
+    /// A writer of rows of `schema`, which does not hold the partition columns.
+    pub fn new(schema: SchemaRef, options: &FileOptions) -> Result<Self> {
+        let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(options.properties()))
+            .map_err(Error::parquet("a new file"))?;
+        Ok(Self { schema, writer, rows: 0 })
+    }
+
+    /// Adds rows.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.write(batch).map_err(Error::parquet("a new file"))?;
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Rows written so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes encoded and buffered so far, roughly.
+    pub fn size(&self) -> usize {
+        self.writer.bytes_written() + self.writer.in_progress_size()
+    }
+
+    /// Ends the file.
+    pub fn finish(mut self) -> Result<EncodedFile> {
+        let footer = self.writer.finish().map_err(Error::parquet("a new file"))?;
+        let statistics = statistics::from_footer(&self.schema, &footer);
+        let bytes = std::mem::take(self.writer.inner_mut());
+        Ok(EncodedFile { bytes, rows: self.rows, statistics, partition: None, group: None })
+    }
+}
+
+/// Encodes one batch as one file.
+impl EncodedFile {
+    /// Encodes `batches` as one file.
+    pub fn of(schema: &SchemaRef, batches: &[RecordBatch], options: &FileOptions) -> Result<Self> {
+        let mut writer = FileWriter::new(Arc::clone(schema), options)?;
+        for batch in batches {
+            writer.write(batch)?;
+        }
+        writer.finish()
+    }
+
+    /// Puts the file into a partition.
+    #[must_use]
+    pub fn in_partition(mut self, column: &str, value: String) -> Self {
+        self.partition = Some((column.to_owned(), value));
+        self
+    }
+
+    /// Puts the file into a group.
+    #[must_use]
+    pub fn in_group(mut self, group: u32) -> Self {
+        self.group = Some(group);
+        self
+    }
+}

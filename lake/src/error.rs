@@ -1,0 +1,111 @@
+//! What can go wrong in the lake, sorted by what the reader of the message can do about it.
+
+use std::borrow::Cow;
+
+/// Result of this room.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller does about an error. One table in `starmere-sql` and one in the binary turn these
+/// into protocol codes and exit statuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The input is wrong: mend it.
+    Invalid,
+    /// Somebody else was first: read again, then decide.
+    Conflict,
+    /// The store cannot be reached now: wait.
+    Unavailable,
+    /// What is stored contradicts itself: stop and look.
+    Corrupt,
+    /// A mistake of ours.
+    Internal,
+}
+
+/// An error of the lake. The message names the object; the cause is in `source`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A warehouse location nobody can open.
+    #[error("could not open the warehouse `{location}`: {reason}")]
+    Warehouse { location: String, reason: String },
+    /// The object store refused or failed.
+    #[error("could not {action} `{path}`")]
+    Store {
+        action: &'static str,
+        path: String,
+        #[source]
+        source: object_store::Error,
+    },
+    /// A commit lost the race for its version.
+    #[error("version {version} of `{table}` was committed by somebody else")]
+    Conflict { table: String, version: u64 },
+    /// Something that must be there is not.
+    #[error("`{object}` does not exist")]
+    Missing { object: String },
+    /// Stored bytes that do not fit their format.
+    #[error("`{path}` is damaged: {reason}")]
+    Corrupt { path: String, reason: String },
+    /// A value that has no place in the format.
+    #[error("{what} is not valid: {reason}")]
+    Invalid { what: String, reason: String },
+    /// Arrow or Parquet failed on data of ours.
+    #[error("could not encode or decode `{object}`")]
+    Columns {
+        object: String,
+        #[source]
+        source: arrow::error::ArrowError,
+    },
+}
+
+impl Error {
+    /// Who can do something about it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Warehouse { .. } | Self::Missing { .. } | Self::Invalid { .. } => Kind::Invalid,
+            Self::Conflict { .. } => Kind::Conflict,
+            Self::Corrupt { .. } => Kind::Corrupt,
+            Self::Columns { .. } => Kind::Internal,
+            Self::Store { source, .. } => match source {
+                object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. }
+                | object_store::Error::NotFound { .. }
+                | object_store::Error::InvalidPath { .. } => Kind::Invalid,
+                object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => Kind::Conflict,
+                _ => Kind::Unavailable,
+            },
+        }
+    }
+
+    /// What to do, where that is known.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Store { source: object_store::Error::PermissionDenied { .. }, path, .. } => {
+                Some(format!("allow reading and writing below `{path}`").into())
+            }
+            Self::Warehouse { .. } => {
+                Some("a warehouse is a folder, `file:///path`, `memory://` or `s3://bucket/prefix`".into())
+            }
+            Self::Corrupt { .. } => Some("restore the object from a copy; `starmere verify` lists what else is damaged".into()),
+            _ => None,
+        }
+    }
+
+    /// Names the object an Arrow error is about; made for `map_err`.
+    pub fn columns(object: impl Into<String>) -> impl FnOnce(arrow::error::ArrowError) -> Self {
+        let object = object.into();
+        move |source| Self::Columns { object, source }
+    }
+
+    /// Names the object a Parquet error is about; made for `map_err`.
+    pub fn parquet(path: impl Into<String>) -> impl FnOnce(parquet::errors::ParquetError) -> Self {
+        let path = path.into();
+        move |error| match error {
+            parquet::errors::ParquetError::External(error) if error.is::<object_store::Error>() => {
+                match error.downcast::<object_store::Error>() {
+                    Ok(source) => Self::Store { action: "read", path, source: *source },
+                    Err(error) => Self::Corrupt { path, reason: error.to_string() },
+                }
+            }
+            error => Self::Corrupt { path, reason: error.to_string() },
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The landing protocol: how a batch of events gets into a stream exactly once.
+//!
+//! A stream is an append-only Delta table. Commit 0 creates it and carries no data. Each later commit holds a
+//! batch: its files, and for every source partition in it a `txn` action (application id, position after the
+//! batch) and, in the commit's information, the range `[from, to)`, the rows and a digest. So the position
+//! moves in the very object that makes the rows visible; there is no second place to disagree.
+//!
+//! ```text
+//!  position in the table   batch [from, to)            decision
+//!  none                    from anywhere               Append          the partition begins here
+//!  = from                                              Append
+//!  >= to                                               SkipReplayed    all of it is there
+//!  between from and to                                 AppendFrom      part of it is there
+//!  < from                                              Gap             something between is not
+//! ```
+//!
+//! Several partitions land together or not at all. A batch that cannot be appended whole is thrown away and
+//! read again from the table's positions ([`Outcome::Behind`]); nothing is trimmed in memory.
+//!
+//! On a crash before the commit, the batch's files are invisible and its events are read again from the same
+//! position; after the commit, the position says that they are there. A commit whose outcome is unknown is
+//! decided again from a fresh snapshot, which holds both the position and the version to commit at.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::delta::{Add, Commit, Committed, EncodedFile, Snapshot, Table, Txn};
+use crate::events;
+use crate::paths::escape;
+use crate::{Error, Result};
+
+/// How often a batch is offered while other writers commit in between.
+const ATTEMPTS: u32 = 1000;
+
+/// One ordered sequence of events: a Kafka partition, a file, a run of the HTTP listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SourcePartition {
+    pub source: String,
+    pub topic: String,
+    /// Counts how often the topic was begun anew.
+    pub incarnation: u32,
+    pub partition: i32,
+}
+
+impl SourcePartition {
+    /// The `txn` application id in the table of `stream`.
+    pub fn application(&self, stream: &str) -> String {
+        let Self { source, topic, incarnation, partition } = self;
+        format!("{}/{}/{}/{incarnation}/{partition}", escape(stream), escape(source), escape(topic))
+    }
+}
+
+/// What to do with a batch, given what the table already holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Append,
+    SkipReplayed,
+    AppendFrom(i64),
+    Gap { reread_from: i64 },
+}
+
+/// Decides about the batch `[batch.start, batch.end)` of a partition whose committed position is `committed`.
+pub fn decide(committed: Option<i64>, batch: &Range<i64>) -> Decision {
+    match committed {
+        None => Decision::Append,
+        Some(position) if position == batch.start => Decision::Append,
+        Some(position) if position >= batch.end => Decision::SkipReplayed,
+        Some(position) if position > batch.start => Decision::AppendFrom(position),
+        Some(position) => Decision::Gap { reread_from: position },
+    }
+}
+
+/// One partition's share of a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    #[serde(flatten)]
+    pub partition: SourcePartition,
+    /// Where the previous batch ended.
+    pub from: i64,
+    /// The position after this batch.
+    pub to: i64,
+    pub rows: u64,
+    /// Sum of the rows' digests, see [`row_digest`].
+    #[serde(with = "hexadecimal")]
+    pub digest: u128,
+    /// What the source needs to know its partition again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<serde_json::Value>,
+}
+
+/// Digest of one row: position and payload. A batch's digest is the sum of its rows', so that it can be checked
+/// in any order of reading.
+pub fn row_digest(position: i64, payload: &[u8]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128_with_seed(payload, position as u64)
+}
+
+/// What landing a batch came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The batch is in the table, by this version at the latest.
+    Landed(Arc<Snapshot>),
+    /// At least one partition is elsewhere than the batch assumed; nothing landed. Drop it and read again from
+    /// the positions in the snapshot.
+    Behind(Arc<Snapshot>),
+}
+
+/// A stream's table, as a writer sees it.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    table: Table,
+    name: String,
+}
+
+impl Stream {
+    /// The stream `name`, stored in `table`.
+    pub fn new(name: &str, table: Table) -> Self {
+        Self { table, name: name.to_owned() }
+    }
+
+    /// The stream's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The stream's table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The newest version; the table is made if it does not exist.
+    pub async fn open(&self) -> Result<Arc<Snapshot>> {
+        self.table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await
+    }
+
+    /// The committed position of `partition`.
+    pub fn position(&self, snapshot: &Snapshot, partition: &SourcePartition) -> Option<i64> {
+        snapshot.txn(&partition.application(&self.name))
+    }
+
+    /// Lands `parts`, whose rows are in `files`, in one commit. Each file must name its partition of the table.
+    pub async fn land(&self, parts: &[Part], files: Vec<EncodedFile>) -> Result<Outcome> {
+        let mut snapshot = self.open().await?;
+        if !self.all_append(&snapshot, parts) {
+            return Ok(Outcome::Behind(snapshot));
+        }
+        let mut adds = Vec::with_capacity(files.len());
+        for file in files {
+            adds.push(self.table.upload(file).await?);
+        }
+        for _ in 0..ATTEMPTS {
+            let error = match self.table.commit(&snapshot, self.commit(parts, &adds)).await {
+                Ok(next) => return Ok(Outcome::Landed(next)),
+                Err(error) => error,
+            };
+            // Conflict or unknown: the table tells. Our files in it mean that the commit was made after all.
+            snapshot = self.open().await?;
+            if let Some(add) = adds.first()
+                && snapshot.file(&add.path).is_some()
+            {
+                return Ok(Outcome::Landed(snapshot));
+            }
+            if !self.all_append(&snapshot, parts) {
+                return Ok(Outcome::Behind(snapshot));
+            }
+            if !matches!(error, Error::Conflict { .. }) {
+                return Err(error);
+            }
+        }
+        Err(Error::Conflict { table: self.table.path().to_string(), version: snapshot.version() + 1 })
+    }
+
+    fn all_append(&self, snapshot: &Snapshot, parts: &[Part]) -> bool {
+        parts.iter().all(|part| {
+            decide(self.position(snapshot, &part.partition), &(part.from..part.to)) == Decision::Append
+        })
+    }
+
+    fn commit(&self, parts: &[Part], adds: &[Add]) -> Commit {
+        Commit {
+            adds: adds.to_vec(),
+            removes: Vec::new(),
+            txns: parts.iter().map(|part| Txn::now(part.partition.application(&self.name), part.to)).collect(),
+            operation: "STREAMING UPDATE",
+            facts: serde_json::json!({ "landed": parts }),
+        }
+    }
+}
+
+/// The parts that a commit of a stream landed.
+pub fn parts(commit: &Committed) -> Vec<Part> {
+    #[derive(Deserialize)]
+    struct Facts {
+        #[serde(default)]
+        landed: Vec<Part>,
+    }
+    let facts = commit.info().and_then(|info| serde_json::from_value::<Facts>(info.starmere.clone()).ok());
+    facts.map(|facts| facts.landed).unwrap_or_default()
+}
+
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(digest: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{digest:032x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u128::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_position_has_one_decision() {
+        let batch = 10..20;
+        assert_eq!(decide(None, &batch), Decision::Append);
+        assert_eq!(decide(Some(10), &batch), Decision::Append);
+        assert_eq!(decide(Some(9), &batch), Decision::Gap { reread_from: 9 });
+        assert_eq!(decide(Some(0), &batch), Decision::Gap { reread_from: 0 });
+        assert_eq!(decide(Some(11), &batch), Decision::AppendFrom(11));
+        assert_eq!(decide(Some(19), &batch), Decision::AppendFrom(19));
+        assert_eq!(decide(Some(20), &batch), Decision::SkipReplayed);
+        assert_eq!(decide(Some(21), &batch), Decision::SkipReplayed);
+    }
+
+    #[test]
+    fn an_empty_batch_is_appended_or_skipped() {
+        assert_eq!(decide(Some(10), &(10..10)), Decision::Append);
+        assert_eq!(decide(Some(11), &(10..10)), Decision::SkipReplayed);
+        assert_eq!(decide(Some(9), &(10..10)), Decision::Gap { reread_from: 9 });
+    }
+
+    #[test]
+    fn parts_survive_the_log() {
+        let part = Part {
+            partition: SourcePartition { source: "files".into(), topic: "a b/c".into(), incarnation: 0, partition: 0 },
+            from: 0,
+            to: 7,
+            rows: 2,
+            digest: row_digest(0, b"x").wrapping_add(row_digest(2, b"y")),
+            mark: None,
+        };
+        let text = serde_json::to_string(&part).unwrap();
+        assert_eq!(serde_json::from_str::<Part>(&text).unwrap(), part);
+        assert_eq!(part.partition.application("or/ders"), "or%2Fders/files/a%20b%2Fc/0/0");
+    }
+}

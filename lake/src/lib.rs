@@ -1,0 +1,30 @@
+//! The lake: where everything Starmere knows is stored, and how it is changed and read.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`store`] | the warehouse's object store: a durable folder, memory, S3 |
+//! | [`paths`] | the only place that builds or parses an object path |
+//! | [`delta`] | Delta tables: log, snapshots, commits at an exact version, checkpoints, files with statistics |
+//! | [`events`] | the columns of a stream's table |
+//! | [`landing`] | the protocol by which a batch of events gets into a stream exactly once |
+//! | [`catalog`] | numbered snapshots that pin a version of every table, so that many change at once |
+//! | [`provider`] | a pinned Delta version as plain Parquet scans for DataFusion |
+//! | [`session`] | DataFusion sessions, set up for star joins |
+//! | [`json`] | many paths of a JSON text in one validating pass |
+//! | [`time`] | timestamps as events write them |
+//!
+//! Invariant of the room: a file that a reader can see is complete, and durable before anybody is told of it.
+
+pub mod catalog;
+pub mod delta;
+mod error;
+pub mod events;
+pub mod json;
+pub mod landing;
+pub mod paths;
+pub mod provider;
+pub mod session;
+pub mod store;
+pub mod time;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,182 @@
+//! Object paths. Nobody else builds or parses one.
+//!
+//! ```text
+//! <warehouse>/
+//!   lake/<domain>/<stream>/                       a stream: a Delta table
+//!     _delta_log/  ingest_date=2026-11-21/…        its log and its files
+//!     _starmere/oversized/<sha-256>               events too long for a row
+//!     _starmere/landed/<version>.json             which files have landed, folded up to a version
+//!   models/<domain>/<model>/<fingerprint>/<part>/ a derived table: a Delta table
+//!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
+//!   catalog/<number>.json                         snapshots
+//! ```
+//!
+//! Readers of Delta ignore folders that begin with `_`.
+
+use object_store::path::Path;
+
+/// Root of a Delta table, relative to the warehouse.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct TablePath(String);
+
+impl TablePath {
+    /// The table of a stream.
+    pub fn stream(domain: &str, stream: &str) -> Self {
+        Self(format!("lake/{domain}/{stream}"))
+    }
+
+    /// One table of a model: its rows, its change log, its rejects.
+    pub fn model(domain: &str, model: &str, fingerprint: &str, part: &str) -> Self {
+        Self(format!("models/{domain}/{model}/{fingerprint}/{part}"))
+    }
+
+    /// The table that says which copy of a stream's event counts.
+    pub fn ledger(domain: &str, stream: &str, fingerprint: &str) -> Self {
+        Self(format!("ledger/{domain}/{stream}/{fingerprint}"))
+    }
+
+    /// As text, without slashes at the ends.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The table's root as a path of the store.
+    pub fn root(&self) -> Path {
+        Path::from(self.0.as_str())
+    }
+
+    /// The folder of commits and checkpoints.
+    pub fn log(&self) -> Path {
+        Path::from(format!("{}/_delta_log", self.0))
+    }
+
+    /// The commit that makes `version`.
+    pub fn commit(&self, version: u64) -> Path {
+        Path::from(format!("{}/_delta_log/{version:020}.json", self.0))
+    }
+
+    /// The checkpoint of `version`.
+    pub fn checkpoint(&self, version: u64) -> Path {
+        Path::from(format!("{}/_delta_log/{version:020}.checkpoint.parquet", self.0))
+    }
+
+    /// The hint that names the newest checkpoint.
+    pub fn last_checkpoint(&self) -> Path {
+        Path::from(format!("{}/_delta_log/_last_checkpoint", self.0))
+    }
+
+    /// A file of the table, by the path that its `add` action carries.
+    pub fn file(&self, relative: &str) -> Path {
+        Path::from_url_path(format!("{}/{relative}", self.0))
+            .unwrap_or_else(|_| Path::from(format!("{}/{relative}", self.0)))
+    }
+
+    /// An event too long for a row, named by its digest.
+    pub fn oversized(&self, sha256: &str) -> Path {
+        Path::from(format!("{}/_starmere/oversized/{sha256}", self.0))
+    }
+
+    /// The folder of an upload whose digest is not known yet.
+    pub fn oversized_upload(&self, unique: &str) -> Path {
+        Path::from(format!("{}/_starmere/oversized/.upload-{unique}", self.0))
+    }
+
+    /// The folder of [`Self::landed`].
+    pub fn landed_folder(&self) -> Path {
+        Path::from(format!("{}/_starmere/landed", self.0))
+    }
+
+    /// Which files have landed, folded up to `version`: a cache, made from the log.
+    pub fn landed(&self, version: u64) -> Path {
+        Path::from(format!("{}/_starmere/landed/{version:020}.json", self.0))
+    }
+}
+
+impl std::fmt::Display for TablePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The path of a new data file inside a table. `group` keeps files apart that are rewritten apart.
+pub fn new_file(partition: Option<(&str, &str)>, group: Option<u32>) -> String {
+    let unique = uuid::Uuid::now_v7();
+    let folder = partition.map(|(name, value)| format!("{name}={value}/")).unwrap_or_default();
+    let group = group.map(|group| format!("bucket-{group:05}-")).unwrap_or_default();
+    format!("{folder}{group}{unique}.parquet")
+}
+
+/// The group that [`new_file`] wrote into the name.
+pub fn file_group(relative: &str) -> Option<u32> {
+    let name = relative.rsplit('/').next()?;
+    name.strip_prefix("bucket-")?.split('-').next()?.parse().ok()
+}
+
+/// The number of a commit, from an object below `_delta_log`.
+pub fn commit_version(path: &Path) -> Option<u64> {
+    let name = path.filename()?.strip_suffix(".json")?;
+    (name.len() == 20).then(|| name.parse().ok())?
+}
+
+/// The version of a single-file checkpoint, from an object below `_delta_log`.
+pub fn checkpoint_version(path: &Path) -> Option<u64> {
+    let name = path.filename()?.strip_suffix(".checkpoint.parquet")?;
+    (name.len() == 20).then(|| name.parse().ok())?
+}
+
+/// The folder of catalog snapshots.
+pub fn catalog_folder() -> Path {
+    Path::from("catalog")
+}
+
+/// A catalog snapshot.
+pub fn catalog(number: u64) -> Path {
+    Path::from(format!("catalog/{number:020}.json"))
+}
+
+/// The number of a catalog snapshot, or of a fold of landed files.
+pub fn number(path: &Path) -> Option<u64> {
+    commit_version(path)
+}
+
+/// Escapes one part of a `txn` application id or of an object path: everything but letters, digits and `-_.`
+/// becomes `%XX`, so that `/` only ever separates parts.
+pub fn escape(part: &str) -> String {
+    let mut escaped = String::with_capacity(part.len());
+    for byte in part.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => escaped.push(char::from(byte)),
+            _ => {
+                use std::fmt::Write as _;
+                let _ = write!(escaped, "%{byte:02X}");
+            }
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_tells_its_group() {
+        assert_eq!(file_group(&new_file(None, Some(17))), Some(17));
+        assert_eq!(file_group(&new_file(Some(("ingest_date", "2026-01-01")), None)), None);
+    }
+
+    #[test]
+    fn only_commits_are_commits() {
+        let table = TablePath::stream("sales", "orders");
+        assert_eq!(commit_version(&table.commit(7)), Some(7));
+        assert_eq!(commit_version(&table.checkpoint(7)), None);
+        assert_eq!(checkpoint_version(&table.checkpoint(7)), Some(7));
+        assert_eq!(commit_version(&table.last_checkpoint()), None);
+    }
+
+    #[test]
+    fn escaping_leaves_no_separator() {
+        assert_eq!(escape("a/b c"), "a%2Fb%20c");
+    }
+}

@@ -1,0 +1,152 @@
+//! A pinned Delta version as a table of DataFusion: plain Parquet scans with statistics.
+//!
+//! The scan is a `DataSourceExec` over the snapshot's files, so that everything DataFusion knows about Parquet
+//! works: pruning by statistics and bloom filters, filters pushed into the scan, run-time filters of joins,
+//! splitting by byte ranges, and distribution. Text is read as views, which is what the engine is quickest with.
+//! Statistics are bounds, except counts, integers and dates (see the `statistics` module of [`crate::delta`]).
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Constraints, Statistics};
+use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::Result;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::delta::{Add, Snapshot, statistics};
+use crate::store::Store;
+
+/// A table at a version.
+pub struct PinnedTable {
+    store: Store,
+    snapshot: Arc<Snapshot>,
+    /// The columns of the files that are read, then those of the partitioning.
+    table_schema: TableSchema,
+    schema: SchemaRef,
+    constraints: Constraints,
+    statistics: Statistics,
+}
+
+impl fmt::Debug for PinnedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PinnedTable({}@{})", self.snapshot.path(), self.snapshot.version())
+    }
+}
+
+impl PinnedTable {
+    /// All columns of the snapshot.
+    pub fn new(store: &Store, snapshot: Arc<Snapshot>) -> Self {
+        let (partition, file): (Vec<FieldRef>, Vec<FieldRef>) = snapshot
+            .schema()
+            .fields()
+            .iter()
+            .cloned()
+            .partition(|field| snapshot.partition_columns().contains(field.name()));
+        let file = file.iter().map(|field| Arc::new(with_views(field))).collect::<Vec<_>>();
+        let table_schema = TableSchema::builder(Arc::new(Schema::new(file))).with_table_partition_cols(partition).build();
+        let schema = table_schema.table_schema().clone();
+        let statistics = statistics::merged(&schema, snapshot.files().map(|add| parsed(&schema, add)));
+        Self { store: store.clone(), snapshot, table_schema, schema, constraints: Constraints::default(), statistics }
+    }
+
+    /// Declares keys that the rows obey.
+    #[must_use]
+    pub fn with_constraints(mut self, constraints: Constraints) -> Self {
+        self.constraints = constraints;
+        self
+    }
+
+    fn partitioned_file(&self, add: &Add, statistics: &Arc<Statistics>) -> PartitionedFile {
+        let path = self.snapshot.path().file(&add.path);
+        let meta = object_store::ObjectMeta {
+            location: path,
+            last_modified: chrono::DateTime::from_timestamp_millis(add.modification_time).unwrap_or_default(),
+            size: add.size as u64,
+            e_tag: None,
+            version: None,
+        };
+        let values = self.table_schema.table_partition_cols().iter().map(|field| {
+            let value = add.partition_values.get(field.name()).and_then(|value| value.as_deref());
+            statistics::partition_value(field.data_type(), value).unwrap_or(datafusion::common::ScalarValue::Null)
+        });
+        PartitionedFile::new_from_meta(meta)
+            .with_partition_values(values.collect())
+            .with_statistics(statistics.clone())
+    }
+}
+
+/// The statistics of a file, parsed once.
+fn parsed<'a>(schema: &SchemaRef, add: &'a Add) -> &'a Arc<Statistics> {
+    add.parsed.get_or_init(|| Arc::new(statistics::to_datafusion(schema, add.stats.as_deref())))
+}
+
+/// The column with text and bytes as views.
+fn with_views(field: &Field) -> Field {
+    let data_type = match field.data_type() {
+        DataType::Utf8 => DataType::Utf8View,
+        DataType::Binary => DataType::BinaryView,
+        other => other.clone(),
+    };
+    field.clone().with_data_type(data_type)
+}
+
+#[async_trait]
+impl TableProvider for PinnedTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let files = self.snapshot.files().map(|add| self.partitioned_file(add, parsed(&self.schema, add)));
+        let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
+        let options = state.config().options().execution.parquet.clone();
+        let options = datafusion::config::TableParquetOptions { global: options, ..Default::default() };
+        let metadata = state.runtime_env().cache_manager.get_file_metadata_cache();
+        let reader = CachedParquetFileReaderFactory::new(self.store.objects().clone(), metadata);
+        let source = ParquetSource::new(self.table_schema.clone())
+            .with_table_parquet_options(options)
+            .with_parquet_file_reader_factory(Arc::new(reader));
+        let url = ObjectStoreUrl::parse(self.store.url())?;
+        let config = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_file_groups(groups)
+            .with_constraints(self.constraints.clone())
+            .with_statistics(self.statistics.clone())
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        // The physical optimizer pushes the filter into the scan; the logical plan keeps it.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        Some(self.statistics.clone())
+    }
+}

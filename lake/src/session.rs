@@ -1,0 +1,60 @@
+//! DataFusion sessions, set up for star joins over a warehouse.
+
+use std::sync::Arc;
+
+use datafusion::error::Result;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::store::Store;
+
+/// A dimension of up to this size is built once and shared by all partitions of the fact, which is then never
+/// repartitioned for it (DataFusion's own default is 1 MiB).
+const BROADCAST_BYTES: usize = 256 << 20;
+const BROADCAST_ROWS: usize = 8_000_000;
+
+/// What sessions share: memory, caches, the store.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    runtime: Arc<RuntimeEnv>,
+    partitions: usize,
+}
+
+impl Engine {
+    /// An engine over `store` that uses at most `memory` bytes for its operators and spills beyond.
+    pub fn new(store: &Store, memory: usize) -> Result<Self> {
+        let top = std::num::NonZeroUsize::new(5).expect("5 is not 0");
+        let pool = TrackConsumersPool::new(FairSpillPool::new(memory), top);
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc()?;
+        runtime.register_object_store(store.url(), store.objects().clone());
+        let partitions = std::thread::available_parallelism().map_or(2, usize::from);
+        Ok(Self { runtime, partitions })
+    }
+
+    /// How many tasks a query is split into.
+    pub fn partitions(&self) -> usize {
+        self.partitions
+    }
+
+    /// A session without tables.
+    pub fn session(&self) -> SessionContext {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.partitions)
+            .with_information_schema(true)
+            .with_create_default_catalog_and_schema(false);
+        let options = config.options_mut();
+        options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
+        options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
+        options.execution.time_zone = Some("UTC".into());
+        options.execution.parquet.pushdown_filters = true;
+        options.execution.parquet.reorder_filters = true;
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(self.runtime.clone())
+            .with_default_features()
+            .build();
+        SessionContext::new_with_state(state)
+    }
+}

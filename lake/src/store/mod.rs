@@ -1,0 +1,137 @@
+//! The warehouse's object store, opened by URL.
+//!
+//! Every store behind [`Store`] keeps three promises that the protocols need: an object appears whole or not
+//! at all; `PutMode::Create` succeeds for exactly one writer; and an object whose `put` returned is durable.
+//! The conformance test of this module runs them over every back end.
+
+mod folder;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path as FolderPath;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use url::Url;
+
+pub use folder::Folder;
+
+use crate::{Error, Result};
+
+/// The object store of a warehouse: every path is relative to the warehouse's root.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    /// What DataFusion knows the store as: unique for each opened store.
+    url: Url,
+    location: String,
+}
+
+impl Store {
+    /// Opens a folder (a path or `file://`), `memory://`, or `s3://bucket/prefix` (credentials, region and
+    /// endpoint from the usual `AWS_…` variables). A relative folder is relative to `base`. A folder that
+    /// does not exist is made.
+    pub fn open(location: &str, base: &FolderPath) -> Result<Self> {
+        let refuse = |reason: String| Error::Warehouse { location: location.to_owned(), reason };
+        if location.is_empty() {
+            return Err(refuse("it is empty".into()));
+        }
+        if location.starts_with("memory:") {
+            return Ok(Self::memory());
+        }
+        if let Some(rest) = location.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let s3 = object_store::aws::AmazonS3Builder::from_env()
+                .with_bucket_name(bucket)
+                .build()
+                .map_err(|error| refuse(error.to_string()))?;
+            let objects: Arc<dyn ObjectStore> = if prefix.trim_matches('/').is_empty() {
+                Arc::new(s3)
+            } else {
+                Arc::new(object_store::prefix::PrefixStore::new(s3, prefix.trim_matches('/')))
+            };
+            return Ok(Self::over(objects, location));
+        }
+        let folder = match location.split_once("://") {
+            Some(("file", path)) => FolderPath::new(path).to_path_buf(),
+            Some((scheme, _)) => return Err(refuse(format!("`{scheme}` is not a kind of store"))),
+            None => base.join(location),
+        };
+        let folder = Folder::open(&folder).map_err(|error| refuse(error.to_string()))?;
+        Ok(Self::over(Arc::new(folder), location))
+    }
+
+    /// An empty store that is gone with the process.
+    pub fn memory() -> Self {
+        Self::over(Arc::new(object_store::memory::InMemory::new()), "memory://")
+    }
+
+    /// Wraps any object store, for tests that make it fail.
+    pub fn over(objects: Arc<dyn ObjectStore>, location: &str) -> Self {
+        let unique = uuid::Uuid::new_v4().simple();
+        let url = Url::parse(&format!("starmere://{unique}/")).expect("a scheme and a host make a URL");
+        Self { objects, url, location: location.to_owned() }
+    }
+
+    /// The store itself, for readers of Parquet.
+    pub fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    /// The URL under which sessions register the store.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// As the user named it.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// The object's bytes; `None` where it does not exist.
+    pub async fn read(&self, path: &Path) -> Result<Option<Bytes>> {
+        let failed = |source| Error::Store { action: "read", path: path.to_string(), source };
+        match self.objects.get(path).await {
+            Ok(object) => Ok(Some(object.bytes().await.map_err(failed)?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(failed(source)),
+        }
+    }
+
+    /// Writes the object, replacing what is there.
+    pub async fn write(&self, path: &Path, bytes: Bytes) -> Result<()> {
+        self.objects
+            .put(path, PutPayload::from_bytes(bytes))
+            .await
+            .map(|_| ())
+            .map_err(|source| Error::Store { action: "write", path: path.to_string(), source })
+    }
+
+    /// Writes the object if nobody has: `false` where it exists already. Any error means that the outcome is
+    /// unknown: read, then decide.
+    pub async fn create(&self, path: &Path, bytes: Bytes) -> Result<bool> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.objects.put_opts(path, PutPayload::from_bytes(bytes), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(source) => Err(Error::Store { action: "create", path: path.to_string(), source }),
+        }
+    }
+
+    /// Objects below `prefix` whose path sorts after `after`, in order of path.
+    pub async fn list(&self, prefix: &Path, after: Option<&Path>) -> Result<Vec<ObjectMeta>> {
+        let objects = match after {
+            Some(after) => self.objects.list_with_offset(Some(prefix), after),
+            None => self.objects.list(Some(prefix)),
+        };
+        let mut objects: Vec<ObjectMeta> = objects
+            .try_collect()
+            .await
+            .map_err(|source| Error::Store { action: "list", path: prefix.to_string(), source })?;
+        objects.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(objects)
+    }
+}

@@ -1,0 +1,89 @@
+//! What every store must do, run over each of them.
+
+use std::collections::HashSet;
+
+use object_store::path::Path;
+
+use super::*;
+
+async fn conforms(store: &Store) {
+    let path = Path::from("a/b/object");
+    assert_eq!(store.read(&path).await.unwrap(), None);
+    assert!(store.create(&path, Bytes::from_static(b"first")).await.unwrap());
+    assert!(!store.create(&path, Bytes::from_static(b"second")).await.unwrap());
+    assert_eq!(store.read(&path).await.unwrap().unwrap(), "first");
+    store.write(&path, Bytes::from_static(b"third")).await.unwrap();
+    assert_eq!(store.read(&path).await.unwrap().unwrap(), "third");
+
+    for number in [3_u64, 1, 2] {
+        store.write(&Path::from(format!("list/{number:03}")), Bytes::new()).await.unwrap();
+    }
+    let names = |objects: Vec<ObjectMeta>| objects.into_iter().map(|o| o.location.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(store.list(&Path::from("list"), None).await.unwrap()), ["list/001", "list/002", "list/003"]);
+    let after = Path::from("list/001");
+    assert_eq!(names(store.list(&Path::from("list"), Some(&after)).await.unwrap()), ["list/002", "list/003"]);
+    assert!(store.list(&Path::from("nothing"), None).await.unwrap().is_empty());
+
+    let mut upload = store.objects().put_multipart(&Path::from("large/object")).await.unwrap();
+    let parts = [upload.put_part(Bytes::from(vec![1; 6 << 20]).into()), upload.put_part(Bytes::from_static(b"end").into())];
+    for part in parts {
+        part.await.unwrap();
+    }
+    upload.complete().await.unwrap();
+    drop(upload);
+    let large = store.read(&Path::from("large/object")).await.unwrap().unwrap();
+    assert_eq!((large.len(), &large[large.len() - 3..]), ((6 << 20) + 3, &b"end"[..]));
+
+    let mut tasks = tokio::task::JoinSet::new();
+    for writer in 0..32_u8 {
+        let store = store.clone();
+        tasks.spawn(async move { store.create(&Path::from("race"), Bytes::from(vec![writer; 1000])).await.unwrap().then_some(writer) });
+    }
+    let winners: Vec<u8> = tasks.join_all().await.into_iter().flatten().collect();
+    let stored: HashSet<u8> = store.read(&Path::from("race")).await.unwrap().unwrap().into_iter().collect();
+    assert_eq!(stored, winners.iter().copied().collect(), "exactly one writer creates an object");
+    assert_eq!(winners.len(), 1);
+}
+
+#[tokio::test]
+async fn memory_conforms() {
+    conforms(&Store::memory()).await;
+}
+
+#[tokio::test]
+async fn a_folder_conforms_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    conforms(&Store::open("warehouse", folder.path()).unwrap()).await;
+    let leftovers = walk(folder.path()).into_iter().filter(|path| path.contains('#')).collect::<Vec<_>>();
+    assert_eq!(leftovers, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_unfinished_upload_is_invisible() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open("warehouse", folder.path()).unwrap();
+    let path = Path::from("large/object");
+    let mut upload = store.objects().put_multipart(&path).await.unwrap();
+    upload.put_part(Bytes::from_static(b"half").into()).await.unwrap();
+    assert_eq!(store.read(&path).await.unwrap(), None);
+    assert!(store.list(&Path::from("large"), None).await.unwrap().is_empty());
+}
+
+#[test]
+fn a_location_nobody_knows_is_refused_with_the_choices() {
+    let error = Store::open("ftp://host/folder", FolderPath::new(".")).unwrap_err();
+    assert_eq!(error.to_string(), "could not open the warehouse `ftp://host/folder`: `ftp` is not a kind of store");
+    assert!(error.hint().unwrap().contains("s3://"));
+}
+
+fn walk(folder: &FolderPath) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(walk(&path));
+        }
+        found.push(path.display().to_string());
+    }
+    found
+}

@@ -1,0 +1,1 @@
+//! Data products: contracts, versions, quality, service levels, policies.

@@ -1,0 +1,1 @@
+//! Derives dimensions, facts, bridges and roll-ups from events, by declaration.

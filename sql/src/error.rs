@@ -1,0 +1,304 @@
+//! What can go wrong with a query, and how each protocol says it.
+//!
+//! A [`QueryError`] has a kind (what to do about it), a message that names the object, a hint where there is
+//! one, and the place in the SQL text where the parser or planner knows it. One table,
+//! [`ErrorKind::codes`], turns kinds into gRPC codes and HTTP statuses.
+//!
+//! DataFusion's errors arrive wrapped in several layers; [`QueryError::from`] digs for the root and for one
+//! of our own errors that travelled through the engine, so that a refusal by a table provider reaches the
+//! client as what it was.
+
+use std::{error::Error, sync::Arc};
+
+use arrow::error::ArrowError;
+use axum::http::StatusCode;
+use datafusion::{
+    common::{DataFusionError, Diagnostic},
+    object_store,
+    sql::sqlparser::parser::ParserError,
+};
+use tonic::{Code, Status};
+
+#[cfg(test)]
+mod tests;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Mend the query.
+    Invalid,
+    /// There is no such table, query or statement.
+    NotFound,
+    /// Say who you are.
+    Unauthenticated,
+    /// You may not.
+    Denied,
+    /// Wait and try again.
+    Unavailable,
+    /// It took longer than the server allows.
+    TimedOut,
+    /// Somebody stopped it.
+    Cancelled,
+    /// Our fault.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Unauthenticated,
+        Self::Denied,
+        Self::Unavailable,
+        Self::TimedOut,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
+    /// The word that clients see in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The gRPC code and the HTTP status of each kind.
+    pub fn codes(self) -> (Code, StatusCode) {
+        let (code, status) = match self {
+            Self::Invalid => (Code::InvalidArgument, 400),
+            Self::NotFound => (Code::NotFound, 404),
+            Self::Unauthenticated => (Code::Unauthenticated, 401),
+            Self::Denied => (Code::PermissionDenied, 403),
+            Self::Unavailable => (Code::Unavailable, 503),
+            Self::TimedOut => (Code::DeadlineExceeded, 504),
+            Self::Cancelled => (Code::Cancelled, 499),
+            Self::Internal => (Code::Internal, 500),
+        };
+        (code, StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+    }
+}
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct QueryError {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    /// Line in the SQL text, from 1.
+    pub line: Option<u64>,
+    /// Column in that line, in characters from 1.
+    pub column: Option<u64>,
+    #[source]
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl QueryError {
+    /// An error of a kind. The message names the object and leaves the cause to [`Self::caused_by`].
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, line: None, column: None, source: None }
+    }
+
+    /// The query must be mended.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// There is no such thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// Nobody known is asking.
+    pub fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unauthenticated, message)
+    }
+
+    /// A known caller may not.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Denied, message)
+    }
+
+    /// Later it may work.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unavailable, message)
+    }
+
+    /// Our fault.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// What the reader can do.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Where in the SQL text, both from 1.
+    pub fn at(mut self, line: u64, column: u64) -> Self {
+        self.line = Some(line);
+        self.column = Some(column);
+        self
+    }
+
+    /// What it came from.
+    pub fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What to do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What the reader can do, where we know.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The message and its causes in one line, for protocols that carry one text.
+    pub fn text(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// A gRPC status carries one text: message and causes, place, hint.
+impl From<QueryError> for Status {
+    fn from(error: QueryError) -> Self {
+        let mut text = error.text();
+        if let (Some(line), Some(column)) = (error.line, error.column) {
+            text.push_str(&format!(" (line {line}, column {column})"));
+        }
+        if let Some(hint) = error.hint() {
+            text.push_str("\n\nhint: ");
+            text.push_str(hint);
+        }
+        Self::new(error.kind.codes().0, text)
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(error: DataFusionError) -> Self {
+        if let Some(ours) = embedded(&error) {
+            return ours.clone();
+        }
+        let diagnostic = error.diagnostic();
+        let mut ours = from_root(error.find_root());
+        if let Some(span) = diagnostic.and_then(|diagnostic| diagnostic.span)
+            && ours.line.is_none()
+        {
+            ours = ours.at(span.start.line, span.start.column);
+        }
+        if ours.hint.is_none() {
+            ours.hint = diagnostic.and_then(advice);
+        }
+        ours
+    }
+}
+
+impl From<ArrowError> for QueryError {
+    fn from(error: ArrowError) -> Self {
+        Self::from(DataFusionError::from(error))
+    }
+}
+
+/// One of our own errors among the causes.
+fn embedded<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a QueryError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<QueryError>() {
+            return Some(ours);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The planner's first advice: what to do, else what it noticed.
+fn advice(diagnostic: &Diagnostic) -> Option<String> {
+    let help = diagnostic.helps.first().map(|help| help.message.clone());
+    help.or_else(|| diagnostic.notes.first().map(|note| note.message.clone()))
+}
+
+fn from_root(root: &DataFusionError) -> QueryError {
+    match root {
+        DataFusionError::SQL(error, _) => syntax(error),
+        DataFusionError::Plan(message) if names_missing_table(message) => {
+            QueryError::not_found(message.as_str())
+                .with_hint("`SHOW TABLES` and `GET /v1/tables` list what there is")
+        }
+        DataFusionError::Plan(message)
+        | DataFusionError::Configuration(message)
+        | DataFusionError::Execution(message) => QueryError::invalid(message.as_str()),
+        DataFusionError::SchemaError(error, _) => QueryError::invalid(error.to_string()),
+        DataFusionError::NotImplemented(message) => {
+            QueryError::invalid(format!("not supported: {message}"))
+        }
+        DataFusionError::ArrowError(error, _) => from_arrow(error),
+        DataFusionError::ResourcesExhausted(message) => QueryError::unavailable(message.as_str())
+            .with_hint("ask for less at once, or give the server more memory"),
+        DataFusionError::ObjectStore(error) => match error.as_ref() {
+            // A file that the snapshot pins is gone: waiting does not bring it back.
+            object_store::Error::NotFound { .. } => QueryError::internal(error.to_string()),
+            _ => QueryError::unavailable(error.to_string()),
+        },
+        DataFusionError::IoError(error) => QueryError::unavailable(error.to_string()),
+        DataFusionError::Internal(message) => QueryError::internal(message.as_str()),
+        other => QueryError::internal(other.strip_backtrace()),
+    }
+}
+
+fn from_arrow(error: &ArrowError) -> QueryError {
+    match error {
+        ArrowError::DivideByZero
+        | ArrowError::ArithmeticOverflow(_)
+        | ArrowError::CastError(_)
+        | ArrowError::ComputeError(_)
+        | ArrowError::InvalidArgumentError(_)
+        | ArrowError::ParseError(_) => QueryError::invalid(error.to_string()),
+        ArrowError::MemoryError(_) => QueryError::unavailable(error.to_string()),
+        _ => QueryError::internal(error.to_string()),
+    }
+}
+
+fn names_missing_table(message: &str) -> bool {
+    message.starts_with("table '") && message.ends_with("' not found")
+}
+
+fn syntax(error: &ParserError) -> QueryError {
+    let text = match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
+        ParserError::RecursionLimitExceeded => {
+            return QueryError::invalid("the statement is nested too deeply");
+        }
+    };
+    match split_place(text) {
+        Some((message, line, column)) => QueryError::invalid(message).at(line, column),
+        None => QueryError::invalid(text.as_str()),
+    }
+}
+
+/// `Expected: …, found: x at Line: 1, Column: 8` as message, line and column.
+fn split_place(text: &str) -> Option<(&str, u64, u64)> {
+    let (message, place) = text.rsplit_once(" at Line: ")?;
+    let (line, column) = place.split_once(", Column: ")?;
+    let end = column.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(column.len());
+    Some((message, line.parse().ok()?, column[..end].parse().ok()?))
+}

@@ -1,0 +1,176 @@
+//! Arrow Flight SQL, for ADBC, JDBC, ODBC and the tools built on them.
+//!
+//! ```text
+//!   client                         server
+//!     │ GetFlightInfo(statement) ──► plan: schema, snapshot                 nothing runs yet
+//!     │ ◄── schema, ticket           ticket = text + snapshot + schema digest + query id
+//!     │ DoGet(ticket) ─────────────► run at that snapshot, or be told that the tables have changed
+//!     │ ◄── exactly that schema, then batches, then the end or a status
+//! ```
+//!
+//! Tickets of statements hold all they need, so the server remembers nothing between the two calls and any
+//! server over the same catalog can redeem them. Prepared statements are remembered: bounded, forgotten when
+//! unused ([`prepared`]).
+//!
+//! * `Flight` is the gRPC service. It finds out who calls, and adds what arrow-flight's blanket
+//!   implementation leaves out: `GetSchema`, `PollFlightInfo`, an honest list of actions.
+//! * `Service` implements arrow-flight's `FlightSqlService`: statements in [`statements`], questions about
+//!   tables and the server in [`metadata`], [`keys`], [`info`] and [`xdbc`].
+//!
+//! Everything that would write answers `read-only`, in words. Errors, also those in the middle of a stream, are
+//! gRPC statuses by the table in [`crate::error`].
+
+use std::sync::Arc;
+
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
+    PollInfo, SchemaResult, Ticket,
+    flight_service_server::{FlightService, FlightServiceServer},
+};
+use futures::stream;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use self::service::Service;
+use crate::{
+    access::{Access, Caller},
+    error::QueryError,
+    query::Queries,
+};
+
+mod encode;
+mod info;
+mod keys;
+mod metadata;
+mod prepared;
+mod service;
+mod statements;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod xdbc;
+
+/// The gRPC service over these queries, for a tonic server. Messages may be as large as clients send.
+pub fn service(queries: Queries, access: Arc<Access>) -> FlightServiceServer<Flight> {
+    FlightServiceServer::new(Flight { service: Service::new(queries, access) })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(usize::MAX)
+}
+
+/// A client's message may have this many bytes: parameters and long statements, never tables.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// The Flight service: finds out who calls, then lets [`Service`] answer.
+pub struct Flight {
+    service: Service,
+}
+
+impl Flight {
+    /// Lets a call in and notes who it is from.
+    fn admit<T>(&self, mut request: Request<T>) -> Result<Request<T>, Status> {
+        let caller = caller_of(self.service.access(), request.metadata())?;
+        request.extensions_mut().insert(caller);
+        Ok(request)
+    }
+}
+
+/// Who sends these headers: `authorization`, or the token that old Java clients send on their own way.
+fn caller_of(access: &Access, metadata: &MetadataMap) -> Result<Caller, QueryError> {
+    access.caller(authorization(metadata).as_deref())
+}
+
+fn authorization(metadata: &MetadataMap) -> Option<String> {
+    if let Some(value) = metadata.get("authorization") {
+        return value.to_str().ok().map(str::to_owned);
+    }
+    let token = metadata.get_bin("auth-token-bin")?.to_bytes().ok()?;
+    Some(format!("Bearer {}", std::str::from_utf8(&token).ok()?))
+}
+
+#[tonic::async_trait]
+impl FlightService for Flight {
+    type HandshakeStream = <Service as FlightService>::HandshakeStream;
+    type ListFlightsStream = <Service as FlightService>::ListFlightsStream;
+    type DoGetStream = <Service as FlightService>::DoGetStream;
+    type DoPutStream = <Service as FlightService>::DoPutStream;
+    type DoActionStream = <Service as FlightService>::DoActionStream;
+    type ListActionsStream = <Service as FlightService>::ListActionsStream;
+    type DoExchangeStream = <Service as FlightService>::DoExchangeStream;
+
+    /// The one call that nobody is turned away from: it is where callers say who they are.
+    async fn handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        FlightService::handshake(&self.service, request).await
+    }
+
+    async fn list_flights(
+        &self,
+        request: Request<Criteria>,
+    ) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let _admitted = self.admit(request)?;
+        Err(Status::unimplemented("tables are listed by Flight SQL's `CommandGetTables`"))
+    }
+
+    async fn get_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        FlightService::get_flight_info(&self.service, self.admit(request)?).await
+    }
+
+    /// Planning is quick and running begins with `DoGet`, so there is never anything to poll for.
+    async fn poll_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<PollInfo>, Status> {
+        let info = self.get_flight_info(request).await?.into_inner();
+        let done = PollInfo::new().with_info(info).try_with_progress(1.0);
+        Ok(Response::new(done.map_err(QueryError::from)?))
+    }
+
+    async fn get_schema(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<SchemaResult>, Status> {
+        let info = self.get_flight_info(request).await?.into_inner();
+        Ok(Response::new(SchemaResult { schema: info.schema }))
+    }
+
+    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        FlightService::do_get(&self.service, self.admit(request)?).await
+    }
+
+    async fn do_put(
+        &self,
+        request: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoPutStream>, Status> {
+        FlightService::do_put(&self.service, self.admit(request)?).await
+    }
+
+    async fn do_action(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<Self::DoActionStream>, Status> {
+        FlightService::do_action(&self.service, self.admit(request)?).await
+    }
+
+    async fn list_actions(
+        &self,
+        request: Request<Empty>,
+    ) -> Result<Response<Self::ListActionsStream>, Status> {
+        let _admitted = self.admit(request)?;
+        let actions = service::ACTIONS.map(|(name, description)| {
+            Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() })
+        });
+        Ok(Response::new(Box::pin(stream::iter(actions))))
+    }
+
+    async fn do_exchange(
+        &self,
+        request: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoExchangeStream>, Status> {
+        let _admitted = self.admit(request)?;
+        Err(Status::unimplemented("`DoExchange` is not served: ask with Flight SQL statements"))
+    }
+}

@@ -1,0 +1,207 @@
+//! One SQL statement: parsed, known to only read, its placeholders numbered.
+//!
+//! Reading is checked twice. Here by what the statement is, so that the refusal can name it; and after
+//! planning by DataFusion's own `SQLOptions`, which also finds what hides inside (`SELECT … INTO`, `EXPLAIN
+//! INSERT`).
+//!
+//! DataFusion knows `$1` and `$name`. JDBC and ODBC send `?`, so bare question marks are numbered in the order
+//! of the text. The syntax tree is changed, not the text: places in error messages stay true.
+
+use std::{collections::HashMap, ops::ControlFlow};
+
+use datafusion::{
+    execution::SessionState,
+    sql::{
+        parser::Statement as Parsed,
+        sqlparser::ast::{Statement as Ast, Value, ValueWithSpan, VisitMut, VisitorMut},
+    },
+};
+
+use crate::error::QueryError;
+
+/// A longer text is refused; tickets carry the text.
+pub(crate) const MAX_SQL_BYTES: usize = 1 << 20;
+
+/// A statement that reads, ready to be planned.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub(crate) tree: Parsed,
+    pub(crate) parameters: Parameters,
+}
+
+/// What a statement wants to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Parameters {
+    /// `$1` to `$n`, or `n` times `?`.
+    Positional(usize),
+    /// `$name`, in the order they are first mentioned, with their sign.
+    Named(Vec<String>),
+}
+
+impl Parameters {
+    /// How many values are wanted.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Positional(count) => *count,
+            Self::Named(names) => names.len(),
+        }
+    }
+
+    /// Their identifiers in the plan: `$1`, `$name`.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        match self {
+            Self::Positional(count) => (1..=*count).map(|number| format!("${number}")).collect(),
+            Self::Named(names) => names.clone(),
+        }
+    }
+}
+
+/// Parses exactly one statement in the dialect of the session.
+///
+/// # Errors
+/// `Invalid`: too long, not SQL (with the place), not one statement, or not one that reads.
+pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryError> {
+    if sql.len() > MAX_SQL_BYTES {
+        return Err(QueryError::invalid(format!(
+            "the statement has {} bytes, more than {MAX_SQL_BYTES}",
+            sql.len()
+        )));
+    }
+    let dialect = state.config_options().sql_parser.dialect;
+    let mut tree = state.sql_to_statement(sql, &dialect)?;
+    check_reads(&tree)?;
+    let parameters = number_placeholders(&mut tree)?;
+    Ok(Statement { tree, parameters })
+}
+
+fn check_reads(statement: &Parsed) -> Result<(), QueryError> {
+    match statement {
+        Parsed::Statement(ast) => check_ast_reads(ast),
+        Parsed::Explain(explain) => check_reads(&explain.statement),
+        Parsed::CopyTo(_) | Parsed::CreateExternalTable(_) | Parsed::Reset(_) => {
+            Err(refuse(&statement.to_string()))
+        }
+    }
+}
+
+fn check_ast_reads(statement: &Ast) -> Result<(), QueryError> {
+    match statement {
+        Ast::Query(_)
+        | Ast::ExplainTable { .. }
+        | Ast::ShowCatalogs { .. }
+        | Ast::ShowColumns { .. }
+        | Ast::ShowCreate { .. }
+        | Ast::ShowDatabases { .. }
+        | Ast::ShowFunctions { .. }
+        | Ast::ShowSchemas { .. }
+        | Ast::ShowTables { .. }
+        | Ast::ShowVariable { .. }
+        | Ast::ShowVariables { .. }
+        | Ast::ShowViews { .. } => Ok(()),
+        Ast::Explain { statement, .. } => check_ast_reads(statement),
+        other => Err(refuse(&other.to_string())),
+    }
+}
+
+fn refuse(statement: &str) -> QueryError {
+    let word = statement.split_whitespace().next().unwrap_or("this").to_uppercase();
+    QueryError::invalid(format!("`{word}` is not served: queries only read")).with_hint(
+        "use SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE; data comes in through streams and models",
+    )
+}
+
+/// Where a placeholder stands; line and column tell them apart and order them.
+type Place = (u64, u64);
+
+#[derive(Default)]
+struct Collect(Vec<(Place, String)>);
+
+impl VisitorMut for Collect {
+    type Break = ();
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<()> {
+        if let Value::Placeholder(text) = &value.value {
+            self.0.push(((value.span.start.line, value.span.start.column), text.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+struct Rename(HashMap<Place, String>);
+
+impl VisitorMut for Rename {
+    type Break = ();
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<()> {
+        let place = (value.span.start.line, value.span.start.column);
+        if let Value::Placeholder(text) = &mut value.value
+            && let Some(name) = self.0.get(&place)
+        {
+            text.clone_from(name);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn visit(statement: &mut Parsed, visitor: &mut impl VisitorMut<Break = ()>) {
+    match statement {
+        Parsed::Statement(ast) => {
+            let _never_breaks = VisitMut::visit(ast.as_mut(), visitor);
+        }
+        Parsed::Explain(explain) => visit(&mut explain.statement, visitor),
+        Parsed::CopyTo(_) | Parsed::CreateExternalTable(_) | Parsed::Reset(_) => {}
+    }
+}
+
+fn number_placeholders(statement: &mut Parsed) -> Result<Parameters, QueryError> {
+    let mut found = Collect::default();
+    visit(statement, &mut found);
+    let mut found = found.0;
+    found.sort();
+    found.dedup();
+    let (parameters, names) = decide_names(&found)?;
+    visit(statement, &mut Rename(names));
+    Ok(parameters)
+}
+
+/// What each placeholder is called in the plan, given all of them in the order of the text.
+fn decide_names(
+    found: &[(Place, String)],
+) -> Result<(Parameters, HashMap<Place, String>), QueryError> {
+    let mut names = HashMap::new();
+    let mut bare = 0;
+    let mut highest = 0;
+    let mut named: Vec<String> = Vec::new();
+    for (place, text) in found {
+        let (line, column) = *place;
+        if text == "?" {
+            bare += 1;
+            names.insert(*place, format!("${bare}"));
+        } else if let Some(number) = text.get(1..).and_then(|number| number.parse::<usize>().ok()) {
+            if number == 0 || number > usize::from(u16::MAX) {
+                let message = format!("`{text}` is no placeholder: they count from `$1`");
+                return Err(QueryError::invalid(message).at(line, column));
+            }
+            highest = highest.max(number);
+            names.insert(*place, format!("${number}"));
+        } else if !named.contains(text) {
+            named.push(text.clone());
+        }
+        let kinds = [bare > 0, highest > 0, !named.is_empty()];
+        if kinds.iter().filter(|used| **used).count() > 1 {
+            let message = format!("`{text}` is another kind of placeholder than those before it");
+            return Err(QueryError::invalid(message)
+                .at(line, column)
+                .with_hint("use `?`, `$1` or `$name` throughout"));
+        }
+    }
+    let parameters = if named.is_empty() {
+        Parameters::Positional(bare.max(highest))
+    } else {
+        Parameters::Named(named)
+    };
+    Ok((parameters, names))
+}
+
+#[cfg(test)]
+mod tests;

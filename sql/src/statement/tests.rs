@@ -1,0 +1,89 @@
+use datafusion::prelude::SessionContext;
+
+use super::*;
+use crate::error::ErrorKind;
+
+fn parse_here(sql: &str) -> Result<Statement, QueryError> {
+    parse(&SessionContext::new().state(), sql)
+}
+
+#[test]
+fn reading_statements_pass() {
+    for sql in [
+        "SELECT 1",
+        "WITH a AS (SELECT 1) SELECT * FROM a",
+        "VALUES (1, 2)",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT 1",
+        "SHOW TABLES",
+        "SHOW COLUMNS FROM a.b.c",
+        "SHOW ALL",
+        "DESCRIBE a.b.c",
+        "SELECT 1;",
+    ] {
+        assert!(parse_here(sql).is_ok(), "{sql}: {:?}", parse_here(sql).unwrap_err());
+    }
+}
+
+#[test]
+fn everything_that_writes_or_sets_is_refused_by_name() {
+    for (sql, word) in [
+        ("INSERT INTO t VALUES (1)", "`INSERT`"),
+        ("UPDATE t SET a = 1", "`UPDATE`"),
+        ("DELETE FROM t", "`DELETE`"),
+        ("CREATE TABLE t (a INT)", "`CREATE`"),
+        ("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'x'", "`CREATE`"),
+        ("DROP TABLE t", "`DROP`"),
+        ("COPY (SELECT 1) TO 'x.parquet'", "`COPY`"),
+        ("SET datafusion.execution.batch_size = 1", "`SET`"),
+        ("PREPARE p AS SELECT 1", "`PREPARE`"),
+        ("EXPLAIN INSERT INTO t VALUES (1)", "`INSERT`"),
+        ("BEGIN", "`BEGIN`"),
+    ] {
+        let error = parse_here(sql).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{sql}");
+        assert!(error.to_string().contains(word), "{sql}: {error}");
+    }
+}
+
+#[test]
+fn mistakes_have_a_place() {
+    let error = parse_here("SELECT 1\nFROM WHERE").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.line, Some(2), "{error}");
+    assert!(error.column.is_some());
+}
+
+#[test]
+fn one_statement_at_a_time() {
+    assert!(parse_here("SELECT 1; SELECT 2").is_err());
+    assert!(parse_here("").is_err());
+    assert!(parse_here(&format!("SELECT '{}'", "x".repeat(MAX_SQL_BYTES))).is_err());
+}
+
+#[test]
+fn question_marks_are_numbered_in_the_order_of_the_text() {
+    let statement =
+        parse_here("SELECT ? FROM t WHERE a = ? AND b IN (SELECT ? FROM u) LIMIT ?").unwrap();
+    assert_eq!(statement.parameters, Parameters::Positional(4));
+    assert_eq!(
+        statement.tree.to_string(),
+        "SELECT $1 FROM t WHERE a = $2 AND b IN (SELECT $3 FROM u) LIMIT $4"
+    );
+}
+
+#[test]
+fn numbered_and_named_placeholders_are_kept() {
+    assert_eq!(parse_here("SELECT $2, $1, $2").unwrap().parameters, Parameters::Positional(2));
+    let named = parse_here("SELECT $b, $a, $b").unwrap().parameters;
+    assert_eq!(named, Parameters::Named(vec!["$b".to_owned(), "$a".to_owned()]));
+    assert_eq!(parse_here("EXPLAIN SELECT ?").unwrap().parameters, Parameters::Positional(1));
+}
+
+#[test]
+fn kinds_of_placeholders_are_not_mixed() {
+    for sql in ["SELECT ?, $1", "SELECT $1, $a", "SELECT $a, ?", "SELECT $0"] {
+        let error = parse_here(sql).unwrap_err();
+        assert_eq!(error.line, Some(1), "{sql}");
+    }
+}

@@ -1,0 +1,118 @@
+//! What a query sees: one catalog snapshot, as a DataFusion session with the tables it serves.
+//!
+//! This is the boundary between serving and the rest. The binary implements [`Views`] over the catalog;
+//! this crate opens one [`View`] per query and lets it go when the query ends, so facts and dimensions of
+//! a query always come from one snapshot, however long it runs. A view that cannot be opened fails that
+//! query only.
+
+use std::{fmt, sync::Arc};
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::prelude::SessionContext;
+
+use crate::error::QueryError;
+
+/// Opens views. Called once per query and once per question about metadata, so it should be quick: hand
+/// out a cached session while the newest snapshot has not changed.
+#[async_trait]
+pub trait Views: Send + Sync + 'static {
+    /// The newest snapshot.
+    async fn newest(&self) -> Result<View, QueryError>;
+
+    /// A given snapshot, for a client that was told of it a moment ago (a Flight ticket).
+    ///
+    /// An implementation that cannot go back may open the newest one, as this default does: the query
+    /// still sees one moment, and is refused if its result type has changed in between.
+    async fn at(&self, snapshot: u64) -> Result<View, QueryError> {
+        let _wanted = snapshot;
+        self.newest().await
+    }
+}
+
+/// One catalog snapshot, ready to be queried.
+#[derive(Clone)]
+pub struct View {
+    /// Has every catalog of the snapshot registered: a domain is a catalog, `product_vN` a schema, a port a
+    /// table; `lake` and `system` beside them. Its configuration (memory, partitions, dialect) is kept.
+    pub context: SessionContext,
+    /// The snapshot's number in the catalog.
+    pub snapshot: u64,
+    /// What clients are told there is; each of them can be queried through `context`.
+    pub tables: Arc<[TableInfo]>,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("View")
+            .field("snapshot", &self.snapshot)
+            .field("tables", &self.tables.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One table as BI tools are told of it.
+#[derive(Clone, Debug)]
+pub struct TableInfo {
+    /// The domain, `lake` or `system`.
+    pub catalog: String,
+    /// The product version, the lake's domain, or a part of `system`.
+    pub schema: String,
+    /// The port or the stream.
+    pub name: String,
+    /// How clients should list it.
+    pub kind: TableKind,
+    /// As declared; what clients get has passed through [`crate::wire::wire_schema`]. A field's metadata
+    /// under `description` is shown as the column's remark.
+    pub arrow_schema: SchemaRef,
+    /// In the words of its owner.
+    pub description: Option<String>,
+    /// Columns that together tell rows apart; empty where none are declared.
+    pub primary_key: Vec<String>,
+    /// References to other tables' primary keys.
+    pub foreign_keys: Vec<ForeignKey>,
+}
+
+impl TableInfo {
+    /// The name a query uses: `catalog.schema.name`.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}.{}", self.catalog, self.schema, self.name)
+    }
+}
+
+/// How clients list a table; Flight SQL's table types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TableKind {
+    /// Stored: a port, a stream.
+    Table,
+    /// Derived when read: the newest version of a product under its plain name.
+    View,
+    /// What Starmere knows about itself.
+    System,
+}
+
+impl TableKind {
+    /// Every kind, in no particular order.
+    pub const ALL: [Self; 3] = [Self::Table, Self::View, Self::System];
+
+    /// Flight SQL's and JDBC's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Table => "TABLE",
+            Self::View => "VIEW",
+            Self::System => "SYSTEM TABLE",
+        }
+    }
+}
+
+/// One reference of a table to another's primary key. Column `columns[i]` points at `to_columns[i]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// The columns that refer.
+    pub columns: Vec<String>,
+    /// Catalog, schema and name of the table referred to.
+    pub to: [String; 3],
+    /// The columns referred to, as many as `columns`.
+    pub to_columns: Vec<String>,
+}
