@@ -32,6 +32,14 @@ pub struct Batch {
     parts: Vec<Part>,
 }
 
+/// What was found in an event that was added.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The producer gave it an id.
+    pub has_id: bool,
+    pub rejection: Option<String>,
+}
+
 /// A batch's columns and parts, ready to be encoded.
 #[derive(Debug)]
 pub struct Rows {
@@ -92,9 +100,10 @@ impl Batch {
 
     /// Adds an event of the partition begun last, at `position`; `next` is the position after it. `id` stands in
     /// where the payload has no id of its own.
-    pub fn push(&mut self, reader: &mut Reader, payload: &[u8], position: i64, next: i64, id: Option<String>) {
+    pub fn push(&mut self, reader: &mut Reader, payload: &[u8], position: i64, next: i64, id: Option<String>) -> Pushed {
         let envelope = reader.read(payload);
         self.row(&envelope, payload, position, next, id);
+        Pushed { has_id: envelope.id.is_some(), rejection: envelope.rejection }
     }
 
     /// Adds an event that is kept beside the table; `reference` says where.
@@ -108,6 +117,13 @@ impl Batch {
         if let Some(part) = self.parts.last_mut() {
             part.to = to;
             part.mark = mark;
+        }
+    }
+
+    /// Takes back the share begun last, which must be without rows.
+    pub fn forget_last(&mut self) {
+        if self.parts.last().is_some_and(|part| part.rows == 0) {
+            self.parts.pop();
         }
     }
 

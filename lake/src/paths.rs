@@ -4,7 +4,7 @@
 //! <warehouse>/
 //!   lake/<domain>/<stream>/                       a stream: a Delta table
 //!     _delta_log/  ingest_date=2026-11-21/…        its log and its files
-//!     _starmere/oversized/<sha-256>               events too long for a row
+//!     _starmere/oversized/<source>/…              events too long for a row
 //!     _starmere/landed/<version>.json             which files have landed, folded up to a version
 //!   models/<domain>/<model>/<fingerprint>/<part>/ a derived table: a Delta table
 //!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
@@ -72,14 +72,10 @@ impl TablePath {
             .unwrap_or_else(|_| Path::from(format!("{}/{relative}", self.0)))
     }
 
-    /// An event too long for a row, named by its digest.
-    pub fn oversized(&self, sha256: &str) -> Path {
-        Path::from(format!("{}/_starmere/oversized/{sha256}", self.0))
-    }
-
-    /// The folder of an upload whose digest is not known yet.
-    pub fn oversized_upload(&self, unique: &str) -> Path {
-        Path::from(format!("{}/_starmere/oversized/.upload-{unique}", self.0))
+    /// An event too long for a row, named by where it came from.
+    pub fn oversized(&self, source: &str, topic: &str, incarnation: u32, position: i64) -> Path {
+        let (source, topic) = (escape(source), escape(topic));
+        Path::from(format!("{}/_starmere/oversized/{source}/{topic}/{incarnation}/{position:020}", self.0))
     }
 
     /// The folder of [`Self::landed`].

@@ -10,24 +10,24 @@
 //!
 //! Tickets of statements hold all they need, so the server remembers nothing between the two calls and any
 //! server over the same catalog can redeem them. Prepared statements are remembered: bounded, forgotten when
-//! unused ([`prepared`]).
+//! unused (`prepared`).
 //!
 //! * `Flight` is the gRPC service. It finds out who calls, and adds what arrow-flight's blanket
 //!   implementation leaves out: `GetSchema`, `PollFlightInfo`, an honest list of actions.
-//! * `Service` implements arrow-flight's `FlightSqlService`: statements in [`statements`], questions about
-//!   tables and the server in [`metadata`], [`keys`], [`info`] and [`xdbc`].
+//! * `Service` implements arrow-flight's `FlightSqlService`: statements in `statements`, questions about
+//!   tables and the server in `metadata`, `keys`, `info` and `xdbc`.
 //!
 //! Everything that would write answers `read-only`, in words. Errors, also those in the middle of a stream, are
 //! gRPC statuses by the table in [`crate::error`].
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
-    PollInfo, SchemaResult, Ticket,
+    HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
     flight_service_server::{FlightService, FlightServiceServer},
 };
-use futures::stream;
+use futures::{Stream, stream};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use self::service::Service;
@@ -50,16 +50,19 @@ mod ticket;
 mod xdbc;
 
 /// The gRPC service over these queries, for a tonic server. Messages may be as large as clients send.
-pub fn service(queries: Queries, access: Arc<Access>) -> FlightServiceServer<Flight> {
+pub fn server(queries: Queries, access: Arc<Access>) -> FlightServiceServer<Flight> {
     FlightServiceServer::new(Flight { service: Service::new(queries, access) })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(usize::MAX)
 }
 
+/// A stream of answers, as arrow-flight makes them.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 /// A client's message may have this many bytes: parameters and long statements, never tables.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// The Flight service: finds out who calls, then lets [`Service`] answer.
+/// The Flight service: finds out who calls, then lets arrow-flight's `FlightSqlService` answer.
 pub struct Flight {
     service: Service,
 }
@@ -88,13 +91,13 @@ fn authorization(metadata: &MetadataMap) -> Option<String> {
 
 #[tonic::async_trait]
 impl FlightService for Flight {
-    type HandshakeStream = <Service as FlightService>::HandshakeStream;
-    type ListFlightsStream = <Service as FlightService>::ListFlightsStream;
-    type DoGetStream = <Service as FlightService>::DoGetStream;
-    type DoPutStream = <Service as FlightService>::DoPutStream;
-    type DoActionStream = <Service as FlightService>::DoActionStream;
-    type ListActionsStream = <Service as FlightService>::ListActionsStream;
-    type DoExchangeStream = <Service as FlightService>::DoExchangeStream;
+    type HandshakeStream = Answers<HandshakeResponse>;
+    type ListFlightsStream = Answers<FlightInfo>;
+    type DoGetStream = Answers<FlightData>;
+    type DoPutStream = Answers<PutResult>;
+    type DoActionStream = Answers<arrow_flight::Result>;
+    type ListActionsStream = Answers<ActionType>;
+    type DoExchangeStream = Answers<FlightData>;
 
     /// The one call that nobody is turned away from: it is where callers say who they are.
     async fn handshake(
@@ -163,7 +166,8 @@ impl FlightService for Flight {
         let actions = service::ACTIONS.map(|(name, description)| {
             Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() })
         });
-        Ok(Response::new(Box::pin(stream::iter(actions))))
+        let actions: Self::ListActionsStream = Box::pin(stream::iter(actions));
+        Ok(Response::new(actions))
     }
 
     async fn do_exchange(

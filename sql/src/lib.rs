@@ -37,6 +37,6 @@ pub mod wire;
 pub use access::{Access, Caller, Users, check_listener};
 pub use error::{ErrorKind, QueryError};
 pub use params::Params;
-pub use query::{Answer, Batches, Limits, Queries, Query, RunningQuery};
+pub use query::{Answer, Batches, Description, Limits, Queries, Query, RunningQuery};
 pub use server::serve_flight;
 pub use view::{ForeignKey, TableInfo, TableKind, View, Views};

@@ -1,6 +1,6 @@
 //! A statement planned against one view: what it will give, and its run.
 //!
-//! The promised schema is the logical plan's, passed through [`wire_schema`]. It is known before anything is
+//! The promised schema is the logical plan's, passed through `wire_schema`. It is known before anything is
 //! read, so a client can be told of it, and every batch is later made to keep it.
 
 use std::{collections::HashMap, sync::Arc};

@@ -211,7 +211,7 @@ impl Queries {
             let parameters = planned.parameters();
             let schema =
                 if rows.is_empty() { planned.schema() } else { planned.bind(&rows)?.schema };
-            Ok(Description { schema, parameters, snapshot: view.snapshot })
+            Ok::<_, QueryError>(Description { schema, parameters, snapshot: view.snapshot })
         })
         .await
         .map_err(died)?

@@ -5,12 +5,12 @@
 //! synced before the writer is told. So a visible object is a whole object, at every moment:
 //!
 //! ```text
-//! write #unique ─► sync file ─► link (create) or rename (overwrite) ─► sync folders ─► acknowledged
+//! write staged#123 ─► sync file ─► link (create) or rename (overwrite) ─► sync folders ─► acknowledged
 //!      │ crash: a hidden leftover          │ crash: whole object or none
 //! ```
 //!
 //! `link` fails where the name exists, which makes `PutMode::Create` atomic. Reading and listing are
-//! `object_store`'s; it does not list names with `#`.
+//! `object_store`'s; it does not list names that end in `#` and digits.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -144,7 +144,8 @@ impl Staged {
             missing = parent;
         }
         fs::create_dir_all(&folder)?;
-        let path = folder.join(format!("#{}", uuid::Uuid::new_v4().simple()));
+        // `object_store` hides names that end in `#` and digits.
+        let path = folder.join(format!("staged#{}", uuid::Uuid::new_v4().as_u128()));
         Ok(Self { path, place, folders })
     }
 

@@ -29,7 +29,8 @@ pub(super) fn data(
 ) -> Response<DataStream> {
     let batches = batches.map_err(|error| FlightError::from(Status::from(error)));
     let data = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
-    Response::new(Box::pin(data.map_err(Status::from)))
+    let data: DataStream = Box::pin(data.map_err(Status::from));
+    Response::new(data)
 }
 
 /// An answer that one ticket fetches, from this server.

@@ -95,7 +95,7 @@ impl Metadata for CommandGetPrimaryKeys {
         };
         let mut tables: Vec<&TableInfo> =
             view.tables.iter().filter(|table| wanted.is(name(table))).collect();
-        tables.sort_by_key(|table| name(table));
+        tables.sort_by(|left, right| name(left).cmp(&name(right)));
         let rows: Vec<(&TableInfo, &str, String, i32)> = tables
             .into_iter()
             .flat_map(|table| {

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{RecordBatch, StringArray},
+    array::{ArrayRef, RecordBatch, StringArray},
     datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef},
 };
 use arrow_flight::{
@@ -102,7 +102,7 @@ impl Metadata for CommandGetTableTypes {
 
     fn rows(self, _view: &View) -> Result<RecordBatch, QueryError> {
         let words = distinct(TableKind::ALL.into_iter().map(TableKind::word));
-        let words = Arc::new(StringArray::from(words));
+        let words: ArrayRef = Arc::new(StringArray::from(words));
         Ok(RecordBatch::try_new(self.schema(), vec![words])?)
     }
 }

@@ -1,0 +1,198 @@
+//! Reading files: finding them, unpacking them, digesting what was landed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::identity::{HEAD, Known, Observed, Seen};
+use crate::{Error, Result};
+
+/// A file of a source.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// Relative to the source's root, with `/`.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) seen: Seen,
+}
+
+/// The files of `pattern`: a file, a folder or a glob. Hidden files are left out. Sorted by name.
+pub(super) fn find(pattern: &Path) -> Result<Vec<Found>> {
+    let text = pattern.to_string_lossy();
+    let is_glob = !pattern.exists() && text.contains(['*', '?', '[', '{']);
+    let root = if is_glob {
+        let fixed: PathBuf = pattern
+            .components()
+            .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
+            .collect();
+        fixed
+    } else {
+        pattern.to_path_buf()
+    };
+    let matcher = is_glob
+        .then(|| globset::GlobBuilder::new(&text).literal_separator(true).build().map(|glob| glob.compile_matcher()))
+        .transpose()
+        .map_err(|error| Error::Pattern { pattern: text.to_string(), reason: error.kind().to_string() })?;
+    let base = if root.is_file() { root.parent().unwrap_or(&root).to_path_buf() } else { root.clone() };
+    let failed = |path: &Path, source: io::Error| Error::Read { path: path.display().to_string(), source };
+    let mut found = Vec::new();
+    let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
+    for entry in walkdir::WalkDir::new(&root).follow_links(true).into_iter().filter_entry(|entry| !hidden(entry)) {
+        let entry = entry.map_err(|error| {
+            let path = error.path().unwrap_or(&root).to_path_buf();
+            failed(&path, error.into_io_error().unwrap_or_else(|| io::Error::other("a loop of links")))
+        })?;
+        let path = entry.path();
+        if !entry.file_type().is_file() || matcher.as_ref().is_some_and(|matcher| !matcher.is_match(path)) {
+            continue;
+        }
+        let name = path.strip_prefix(&base).unwrap_or(path).to_string_lossy().replace('\\', "/");
+        let seen = seen(&std::fs::metadata(path).map_err(|error| failed(path, error))?);
+        found.push(Found { name, path: path.to_path_buf(), seen });
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn seen(metadata: &std::fs::Metadata) -> Seen {
+    Seen {
+        size: metadata.len(),
+        modified_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+        inode: metadata.ino(),
+    }
+}
+
+/// The file's content, unpacked if it is packed.
+pub(super) fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+    let mut file = File::open(path)?;
+    let mut magic = [0; 4];
+    let mut read = 0;
+    while read < magic.len() {
+        match file.read(&mut magic[read..])? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    let whole = io::Cursor::new(magic[..read].to_vec()).chain(file);
+    Ok(match magic {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, whole))),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole)?),
+        _ => Box::new(whole),
+    })
+}
+
+/// Digest of a beginning, continued byte by byte.
+#[derive(Clone, Default)]
+pub(super) struct Digest {
+    whole: Xxh3,
+    head: Xxh3,
+    length: u64,
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Digest").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl Digest {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        if self.length < HEAD {
+            let rest = (HEAD - self.length).min(bytes.len() as u64) as usize;
+            self.head.update(&bytes[..rest]);
+        }
+        self.whole.update(bytes);
+        self.length += bytes.len() as u64;
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn digest(&self) -> String {
+        format!("{:032x}", self.whole.digest128())
+    }
+
+    pub(super) fn head(&self) -> String {
+        format!("{:032x}", self.head.digest128())
+    }
+}
+
+/// Known files by what narrows them down.
+pub(super) struct Index<'a> {
+    known: &'a [Known],
+    by_path: HashMap<&'a str, usize>,
+    by_head: HashMap<(u64, &'a str), Vec<usize>>,
+    head_lengths: Vec<u64>,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(known: &'a [Known]) -> Self {
+        let mut by_head: HashMap<(u64, &str), Vec<usize>> = HashMap::new();
+        for (place, file) in known.iter().enumerate() {
+            by_head.entry((file.mark.head_length(), file.mark.head.as_str())).or_default().push(place);
+        }
+        let mut head_lengths: Vec<u64> = by_head.keys().map(|&(length, _)| length).collect();
+        head_lengths.sort_unstable();
+        head_lengths.dedup();
+        let by_path = known.iter().enumerate().map(|(place, file)| (file.mark.path.as_str(), place)).collect();
+        Self { known, by_path, by_head, head_lengths }
+    }
+
+    /// Looks at a file: which known files does it begin with?
+    pub(super) fn observe(&self, found: &Found) -> Result<Observed> {
+        let untouched = self.by_path.get(found.name.as_str()).copied();
+        let untouched = untouched.filter(|&place| self.known[place].mark.seen.as_ref() == Some(&found.seen));
+        let mut observed = Observed { path: found.name.clone(), begins_with: Vec::new(), untouched };
+        if untouched.is_none() && !self.known.is_empty() {
+            observed.begins_with = self
+                .begins_with(&found.path)
+                .map_err(|source| Error::Read { path: found.path.display().to_string(), source })?;
+        }
+        Ok(observed)
+    }
+
+    fn begins_with(&self, path: &Path) -> io::Result<Vec<(usize, bool)>> {
+        let mut stream = open(path)?;
+        let mut head = Vec::with_capacity(HEAD as usize);
+        stream.by_ref().take(HEAD).read_to_end(&mut head)?;
+        let mut candidates = Vec::new();
+        let mut digest = Xxh3::new();
+        let mut digested = 0;
+        for &length in self.head_lengths.iter().filter(|&&length| length <= head.len() as u64) {
+            digest.update(&head[digested..length as usize]);
+            digested = length as usize;
+            let text = format!("{:032x}", digest.digest128());
+            candidates.extend(self.by_head.get(&(length, text.as_str())).into_iter().flatten().copied());
+        }
+        candidates.sort_by_key(|&place| self.known[place].mark.length);
+        let mut matches = Vec::new();
+        let mut whole = Digest::default();
+        let mut content = io::Cursor::new(head).chain(stream);
+        let mut block = vec![0; 1 << 16];
+        for place in candidates {
+            let mark = &self.known[place].mark;
+            while whole.length() < mark.length {
+                let wanted = (mark.length - whole.length()).min(block.len() as u64) as usize;
+                match content.read(&mut block[..wanted])? {
+                    0 => return Ok(matches),
+                    read => whole.update(&block[..read]),
+                }
+            }
+            if whole.digest() == mark.digest {
+                matches.push((place, false));
+            }
+        }
+        // Whether anything follows the longest match.
+        if let Some((place, is_whole)) = matches.last_mut()
+            && whole.length() == self.known[*place].mark.length
+        {
+            *is_whole = content.read(&mut block[..1])? == 0;
+        }
+        Ok(matches)
+    }
+}

@@ -1,0 +1,198 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::envelope::{Mapping, TimeUnit, TypeOf};
+use starmere_lake::delta::Warehouse;
+use starmere_lake::landing::Stream;
+use starmere_lake::paths::TablePath;
+use starmere_lake::store::Store;
+
+struct World {
+    folder: tempfile::TempDir,
+    stream: Stream,
+    end_of_input: bool,
+}
+
+fn event(number: u32) -> String {
+    format!("{{\"type\":\"t\",\"at\":\"2024-01-01T00:00:00Z\",\"n\":{number}}}\n")
+}
+
+fn events(numbers: std::ops::Range<u32>) -> String {
+    numbers.map(event).collect()
+}
+
+impl World {
+    fn new() -> Self {
+        let warehouse = Warehouse::new(Store::memory());
+        let stream = Stream::new("s", warehouse.table(TablePath::stream("d", "s")));
+        Self { folder: tempfile::tempdir().unwrap(), stream, end_of_input: false }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        std::fs::write(self.path(name), content).unwrap();
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        std::fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    async fn land(&self) -> Report {
+        self.land_at(self.folder.path()).await
+    }
+
+    async fn land_at(&self, pattern: &Path) -> Report {
+        let mapping = Mapping {
+            id: None,
+            event_type: TypeOf::Path("type".into()),
+            version: None,
+            time: "at".into(),
+            time_unit: TimeUnit::Text,
+            subject: None,
+            max_event_bytes: 2000,
+        };
+        let source = Source { name: "inbox".into(), pattern: pattern.into(), topic: None, end_of_input: self.end_of_input };
+        land(&self.stream, &mapping, &source, &Arc::new(Progress::default())).await.unwrap()
+    }
+
+    async fn rows(&self) -> u64 {
+        self.stream.open().await.unwrap().rows().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_file_lands_once_and_grows() {
+    let world = World::new();
+    world.write("a.jsonl", events(0..10));
+    assert_eq!(world.land().await.events, 10);
+    assert_eq!(world.land().await.events, 0);
+    world.write("a.jsonl", events(0..15) + "{\"half");
+    let report = world.land().await;
+    assert_eq!((report.events, report.files_continued, report.files_waiting), (5, 1, 1));
+    world.write("a.jsonl", events(0..15) + "{\"half\"}\n");
+    assert_eq!((world.land().await.rejects, world.rows().await), (1, 16));
+}
+
+#[tokio::test]
+async fn a_last_line_counts_when_the_end_is_declared_and_its_newline_is_no_event() {
+    let mut world = World::new();
+    world.end_of_input = true;
+    world.write("a", events(0..2).trim_end());
+    assert_eq!(world.land().await.events, 2);
+    world.write("a", events(0..3));
+    let report = world.land().await;
+    assert_eq!((report.events, report.rejects, world.rows().await), (1, 0, 3));
+}
+
+#[tokio::test]
+async fn renamed_rotated_and_packed_files_are_known_again() {
+    let world = World::new();
+    world.write("log", events(0..100));
+    world.write("other", events(500..510));
+    assert_eq!(world.land().await.events, 110);
+    // log.1 is what log was; log is new and shorter.
+    world.rename("log", "log.1");
+    world.write("log", events(100..105));
+    let report = world.land().await;
+    assert_eq!((report.events, report.files_new, report.refused), (5, 1, vec![]));
+    // Rotated once more, the oldest packed; and it had grown before.
+    let packed = {
+        use std::io::Write as _;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all((events(0..100) + &events(1000..1003)).as_bytes()).unwrap();
+        gzip.finish().unwrap()
+    };
+    std::fs::remove_file(world.path("log.1")).unwrap();
+    world.write("log.2.gz", packed);
+    world.rename("log", "log.1");
+    world.write("log", events(105..106));
+    let report = world.land().await;
+    assert_eq!((report.events, report.refused), (4, vec![]));
+    assert_eq!((world.land().await.events, world.rows().await), (0, 119));
+}
+
+#[tokio::test]
+async fn a_copy_adds_nothing_and_a_replaced_file_is_refused() {
+    let world = World::new();
+    world.write("a", events(0..10));
+    world.write("b", events(20..30));
+    world.land().await;
+    world.write("copy/of/a", events(0..10));
+    let report = world.land().await;
+    assert_eq!((report.events, report.files_copied), (0, 1));
+    world.write("b", events(40..60));
+    world.write("c", events(60..61));
+    let report = world.land().await;
+    assert_eq!(report.events, 1, "the rest goes on");
+    assert_eq!(report.refused.len(), 1);
+    assert_eq!(report.refused[0].path, "b");
+    assert!(report.refused[0].reason.contains("no longer the 540 bytes"), "{}", report.refused[0].reason);
+    world.write("b", events(20..31));
+    let report = world.land().await;
+    assert_eq!((report.events, report.refused, world.rows().await), (1, vec![], 22));
+}
+
+#[tokio::test]
+async fn two_files_with_the_same_beginning_are_two_files() {
+    let world = World::new();
+    world.write("a", event(1));
+    world.land().await;
+    world.write("b", event(1) + &event(2));
+    assert_eq!((world.land().await.events, world.rows().await), (2, 3));
+}
+
+#[tokio::test]
+async fn a_line_too_long_for_a_row_is_kept_beside_the_table() {
+    let world = World::new();
+    let long = "x".repeat(5_000_000);
+    world.write("a", event(1) + &long + "\n" + &event(2) + &"y".repeat(2001) + "\n" + &event(3));
+    let report = world.land().await;
+    assert_eq!((report.events, report.rejects), (5, 2));
+    let object = world.stream.table().path().oversized("inbox", "a", 0, event(1).len() as i64);
+    assert_eq!(world.stream.table().store().read(&object).await.unwrap().unwrap(), long);
+    assert_eq!(world.land().await.events, 0);
+}
+
+#[tokio::test]
+async fn many_small_files_take_few_commits_and_are_not_read_again() {
+    let world = World::new();
+    for number in 0..6000 {
+        world.write(&format!("{:02}/{number}.json", number % 100), event(number));
+    }
+    let report = world.land().await;
+    assert_eq!((report.events, report.files_new, report.commits), (6000, 6000, 2));
+    let report = world.land().await;
+    assert_eq!((report.files_unchanged, report.commits), (6000, 0));
+}
+
+#[tokio::test]
+async fn writers_that_race_land_everything_once() {
+    let world = Arc::new(World::new());
+    for number in 0..50 {
+        world.write(&format!("{number}"), events(number * 1000..number * 1000 + 20));
+    }
+    let racers = (0..4).map(|_| {
+        let world = world.clone();
+        tokio::spawn(async move { world.land().await.events })
+    });
+    let mut events = 0;
+    for racer in racers.collect::<Vec<_>>() {
+        events += racer.await.unwrap();
+    }
+    assert_eq!((events, world.rows().await), (1000, 1000));
+}
+
+#[tokio::test]
+async fn a_glob_takes_what_it_names_and_an_empty_pattern_is_no_error() {
+    let world = World::new();
+    world.write("in/a.jsonl", event(1));
+    world.write("in/b.txt", event(2));
+    world.write("in/.hidden.jsonl", event(3));
+    assert_eq!(world.land_at(&world.path("in/*.jsonl")).await.events, 1);
+    assert_eq!(world.land_at(&world.path("in/*.csv")).await, Report { version: 1, ..Report::default() });
+}

@@ -1,0 +1,210 @@
+//! Grouping requests into commits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use starmere_lake::landing::{Outcome, SourcePartition, Stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Refusal;
+use super::request::Events;
+use crate::envelope::{Mapping, Reader};
+use crate::files;
+use crate::rows::Batch;
+
+/// A commit takes what arrives within this time after its first request.
+const GATHER: Duration = Duration::from_millis(10);
+/// A commit takes at most this many payload bytes.
+const COMMIT_BYTES: usize = 32 << 20;
+/// Requests that may wait.
+const QUEUE: usize = 4096;
+/// The longest pause between two attempts at a store that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What became of a request's events.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// The table's version that holds them.
+    pub(super) version: u64,
+    pub(super) events: u64,
+    pub(super) rejects: u64,
+    pub(super) first_reject: Option<String>,
+    /// Every event has an id that survives being sent again.
+    pub(super) exactly_once: bool,
+}
+
+struct Request {
+    events: Events,
+    answer: oneshot::Sender<Answer>,
+    /// Room in the queue, given back when the request is answered.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Lands one stream's requests, one commit after the other.
+#[derive(Debug)]
+pub(super) struct Committer {
+    queue: mpsc::Sender<Request>,
+    room: Arc<Semaphore>,
+    queued_bytes: usize,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Committer {
+    pub(super) fn start(stream: Stream, mapping: Mapping, queued_bytes: usize, stop: CancellationToken) -> Self {
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let run = Run {
+            partition: SourcePartition {
+                source: "http".into(),
+                topic: uuid::Uuid::now_v7().to_string(),
+                incarnation: 0,
+                partition: 0,
+            },
+            stream,
+            reader: Reader::new(mapping),
+            position: 0,
+        };
+        let task = tokio::spawn(run.commit_all(requests, stop));
+        let room = Arc::new(Semaphore::new(queued_bytes));
+        Self { queue, room, queued_bytes, task: tokio::sync::Mutex::new(Some(task)) }
+    }
+
+    /// Lands the events and tells where, or why not.
+    pub(super) async fn submit(&self, events: Events, wait: Duration) -> Result<Answer, Refusal> {
+        let hint = "send the request again, with the same ids or the same Idempotency-Key";
+        let busy = || Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many events wait for their commit; nothing has landed", hint);
+        let size = events.body.len().clamp(1, self.queued_bytes) as u32;
+        let room = self.room.clone().try_acquire_many_owned(size).map_err(|_| busy())?;
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Request { events, answer, _room: room }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => busy(),
+            mpsc::error::TrySendError::Closed(_) => {
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the listener is ending; nothing has landed", hint)
+            }
+        })?;
+        let unknown = |reason: &str| {
+            let message = format!("{reason}; whether the events have landed is not known yet");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint)
+        };
+        match tokio::time::timeout(wait, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(unknown("the listener has ended")),
+            Err(_) => Err(unknown("the store does not answer")),
+        }
+    }
+
+    pub(super) async fn finished(&self) {
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the committer of a stream died");
+        }
+    }
+}
+
+struct Run {
+    stream: Stream,
+    reader: Reader,
+    partition: SourcePartition,
+    /// The position after the last commit of this run.
+    position: i64,
+}
+
+impl Run {
+    async fn commit_all(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                biased;
+                request = requests.recv() => request,
+                () = stop.cancelled() => {
+                    requests.close();
+                    requests.recv().await
+                }
+            };
+            let Some(first) = first else { return };
+            let mut size = first.events.body.len();
+            let mut group = vec![first];
+            let gathered = tokio::time::sleep(GATHER);
+            tokio::pin!(gathered);
+            while size < COMMIT_BYTES {
+                tokio::select! {
+                    biased;
+                    request = requests.recv() => match request {
+                        Some(request) => {
+                            size += request.events.body.len();
+                            group.push(request);
+                        }
+                        None => break,
+                    },
+                    () = &mut gathered => break,
+                }
+            }
+            self.commit(group).await;
+        }
+    }
+
+    /// Lands the group, however long the store takes.
+    async fn commit(&mut self, group: Vec<Request>) {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.offer(&group).await {
+                Ok((version, answers)) => {
+                    for (request, answer) in group.into_iter().zip(answers) {
+                        // Whoever no longer waits has got 503 and may send again.
+                        let _ = request.answer.send(Answer { version, ..answer });
+                    }
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(stream = self.stream.name(), %error, "events over HTTP could not be landed yet; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    async fn offer(&mut self, group: &[Request]) -> crate::Result<(u64, Vec<Answer>)> {
+        let (batch, answers, next) = self.batch(group);
+        let rows = batch.finish(chrono::Utc::now().timestamp_micros())?;
+        let (parts, files) = files::encode(rows).await?;
+        let snapshot = match self.stream.land(&parts, files).await? {
+            Outcome::Landed(snapshot) => snapshot,
+            // Nobody else writes this run's partition: an earlier attempt at this very group has landed.
+            Outcome::Behind(snapshot) => snapshot,
+        };
+        self.position = next;
+        Ok((snapshot.version(), answers))
+    }
+
+    fn batch(&mut self, group: &[Request]) -> (Batch, Vec<Answer>, i64) {
+        let mut batch = Batch::default();
+        batch.begin(self.partition.clone(), self.position);
+        let mut position = self.position;
+        let answers = group.iter().map(|request| {
+            let Events { body, ranges, key } = &request.events;
+            let mut answer = Answer {
+                version: 0,
+                events: ranges.len() as u64,
+                rejects: 0,
+                first_reject: None,
+                exactly_once: true,
+            };
+            for (number, range) in ranges.iter().enumerate() {
+                let made = key.as_ref().map(|key| format!("{key}/{number}"));
+                let read = batch.push(&mut self.reader, &body[range.clone()], position, position + 1, made);
+                answer.exactly_once &= key.is_some() || read.has_id || read.rejection.is_some();
+                if let Some(reason) = read.rejection {
+                    answer.rejects += 1;
+                    answer.first_reject.get_or_insert_with(|| format!("event {}: {reason}", number + 1));
+                }
+                position += 1;
+            }
+            answer
+        });
+        let answers = answers.collect();
+        (batch, answers, position)
+    }
+}

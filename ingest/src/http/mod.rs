@@ -1,0 +1,160 @@
+//! The HTTP listener: `POST /v1/streams/{stream}/events`.
+//!
+//! The body is one event (`application/json`) or newline-delimited events (`application/x-ndjson`; also without a
+//! content type). Requests are grouped into commits and answered after theirs:
+//!
+//! ```text
+//! request ─► read whole ─► queue (bounded) ─► batch ─► encode ─► land ─► answer: version, counts
+//!               │ cut off: nothing lands          │ full: 429
+//! ```
+//!
+//! Each process run is a source partition of its own, positions count its events. So an event that is sent again
+//! lands again; what makes it count once is its id: the producer's, or one made from the `Idempotency-Key` and the
+//! line. Without either the answer says `"delivery": "at least once"`.
+//!
+//! When the store does not answer, a batch is offered again until its outcome is known; meanwhile its requests
+//! are answered 503 after a while, and new ones 429 when the queue is full. Nothing is dropped silently: an answer
+//! that is not 2xx means that the request may have landed or not, and is safe to repeat with the same ids.
+
+mod commit;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use starmere_lake::landing::Stream;
+use tokio_util::sync::CancellationToken;
+
+use crate::envelope::Mapping;
+use commit::{Answer, Committer};
+
+/// A stream that may be posted to.
+#[derive(Debug)]
+struct Endpoint {
+    committer: Committer,
+    mapping: Mapping,
+}
+
+/// The listener's streams, and what it allows.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    streams: Arc<HashMap<String, Endpoint>>,
+    limits: Limits,
+}
+
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest body, in bytes.
+    pub body_bytes: usize,
+    /// How long a request waits for its commit.
+    pub wait: Duration,
+    /// Payload bytes that may wait for their commit, over all requests of a stream.
+    pub queued_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body_bytes: 64 << 20, wait: Duration::from_secs(30), queued_bytes: 128 << 20 }
+    }
+}
+
+impl Listener {
+    /// A listener for `streams`; its commits go on until `stop` and everything queued is landed.
+    pub fn new(streams: Vec<(Stream, Mapping)>, limits: Limits, stop: &CancellationToken) -> Self {
+        let streams = streams.into_iter().map(|(stream, mapping)| {
+            let name = stream.name().to_owned();
+            let committer = Committer::start(stream, mapping.clone(), limits.queued_bytes, stop.clone());
+            (name, Endpoint { committer, mapping })
+        });
+        Self { streams: Arc::new(streams.collect()), limits }
+    }
+
+    /// Waits until everything queued has landed; for an orderly end, after `stop`.
+    pub async fn finished(&self) {
+        for endpoint in self.streams.values() {
+            endpoint.committer.finished().await;
+        }
+    }
+
+    /// The routes of the listener.
+    pub fn router(&self) -> axum::Router {
+        axum::Router::new()
+            .route("/v1/streams/{stream}/events", axum::routing::post(post))
+            .layer(axum::extract::DefaultBodyLimit::disable())
+            .with_state(self.clone())
+    }
+}
+
+/// An answer that is no success.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+    hint: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status, message: message.into(), hint: hint.into() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let kind = match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+            StatusCode::NOT_FOUND => "not_found",
+            _ => "invalid",
+        };
+        let body = Json(json!({ "error": { "kind": kind, "message": self.message, "hint": self.hint } }));
+        let mut response = (self.status, body).into_response();
+        if kind == "unavailable" {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+async fn post(
+    State(listener): State<Listener>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> Result<Response, Refusal> {
+    let endpoint = listener.streams.get(&name).ok_or_else(|| {
+        let mut known: Vec<&str> = listener.streams.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        let hint = format!("streams of this project: {}", known.join(", "));
+        Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{name}`"), hint)
+    })?;
+    let body = request::whole(body, &headers, listener.limits.body_bytes).await?;
+    let events = request::events(body, &headers, endpoint.mapping.max_event_bytes)?;
+    let answer = endpoint.committer.submit(events, listener.limits.wait).await?;
+    Ok(respond(&name, &answer))
+}
+
+fn respond(stream: &str, answer: &Answer) -> Response {
+    let delivery = if answer.exactly_once { "exactly once" } else { "at least once" };
+    let mut body = json!({
+        "stream": stream,
+        "version": answer.version,
+        "accepted": answer.events,
+        "rejected": answer.rejects,
+        "delivery": delivery,
+    });
+    if !answer.exactly_once {
+        body["hint"] = "give every event an id, or the request an Idempotency-Key, so that sending it again counts once".into();
+    }
+    if let Some(reason) = &answer.first_reject {
+        body["first_rejection"] = reason.as_str().into();
+    }
+    (StatusCode::OK, Json(body)).into_response()
+}

@@ -1,0 +1,106 @@
+use super::*;
+use crate::envelope::{TimeUnit, TypeOf};
+use axum::body::Body;
+use starmere_lake::delta::Warehouse;
+use starmere_lake::paths::TablePath;
+use starmere_lake::store::Store;
+
+fn listener(stop: &CancellationToken) -> (Listener, Stream) {
+    let warehouse = Warehouse::new(Store::memory());
+    let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
+    let mapping = Mapping {
+        id: Some("id".into()),
+        event_type: TypeOf::Path("type".into()),
+        version: None,
+        time: "at".into(),
+        time_unit: TimeUnit::Text,
+        subject: None,
+        max_event_bytes: 200,
+    };
+    let limits = Limits { body_bytes: 1000, ..Limits::default() };
+    (Listener::new(vec![(stream.clone(), mapping)], limits, stop), stream)
+}
+
+async fn send(listener: &Listener, stream: &str, headers: &[(&'static str, &str)], body: Body) -> (u16, serde_json::Value) {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, value.parse().unwrap());
+    }
+    let response = match post(State(listener.clone()), Path(stream.to_owned()), map, body).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    };
+    let status = response.status().as_u16();
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+const EVENT: &str = r#"{"id":"1","type":"paid","at":"2024-01-01T00:00:00Z"}"#;
+
+#[tokio::test]
+async fn an_event_is_answered_with_the_version_that_holds_it() {
+    let stop = CancellationToken::new();
+    let (listener, stream) = listener(&stop);
+    let (status, body) = send(&listener, "orders", &[("content-type", "application/json")], EVENT.into()).await;
+    assert_eq!((status, body["accepted"].as_u64(), body["delivery"].as_str()), (200, Some(1), Some("exactly once")));
+    let snapshot = stream.open().await.unwrap();
+    assert_eq!((snapshot.version(), snapshot.rows()), (body["version"].as_u64().unwrap(), Some(1)));
+}
+
+#[tokio::test]
+async fn a_bad_event_in_a_batch_is_counted_and_stops_nothing() {
+    let stop = CancellationToken::new();
+    let (listener, stream) = listener(&stop);
+    let body = format!("{EVENT}\nnonsense\n{{\"type\":\"paid\",\"at\":\"2024-01-01T00:00:00Z\"}}\n");
+    let (status, body) = send(&listener, "orders", &[], body.into()).await;
+    assert_eq!((status, body["accepted"].as_u64(), body["rejected"].as_u64()), (200, Some(3), Some(1)));
+    assert_eq!(body["first_rejection"], "event 2: not JSON: expected a value at byte 0");
+    assert_eq!(body["delivery"], "at least once");
+    assert_eq!(stream.open().await.unwrap().rows(), Some(3));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_as_a_whole_lands_nothing_and_says_what_to_do() {
+    let stop = CancellationToken::new();
+    let (listener, stream) = listener(&stop);
+    let cut = futures::stream::iter([Ok(EVENT.to_owned()), Err(std::io::Error::other("connection reset"))]);
+    let long = format!("{EVENT}\n{}\n", "x".repeat(201));
+    let cases: Vec<(u16, &str, Vec<(&'static str, &str)>, Body)> = vec![
+        (404, "order", vec![], EVENT.into()),
+        (400, "orders", vec![], Body::empty()),
+        (400, "orders", vec![], Body::from_stream(cut)),
+        (400, "orders", vec![("content-length", "99")], EVENT.into()),
+        (400, "orders", vec![("content-type", "application/json")], "[]".into()),
+        (413, "orders", vec![], long.into()),
+        (413, "orders", vec![], "x\n".repeat(501).into()),
+        (415, "orders", vec![("content-type", "image/png")], EVENT.into()),
+        (415, "orders", vec![("content-encoding", "br")], EVENT.into()),
+    ];
+    for (expected, name, headers, body) in cases {
+        let (status, body) = send(&listener, name, &headers, body).await;
+        assert_eq!(status, expected, "{body}");
+        assert!(body["error"]["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{body}");
+    }
+    assert_eq!(stream.open().await.unwrap().version(), 0);
+}
+
+#[tokio::test]
+async fn requests_are_grouped_and_none_is_lost_at_the_end() {
+    let stop = CancellationToken::new();
+    let (listener, stream) = listener(&stop);
+    let requests = (0..100).map(|number| {
+        let listener = listener.clone();
+        tokio::spawn(async move {
+            let key = format!("request-{number}");
+            send(&listener, "orders", &[("idempotency-key", &key)], EVENT.replace("\"id\":\"1\",", "").into()).await
+        })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        assert_eq!(request.await.unwrap().0, 200);
+    }
+    stop.cancel();
+    listener.finished().await;
+    let snapshot = stream.open().await.unwrap();
+    assert_eq!(snapshot.rows(), Some(100));
+    assert!(snapshot.version() < 100, "{} commits", snapshot.version());
+}

@@ -1,0 +1,192 @@
+//! Statements: planned for `GetFlightInfo`, run for `DoGet`, prepared and told their parameters in between.
+
+use std::sync::Arc;
+
+use arrow::{array::RecordBatch, datatypes::Schema};
+use arrow_flight::{
+    FlightData, FlightDescriptor, FlightInfo,
+    decode::FlightRecordBatchStream,
+    error::FlightError,
+    sql::{
+        ActionCreatePreparedStatementResult, Command, CommandPreparedStatementQuery, ProstMessageExt,
+        TicketStatementQuery,
+    },
+};
+use bytes::Bytes;
+use datafusion::scalar::ScalarValue;
+use futures::{Stream, TryStreamExt};
+use prost::Message;
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+use super::{
+    encode::{self, DataStream},
+    prepared::PreparedStatements,
+    ticket::{self, StatementTicket},
+};
+use crate::{
+    access::Caller,
+    error::QueryError,
+    params::{Params, bare},
+    query::{Answer, Queries, Query},
+    wire::schema_digest,
+};
+
+/// So many rows of parameters can be bound at once; the statement runs once for each.
+const MAX_BOUND_ROWS: usize = 10_000;
+
+/// Bound parameters may take this much memory per statement.
+const MAX_BOUND_BYTES: usize = 16 << 20;
+
+/// Plans a statement and hands out the ticket that runs it.
+pub(super) async fn plan(
+    queries: &Queries,
+    sql: String,
+    descriptor: FlightDescriptor,
+) -> Result<Response<FlightInfo>, Status> {
+    let description = queries.describe(&sql, &[]).await?;
+    if !description.parameters.is_empty() {
+        let count = description.parameters.len();
+        return Err(QueryError::invalid(format!("the statement has {count} parameters without values"))
+            .with_hint("prepare the statement and bind its parameters")
+            .into());
+    }
+    let schema = schema_digest(&description.schema);
+    let handle = StatementTicket::new(sql, description.snapshot, schema).encode()?;
+    let command = TicketStatementQuery { statement_handle: handle.into() };
+    encode::info(&description.schema, command.as_any().encode_to_vec(), descriptor)
+}
+
+/// Runs what a ticket says.
+pub(super) async fn run(
+    queries: &Queries,
+    handle: &[u8],
+    caller: Caller,
+) -> Result<Response<DataStream>, Status> {
+    let ticket = StatementTicket::decode(handle)?;
+    let mut query = Query::new(ticket.sql.clone(), caller).with_promise(ticket.promise());
+    if let Some(id) = ticket.id() {
+        query = query.with_id(id);
+    }
+    Ok(data(queries.start(query).await?))
+}
+
+/// Prepares a statement: its columns and parameters as far as they are known.
+pub(super) async fn prepare(
+    queries: &Queries,
+    prepared: &PreparedStatements,
+    sql: String,
+    caller: &Caller,
+) -> Result<ActionCreatePreparedStatementResult, QueryError> {
+    let description = queries.describe(&sql, &[]).await?;
+    let ids = description.parameters.iter().map(|field| field.name().clone()).collect();
+    let parameters = Schema::new(description.parameters);
+    Ok(ActionCreatePreparedStatementResult {
+        dataset_schema: encode::schema_bytes(&description.schema)?,
+        parameter_schema: encode::schema_bytes(&parameters)?,
+        prepared_statement_handle: prepared.create(caller, sql, ids),
+    })
+}
+
+/// Plans a prepared statement with what is bound to it.
+pub(super) async fn plan_prepared(
+    queries: &Queries,
+    prepared: &PreparedStatements,
+    handle: &Bytes,
+    caller: &Caller,
+    descriptor: FlightDescriptor,
+) -> Result<Response<FlightInfo>, Status> {
+    let statement = prepared.get(handle, caller)?;
+    let description = queries.describe(&statement.sql, &statement.rows).await?;
+    let command = CommandPreparedStatementQuery { prepared_statement_handle: handle.clone() };
+    encode::info(&description.schema, command.as_any().encode_to_vec(), descriptor)
+}
+
+/// Runs a prepared statement with what is bound to it.
+pub(super) async fn run_prepared(
+    queries: &Queries,
+    prepared: &PreparedStatements,
+    handle: &Bytes,
+    caller: Caller,
+) -> Result<Response<DataStream>, Status> {
+    let statement = prepared.get(handle, &caller)?;
+    let id = Uuid::new_v4();
+    prepared.running(handle, &caller, id)?;
+    let query = Query::new(statement.sql, caller).bind_rows(statement.rows).with_id(id);
+    Ok(data(queries.start(query).await?))
+}
+
+/// Binds the rows that a client sends to a prepared statement; none unbinds.
+pub(super) async fn bind(
+    prepared: &PreparedStatements,
+    handle: &Bytes,
+    caller: &Caller,
+    sent: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
+) -> Result<(), Status> {
+    let statement = prepared.get(handle, caller)?;
+    let mut batches = FlightRecordBatchStream::new_from_flight_data(sent.map_err(FlightError::from));
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while let Some(batch) = batches.try_next().await? {
+        bytes += batch.get_array_memory_size();
+        if bytes > MAX_BOUND_BYTES || rows.len() + batch.num_rows() > MAX_BOUND_ROWS {
+            return Err(QueryError::invalid(format!(
+                "the bound parameters exceed {MAX_BOUND_ROWS} rows or {MAX_BOUND_BYTES} bytes"
+            ))
+            .with_hint("bind fewer rows at a time")
+            .into());
+        }
+        for row in 0..batch.num_rows() {
+            rows.push(row_params(&batch, row, &statement.parameters)?);
+        }
+    }
+    prepared.bind(handle, caller, rows)?;
+    Ok(())
+}
+
+/// One bound row. Named parameters are matched by the columns' names where they are all there, else by order:
+/// some drivers number the columns whatever they were told.
+fn row_params(batch: &RecordBatch, row: usize, ids: &[String]) -> Result<Params, QueryError> {
+    let values = batch
+        .columns()
+        .iter()
+        .map(|column| ScalarValue::try_from_array(column, row))
+        .collect::<Result<Vec<_>, _>>()?;
+    let named = ids.iter().any(|id| bare(id).parse::<usize>().is_err());
+    if !named {
+        return Ok(Params::Positional(values));
+    }
+    let schema = batch.schema();
+    let columns: Vec<&str> = schema.fields().iter().map(|field| bare(field.name())).collect();
+    let by_name = ids.iter().all(|id| columns.contains(&bare(id)));
+    let names = if by_name { columns } else { ids.iter().map(|id| bare(id)).collect() };
+    if names.len() != values.len() {
+        return Err(QueryError::invalid(format!(
+            "the statement has {} parameters, but {} columns were bound",
+            ids.len(),
+            values.len()
+        )));
+    }
+    Ok(Params::Named(names.into_iter().map(str::to_owned).zip(values).collect()))
+}
+
+/// The running query that a flight's tickets stand for, if any.
+pub(super) fn running(
+    prepared: &PreparedStatements,
+    info: &FlightInfo,
+    caller: &Caller,
+) -> Option<Uuid> {
+    ticket::commands(info).into_iter().find_map(|command| match command {
+        Command::TicketStatementQuery(ticket) => {
+            StatementTicket::decode(&ticket.statement_handle).ok()?.id()
+        }
+        Command::CommandPreparedStatementQuery(command) => {
+            prepared.get(&command.prepared_statement_handle, caller).ok()?.query
+        }
+        _ => None,
+    })
+}
+
+fn data(answer: Answer) -> Response<DataStream> {
+    tracing::debug!(query = %answer.id, snapshot = answer.snapshot, "query runs for a Flight client");
+    encode::data(Arc::clone(&answer.schema), answer.batches)
+}
