@@ -264,9 +264,11 @@ def generate(scale: float, out: Path) -> dict:
         shutil.rmtree(out / old, ignore_errors=True)
     manifest_path.unlink(missing_ok=True)
 
-    dimensions = [("customers", "customer", "customer_registered", "customer_id", people("c", "Customer", sizes.customers)),
-                  ("suppliers", "supplier", "supplier_registered", "supplier_id", people("s", "Supplier", sizes.suppliers)),
-                  ("parts", "part", "part_listed", "part_id", parts(sizes.parts))]
+    dimensions = [
+        ("customers", "customer", "customer_registered", "customer_id", people("c", "Customer", sizes.customers)),
+        ("suppliers", "supplier", "supplier_registered", "supplier_id", people("s", "Supplier", sizes.suppliers)),
+        ("parts", "part", "part_listed", "part_id", parts(sizes.parts)),
+    ]
     for stream, name, kind, key, table in dimensions:
         write_parquet(out / "parquet" / f"{name}.parquet", table)
         write_events(out / "events" / stream, stream, registrations(kind, table, key))

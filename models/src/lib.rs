@@ -1,1 +1,29 @@
-//! Derives dimensions, facts, bridges and roll-ups from events, by declaration.
+//! Models: derives dimensions and facts from events, by declaration.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`define`] | what the files say, with places |
+//! | [`resolve`] | names, types and SQL checked: models that can be built, in order |
+//! | [`expression`] | SQL over columns, immutable functions only, row errors kept apart |
+//! | [`events`] | the lake as models see it: deduplicated, upcast, typed |
+//! | [`keys`] | surrogate keys |
+//! | [`dimension`] | change logs, versions, as-of look-ups |
+//! | [`fact`] | rows, and keying them again |
+//! | [`calendar`] | days |
+//! | [`rejects`] | what a model could not read |
+//! | [`build`] | what is out of date, and bringing it up to date |
+
+pub mod build;
+pub mod calendar;
+pub mod define;
+pub mod dimension;
+mod derived;
+mod error;
+pub mod events;
+pub mod expression;
+pub mod fact;
+pub mod keys;
+pub mod rejects;
+pub mod resolve;
+
+pub use error::{Error, Result};

@@ -98,9 +98,7 @@ pub fn check_listener(address: &SocketAddr, users: &Users) -> Result<(), QueryEr
         return Err(QueryError::invalid(format!(
             "`{address}` can be reached from other machines, and no users are declared"
         ))
-        .with_hint(
-            "declare `users:` in starmere.yaml, or listen on 127.0.0.1 and put a proxy in front",
-        ));
+        .with_hint("declare `users:` in starmere.yaml, or listen on 127.0.0.1 and put a proxy in front"));
     }
     Ok(())
 }

@@ -183,6 +183,9 @@ impl QueryError {
 impl From<QueryError> for Status {
     fn from(error: QueryError) -> Self {
         let mut text = error.text();
+        if error.kind == ErrorKind::Internal {
+            tracing::error!(error = %text, "a Flight call failed through our fault");
+        }
         if let (Some(line), Some(column)) = (error.line, error.column) {
             text.push_str(&format!(" (line {line}, column {column})"));
         }
@@ -241,19 +244,17 @@ fn from_root(root: &DataFusionError) -> QueryError {
     match root {
         DataFusionError::SQL(error, _) => syntax(error),
         DataFusionError::Plan(message) if names_missing_table(message) => {
-            QueryError::not_found(message.as_str())
-                .with_hint("`SHOW TABLES` and `GET /v1/tables` list what there is")
+            QueryError::not_found(message.as_str()).with_hint("`SHOW TABLES` and `GET /v1/tables` list what there is")
         }
         DataFusionError::Plan(message)
         | DataFusionError::Configuration(message)
         | DataFusionError::Execution(message) => QueryError::invalid(message.as_str()),
         DataFusionError::SchemaError(error, _) => QueryError::invalid(error.to_string()),
-        DataFusionError::NotImplemented(message) => {
-            QueryError::invalid(format!("not supported: {message}"))
-        }
+        DataFusionError::NotImplemented(message) => QueryError::invalid(format!("not supported: {message}")),
         DataFusionError::ArrowError(error, _) => from_arrow(error),
-        DataFusionError::ResourcesExhausted(message) => QueryError::unavailable(message.as_str())
-            .with_hint("ask for less at once, or give the server more memory"),
+        DataFusionError::ResourcesExhausted(message) => {
+            QueryError::unavailable(message.as_str()).with_hint("ask for less at once, or give the server more memory")
+        }
         DataFusionError::ObjectStore(error) => match error.as_ref() {
             // A file that the snapshot pins is gone: waiting does not bring it back.
             object_store::Error::NotFound { .. } => QueryError::internal(error.to_string()),

@@ -23,8 +23,8 @@
 use std::{pin::Pin, sync::Arc};
 
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
-    HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaResult, Ticket,
     flight_service_server::{FlightService, FlightServiceServer},
 };
 use futures::{Stream, stream};
@@ -107,35 +107,23 @@ impl FlightService for Flight {
         FlightService::handshake(&self.service, request).await
     }
 
-    async fn list_flights(
-        &self,
-        request: Request<Criteria>,
-    ) -> Result<Response<Self::ListFlightsStream>, Status> {
+    async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
         let _admitted = self.admit(request)?;
         Err(Status::unimplemented("tables are listed by Flight SQL's `CommandGetTables`"))
     }
 
-    async fn get_flight_info(
-        &self,
-        request: Request<FlightDescriptor>,
-    ) -> Result<Response<FlightInfo>, Status> {
+    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         FlightService::get_flight_info(&self.service, self.admit(request)?).await
     }
 
     /// Planning is quick and running begins with `DoGet`, so there is never anything to poll for.
-    async fn poll_flight_info(
-        &self,
-        request: Request<FlightDescriptor>,
-    ) -> Result<Response<PollInfo>, Status> {
+    async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let info = self.get_flight_info(request).await?.into_inner();
         let done = PollInfo::new().with_info(info).try_with_progress(1.0);
         Ok(Response::new(done.map_err(QueryError::from)?))
     }
 
-    async fn get_schema(
-        &self,
-        request: Request<FlightDescriptor>,
-    ) -> Result<Response<SchemaResult>, Status> {
+    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let info = self.get_flight_info(request).await?.into_inner();
         Ok(Response::new(SchemaResult { schema: info.schema }))
     }
@@ -144,28 +132,18 @@ impl FlightService for Flight {
         FlightService::do_get(&self.service, self.admit(request)?).await
     }
 
-    async fn do_put(
-        &self,
-        request: Request<Streaming<FlightData>>,
-    ) -> Result<Response<Self::DoPutStream>, Status> {
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         FlightService::do_put(&self.service, self.admit(request)?).await
     }
 
-    async fn do_action(
-        &self,
-        request: Request<Action>,
-    ) -> Result<Response<Self::DoActionStream>, Status> {
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         FlightService::do_action(&self.service, self.admit(request)?).await
     }
 
-    async fn list_actions(
-        &self,
-        request: Request<Empty>,
-    ) -> Result<Response<Self::ListActionsStream>, Status> {
+    async fn list_actions(&self, request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
         let _admitted = self.admit(request)?;
-        let actions = service::ACTIONS.map(|(name, description)| {
-            Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() })
-        });
+        let actions = service::ACTIONS
+            .map(|(name, description)| Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() }));
         let actions: Self::ListActionsStream = Box::pin(stream::iter(actions));
         Ok(Response::new(actions))
     }

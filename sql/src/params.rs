@@ -67,9 +67,7 @@ pub(crate) fn bind(
             let mut bound = Vec::with_capacity(ids.len());
             for id in ids {
                 let value = values.iter().find(|(name, _)| is(id, name)).map(|(_, value)| value);
-                let value = value.ok_or_else(|| {
-                    QueryError::invalid(format!("parameter `{id}` has no value"))
-                })?;
+                let value = value.ok_or_else(|| QueryError::invalid(format!("parameter `{id}` has no value")))?;
                 bound.push((bare(id).to_owned(), fit(id, value, types)?));
             }
             Ok(ParamValues::from(bound))
@@ -77,9 +75,9 @@ pub(crate) fn bind(
         (Parameters::Positional(0), Params::Named(values)) if values.is_empty() => {
             Ok(ParamValues::from(Vec::<ScalarValue>::new()))
         }
-        (Parameters::Positional(count), Params::Named(_)) => Err(QueryError::invalid(format!(
-            "the statement's {count} parameters have no names: give a list of values"
-        ))),
+        (Parameters::Positional(count), Params::Named(_)) => {
+            Err(QueryError::invalid(format!("the statement's {count} parameters have no names: give a list of values")))
+        }
         (Parameters::Named(ids), Params::Positional(_)) => Err(QueryError::invalid(format!(
             "the parameters {} go by name: give a value for each name",
             ids.join(", ")
@@ -100,11 +98,7 @@ fn is(id: &str, name: &str) -> bool {
     bare(id) == bare(name)
 }
 
-fn fit(
-    id: &str,
-    value: &ScalarValue,
-    types: &HashMap<String, Option<DataType>>,
-) -> Result<ScalarValue, QueryError> {
+fn fit(id: &str, value: &ScalarValue, types: &HashMap<String, Option<DataType>>) -> Result<ScalarValue, QueryError> {
     let Some(Some(wanted)) = types.get(id) else {
         return Ok(value.clone());
     };
@@ -116,9 +110,7 @@ fn fit(
     } else {
         return Ok(value.clone());
     };
-    read.map_err(|_| {
-        QueryError::invalid(format!("parameter `{id}`: `{value}` is not a value of type {wanted}"))
-    })
+    read.map_err(|_| QueryError::invalid(format!("parameter `{id}`: `{value}` is not a value of type {wanted}")))
 }
 
 #[cfg(test)]

@@ -54,12 +54,9 @@ pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> 
     state.config_mut().options_mut().sql_parser.collect_spans = true;
     let statement = statement::parse(&state, sql)?;
     let plan = state.statement_to_plan(statement.tree).await?;
-    SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false)
-        .verify_plan(&plan)?;
-    let types = plan.get_parameter_types()?;
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
+    // A parameter that is used as two types has none in particular: the engine coerces it at each place.
+    let types = plan.get_parameter_types().unwrap_or_default();
     Ok(Planned { state, plan, parameters: statement.parameters, types })
 }
 

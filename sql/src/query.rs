@@ -72,12 +72,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            time: Duration::from_secs(600),
-            running: 2 * cores,
-            waiting: 100,
-            patience: Duration::from_secs(60),
-        }
+        Self { time: Duration::from_secs(600), running: 2 * cores, waiting: 100, patience: Duration::from_secs(60) }
     }
 }
 
@@ -209,8 +204,7 @@ impl Queries {
             let view = inner.views.newest().await?;
             let planned = plan::plan(&view, &sql).await?;
             let parameters = planned.parameters();
-            let schema =
-                if rows.is_empty() { planned.schema() } else { planned.bind(&rows)?.schema };
+            let schema = if rows.is_empty() { planned.schema() } else { planned.bind(&rows)?.schema };
             Ok::<_, QueryError>(Description { schema, parameters, snapshot: view.snapshot })
         })
         .await
@@ -253,8 +247,7 @@ impl Queries {
             // Nobody listens when the reader has gone.
             let _gone = end.send(outcome);
         });
-        let batches =
-            Batches { receiver, ended: Some(ended), registered: Some(registered), _task: task };
+        let batches = Batches { receiver, ended: Some(ended), registered: Some(registered), _task: task };
         Ok(Answer { id, snapshot, schema, batches })
     }
 
@@ -305,14 +298,11 @@ impl Inner {
             .with_hint("try again in a while")
         })?;
         match timeout(self.limits.patience, Arc::clone(&self.slots).acquire_owned()).await {
-            Ok(slot) => slot.map_err(|error| {
-                QueryError::internal("the slots of queries are closed").caused_by(error)
-            }),
-            Err(_) => Err(QueryError::unavailable(format!(
-                "no query ended within {} s",
-                self.limits.patience.as_secs_f64()
-            ))
-            .with_hint("try again in a while; `GET /v1/queries` lists what runs")),
+            Ok(slot) => slot.map_err(|error| QueryError::internal("the slots of queries are closed").caused_by(error)),
+            Err(_) => {
+                Err(QueryError::unavailable(format!("no query ended within {} s", self.limits.patience.as_secs_f64()))
+                    .with_hint("try again in a while; `GET /v1/queries` lists what runs"))
+            }
         }
     }
 }

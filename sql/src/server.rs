@@ -25,27 +25,22 @@ pub async fn serve_flight(
     access: Arc<Access>,
     shutdown: CancellationToken,
 ) -> Result<(), QueryError> {
-    let address = listener.local_addr().map_err(|error| {
-        QueryError::unavailable("the listener of Flight SQL has no address").caused_by(error)
-    })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| QueryError::unavailable("the listener of Flight SQL has no address").caused_by(error))?;
     tracing::info!(%address, "Flight SQL listens");
     let stopping = stop_queries(queries.clone(), shutdown.clone());
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .add_service(flight::server(queries, access))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.cancelled_owned());
     let served = tokio::select! {
         served = serving => served,
         never = stopping => match never {},
     };
     tracing::info!(%address, "Flight SQL has stopped");
-    served.map_err(|error| {
-        QueryError::unavailable(format!("Flight SQL on `{address}` failed")).caused_by(error)
-    })
+    served.map_err(|error| QueryError::unavailable(format!("Flight SQL on `{address}` failed")).caused_by(error))
 }
 
 /// Once told to stop, waits a while and then cancels what still runs, again and again: an open connection may

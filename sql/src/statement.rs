@@ -62,10 +62,7 @@ impl Parameters {
 /// `Invalid`: too long, not SQL (with the place), not one statement, or not one that reads.
 pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryError> {
     if sql.len() > MAX_SQL_BYTES {
-        return Err(QueryError::invalid(format!(
-            "the statement has {} bytes, more than {MAX_SQL_BYTES}",
-            sql.len()
-        )));
+        return Err(QueryError::invalid(format!("the statement has {} bytes, more than {MAX_SQL_BYTES}", sql.len())));
     }
     let dialect = state.config_options().sql_parser.dialect;
     let mut tree = state.sql_to_statement(sql, &dialect)?;
@@ -78,9 +75,7 @@ fn check_reads(statement: &Parsed) -> Result<(), QueryError> {
     match statement {
         Parsed::Statement(ast) => check_ast_reads(ast),
         Parsed::Explain(explain) => check_reads(&explain.statement),
-        Parsed::CopyTo(_) | Parsed::CreateExternalTable(_) | Parsed::Reset(_) => {
-            Err(refuse(&statement.to_string()))
-        }
+        Parsed::CopyTo(_) | Parsed::CreateExternalTable(_) | Parsed::Reset(_) => Err(refuse(&statement.to_string())),
     }
 }
 
@@ -105,9 +100,8 @@ fn check_ast_reads(statement: &Ast) -> Result<(), QueryError> {
 
 fn refuse(statement: &str) -> QueryError {
     let word = statement.split_whitespace().next().unwrap_or("this").to_uppercase();
-    QueryError::invalid(format!("`{word}` is not served: queries only read")).with_hint(
-        "use SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE; data comes in through streams and models",
-    )
+    QueryError::invalid(format!("`{word}` is not served: queries only read"))
+        .with_hint("use SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE; data comes in through streams and models")
 }
 
 /// Where a placeholder stands; line and column tell them apart and order them.
@@ -165,9 +159,7 @@ fn number_placeholders(statement: &mut Parsed) -> Result<Parameters, QueryError>
 }
 
 /// What each placeholder is called in the plan, given all of them in the order of the text.
-fn decide_names(
-    found: &[(Place, String)],
-) -> Result<(Parameters, HashMap<Place, String>), QueryError> {
+fn decide_names(found: &[(Place, String)]) -> Result<(Parameters, HashMap<Place, String>), QueryError> {
     let mut names = HashMap::new();
     let mut bare = 0;
     let mut highest = 0;
@@ -190,16 +182,11 @@ fn decide_names(
         let kinds = [bare > 0, highest > 0, !named.is_empty()];
         if kinds.iter().filter(|used| **used).count() > 1 {
             let message = format!("`{text}` is another kind of placeholder than those before it");
-            return Err(QueryError::invalid(message)
-                .at(line, column)
-                .with_hint("use `?`, `$1` or `$name` throughout"));
+            return Err(QueryError::invalid(message).at(line, column).with_hint("use `?`, `$1` or `$name` throughout"));
         }
     }
-    let parameters = if named.is_empty() {
-        Parameters::Positional(bare.max(highest))
-    } else {
-        Parameters::Named(named)
-    };
+    let parameters =
+        if named.is_empty() { Parameters::Positional(bare.max(highest)) } else { Parameters::Named(named) };
     Ok((parameters, names))
 }
 

@@ -22,10 +22,9 @@ pub fn type_word(data_type: &DataType) -> String {
         | DataType::Decimal128(precision, scale)
         | DataType::Decimal256(precision, scale) => format!("decimal({precision},{scale})"),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "string".to_owned(),
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => "binary".to_owned(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            "binary".to_owned()
+        }
         DataType::Date32 | DataType::Date64 => "date".to_owned(),
         DataType::Time32(_) | DataType::Time64(_) => "time".to_owned(),
         // With a zone an instant; without one a reading of a clock on a wall.
@@ -39,18 +38,14 @@ pub fn type_word(data_type: &DataType) -> String {
         | DataType::LargeListView(item)
         | DataType::FixedSizeList(item, _) => format!("list<{}>", type_word(item.data_type())),
         DataType::Struct(fields) => {
-            let fields: Vec<String> = fields
-                .iter()
-                .map(|field| format!("{} {}", field.name(), type_word(field.data_type())))
-                .collect();
+            let fields: Vec<String> =
+                fields.iter().map(|field| format!("{} {}", field.name(), type_word(field.data_type()))).collect();
             format!("struct<{}>", fields.join(", "))
         }
         DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(pair) if pair.len() == 2 => format!(
-                "map<{}, {}>",
-                type_word(pair[0].data_type()),
-                type_word(pair[1].data_type())
-            ),
+            DataType::Struct(pair) if pair.len() == 2 => {
+                format!("map<{}, {}>", type_word(pair[0].data_type()), type_word(pair[1].data_type()))
+            }
             other => format!("map<{}>", type_word(other)),
         },
         DataType::Union(..) => "union".to_owned(),
@@ -74,15 +69,11 @@ pub fn sql_name(data_type: &DataType) -> &'static str {
         DataType::UInt64 => "BIGINT UNSIGNED",
         DataType::Float16 | DataType::Float32 => "REAL",
         DataType::Float64 => "DOUBLE",
-        DataType::Decimal32(..)
-        | DataType::Decimal64(..)
-        | DataType::Decimal128(..)
-        | DataType::Decimal256(..) => "DECIMAL",
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
+            "DECIMAL"
+        }
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR",
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => "VARBINARY",
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => "VARBINARY",
         DataType::Date32 | DataType::Date64 => "DATE",
         DataType::Time32(_) | DataType::Time64(_) => "TIME",
         DataType::Timestamp(_, Some(_)) => "TIMESTAMP WITH TIME ZONE",
@@ -118,9 +109,7 @@ pub fn precision(data_type: &DataType) -> Option<i32> {
         | DataType::Decimal256(precision, _) => i32::from(*precision),
         DataType::Date32 | DataType::Date64 => 10,
         DataType::Time32(unit) | DataType::Time64(unit) => 8 + fraction(unit),
-        DataType::Timestamp(unit, zone) => {
-            19 + fraction(unit) + if zone.is_some() { 6 } else { 0 }
-        }
+        DataType::Timestamp(unit, zone) => 19 + fraction(unit) + if zone.is_some() { 6 } else { 0 },
         _ => return None,
     })
 }

@@ -41,10 +41,9 @@ pub fn wire_type(data_type: &DataType) -> DataType {
         DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, values) => wire_type(values),
         DataType::RunEndEncoded(_, values) => wire_type(values.data_type()),
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item) => DataType::List(wire_field(item)),
+        DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) | DataType::LargeListView(item) => {
+            DataType::List(wire_field(item))
+        }
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(wire_field(item), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(wire_field).collect()),
         DataType::Map(entries, sorted) => DataType::Map(wire_field(entries), *sorted),
@@ -65,10 +64,7 @@ fn wire_field(field: &FieldRef) -> FieldRef {
     if data_type == *field.data_type() {
         return Arc::clone(field);
     }
-    Arc::new(
-        Field::new(field.name(), data_type, field.is_nullable())
-            .with_metadata(field.metadata().clone()),
-    )
+    Arc::new(Field::new(field.name(), data_type, field.is_nullable()).with_metadata(field.metadata().clone()))
 }
 
 /// The batch with the promised schema, cast where types differ.
@@ -92,15 +88,13 @@ pub fn wire_batch(batch: &RecordBatch, promised: &SchemaRef) -> Result<RecordBat
             continue;
         }
         let cast = cast_with_options(column, field.data_type(), &options).map_err(|error| {
-            QueryError::internal(format!("column `{}` does not fit its promised type", field.name()))
-                .caused_by(error)
+            QueryError::internal(format!("column `{}` does not fit its promised type", field.name())).caused_by(error)
         })?;
         columns.push(cast);
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(promised), columns, &options).map_err(|error| {
-        QueryError::internal("the query gave rows that break its promised schema").caused_by(error)
-    })
+    RecordBatch::try_new_with_options(Arc::clone(promised), columns, &options)
+        .map_err(|error| QueryError::internal("the query gave rows that break its promised schema").caused_by(error))
 }
 
 /// Tells result types apart: names, types and nullability of the columns, not their metadata.

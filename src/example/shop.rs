@@ -10,8 +10,8 @@
 //! INTO/expected/with_http/*.csv                        and with the posted orders
 //! ```
 //!
-//! The same size and seed give the same bytes. Files of an earlier run with a larger size would stay, so the
-//! caller sees to it that the folder is empty. After a crash the folder is incomplete: write it again.
+//! The same size and seed give the same bytes. A folder that has `events` already is refused, because files of
+//! a larger shop would stay among those of a smaller one. After a crash the folder is incomplete: remove it.
 
 mod amount;
 mod catalog;
@@ -62,6 +62,15 @@ pub(crate) struct Summary {
 /// Writes the project into the folder, which is created if need be. Everything is held in memory meanwhile:
 /// some hundred bytes an order.
 pub(crate) fn generate(into: &Path, size: Size, seed: u64) -> io::Result<Summary> {
+    let events = into.join("events");
+    fs::create_dir_all(into)?;
+    fs::create_dir(&events).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => io::Error::new(
+            error.kind(),
+            format!("`{}` exists already; events of two shops do not mix", events.display()),
+        ),
+        _ => error,
+    })?;
     definitions::write(into)?;
     let count = size.orders as usize;
     let customers = customers::draw(count, &mut Random::of(seed, 1));
@@ -76,7 +85,6 @@ pub(crate) fn generate(into: &Path, size: Size, seed: u64) -> io::Result<Summary
     let posting = Checkout { strangers: announced + strangers..announced + 2 * strangers, ..in_shop };
     orders.extend(posting.draw((count / 100).max(10), in_files as u32 + 1, &mut Random::of(seed, 5)));
 
-    let events = into.join("events");
     let seed_of = |stream| Random::of(seed, stream).next();
     let customer_files = lines::write_files(&events.join("customers"), "customers", &customers.events, seed_of(6))?;
     let product_files = lines::write_files(&events.join("products"), "products", &catalog.events, seed_of(7))?;
@@ -103,3 +111,6 @@ pub(crate) fn generate(into: &Path, size: Size, seed: u64) -> io::Result<Summary
         bytes: sum(|written| written.bytes),
     })
 }
+
+#[cfg(test)]
+mod tests;

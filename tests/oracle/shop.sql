@@ -129,7 +129,7 @@ CREATE TABLE cells AS
 SELECT c.dimension, c.member, c.seq, c.lifetime, c.occurred_at, c.kind = 'delete' AS is_deleted, f.attribute, a.history,
     last_value(CASE
         WHEN c.kind = 'state' OR (c.kind = 'patch' AND f.is_set)
-        THEN {'value': CASE WHEN f.attribute = 'price' THEN CAST(CAST(f.value AS DECIMAL(18, 2)) AS TEXT) ELSE f.value END}
+        THEN {'value': CASE WHEN f.attribute = 'price' THEN CAST(TRY_CAST(f.value AS DECIMAL(18, 2)) AS TEXT) ELSE f.value END}
     END IGNORE NULLS) OVER (
         PARTITION BY c.dimension, c.member, c.lifetime, f.attribute ORDER BY c.seq
         ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
@@ -203,11 +203,12 @@ SELECT p.seq,
 FROM placed p LEFT JOIN placed_lines l USING (seq)
 GROUP BY p.seq, order_id, promised_on, shipping_fee;
 
+-- TRY_CAST, because a filter may run after what it guards.
 CREATE TABLE order_lines AS
-SELECT seq, ordinal, occurred_at, customer_id, product_id, CAST(quantity AS INTEGER) AS quantity,
-    CAST(CAST(quantity AS INTEGER) * CAST(unit_price AS DECIMAL(18, 2)) AS DECIMAL(18, 2)) AS amount
+SELECT seq, ordinal, occurred_at, customer_id, product_id, TRY_CAST(quantity AS INTEGER) AS quantity,
+    CAST(TRY_CAST(quantity AS INTEGER) * TRY_CAST(unit_price AS DECIMAL(18, 2)) AS DECIMAL(18, 2)) AS amount
 FROM placed_lines JOIN placed USING (seq)
-WHERE seq IN (SELECT seq FROM accepted WHERE order_lines) AND CAST(quantity AS INTEGER) > 0;
+WHERE seq IN (SELECT seq FROM accepted WHERE order_lines) AND TRY_CAST(quantity AS INTEGER) > 0;
 
 CREATE TABLE priced_lines AS FROM placed_lines WHERE seq IN (SELECT seq FROM accepted WHERE priced_lines);
 

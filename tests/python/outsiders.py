@@ -107,7 +107,8 @@ def plain(column: pyarrow.ChunkedArray) -> polars.Series:
     """The column's values that are not null, in a type whose hash does not depend on the engine."""
     of = kind(column.type)
     if of == "nested":  # null and empty are one to ClickHouse
-        if types.is_list(column.type) and (pyarrow.compute.sum(pyarrow.compute.list_value_length(column)).as_py() or 0) == 0:
+        lengths = pyarrow.compute.list_value_length(column) if types.is_list(column.type) else None
+        if lengths is not None and not pyarrow.compute.sum(lengths).as_py():
             return polars.Series([], dtype=polars.Binary)
         texts = [json.dumps(v, default=lambda x: x.hex() if isinstance(x, bytes) else str(x)) for v in
                  map(as_bytes, column.to_pylist()) if v]

@@ -75,6 +75,11 @@ impl Metadata {
             created_time: Some(chrono::Utc::now().timestamp_millis()),
         })
     }
+
+    pub(crate) fn with(mut self, settings: &[(&str, String)]) -> Self {
+        self.configuration.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self
+    }
 }
 
 /// A file that belongs to the table.

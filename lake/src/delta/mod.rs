@@ -188,6 +188,16 @@ impl Table {
     /// The newest version, where the table is made first if it does not exist. Whoever loses the race to make
     /// it gets what the winner made.
     pub async fn open_or_create(&self, schema: &SchemaRef, partitioned_by: &[&str]) -> Result<Arc<Snapshot>> {
+        self.open_or_create_with(schema, partitioned_by, &[]).await
+    }
+
+    /// The same, with settings that the table keeps for good.
+    pub async fn open_or_create_with(
+        &self,
+        schema: &SchemaRef,
+        partitioned_by: &[&str],
+        settings: &[(&str, String)],
+    ) -> Result<Arc<Snapshot>> {
         loop {
             if let Some(snapshot) = self.snapshot().await? {
                 return Ok(snapshot);
@@ -195,7 +205,7 @@ impl Table {
             let actions = [
                 Action::CommitInfo(CommitInfo::new("CREATE TABLE", serde_json::Value::Null)),
                 Action::Protocol(Protocol::OURS),
-                Action::MetaData(Metadata::new(schema, partitioned_by)?),
+                Action::MetaData(Metadata::new(schema, partitioned_by)?.with(settings)),
             ];
             let bytes = actions::encode(&actions)?;
             // Commit 0 carries no data: whoever was first, the table is the same.

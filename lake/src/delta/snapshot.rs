@@ -118,6 +118,11 @@ impl Snapshot {
         &self.metadata.partition_columns
     }
 
+    /// A setting that the table was made with.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.metadata.configuration.get(name).map(String::as_str)
+    }
+
     /// The table's files, in order of path.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Arc<Add>> {
         self.files.values()

@@ -52,10 +52,8 @@ fn exhausted_memory_asks_to_wait() {
 #[test]
 fn status_carries_causes_place_and_hint() {
     let cause = std::io::Error::other("disk is gone");
-    let error = QueryError::internal("could not open snapshot 7")
-        .caused_by(cause)
-        .at(2, 5)
-        .with_hint("look at the disk");
+    let error =
+        QueryError::internal("could not open snapshot 7").caused_by(cause).at(2, 5).with_hint("look at the disk");
     let status = Status::from(error);
     assert_eq!(status.code(), Code::Internal);
     assert_eq!(

@@ -6,10 +6,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use arrow_flight::sql::{
-    CommandGetSqlInfo, SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel,
-    SqlSupportedCaseSensitivity, SqlSupportedGroupBy, SqlSupportedResultSetConcurrency,
-    SqlSupportedResultSetType, SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions,
-    SqlTransactionIsolationLevel, SupportedSqlGrammar, metadata::SqlInfoDataBuilder,
+    CommandGetSqlInfo, SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity,
+    SqlSupportedGroupBy, SqlSupportedResultSetConcurrency, SqlSupportedResultSetType, SqlSupportedSubqueries,
+    SqlSupportedTransaction, SqlSupportedUnions, SqlTransactionIsolationLevel, SupportedSqlGrammar,
+    metadata::SqlInfoDataBuilder,
 };
 use datafusion::sql::sqlparser::keywords::{
     RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_IDENTIFIER, RESERVED_FOR_TABLE_ALIAS,
@@ -95,12 +95,11 @@ fn about_names(builder: &mut SqlInfoDataBuilder) {
     // asks about are those of procedures, indexes and grants.
     builder.append(SqlInfo::SqlSchemasSupportedActions, 0_i32);
     builder.append(SqlInfo::SqlCatalogsSupportedActions, 0_i32);
-    let keywords: BTreeSet<String> =
-        [RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_IDENTIFIER, RESERVED_FOR_TABLE_ALIAS]
-            .into_iter()
-            .flatten()
-            .map(|keyword| format!("{keyword:?}"))
-            .collect();
+    let keywords: BTreeSet<String> = [RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_IDENTIFIER, RESERVED_FOR_TABLE_ALIAS]
+        .into_iter()
+        .flatten()
+        .map(|keyword| format!("{keyword:?}"))
+        .collect();
     builder.append(SqlInfo::SqlKeywords, keywords.into_iter().collect::<Vec<String>>());
 }
 
@@ -112,15 +111,11 @@ fn about_queries(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::SqlSupportsDifferentTableCorrelationNames, false);
     builder.append(SqlInfo::SqlSupportsExpressionsInOrderBy, true);
     builder.append(SqlInfo::SqlSupportsOrderByUnrelated, true);
-    let groups = [
-        SqlSupportedGroupBy::SqlGroupByUnrelated as i32,
-        SqlSupportedGroupBy::SqlGroupByBeyondSelect as i32,
-    ];
+    let groups = [SqlSupportedGroupBy::SqlGroupByUnrelated as i32, SqlSupportedGroupBy::SqlGroupByBeyondSelect as i32];
     builder.append(SqlInfo::SqlSupportedGroupBy, bits(&groups));
     builder.append(SqlInfo::SqlSupportsLikeEscapeClause, true);
     builder.append(SqlInfo::SqlSupportsNonNullableColumns, true);
-    let grammar =
-        [SupportedSqlGrammar::SqlMinimumGrammar as i32, SupportedSqlGrammar::SqlCoreGrammar as i32];
+    let grammar = [SupportedSqlGrammar::SqlMinimumGrammar as i32, SupportedSqlGrammar::SqlCoreGrammar as i32];
     builder.append(SqlInfo::SqlSupportedGrammar, bits(&grammar));
     // Entry level, which Flight SQL numbers 0.
     builder.append(SqlInfo::SqlAnsi92SupportedLevel, bits(&[0]));
@@ -138,8 +133,7 @@ fn about_queries(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::SqlSupportedUnions, bits(&unions));
     let forward = SqlSupportedResultSetType::SqlResultSetTypeForwardOnly as i32;
     builder.append(SqlInfo::SqlSupportedResultSetTypes, bits(&[forward]));
-    let reading =
-        bits(&[SqlSupportedResultSetConcurrency::SqlResultSetConcurrencyReadOnly as i32]);
+    let reading = bits(&[SqlSupportedResultSetConcurrency::SqlResultSetConcurrencyReadOnly as i32]);
     builder.append(SqlInfo::SqlSupportedConcurrenciesForResultSetForwardOnly, reading);
     builder.append(SqlInfo::SqlSupportedConcurrenciesForResultSetUnspecified, 0_i32);
     builder.append(SqlInfo::SqlSupportedConcurrenciesForResultSetScrollSensitive, 0_i32);
@@ -186,9 +180,7 @@ fn about_functions(builder: &mut SqlInfoDataBuilder, view: &View) {
         let section = function.documentation().map_or("", |docs| docs.doc_section.label);
         let list = match section {
             "Math Functions" => &mut numeric,
-            "String Functions" | "Regular Expression Functions" | "Binary String Functions" => {
-                &mut text
-            }
+            "String Functions" | "Regular Expression Functions" | "Binary String Functions" => &mut text,
             "Time and Date Functions" => &mut time,
             _ => &mut system,
         };

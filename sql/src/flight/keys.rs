@@ -12,8 +12,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use arrow_flight::sql::{
-    CommandGetCrossReference, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys,
-    UpdateDeleteRules,
+    CommandGetCrossReference, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys, UpdateDeleteRules,
 };
 
 use super::metadata::Metadata;
@@ -88,21 +87,14 @@ impl Metadata for CommandGetPrimaryKeys {
     }
 
     fn rows(self, view: &View) -> Result<RecordBatch, QueryError> {
-        let wanted = Wanted {
-            catalog: self.catalog.as_deref(),
-            schema: self.db_schema.as_deref(),
-            table: &self.table,
-        };
-        let mut tables: Vec<&TableInfo> =
-            view.tables.iter().filter(|table| wanted.is(name(table))).collect();
+        let wanted = Wanted { catalog: self.catalog.as_deref(), schema: self.db_schema.as_deref(), table: &self.table };
+        let mut tables: Vec<&TableInfo> = view.tables.iter().filter(|table| wanted.is(name(table))).collect();
         tables.sort_by(|left, right| name(left).cmp(&name(right)));
         let rows: Vec<(&TableInfo, &str, String, i32)> = tables
             .into_iter()
             .flat_map(|table| {
                 let numbered = table.primary_key.iter().zip(1..);
-                numbered.map(move |(column, number)| {
-                    (table, column.as_str(), primary_key_name(&table.name), number)
-                })
+                numbered.map(move |(column, number)| (table, column.as_str(), primary_key_name(&table.name), number))
             })
             .collect();
         let columns = vec![
@@ -129,11 +121,7 @@ struct Reference<'a> {
 }
 
 /// The references between the wanted tables, a row for each column.
-fn references<'a>(
-    view: &'a View,
-    from: Option<&Wanted<'_>>,
-    to: Option<&Wanted<'_>>,
-) -> Vec<Reference<'a>> {
+fn references<'a>(view: &'a View, from: Option<&Wanted<'_>>, to: Option<&Wanted<'_>>) -> Vec<Reference<'a>> {
     let mut rows = Vec::new();
     for table in view.tables.iter() {
         let here = name(table);
@@ -150,12 +138,7 @@ fn references<'a>(
     rows
 }
 
-fn push_reference<'a>(
-    rows: &mut Vec<Reference<'a>>,
-    from: [&'a str; 3],
-    to: [&'a str; 3],
-    key: &'a ForeignKey,
-) {
+fn push_reference<'a>(rows: &mut Vec<Reference<'a>>, from: [&'a str; 3], to: [&'a str; 3], key: &'a ForeignKey) {
     let first = key.columns.first().map_or("", String::as_str);
     for ((from_column, to_column), sequence) in key.columns.iter().zip(&key.to_columns).zip(1..) {
         rows.push(Reference {
@@ -171,8 +154,7 @@ fn push_reference<'a>(
 }
 
 fn reference_batch(rows: &[Reference<'_>]) -> Result<RecordBatch, QueryError> {
-    let rules: ArrayRef =
-        Arc::new(UInt8Array::from(vec![UpdateDeleteRules::NoAction as u8; rows.len()]));
+    let rules: ArrayRef = Arc::new(UInt8Array::from(vec![UpdateDeleteRules::NoAction as u8; rows.len()]));
     let sequence = Int32Array::from_iter_values(rows.iter().map(|row| row.sequence));
     let columns = vec![
         texts(rows.iter().map(|row| row.to[0])),
@@ -195,11 +177,7 @@ fn reference_batch(rows: &[Reference<'_>]) -> Result<RecordBatch, QueryError> {
 /// Flight SQL's order where the referring table is what differs.
 fn sort_by_referring(rows: &mut [Reference<'_>]) {
     rows.sort_by(|left, right| {
-        (left.from, &left.foreign_name, left.sequence).cmp(&(
-            right.from,
-            &right.foreign_name,
-            right.sequence,
-        ))
+        (left.from, &left.foreign_name, left.sequence).cmp(&(right.from, &right.foreign_name, right.sequence))
     });
 }
 
@@ -222,11 +200,7 @@ impl Metadata for CommandGetExportedKeys {
     }
 
     fn rows(self, view: &View) -> Result<RecordBatch, QueryError> {
-        let wanted = Wanted {
-            catalog: self.catalog.as_deref(),
-            schema: self.db_schema.as_deref(),
-            table: &self.table,
-        };
+        let wanted = Wanted { catalog: self.catalog.as_deref(), schema: self.db_schema.as_deref(), table: &self.table };
         let mut rows = references(view, None, Some(&wanted));
         sort_by_referring(&mut rows);
         reference_batch(&rows)
@@ -239,11 +213,7 @@ impl Metadata for CommandGetImportedKeys {
     }
 
     fn rows(self, view: &View) -> Result<RecordBatch, QueryError> {
-        let wanted = Wanted {
-            catalog: self.catalog.as_deref(),
-            schema: self.db_schema.as_deref(),
-            table: &self.table,
-        };
+        let wanted = Wanted { catalog: self.catalog.as_deref(), schema: self.db_schema.as_deref(), table: &self.table };
         let mut rows = references(view, Some(&wanted), None);
         sort_by_referred(&mut rows);
         reference_batch(&rows)
@@ -256,16 +226,10 @@ impl Metadata for CommandGetCrossReference {
     }
 
     fn rows(self, view: &View) -> Result<RecordBatch, QueryError> {
-        let to = Wanted {
-            catalog: self.pk_catalog.as_deref(),
-            schema: self.pk_db_schema.as_deref(),
-            table: &self.pk_table,
-        };
-        let from = Wanted {
-            catalog: self.fk_catalog.as_deref(),
-            schema: self.fk_db_schema.as_deref(),
-            table: &self.fk_table,
-        };
+        let to =
+            Wanted { catalog: self.pk_catalog.as_deref(), schema: self.pk_db_schema.as_deref(), table: &self.pk_table };
+        let from =
+            Wanted { catalog: self.fk_catalog.as_deref(), schema: self.fk_db_schema.as_deref(), table: &self.fk_table };
         let mut rows = references(view, Some(&from), Some(&to));
         sort_by_referred(&mut rows);
         reference_batch(&rows)

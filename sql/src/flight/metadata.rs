@@ -11,10 +11,7 @@ use arrow::{
 };
 use arrow_flight::{
     error::FlightError,
-    sql::{
-        CommandGetCatalogs, CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables,
-        ProstMessageExt,
-    },
+    sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables, ProstMessageExt},
 };
 
 use crate::{
@@ -35,9 +32,7 @@ pub(super) trait Metadata: ProstMessageExt + Clone {
 
 /// arrow-flight's builders fail only when they build what they cannot.
 pub(super) fn built<T>(result: Result<T, FlightError>) -> Result<T, QueryError> {
-    result.map_err(|error| {
-        QueryError::internal("could not build an answer about metadata").caused_by(error)
-    })
+    result.map_err(|error| QueryError::internal("could not build an answer about metadata").caused_by(error))
 }
 
 /// Ordered, each once.
@@ -136,8 +131,6 @@ fn described_field(table: &TableInfo, field: &FieldRef) -> FieldRef {
         notes.insert("REMARKS", description.clone());
     }
     let mut metadata = field.metadata().clone();
-    metadata.extend(
-        notes.into_iter().map(|(name, value)| (format!("ARROW:FLIGHT:SQL:{name}"), value)),
-    );
+    metadata.extend(notes.into_iter().map(|(name, value)| (format!("ARROW:FLIGHT:SQL:{name}"), value)));
     Arc::new(field.as_ref().clone().with_metadata(metadata))
 }

@@ -61,22 +61,12 @@ impl PreparedStatements {
     }
 
     /// Binds rows of parameters for the runs that follow.
-    pub(super) fn bind(
-        &self,
-        handle: &Bytes,
-        caller: &Caller,
-        rows: Vec<Params>,
-    ) -> Result<(), QueryError> {
+    pub(super) fn bind(&self, handle: &Bytes, caller: &Caller, rows: Vec<Params>) -> Result<(), QueryError> {
         self.with(handle, caller, Instant::now(), |prepared| prepared.rows = rows)
     }
 
     /// Notes which query runs it.
-    pub(super) fn running(
-        &self,
-        handle: &Bytes,
-        caller: &Caller,
-        query: Uuid,
-    ) -> Result<(), QueryError> {
+    pub(super) fn running(&self, handle: &Bytes, caller: &Caller, query: Uuid) -> Result<(), QueryError> {
         self.with(handle, caller, Instant::now(), |prepared| prepared.query = Some(query))
     }
 
@@ -110,12 +100,10 @@ impl PreparedStatements {
         act: impl FnOnce(&mut Prepared) -> T,
     ) -> Result<T, QueryError> {
         let mut entries = self.entries();
-        let entry = entries.get_mut(handle).filter(|entry| {
-            entry.user == caller.user && now.duration_since(entry.used) < IDLE
-        });
+        let entry =
+            entries.get_mut(handle).filter(|entry| entry.user == caller.user && now.duration_since(entry.used) < IDLE);
         let entry = entry.ok_or_else(|| {
-            QueryError::not_found("the prepared statement is unknown or has expired")
-                .with_hint("prepare it again")
+            QueryError::not_found("the prepared statement is unknown or has expired").with_hint("prepare it again")
         })?;
         entry.used = now;
         Ok(act(&mut entry.prepared))
@@ -152,17 +140,14 @@ mod tests {
         let statements = PreparedStatements::default();
         let ana = caller("ana");
         let start = Instant::now();
-        let prepared =
-            Prepared { sql: String::new(), parameters: vec![], rows: vec![], query: None };
+        let prepared = Prepared { sql: String::new(), parameters: vec![], rows: vec![], query: None };
         for number in 0..=STATEMENTS {
             let handle = Bytes::from(number.to_string());
             let used = start + Duration::from_millis(number as u64);
             statements.insert(handle, &ana, prepared.clone(), used);
         }
         assert_eq!(statements.entries().len(), STATEMENTS);
-        let known = |handle: &'static str, now| {
-            statements.with(&Bytes::from(handle), &ana, now, |_| ()).is_ok()
-        };
+        let known = |handle: &'static str, now| statements.with(&Bytes::from(handle), &ana, now, |_| ()).is_ok();
         assert!(!known("0", start));
         assert!(known("1", start + Duration::from_secs(60)));
         assert!(!known("1", start + Duration::from_secs(60) + IDLE));

@@ -3,21 +3,19 @@
 use std::{pin::Pin, sync::Arc};
 
 use arrow_flight::{
-    Action, BasicAuth, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus,
-    FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket,
+    Action, BasicAuth, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor, FlightInfo,
+    HandshakeRequest, HandshakeResponse, Ticket,
     flight_service_server::FlightService,
     sql::{
         ActionBeginSavepointRequest, ActionBeginSavepointResult, ActionBeginTransactionRequest,
         ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
-        ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
-        ActionCreatePreparedStatementResult, ActionCreatePreparedSubstraitPlanRequest,
-        ActionEndSavepointRequest, ActionEndTransactionRequest, CommandGetCatalogs,
-        CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
-        CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes,
-        CommandGetTables, CommandGetXdbcTypeInfo, CommandPreparedStatementQuery,
-        CommandPreparedStatementUpdate, CommandStatementIngest, CommandStatementQuery,
-        CommandStatementSubstraitPlan, CommandStatementUpdate, DoPutPreparedStatementResult, SqlInfo,
-        TicketStatementQuery,
+        ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+        ActionCreatePreparedSubstraitPlanRequest, ActionEndSavepointRequest, ActionEndTransactionRequest,
+        CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+        CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+        CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
+        CommandStatementQuery, CommandStatementSubstraitPlan, CommandStatementUpdate, DoPutPreparedStatementResult,
+        SqlInfo, TicketStatementQuery,
         server::{FlightSqlService, PeekableFlightDataStream},
     },
 };
@@ -137,10 +135,7 @@ impl FlightSqlService for Service {
     async fn do_handshake(
         &self,
         request: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<
-        Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>,
-        Status,
-    > {
+    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
         let caller = if authorization(request.metadata()).is_some() || self.access.is_open() {
             caller_of(&self.access, request.metadata())?
         } else {
@@ -149,9 +144,8 @@ impl FlightSqlService for Service {
             self.access.password(&auth.username, &auth.password)?
         };
         let token = self.access.issue(&caller);
-        let header = AsciiMetadataValue::try_from(format!("Bearer {token}")).map_err(|error| {
-            QueryError::internal("a token does not fit a header").caused_by(error)
-        })?;
+        let header = AsciiMetadataValue::try_from(format!("Bearer {token}"))
+            .map_err(|error| QueryError::internal("a token does not fit a header").caused_by(error))?;
         let answer = HandshakeResponse { protocol_version: 0, payload: Bytes::from(token) };
         let answers: Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>> =
             Box::pin(stream::iter([Ok(answer)]));
@@ -246,8 +240,8 @@ impl FlightSqlService for Service {
         let action = request.into_inner();
         match action.r#type.as_str() {
             "CancelFlightInfo" => {
-                let request = CancelFlightInfoRequest::decode(action.body)
-                    .map_err(unreadable("CancelFlightInfoRequest"))?;
+                let request =
+                    CancelFlightInfoRequest::decode(action.body).map_err(unreadable("CancelFlightInfoRequest"))?;
                 let cancelled = request.info.is_some_and(|info| self.cancel(&info, &caller));
                 let result = CancelFlightInfoResult::new(cancel_status(cancelled));
                 Ok(one_result(result.encode_to_vec()))

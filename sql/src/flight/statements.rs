@@ -58,11 +58,7 @@ pub(super) async fn plan(
 }
 
 /// Runs what a ticket says.
-pub(super) async fn run(
-    queries: &Queries,
-    handle: &[u8],
-    caller: Caller,
-) -> Result<Response<DataStream>, Status> {
+pub(super) async fn run(queries: &Queries, handle: &[u8], caller: Caller) -> Result<Response<DataStream>, Status> {
     let ticket = StatementTicket::decode(handle)?;
     let mut query = Query::new(ticket.sql.clone(), caller).with_promise(ticket.promise());
     if let Some(id) = ticket.id() {
@@ -146,11 +142,8 @@ pub(super) async fn bind(
 /// One bound row. Named parameters are matched by the columns' names where they are all there, else by order:
 /// some drivers number the columns whatever they were told.
 fn row_params(batch: &RecordBatch, row: usize, ids: &[String]) -> Result<Params, QueryError> {
-    let values = batch
-        .columns()
-        .iter()
-        .map(|column| ScalarValue::try_from_array(column, row))
-        .collect::<Result<Vec<_>, _>>()?;
+    let values =
+        batch.columns().iter().map(|column| ScalarValue::try_from_array(column, row)).collect::<Result<Vec<_>, _>>()?;
     let named = ids.iter().any(|id| bare(id).parse::<usize>().is_err());
     if !named {
         return Ok(Params::Positional(values));
@@ -170,15 +163,9 @@ fn row_params(batch: &RecordBatch, row: usize, ids: &[String]) -> Result<Params,
 }
 
 /// The running query that a flight's tickets stand for, if any.
-pub(super) fn running(
-    prepared: &PreparedStatements,
-    info: &FlightInfo,
-    caller: &Caller,
-) -> Option<Uuid> {
+pub(super) fn running(prepared: &PreparedStatements, info: &FlightInfo, caller: &Caller) -> Option<Uuid> {
     ticket::commands(info).into_iter().find_map(|command| match command {
-        Command::TicketStatementQuery(ticket) => {
-            StatementTicket::decode(&ticket.statement_handle).ok()?.id()
-        }
+        Command::TicketStatementQuery(ticket) => StatementTicket::decode(&ticket.statement_handle).ok()?.id(),
         Command::CommandPreparedStatementQuery(command) => {
             prepared.get(&command.prepared_statement_handle, caller).ok()?.query
         }

@@ -29,14 +29,12 @@ impl StatementTicket {
     }
 
     pub(super) fn encode(&self) -> Result<Vec<u8>, QueryError> {
-        serde_json::to_vec(self)
-            .map_err(|error| QueryError::internal("could not write a ticket").caused_by(error))
+        serde_json::to_vec(self).map_err(|error| QueryError::internal("could not write a ticket").caused_by(error))
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, QueryError> {
-        serde_json::from_slice(bytes).map_err(|error| {
-            QueryError::invalid("the ticket is not one that this server hands out").caused_by(error)
-        })
+        serde_json::from_slice(bytes)
+            .map_err(|error| QueryError::invalid("the ticket is not one that this server hands out").caused_by(error))
     }
 
     pub(super) fn id(&self) -> Option<Uuid> {

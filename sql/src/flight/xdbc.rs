@@ -61,12 +61,7 @@ fn float(name: &str, data_type: XdbcDataType, bits: i32) -> XdbcTypeInfo {
 }
 
 /// Dates and times: the general type is `DATETIME`, the subcode says which.
-fn moment(
-    name: &str,
-    data_type: XdbcDataType,
-    characters: i32,
-    subcode: XdbcDatetimeSubcode,
-) -> XdbcTypeInfo {
+fn moment(name: &str, data_type: XdbcDataType, characters: i32, subcode: XdbcDatetimeSubcode) -> XdbcTypeInfo {
     XdbcTypeInfo {
         column_size: Some(characters),
         literal_prefix: Some("'".to_owned()),

@@ -64,14 +64,13 @@ impl Format {
     /// The first format among those a client accepts that we have; JSON where there is none.
     pub(super) fn accepted(headers: &HeaderMap) -> Self {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-        let media = accept.unwrap_or_default().split(',').map(|part| {
-            part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-        });
+        let media = accept
+            .unwrap_or_default()
+            .split(',')
+            .map(|part| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
         let mut known = media.filter_map(|media| match media.as_str() {
             "application/json" => Some(Self::Json),
-            "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" => {
-                Some(Self::JsonLines)
-            }
+            "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" => Some(Self::JsonLines),
             "text/csv" => Some(Self::Csv),
             "application/vnd.apache.arrow.stream" => Some(Self::Arrow),
             _ => None,
@@ -86,13 +85,8 @@ impl Format {
     pub(super) fn writer(self, about: About) -> Result<Box<dyn Write>, QueryError> {
         let writer: Box<dyn Write> = match self {
             Self::Json => Box::new(Json { about, options: json::options(), rows: 0 }),
-            Self::JsonLines => Box::new(JsonLines {
-                names: member_names(&about.schema),
-                options: json::options(),
-            }),
-            Self::Csv => {
-                Box::new(Csv { schema: about.schema, options: json::options(), begun: false })
-            }
+            Self::JsonLines => Box::new(JsonLines { names: member_names(&about.schema), options: json::options() }),
+            Self::Csv => Box::new(Csv { schema: about.schema, options: json::options(), begun: false }),
             Self::Arrow => Box::new(Arrow(StreamWriter::try_new(Vec::new(), &about.schema)?)),
         };
         Ok(writer)
@@ -131,11 +125,7 @@ struct Json {
 impl Json {
     fn closing(&self, more: &str) -> Vec<u8> {
         let About { snapshot, query, .. } = self.about;
-        format!(
-            "],\"row_count\":{},\"snapshot\":{snapshot},\"query_id\":\"{query}\"{more}}}\n",
-            self.rows
-        )
-        .into_bytes()
+        format!("],\"row_count\":{},\"snapshot\":{snapshot},\"query_id\":\"{query}\"{more}}}\n", self.rows).into_bytes()
     }
 }
 
@@ -268,12 +258,8 @@ impl Csv {
 
 impl Write for Csv {
     fn begin(&mut self) -> Result<Vec<u8>, QueryError> {
-        let header: Vec<Field> = self
-            .schema
-            .fields()
-            .iter()
-            .map(|field| Field::new(field.name(), DataType::Utf8, true))
-            .collect();
+        let header: Vec<Field> =
+            self.schema.fields().iter().map(|field| Field::new(field.name(), DataType::Utf8, true)).collect();
         if header.is_empty() {
             return Ok(Vec::new());
         }

@@ -22,11 +22,7 @@ pub fn guarded(router: Router, access: Arc<Access>) -> Router {
 }
 
 /// Finds out who calls, by `Authorization: Basic …` or `Bearer …`, and notes it for the handlers.
-pub(super) async fn admit(
-    State(access): State<Arc<Access>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn admit(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(header::AUTHORIZATION);
     let header = header.and_then(|value| value.to_str().ok());
     match access.caller(header) {

@@ -70,14 +70,12 @@ fn running(query: &RunningQuery) -> Value {
 }
 
 /// `DELETE /v1/queries/{id}`
-pub(super) async fn cancel(
-    State(queries): State<Queries>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, QueryError> {
+pub(super) async fn cancel(State(queries): State<Queries>, Path(id): Path<String>) -> Result<Json<Value>, QueryError> {
     let known = id.parse::<Uuid>().is_ok_and(|id| queries.cancel(id));
     if !known {
-        return Err(QueryError::not_found(format!("no query `{id}` runs"))
-            .with_hint("`GET /v1/queries` lists what runs"));
+        return Err(
+            QueryError::not_found(format!("no query `{id}` runs")).with_hint("`GET /v1/queries` lists what runs")
+        );
     }
     Ok(Json(json!({ "cancelled": id })))
 }

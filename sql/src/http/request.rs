@@ -44,12 +44,7 @@ pub(super) fn read(headers: &HeaderMap, address: Address, body: &[u8]) -> Result
         Some(name) => Format::named(&name)?,
         None => Format::accepted(headers),
     };
-    Ok(Ask {
-        sql: body.sql,
-        params: params(body.params)?,
-        format,
-        limit_rows: body.limit_rows.or(address.limit_rows),
-    })
+    Ok(Ask { sql: body.sql, params: params(body.params)?, format, limit_rows: body.limit_rows.or(address.limit_rows) })
 }
 
 /// Everything that is not JSON is SQL: `curl --data` claims to send a form.
@@ -78,9 +73,7 @@ fn read_text(body: &[u8]) -> Result<Body, QueryError> {
 fn params(value: Value) -> Result<Params, QueryError> {
     match value {
         Value::Null => Ok(Params::default()),
-        Value::Array(values) => {
-            values.into_iter().map(scalar).collect::<Result<_, _>>().map(Params::Positional)
-        }
+        Value::Array(values) => values.into_iter().map(scalar).collect::<Result<_, _>>().map(Params::Positional),
         Value::Object(values) => values
             .into_iter()
             .map(|(name, value)| scalar(value).map(|value| (name, value)))

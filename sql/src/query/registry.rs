@@ -39,8 +39,7 @@ impl Registry {
         let mut entries = self.entries();
         let id = wanted.filter(|id| !entries.contains_key(id)).unwrap_or_else(Uuid::new_v4);
         let stop = CancellationToken::new();
-        let query =
-            RunningQuery { id, sql: sql.into(), user: caller.user.clone(), started_at: Utc::now() };
+        let query = RunningQuery { id, sql: sql.into(), user: caller.user.clone(), started_at: Utc::now() };
         entries.insert(id, Entry { query, stop: stop.clone() });
         Registered { id, stop, registry: self.clone() }
     }

@@ -63,13 +63,9 @@ fn one_statement_at_a_time() {
 
 #[test]
 fn question_marks_are_numbered_in_the_order_of_the_text() {
-    let statement =
-        parse_here("SELECT ? FROM t WHERE a = ? AND b IN (SELECT ? FROM u) LIMIT ?").unwrap();
+    let statement = parse_here("SELECT ? FROM t WHERE a = ? AND b IN (SELECT ? FROM u) LIMIT ?").unwrap();
     assert_eq!(statement.parameters, Parameters::Positional(4));
-    assert_eq!(
-        statement.tree.to_string(),
-        "SELECT $1 FROM t WHERE a = $2 AND b IN (SELECT $3 FROM u) LIMIT $4"
-    );
+    assert_eq!(statement.tree.to_string(), "SELECT $1 FROM t WHERE a = $2 AND b IN (SELECT $3 FROM u) LIMIT $4");
 }
 
 #[test]

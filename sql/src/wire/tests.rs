@@ -1,7 +1,7 @@
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, DictionaryArray, Int32Array, LargeListArray, StringArray,
-        StringViewArray, StructArray,
+        Array, ArrayRef, AsArray, DictionaryArray, Int32Array, LargeListArray, StringArray, StringViewArray,
+        StructArray,
     },
     datatypes::{Int32Type, Int64Type},
 };
@@ -11,10 +11,7 @@ use super::*;
 fn inside() -> RecordBatch {
     let view: ArrayRef = Arc::new(StringViewArray::from(vec![Some("a"), None]));
     let dictionary: DictionaryArray<Int32Type> = vec![Some("x"), Some("y")].into_iter().collect();
-    let list = LargeListArray::from_iter_primitive::<Int64Type, _, _>(vec![
-        Some(vec![Some(1), None]),
-        None,
-    ]);
+    let list = LargeListArray::from_iter_primitive::<Int64Type, _, _>(vec![Some(vec![Some(1), None]), None]);
     let nested = StructArray::from(vec![(
         Arc::new(Field::new("deep", DataType::Utf8View, true)),
         Arc::new(StringViewArray::from(vec!["p", "q"])) as ArrayRef,
@@ -33,8 +30,7 @@ fn inside() -> RecordBatch {
 fn views_dictionaries_and_large_lists_become_plain() {
     let inside = inside();
     let promised = wire_schema(&inside.schema());
-    let types: Vec<String> =
-        promised.fields().iter().map(|field| field.data_type().to_string()).collect();
+    let types: Vec<String> = promised.fields().iter().map(|field| field.data_type().to_string()).collect();
     assert_eq!(types[0], "Utf8");
     assert_eq!(types[1], "Utf8");
     assert!(matches!(promised.field(2).data_type(), DataType::List(_)));

@@ -112,3 +112,33 @@ pub(super) fn moment(random: &mut Random, from: Micros, to: Micros) -> Micros {
         _ => at - at.rem_euclid(2),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BEGINNING, DAY, END, civil, days, instant, is_date, rfc3339};
+
+    #[test]
+    fn days_and_dates_go_both_ways() {
+        assert_eq!(days(1970, 1, 1), 0);
+        assert_eq!(days(2024, 2, 29) + 1, days(2024, 3, 1));
+        for day in (BEGINNING / DAY..=END / DAY).step_by(97) {
+            let (year, month, of_month) = civil(day);
+            assert_eq!(days(year, month, of_month), day);
+        }
+    }
+
+    #[test]
+    fn a_zone_shifts_the_clock_and_not_the_instant() {
+        let at = days(2024, 3, 1) * DAY + 1_500_000;
+        assert_eq!(instant(at), "2024-03-01T00:00:01.500000Z");
+        assert_eq!(rfc3339(at, -300, 3, "-05:00"), "2024-02-29T19:00:01.500-05:00");
+        assert_eq!(instant(BEGINNING), "0001-01-01T00:00:00.000000Z");
+        assert_eq!(instant(END), "9999-12-31T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn days_that_do_not_exist_are_no_dates() {
+        assert!(is_date("2024-02-29"));
+        assert!(!is_date("2023-02-29") && !is_date("2024-02-31") && !is_date("2024-13-01"));
+    }
+}

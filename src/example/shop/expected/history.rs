@@ -94,3 +94,6 @@ fn shown(state: &State, attribute: usize, history: History, states: &[State]) ->
         History::Keep => lifetime.find_map(|other| other.values[attribute].clone()),
     }
 }
+
+#[cfg(test)]
+mod tests;

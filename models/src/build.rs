@@ -1,0 +1,178 @@
+//! Building: what is out of date, and bringing it up to date.
+//!
+//! A build pins the newest version of every stream, then brings every model to exactly these versions: change logs
+//! and versions of dimensions first, then facts. Each table's commit says what it has consumed, so a build that
+//! died is run again and skips what is finished. What it returns is for the publisher to put into one catalog
+//! snapshot; until then no reader sees any of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use starmere_lake::catalog::Pin;
+use starmere_lake::delta::{FileOptions, Snapshot, Table, Warehouse};
+use starmere_lake::events as lake_events;
+use starmere_lake::paths::TablePath;
+use tokio::sync::Mutex;
+
+use crate::calendar;
+use crate::define::ModelName;
+use crate::derived::{Change, Derived};
+use crate::dimension::{self, Index};
+use crate::events::{EventChanges, changes};
+use crate::fact;
+use crate::resolve::{CalendarModel, Model, Models};
+use crate::{Error, Result};
+
+/// What building one model came to.
+#[derive(Clone, Debug, Default)]
+pub struct Built {
+    /// Events that were read.
+    pub rows_read: u64,
+    /// Rows that were made.
+    pub rows_written: u64,
+    /// Rows of before that were keyed again or taken back.
+    pub rows_mended: u64,
+    /// Rows that the model has now.
+    pub rows: u64,
+    /// Rows of rejects that it has now.
+    pub rejects: u64,
+    /// The tables of the model, by their names in the catalog.
+    pub pins: BTreeMap<String, Pin>,
+}
+
+/// Told of what happens, for whoever shows it.
+pub trait Watch: Send + Sync {
+    /// A model is being built.
+    fn begun(&self, model: &Model);
+    /// A model is up to date.
+    fn done(&self, model: &Model, built: &Built);
+}
+
+/// Everything a build reads from: streams at a version each.
+#[derive(Debug)]
+pub struct Builder {
+    warehouse: Warehouse,
+    /// Streams by name: table and version.
+    streams: BTreeMap<String, (String, Table, u64)>,
+    /// Instead of the fingerprint alone: a folder for tables that are filled from the lake aside.
+    aside: Option<String>,
+    indexes: Mutex<HashMap<(TablePath, u64), Arc<Index>>>,
+    /// What is new since a version, shared by the models that ask the same.
+    events: Mutex<HashMap<(String, Option<u64>), Arc<EventChanges>>>,
+}
+
+impl Builder {
+    /// Pins the newest versions of `models`' streams. With `full`, everything is built from the lake, aside.
+    pub async fn new(warehouse: &Warehouse, models: &Models, full: bool) -> Result<Self> {
+        let mut streams = BTreeMap::new();
+        for stream in models.streams.values() {
+            let table = warehouse.table(TablePath::stream(&stream.domain, &stream.name));
+            let snapshot = table.open_or_create(lake_events::table_schema(), &[lake_events::INGEST_DATE]).await?;
+            let input = format!("lake.{}.{}", stream.domain, stream.name);
+            streams.insert(stream.name.clone(), (input, table, snapshot.version()));
+        }
+        let aside = full.then(|| format!("-{}", uuid_like()));
+        Ok(Self { warehouse: warehouse.clone(), streams, aside, indexes: Mutex::default(), events: Mutex::default() })
+    }
+
+    /// The same, at given versions of the streams.
+    pub fn at(mut self, versions: &BTreeMap<String, u64>) -> Self {
+        for (input, _, version) in self.streams.values_mut() {
+            if let Some(wanted) = versions.get(input) {
+                *version = *wanted;
+            }
+        }
+        self
+    }
+
+    pub(crate) fn warehouse(&self) -> &Warehouse {
+        &self.warehouse
+    }
+
+    /// The name of a stream in the catalog.
+    pub(crate) fn stream_input(&self, stream: &str) -> String {
+        self.streams.get(stream).map_or_else(|| stream.to_owned(), |(input, ..)| input.clone())
+    }
+
+    /// The versions of these streams, by their names in the catalog.
+    pub(crate) fn stream_inputs(&self, streams: BTreeSet<&str>) -> BTreeMap<String, u64> {
+        let found = streams.into_iter().filter_map(|stream| self.streams.get(stream));
+        found.map(|(input, _, version)| (input.clone(), *version)).collect()
+    }
+
+    /// How a catalog snapshot pins the streams.
+    pub fn stream_pins(&self) -> BTreeMap<String, Pin> {
+        let pin = |table: &Table, version: u64| Pin { path: table.path().clone(), version, consumed: BTreeMap::new() };
+        self.streams.values().map(|(input, table, version)| (input.clone(), pin(table, *version))).collect()
+    }
+
+    pub(crate) async fn changes(&self, stream: &str, from: Option<u64>) -> Result<Arc<EventChanges>> {
+        let (_, table, to) =
+            self.streams.get(stream).ok_or_else(|| Error::Task(format!("the stream `{stream}` is not pinned")))?;
+        let mut known = self.events.lock().await;
+        if let Some(found) = known.get(&(stream.to_owned(), from)) {
+            return Ok(found.clone());
+        }
+        let found = Arc::new(changes(table, from, *to).await?);
+        known.insert((stream.to_owned(), from), found.clone());
+        Ok(found)
+    }
+
+    pub(crate) async fn index(&self, table: &Table, snapshot: &Snapshot, name: &str) -> Result<Arc<Index>> {
+        let mut known = self.indexes.lock().await;
+        let key = (table.path().clone(), snapshot.version());
+        if let Some(found) = known.get(&key) {
+            return Ok(found.clone());
+        }
+        let loaded = Arc::new(Index::load(table, snapshot, name).await?);
+        known.insert(key, loaded.clone());
+        Ok(loaded)
+    }
+
+    pub(crate) async fn derived(&self, model: &ModelName, fingerprint: &str, part: &str) -> Result<Derived> {
+        let fingerprint = format!("{fingerprint}{}", self.aside.as_deref().unwrap_or_default());
+        Derived::open(&self.warehouse, TablePath::model(&model.domain, &model.name, &fingerprint, part)).await
+    }
+
+    /// Brings all `models` up to date; returns their tables by name.
+    pub async fn build(&self, models: &Models, watch: &dyn Watch) -> Result<BTreeMap<String, Pin>> {
+        let mut pins: BTreeMap<String, Pin> = self.stream_pins();
+        for model in &models.models {
+            watch.begun(model);
+            let built = match model {
+                Model::Calendar(calendar) => self.calendar(calendar).await?,
+                Model::Dimension(dimension) => {
+                    let changes = dimension::build_changes(self, dimension).await?;
+                    let pin = &changes.pins[&format!("{}/{}", dimension.name, dimension::CHANGES)];
+                    let mut built = dimension::build_versions(self, dimension, pin).await?;
+                    (built.rows_read, built.rejects) = (changes.rows_read, changes.rejects);
+                    built.pins.extend(changes.pins);
+                    built
+                }
+                Model::Fact(fact) => fact::build(self, fact, &pins).await?,
+            };
+            watch.done(model, &built);
+            pins.extend(built.pins);
+        }
+        Ok(pins)
+    }
+
+    async fn calendar(&self, calendar: &CalendarModel) -> Result<Built> {
+        let mut derived = self.derived(&calendar.name, &calendar.fingerprint, "rows").await?;
+        if derived.snapshot.as_ref().is_none_or(|snapshot| snapshot.version() == 0) {
+            derived.create(&calendar::schema(&calendar.name.name), &[]).await?;
+            let rows = calendar::rows(&calendar.name.name, calendar.days)?;
+            let add = derived.write(vec![rows], FileOptions::default(), None).await?;
+            derived.commit(Change { adds: add.into_iter().collect(), ..Change::default() }, &BTreeMap::new()).await?;
+        }
+        let rows = derived.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
+        let pins = [(calendar.name.to_string(), derived.pin(&BTreeMap::new())?)].into();
+        Ok(Built { rows, pins, ..Built::default() })
+    }
+}
+
+/// A name that no other build has: where a full build is put.
+fn uuid_like() -> String {
+    let now = chrono::Utc::now().timestamp_micros();
+    format!("{now:x}{:x}", std::process::id())
+}

@@ -1,0 +1,46 @@
+//! Definitions: what a project's files say about streams and models, typed, with the place of every word.
+//!
+//! ```text
+//! files ─► parse (serde; unknown keys refused) ─► definitions ─► resolve: names, types, SQL, order ─► Models
+//!                 │                                                  │
+//!                 └── problems, each with file, line, column, mend ──┘
+//! ```
+//!
+//! Nothing here touches data. The shapes are described for people in `docs/definitions.md`.
+
+mod files;
+mod model;
+mod place;
+mod stream;
+mod types;
+
+pub use files::{Parsed, parse, parse_text};
+pub use model::{
+    As, Attribute, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile, FactSource, History, Measure,
+    Additivity, Names, Role, ReferenceTo,
+};
+pub use place::{Place, Placed, Problem, suggestion};
+pub use stream::{CastStep, DefaultStep, EnvelopeFile, EventFile, FieldFile, RenameStep, SqlStep, StreamFile, Step, TimeUnitFile, VersionFile};
+pub use types::FieldType;
+
+use serde::{Deserialize, Serialize};
+
+/// A model's name: its domain and its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModelName {
+    pub domain: String,
+    pub name: String,
+}
+
+impl ModelName {
+    /// `name` in `domain`.
+    pub fn new(domain: &str, name: &str) -> Self {
+        Self { domain: domain.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl std::fmt::Display for ModelName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.domain, self.name)
+    }
+}

@@ -1,0 +1,95 @@
+//! Derived tables: what each has consumed of its inputs, and commits that say so.
+//!
+//! One Delta commit holds the rows and, for every input, a `txn` action with the version consumed. It is made at
+//! exactly the version after the one that the build read, never rebased: of two builds of one table, one wins and
+//! the other ends with a conflict and is run again, finding the work done.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use starmere_lake::catalog::Pin;
+use starmere_lake::delta::{Add, Commit, EncodedFile, FileOptions, REWRITE, Remove, Snapshot, Table, Txn, Warehouse};
+use starmere_lake::paths::TablePath;
+
+use crate::{Error, Result};
+
+/// A derived table at the version that a build goes on from.
+#[derive(Clone, Debug)]
+pub(crate) struct Derived {
+    pub(crate) table: Table,
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+}
+
+/// What a build wants to change.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) adds: Vec<Add>,
+    pub(crate) removes: Vec<Remove>,
+    pub(crate) facts: serde_json::Value,
+}
+
+fn application(input: &str) -> String {
+    format!("starmere/input/{input}")
+}
+
+impl Derived {
+    pub(crate) async fn open(warehouse: &Warehouse, path: TablePath) -> Result<Self> {
+        let table = warehouse.table(path);
+        let snapshot = table.snapshot().await?;
+        Ok(Self { table, snapshot })
+    }
+
+    /// The version of `input` that the table holds.
+    pub(crate) fn consumed(&self, input: &str) -> Option<u64> {
+        let version = self.snapshot.as_ref()?.txn(&application(input))?;
+        u64::try_from(version).ok()
+    }
+
+    /// Nothing of `inputs` is new.
+    pub(crate) fn is_current(&self, inputs: &BTreeMap<String, u64>) -> bool {
+        self.snapshot.is_some() && inputs.iter().all(|(input, version)| self.consumed(input) == Some(*version))
+    }
+
+    /// Makes the table where it does not exist. `settings` are kept with it for good.
+    pub(crate) async fn create(&mut self, schema: &SchemaRef, settings: &[(&str, String)]) -> Result<Arc<Snapshot>> {
+        let snapshot = self.table.open_or_create_with(schema, &[], settings).await?;
+        self.snapshot = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// Commits `change` together with the versions of the inputs that it has consumed.
+    pub(crate) async fn commit(&mut self, change: Change, inputs: &BTreeMap<String, u64>) -> Result<()> {
+        let snapshot = self.snapshot.clone().ok_or_else(|| Error::Task("a table is made before it is committed to".into()))?;
+        let mut txns: Vec<Txn> =
+            inputs.iter().map(|(input, version)| Txn::now(application(input), *version as i64)).collect();
+        if !change.removes.is_empty() {
+            txns.push(Txn::now(REWRITE.into(), snapshot.version() as i64 + 1));
+        }
+        let commit = Commit { adds: change.adds, removes: change.removes, txns, operation: "BUILD", facts: change.facts };
+        self.snapshot = Some(self.table.commit(&snapshot, commit).await?);
+        Ok(())
+    }
+
+    /// How a catalog snapshot pins the table.
+    pub(crate) fn pin(&self, inputs: &BTreeMap<String, u64>) -> Result<Pin> {
+        let snapshot = self.snapshot.as_ref().ok_or_else(|| Error::Task("a table is built before it is pinned".into()))?;
+        Ok(Pin { path: self.table.path().clone(), version: snapshot.version(), consumed: inputs.clone() })
+    }
+
+    /// Encodes and uploads one file.
+    pub(crate) async fn write(&self, batches: Vec<RecordBatch>, options: FileOptions, group: Option<u32>) -> Result<Option<Add>> {
+        let Some(schema) = batches.first().map(RecordBatch::schema) else { return Ok(None) };
+        if batches.iter().all(|batch| batch.num_rows() == 0) {
+            return Ok(None);
+        }
+        let encode = move || EncodedFile::of(&schema, &batches, &options);
+        let file = tokio::task::spawn_blocking(encode).await.map_err(|error| Error::Task(error.to_string()))??;
+        let file = match group {
+            Some(group) => file.in_group(group),
+            None => file,
+        };
+        Ok(Some(self.table.upload(file).await?))
+    }
+}

@@ -1,0 +1,138 @@
+//! Which version of a member held when: the look-up that facts are keyed by.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use starmere_lake::delta::{Snapshot, Table};
+use starmere_lake::events::timestamp;
+
+use super::END;
+use crate::Result;
+use crate::events::read_file;
+use crate::keys::UNKNOWN;
+
+/// Durable keys are hashes already.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Same(u64);
+
+impl Hasher for Same {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn write_i64(&mut self, key: i64) {
+        // Keys are cut to 62 bits; the table wants the high ones set too.
+        self.0 = (key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+type ByKey<V> = HashMap<i64, V, BuildHasherDefault<Same>>;
+
+/// The versions of all members: from when, and the key.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    members: ByKey<(u32, u32)>,
+    versions: Vec<(i64, i64)>,
+}
+
+/// Members whose versions changed, and when: half-open spans of `occurred_at`.
+#[derive(Clone, Debug, Default)]
+pub struct Affected {
+    spans: ByKey<(i64, i64)>,
+}
+
+impl Affected {
+    /// Nobody changed.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Whether a fact about `durable` at this time may have another key now.
+    pub fn touches(&self, durable: i64, occurred_at: i64) -> bool {
+        self.spans.get(&durable).is_some_and(|&(from, to)| from <= occurred_at && occurred_at < to)
+    }
+
+    /// From the first to the last change, over all members.
+    pub fn span(&self) -> (i64, i64) {
+        let all = self.spans.values();
+        all.fold((i64::MAX, i64::MIN), |(from, to), &(first, last)| (from.min(first), to.max(last)))
+    }
+}
+
+fn columns(name: &str) -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(format!("{name}_key"), DataType::Int64, false),
+        Field::new(format!("{name}_durable_key"), DataType::Int64, false),
+        Field::new("valid_from", timestamp(), false),
+        Field::new("valid_to", timestamp(), false),
+    ]))
+}
+
+/// One version: member, from, to, key.
+type Row = (i64, i64, i64, i64);
+
+fn rows(batch: &RecordBatch) -> Vec<Row> {
+    let long = |index: usize| batch.column(index).as_primitive::<Int64Type>().values();
+    let time = |index: usize| batch.column(index).as_primitive::<TimestampMicrosecondType>().values();
+    let (key, durable, from, to) = (long(0), long(1), time(2), time(3));
+    (0..batch.num_rows()).map(|row| (durable[row], from[row], to[row], key[row])).collect()
+}
+
+impl Index {
+    /// Loads the index of the dimension `name` at a version of its table.
+    pub async fn load(table: &Table, snapshot: &Snapshot, name: &str) -> Result<Self> {
+        let mut all: Vec<Row> = Vec::new();
+        for add in snapshot.files() {
+            all.extend(rows(&read_file(table, add, &columns(name)).await?));
+        }
+        all.sort_unstable();
+        let mut index = Self::default();
+        for member in all.chunk_by(|a, b| a.0 == b.0).filter(|member| member[0].0 != UNKNOWN) {
+            index.members.insert(member[0].0, (index.versions.len() as u32, member.len() as u32));
+            index.versions.extend(member.iter().map(|&(_, from, _, key)| (from, key)));
+        }
+        Ok(index)
+    }
+
+    /// The key of the version of `durable` that held at `occurred_at`; 0 where there is no such member.
+    pub fn key(&self, durable: i64, occurred_at: i64) -> i64 {
+        let Some(&(start, count)) = self.members.get(&durable) else { return UNKNOWN };
+        let versions = &self.versions[start as usize..(start + count) as usize];
+        // Before the beginning of time there is still the first version.
+        let after = versions.partition_point(|&(from, _)| from <= occurred_at).max(1);
+        versions[after - 1].1
+    }
+
+    /// The members whose versions differ between two versions of the table: by the files that came and went.
+    pub async fn affected(table: &Table, before: &Snapshot, after: &Snapshot, name: &str) -> Result<Affected> {
+        let mut counts: HashMap<Row, i32> = HashMap::new();
+        for (add, sign) in before
+            .files()
+            .filter(|add| after.file(&add.path).is_none())
+            .map(|add| (add, -1))
+            .chain(after.files().filter(|add| before.file(&add.path).is_none()).map(|add| (add, 1)))
+        {
+            for row in rows(&read_file(table, add, &columns(name)).await?) {
+                *counts.entry(row).or_default() += sign;
+            }
+        }
+        let mut affected = Affected::default();
+        for ((durable, from, to, _), _) in counts.into_iter().filter(|(_, count)| *count != 0) {
+            // The last version has no end.
+            let to = if to == END { i64::MAX } else { to };
+            let from = if from == super::BEGINNING { i64::MIN } else { from };
+            let span = affected.spans.entry(durable).or_insert((from, to));
+            *span = (span.0.min(from), span.1.max(to));
+        }
+        Ok(affected)
+    }
+}

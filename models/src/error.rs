@@ -1,0 +1,63 @@
+//! What can go wrong while models are built.
+
+use std::borrow::Cow;
+
+use starmere_lake::Kind;
+
+/// Result of this room.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of a build.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lake refused or failed.
+    #[error(transparent)]
+    Lake(#[from] starmere_lake::Error),
+    /// An expression of a definition could not be compiled or evaluated.
+    #[error("`{expression}` of `{object}` could not be evaluated: {reason}")]
+    Expression { object: String, expression: String, reason: String },
+    /// Arrow refused data of ours.
+    #[error("could not compute `{object}`")]
+    Columns {
+        object: String,
+        #[source]
+        source: arrow::error::ArrowError,
+    },
+    /// Two members have the same key.
+    #[error("two members of `{dimension}` have the key {key}: {first} and {second}")]
+    Collision { dimension: String, key: i64, first: String, second: String },
+    /// The rows do not keep what a contract promises.
+    #[error("`{port}` breaks its contract: {reason}")]
+    Contract { port: String, reason: String },
+    /// A task of ours died.
+    #[error("a task of the build died: {0}")]
+    Task(String),
+}
+
+impl Error {
+    /// Who can do something about it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Lake(error) => error.kind(),
+            Self::Expression { .. } | Self::Contract { .. } => Kind::Invalid,
+            Self::Collision { .. } => Kind::Corrupt,
+            Self::Columns { .. } | Self::Task(_) => Kind::Internal,
+        }
+    }
+
+    /// What to do, where that is known.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Lake(error) => error.hint(),
+            Self::Contract { .. } => Some("mend the events or the model, or publish a new major version of the product".into()),
+            Self::Collision { .. } => Some("rename the dimension: its keys are derived from its name".into()),
+            _ => None,
+        }
+    }
+
+    /// Names the object an Arrow error is about; made for `map_err`.
+    pub fn columns(object: impl Into<String>) -> impl FnOnce(arrow::error::ArrowError) -> Self {
+        let object = object.into();
+        move |source| Self::Columns { object, source }
+    }
+}

@@ -1,0 +1,252 @@
+//! What is new in a stream since a version, with each event counted once.
+//!
+//! Of the rows with one event id, the least in the order of events counts. Over new rows and, where ids recur,
+//! old ones:
+//!
+//! ```text
+//! least of the old   least of the new     the new one counts?   the old one
+//! none               n                    yes
+//! o <= n             n                    no                    stays
+//! o  > n             n                    yes                   is superseded: taken back
+//! ```
+//!
+//! A full reading (`from` is none) finds the same winners as any sequence of increments, since "least of all" does
+//! not depend on the order of looking. Ids are compared by hash first, and by text where hashes agree.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use futures::{StreamExt, TryStreamExt};
+use starmere_lake::delta::{Add, Table};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::read::{lake_columns, read_file};
+use crate::{Error, Result};
+
+/// Files read side by side.
+const SIDE_BY_SIDE: usize = 4;
+
+/// Columns that models read of the lake.
+const COLUMNS: [&str; 9] = [
+    "event_id", "event_type", "event_version", "occurred_at", "source", "topic", "partition", "position", "payload",
+];
+
+/// What is new in a stream.
+#[derive(Debug)]
+pub struct EventChanges {
+    table: Table,
+    /// New files, and which of their rows count.
+    files: Vec<(Arc<Add>, BooleanArray)>,
+    /// Old rows that no longer count: file, and which rows.
+    superseded: Vec<(Arc<Add>, BooleanArray)>,
+}
+
+impl EventChanges {
+    /// Files to read.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Nothing is new.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Rows that count.
+    pub fn rows(&self) -> usize {
+        self.files.iter().map(|(_, counts)| counts.true_count()).sum()
+    }
+
+    /// Whether any event is taken back.
+    pub fn takes_back(&self) -> bool {
+        !self.superseded.is_empty()
+    }
+
+    /// The rows of a new file, and which of them count.
+    pub async fn read(&self, file: usize) -> Result<(RecordBatch, BooleanArray)> {
+        let (add, counts) = &self.files[file];
+        Ok((read_file(&self.table, add, &lake_columns(&COLUMNS)).await?, counts.clone()))
+    }
+
+    /// The rows that no longer count, file by file.
+    pub async fn taken_back(&self) -> Result<Vec<(RecordBatch, BooleanArray)>> {
+        let mut all = Vec::with_capacity(self.superseded.len());
+        for (add, rows) in &self.superseded {
+            all.push((read_file(&self.table, add, &lake_columns(&COLUMNS)).await?, rows.clone()));
+        }
+        Ok(all)
+    }
+}
+
+/// A row of the lake: file and row in it. New files come before old ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    file: u32,
+    row: u32,
+}
+
+/// What orders copies of an event, and its id. The stream is the same for all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Copy {
+    occurred_at: i64,
+    source: String,
+    topic: String,
+    partition: i32,
+    position: i64,
+}
+
+/// What is new in the stream stored in `table` after version `from` (from the beginning where it is none), up to
+/// version `to`.
+pub async fn changes(table: &Table, from: Option<u64>, to: u64) -> Result<EventChanges> {
+    let new: Vec<Arc<Add>> = match from {
+        None => table.snapshot_at(to).await?.files().cloned().collect(),
+        Some(from) if from >= to => Vec::new(),
+        Some(from) => {
+            let commits = table.commits(from, to).await?;
+            commits.iter().flat_map(|commit| commit.added().cloned()).map(Arc::new).collect()
+        }
+    };
+    let mut counts: Vec<Vec<bool>> = Vec::with_capacity(new.len());
+    // (hash of the id, place), for rows that take part.
+    let mut hashes: Vec<(u64, Place)> = Vec::new();
+    {
+        let mut read = std::pin::pin!(hashes_of(table, &new));
+        while let Some(file) = read.try_next().await? {
+            let index = counts.len() as u32;
+            let mut takes_part = vec![false; file.len()];
+            for (row, hash) in file.into_iter().enumerate() {
+                if let Some(hash) = hash {
+                    takes_part[row] = true;
+                    hashes.push((hash, Place { file: index, row: row as u32 }));
+                }
+            }
+            counts.push(takes_part);
+        }
+    }
+    hashes.sort_unstable();
+
+    // Rows whose hash recurs, among the new ones and in the old ones.
+    let mut recurring: Vec<(u64, Place)> = Vec::new();
+    for run in hashes.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
+        recurring.extend_from_slice(run);
+    }
+    let old: Vec<Arc<Add>> = match from {
+        Some(from) if !hashes.is_empty() => table.snapshot_at(from).await?.files().cloned().collect(),
+        _ => Vec::new(),
+    };
+    let first_old = new.len() as u32;
+    let mut read = std::pin::pin!(hashes_of(table, &old));
+    let mut file = first_old;
+    let mut hit_in_old: Vec<u64> = Vec::new();
+    while let Some(old_hashes) = read.try_next().await? {
+        for (row, hash) in old_hashes.into_iter().enumerate() {
+            let Some(hash) = hash else { continue };
+            if hashes.binary_search_by_key(&hash, |&(hash, _)| hash).is_ok() {
+                recurring.push((hash, Place { file, row: row as u32 }));
+                hit_in_old.push(hash);
+            }
+        }
+        file += 1;
+    }
+    hit_in_old.sort_unstable();
+    hit_in_old.dedup();
+    for hash in hit_in_old {
+        let start = hashes.partition_point(|&(other, _)| other < hash);
+        let run: Vec<(u64, Place)> = hashes[start..].iter().take_while(|&&(other, _)| other == hash).copied().collect();
+        if let [only] = run.as_slice() {
+            recurring.push(*only);
+        }
+    }
+    let superseded = resolve(table, &new, &old, recurring, &mut counts).await?;
+    let files = new.into_iter().zip(counts.into_iter().map(BooleanArray::from)).collect();
+    Ok(EventChanges { table: table.clone(), files, superseded })
+}
+
+/// For each file, the hash of each row's event id; none for rows that take no part.
+fn hashes_of<'a>(
+    table: &'a Table,
+    files: &'a [Arc<Add>],
+) -> impl futures::Stream<Item = Result<Vec<Option<u64>>>> + 'a {
+    let schema = lake_columns(&["event_id", "rejection"]);
+    futures::stream::iter(files)
+        .map(move |add| {
+            let (table, add, schema) = (table.clone(), add.clone(), schema.clone());
+            async move {
+                let task = tokio::spawn(async move {
+                    let batch = read_file(&table, &add, &schema).await?;
+                    let (ids, rejections) = (batch.column(0).as_string::<i32>(), batch.column(1));
+                    let hash = |row: usize| rejections.is_null(row).then(|| xxh3_64(ids.value(row).as_bytes()));
+                    Ok((0..batch.num_rows()).map(hash).collect())
+                });
+                task.await.map_err(|error| Error::Task(error.to_string()))?
+            }
+        })
+        .buffered(SIDE_BY_SIDE)
+}
+
+/// Decides among copies; clears the rows of `counts` that do not count and returns the old rows superseded.
+async fn resolve(
+    table: &Table,
+    new: &[Arc<Add>],
+    old: &[Arc<Add>],
+    mut recurring: Vec<(u64, Place)>,
+    counts: &mut [Vec<bool>],
+) -> Result<Vec<(Arc<Add>, BooleanArray)>> {
+    recurring.sort_unstable_by_key(|&(_, place)| place);
+    let schema = lake_columns(&["event_id", "occurred_at", "source", "topic", "partition", "position"]);
+    let mut copies: HashMap<String, Vec<(Copy, Place)>> = HashMap::new();
+    for of_file in recurring.chunk_by(|a, b| a.1.file == b.1.file) {
+        let file = of_file[0].1.file as usize;
+        let add = if file < new.len() { &new[file] } else { &old[file - new.len()] };
+        let batch = read_file(table, add, &schema).await?;
+        let text = |index: usize| batch.column(index).as_string::<i32>();
+        for &(_, place) in of_file {
+            let row = place.row as usize;
+            let copy = Copy {
+                occurred_at: batch.column(1).as_primitive::<TimestampMicrosecondType>().value(row),
+                source: text(2).value(row).to_owned(),
+                topic: text(3).value(row).to_owned(),
+                partition: batch.column(4).as_primitive::<Int32Type>().value(row),
+                position: batch.column(5).as_primitive::<Int64Type>().value(row),
+            };
+            copies.entry(text(0).value(row).to_owned()).or_default().push((copy, place));
+        }
+    }
+    let is_old = |place: &Place| place.file as usize >= new.len();
+    let mut superseded: Vec<Place> = Vec::new();
+    for mut group in copies.into_values() {
+        // Copies at the very same coordinates can only be one row that was rewritten; the place decides.
+        group.sort_by(|a, b| match a.0.cmp(&b.0) {
+            Ordering::Equal => a.1.cmp(&b.1),
+            order => order,
+        });
+        let winner = group[0].1;
+        for (_, place) in &group {
+            if !is_old(place) {
+                counts[place.file as usize][place.row as usize] = *place == winner;
+            }
+        }
+        if !is_old(&winner)
+            && let Some((_, least_old)) = group.iter().find(|(_, place)| is_old(place))
+        {
+            superseded.push(*least_old);
+        }
+    }
+    superseded.sort_unstable();
+    let mut result = Vec::new();
+    for of_file in superseded.chunk_by(|a, b| a.file == b.file) {
+        let add = &old[of_file[0].file as usize - new.len()];
+        let rows = add.rows().unwrap_or_default() as usize;
+        let mut taken = vec![false; rows];
+        for place in of_file {
+            if let Some(taken) = taken.get_mut(place.row as usize) {
+                *taken = true;
+            }
+        }
+        result.push((add.clone(), BooleanArray::from(taken)));
+    }
+    Ok(result)
+}

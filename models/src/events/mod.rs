@@ -1,0 +1,102 @@
+//! The lake as models see it: each event once, in its newest version, with typed fields.
+//!
+//! ```text
+//! lake files ─► changes: which rows count (each event id once) ─► decode: JSON ─► fields ─► upcast ─► columns
+//!                                                                     └─ rows that do not fit: rejects
+//! ```
+//!
+//! The copy of an event that counts is the least in the order of events: (occurred_at, stream, source, topic,
+//! partition, position). A lesser copy that comes later supersedes the one before it, which is then taken back.
+
+mod changes;
+mod columns;
+mod decode;
+mod read;
+mod upcast;
+
+pub use changes::{EventChanges, changes};
+pub use decode::{Decoded, Decoder, Elements, Need};
+pub use read::read_file;
+
+use crate::define::FieldType;
+
+/// A stream, as its definition says, with everything checked.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    pub domain: String,
+    pub name: String,
+    pub description: Option<String>,
+    pub events: Vec<Event>,
+}
+
+impl Stream {
+    /// The event type `name`.
+    pub fn event(&self, name: &str) -> Option<&Event> {
+        self.events.iter().find(|event| event.name == name)
+    }
+}
+
+/// An event type: its versions, oldest first.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Event {
+    pub name: String,
+    pub versions: Vec<Version>,
+}
+
+impl Event {
+    /// The version that models see.
+    pub fn newest(&self) -> &Version {
+        self.versions.last().expect("an event has a version, which resolving checks")
+    }
+}
+
+/// One version of an event's schema.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Version {
+    pub number: i32,
+    pub fields: Vec<Field>,
+    /// From the version before to this one.
+    pub steps: Vec<crate::define::Step>,
+}
+
+impl Version {
+    /// The field `name`.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+}
+
+/// A field of an event or of its elements.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Field {
+    pub name: String,
+    pub path: String,
+    pub required: bool,
+    pub description: Option<String>,
+    pub kind: FieldKind,
+}
+
+/// A value, or elements.
+#[derive(Clone, Debug, serde::Serialize)]
+pub enum FieldKind {
+    Value(FieldType),
+    Each(Vec<Field>),
+}
+
+impl Field {
+    /// The type of its values.
+    pub fn field_type(&self) -> Option<FieldType> {
+        match &self.kind {
+            FieldKind::Value(field_type) => Some(*field_type),
+            FieldKind::Each(_) => None,
+        }
+    }
+
+    /// The fields of its elements.
+    pub fn elements(&self) -> Option<&[Field]> {
+        match &self.kind {
+            FieldKind::Value(_) => None,
+            FieldKind::Each(fields) => Some(fields),
+        }
+    }
+}

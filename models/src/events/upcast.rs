@@ -1,0 +1,218 @@
+//! Upcasters: how the columns of an old version become those of the new one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, StringArray, new_null_array};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{cast, is_null, or};
+use arrow::datatypes::{DataType, Field, Schema};
+use indexmap::IndexMap;
+
+use crate::define::Step;
+use crate::expression::{Compiler, Expression, RowError, cast_rows, castable};
+
+/// Columns by name, each with what of it was there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Frame {
+    pub(super) columns: IndexMap<String, (ArrayRef, BooleanArray)>,
+    pub(super) rows: usize,
+}
+
+impl Frame {
+    fn batch(&self) -> RecordBatch {
+        let fields: Vec<Field> =
+            self.columns.iter().map(|(name, (values, _))| Field::new(name, values.data_type().clone(), true)).collect();
+        let columns = self.columns.values().map(|(values, _)| values.clone()).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+            .expect("the columns of a frame are of one length")
+    }
+}
+
+/// The types of a frame's columns, known before there are rows.
+pub(super) type Types = IndexMap<String, DataType>;
+
+/// A step that is ready to run on one level: the event's fields, or its elements'.
+#[derive(Clone, Debug)]
+pub(super) enum Ready {
+    Rename { from: String, to: String },
+    Default { field: String, value: ArrayRef },
+    Cast { field: String, to: DataType },
+    Sql { field: String, expression: Expression },
+}
+
+/// Splits `lines.sku` into the field and its element's field.
+pub(super) fn split(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('.') {
+        Some((each, field)) => (Some(each), field),
+        None => (None, name),
+    }
+}
+
+/// The fields a step writes, and those it reads to do so, on `level`; `None`: it is about another level.
+fn effect<'a>(step: &'a Step, level: Option<&str>, names: &BTreeSet<String>) -> Option<(&'a str, Vec<String>)> {
+    let on = |name: &'a str| {
+        let (each, field) = split(name);
+        (each == level).then_some(field)
+    };
+    Some(match step {
+        Step::Rename(step) => (on(&step.to)?, vec![split(&step.from).1.to_owned()]),
+        Step::Default(step) => (on(&step.field)?, vec![split(&step.field).1.to_owned()]),
+        Step::Cast(step) => (on(&step.field)?, vec![split(&step.field).1.to_owned()]),
+        Step::Sql(step) => {
+            // Which of the names the text mentions is enough: reading one too many does no harm.
+            let words: BTreeSet<&str> = step.expression.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            (on(&step.field)?, names.iter().filter(|name| words.contains(name.as_str())).cloned().collect())
+        }
+    })
+}
+
+/// Which fields of the version before are needed, so that `needed` of this one can be had.
+pub(super) fn needed_before(
+    steps: &[Step],
+    level: Option<&str>,
+    needed: &BTreeSet<String>,
+    before: &BTreeSet<String>,
+) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = before.clone();
+    names.extend(steps.iter().filter_map(|step| effect(step, level, before)).map(|(to, _)| to.to_owned()));
+    let mut needed = needed.clone();
+    for step in steps.iter().rev() {
+        if let Some((to, from)) = effect(step, level, &names)
+            && needed.remove(to)
+        {
+            needed.extend(from);
+        }
+    }
+    needed.retain(|name| before.contains(name));
+    needed
+}
+
+/// Makes `steps` ready for columns of `types`, which become those of the version after. Steps about columns that
+/// nobody needs are left out. An error names the step.
+pub(super) fn prepare(steps: &[Step], level: Option<&str>, types: &mut Types, all: &BTreeSet<String>) -> Result<Vec<Ready>, (usize, String)> {
+    let mut ready = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        let at = |reason: String| (number, reason);
+        let on = |name: &str| split(name).0 == level;
+        let field_of = |name: &str| split(name).1.to_owned();
+        let missing = |field: &str| {
+            let hint = crate::define::suggestion(field, all.iter().map(String::as_str));
+            at(format!("there is no field `{field}` at this step; {hint}"))
+        };
+        match step {
+            Step::Rename(step) if on(&step.to) => {
+                if split(&step.from).0 != level {
+                    return Err(at(format!("`{}` and `{}` are not on one level", step.from, step.to)));
+                }
+                let (from, to) = (field_of(&step.from), field_of(&step.to));
+                match types.shift_remove(&from) {
+                    Some(data_type) => {
+                        types.insert(to.clone(), data_type);
+                        ready.push(Ready::Rename { from, to });
+                    }
+                    None if all.contains(&from) => {}
+                    None => return Err(missing(&from)),
+                }
+            }
+            Step::Default(step) if on(&step.field) => {
+                let field = field_of(&step.field);
+                let value = scalar(&step.value).ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
+                let to = types.get(&field).cloned().unwrap_or_else(|| value.data_type().clone());
+                let value = cast(&value, &to).ok().filter(|value| value.is_valid(0));
+                let value = value.ok_or_else(|| at(format!("`{}` is not of type {to}", step.value)))?;
+                types.insert(field.clone(), to);
+                ready.push(Ready::Default { field, value });
+            }
+            Step::Cast(step) if on(&step.field) => {
+                let (field, to) = (field_of(&step.field), step.field_type.arrow());
+                match types.get_mut(&field) {
+                    Some(from) if castable(from, &to) => {
+                        *from = to.clone();
+                        ready.push(Ready::Cast { field, to });
+                    }
+                    Some(from) => return Err(at(format!("{from} cannot be made {}", step.field_type))),
+                    None if all.contains(&field) => {}
+                    None => return Err(missing(&field)),
+                }
+            }
+            Step::Sql(step) if on(&step.field) => {
+                let fields: Vec<Field> =
+                    types.iter().map(|(name, data_type)| Field::new(name, data_type.clone(), true)).collect();
+                let compiled = Compiler::new(&Arc::new(Schema::new(fields))).and_then(|c| c.compile(&step.expression));
+                let expression = compiled.map_err(at)?;
+                let field = field_of(&step.field);
+                types.insert(field.clone(), expression.data_type().clone());
+                ready.push(Ready::Sql { field, expression });
+            }
+            _ => {}
+        }
+    }
+    Ok(ready)
+}
+
+fn scalar(value: &serde_json::Value) -> Option<ArrayRef> {
+    Some(match value {
+        serde_json::Value::Bool(value) => Arc::new(BooleanArray::from(vec![*value])),
+        serde_json::Value::String(text) => Arc::new(StringArray::from(vec![text.as_str()])),
+        serde_json::Value::Number(number) => Arc::new(StringArray::from(vec![number.to_string()])),
+        _ => return None,
+    })
+}
+
+/// Runs the steps. Rows that fail are told.
+pub(super) fn run(steps: &[Ready], frame: &mut Frame, errors: &mut Vec<RowError>) {
+    for step in steps {
+        match step {
+            Ready::Rename { from, to } => {
+                if let Some(column) = frame.columns.shift_remove(from) {
+                    frame.columns.insert(to.clone(), column);
+                }
+            }
+            Ready::Default { field, value } => {
+                let all = BooleanArray::from(vec![true; frame.rows]);
+                let (values, _) = frame.columns.get(field).cloned().unwrap_or_else(|| {
+                    (new_null_array(value.data_type(), frame.rows), BooleanArray::from(vec![false; frame.rows]))
+                });
+                let filled = is_null(&values).and_then(|nulls| zip(&nulls, &Scalar::new(value.clone()), &values));
+                frame.columns.insert(field.clone(), (filled.unwrap_or(values), all));
+            }
+            Ready::Cast { field, to } => {
+                if let Some((values, _)) = frame.columns.get_mut(field) {
+                    *values = cast_rows(values, to, field, errors);
+                }
+            }
+            Ready::Sql { field, expression } => {
+                let (values, failed) = expression.evaluate(&frame.batch());
+                errors.extend(failed);
+                let values = plain(values);
+                let present = present(frame, expression);
+                frame.columns.insert(field.clone(), (values, present));
+            }
+        }
+    }
+}
+
+/// Text as plain strings: functions may answer with views.
+pub(super) fn plain(values: ArrayRef) -> ArrayRef {
+    match values.data_type() {
+        DataType::Utf8View | DataType::LargeUtf8 => cast(&values, &DataType::Utf8).unwrap_or(values),
+        _ => values,
+    }
+}
+
+/// What an expression makes is there where any of what it reads is; always, where it reads nothing.
+fn present(frame: &Frame, expression: &Expression) -> BooleanArray {
+    let read = expression.columns().iter().filter_map(|name| frame.columns.get(name)).map(|(_, present)| present);
+    let any = read.cloned().reduce(|a, b| or(&a, &b).unwrap_or(a));
+    any.unwrap_or_else(|| BooleanArray::from(vec![true; frame.rows]))
+}
+
+/// Marks rows where a column is null, as errors.
+pub(super) fn require(values: &ArrayRef, name: &str, errors: &mut Vec<RowError>) {
+    if values.null_count() > 0 {
+        let rows = (0..values.len()).filter(|&row| values.is_null(row));
+        errors.extend(rows.map(|row| (row, format!("`{name}` is required and has no value"))));
+    }
+}

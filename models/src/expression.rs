@@ -1,0 +1,219 @@
+//! SQL of definitions, over the columns of a batch.
+//!
+//! Only immutable functions are allowed: the same events must give the same rows on any day. A row for which an
+//! expression fails (a division by zero, an overflow) is told apart from the others, so that it can be rejected
+//! without stopping them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, concat};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
+use datafusion::physical_plan::PhysicalExpr;
+use datafusion::prelude::SessionContext;
+
+/// A compiled expression.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    text: String,
+    compiled: Arc<dyn PhysicalExpr>,
+    data_type: DataType,
+    columns: BTreeSet<String>,
+}
+
+/// A row that an expression failed for.
+pub type RowError = (usize, String);
+
+/// Compiles expressions over the columns of one schema.
+#[derive(Clone)]
+pub struct Compiler {
+    context: SessionContext,
+    schema: DFSchema,
+}
+
+impl std::fmt::Debug for Compiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiler").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl Compiler {
+    /// A compiler of expressions over `schema`.
+    pub fn new(schema: &SchemaRef) -> Result<Self, String> {
+        let schema = DFSchema::try_from(schema.as_ref().clone()).map_err(|error| error.strip_backtrace())?;
+        Ok(Self { context: SessionContext::new(), schema })
+    }
+
+    /// The names of the columns.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.schema.fields().iter().map(|field| field.name().as_str())
+    }
+
+    /// Compiles `text`, or says what is wrong with it.
+    pub fn compile(&self, text: &str) -> Result<Expression, String> {
+        let state = self.context.state();
+        let expression = state.create_logical_expr(text, &self.schema).map_err(|error| self.reason(&error))?;
+        self.check(&expression)?;
+        let columns = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        let compiled = state.create_physical_expr(expression.clone(), &self.schema).map_err(|error| self.reason(&error))?;
+        let data_type = compiled.data_type(self.schema.as_arrow()).map_err(|error| self.reason(&error))?;
+        let data_type = match data_type {
+            DataType::Null => expression.get_type(&self.schema).map_err(|error| self.reason(&error))?,
+            other => other,
+        };
+        Ok(Expression { text: text.to_owned(), compiled, data_type, columns })
+    }
+
+    fn check(&self, expression: &Expr) -> Result<(), String> {
+        let mut refused = None;
+        let walked = expression.apply(|node| {
+            match node {
+                Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
+                    refused = Some(format!("`{}` does not give the same answer every day", call.func.name()));
+                }
+                Expr::AggregateFunction(call) => refused = Some(format!("`{}` is over many rows; an expression here is over one", call.func.name())),
+                Expr::WindowFunction(_) => refused = Some("a window function is over many rows; an expression here is over one".to_owned()),
+                Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
+                    refused = Some("a subquery has no place in an expression over one row".to_owned());
+                }
+                Expr::Placeholder(_) => refused = Some("a parameter has no value here".to_owned()),
+                _ => {}
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        match (walked, refused) {
+            (_, Some(reason)) => Err(reason),
+            (Err(error), None) => Err(error.strip_backtrace()),
+            (Ok(_), None) => Ok(()),
+        }
+    }
+
+    fn reason(&self, error: &datafusion::error::DataFusionError) -> String {
+        let root = error.find_root();
+        if let datafusion::error::DataFusionError::SchemaError(inner, _) = root
+            && let datafusion::common::SchemaError::FieldNotFound { field, .. } = inner.as_ref()
+        {
+            let name = field.name();
+            return format!("there is no column `{name}`; {}", crate::define::suggestion(name, self.columns()));
+        }
+        let text = root.strip_backtrace();
+        text.lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+impl Expression {
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The type of its values.
+    pub fn data_type(&self) -> &DataType {
+        &self.data_type
+    }
+
+    /// The columns it reads.
+    pub fn columns(&self) -> &BTreeSet<String> {
+        &self.columns
+    }
+
+    /// The value for each row; where that failed, null and the reason.
+    pub fn evaluate(&self, batch: &RecordBatch) -> (ArrayRef, Vec<RowError>) {
+        match self.whole(batch) {
+            Ok(values) => (values, Vec::new()),
+            // Some row fails: find out which.
+            Err(_) => self.row_by_row(batch),
+        }
+    }
+
+    fn whole(&self, batch: &RecordBatch) -> Result<ArrayRef, String> {
+        let values = self.compiled.evaluate(batch).and_then(|values| values.into_array(batch.num_rows()));
+        values.map_err(|error| error.find_root().strip_backtrace().lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn row_by_row(&self, batch: &RecordBatch) -> (ArrayRef, Vec<RowError>) {
+        let mut errors = Vec::new();
+        let values: Vec<ArrayRef> = (0..batch.num_rows())
+            .map(|row| match self.whole(&batch.slice(row, 1)) {
+                Ok(value) => value,
+                Err(reason) => {
+                    errors.push((row, format!("`{}`: {reason}", self.text)));
+                    new_null_array(&self.data_type, 1)
+                }
+            })
+            .collect();
+        let values: Vec<&dyn Array> = values.iter().map(AsRef::as_ref).collect();
+        let values = concat(&values).unwrap_or_else(|_| new_null_array(&self.data_type, batch.num_rows()));
+        (values, errors)
+    }
+}
+
+/// Casts `values`; rows that do not fit become null and are told with a reason that names `what`.
+pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<RowError>) -> ArrayRef {
+    if values.data_type() == to {
+        return values.clone();
+    }
+    let options = CastOptions { safe: true, ..CastOptions::default() };
+    match cast_with_options(values, to, &options) {
+        Ok(cast) => {
+            if cast.null_count() != values.null_count() {
+                let failed = (0..values.len()).filter(|&row| cast.is_null(row) && values.is_valid(row));
+                errors.extend(failed.map(|row| (row, format!("`{what}` does not fit {to}"))));
+            }
+            cast
+        }
+        Err(_) => {
+            let rows = (0..values.len()).filter(|&row| values.is_valid(row));
+            errors.extend(rows.map(|row| (row, format!("`{what}` cannot be made {to}"))));
+            new_null_array(to, values.len())
+        }
+    }
+}
+
+/// Whether such values can be cast at all.
+pub fn castable(from: &DataType, to: &DataType) -> bool {
+    arrow::compute::can_cast_types(from, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{Field, Int64Type, Schema};
+
+    use super::*;
+
+    fn compiler() -> Compiler {
+        let fields = vec![Field::new("quantity", DataType::Int64, true), Field::new("price", DataType::Int64, true)];
+        Compiler::new(&Arc::new(Schema::new(fields))).unwrap()
+    }
+
+    #[test]
+    fn a_row_that_fails_does_not_stop_the_others() {
+        let column = |values: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
+        let batch = RecordBatch::try_from_iter([("quantity", column(vec![6, 1, 8])), ("price", column(vec![2, 0, 4]))]).unwrap();
+        let (values, errors) = compiler().compile("quantity / price").unwrap().evaluate(&batch);
+        assert_eq!(values.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(3), None, Some(2)]);
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].0, 1);
+    }
+
+    #[test]
+    fn what_has_no_place_is_refused_with_a_reason() {
+        for (text, part) in [
+            ("quantty", "did you mean `quantity`?"),
+            ("now()", "does not give the same answer every day"),
+            ("random()", "does not give the same answer every day"),
+            ("sum(quantity)", "over many rows"),
+            ("(select 1)", ""),
+            ("quantity +", ""),
+            ("$1", "no value here"),
+        ] {
+            let reason = compiler().compile(text).unwrap_err();
+            assert!(reason.contains(part), "{text}: {reason}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Facts: rows at a declared grain, keyed as of when they happened.
+//!
+//! ```text
+//! events that count ─► stage: rows, natural keys ─► key: look up as of occurred_at ─► append a file
+//! dimension changed ─► affected members and spans ─► files with such rows ─► key again ─► replace the files
+//! event taken back  ─► files with its rows ─► leave them out ─► replace the files
+//! ```
+//!
+//! All of it is one Delta commit, with the versions of the stream and of every dimension it was keyed by.
+//! Invariant: a row's keys are those that a rebuild against the same dimension versions would give.
+
+mod run;
+mod stage;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use starmere_lake::events::timestamp;
+
+pub use run::{ROWS, build};
+pub use stage::{Stage, Staged};
+
+use crate::define::{Additivity, FieldType, ModelName};
+use crate::dimension::Target;
+use crate::events::{Event, Need};
+use crate::expression::Expression;
+
+/// A fact that can be built.
+#[derive(Clone, Debug)]
+pub struct Fact {
+    pub name: ModelName,
+    pub description: Option<String>,
+    pub definition: serde_json::Value,
+    pub fingerprint: String,
+    pub stream: String,
+    pub event: String,
+    pub event_definition: Event,
+    pub need: Need,
+    /// The columns that expressions see.
+    pub row_schema: SchemaRef,
+    pub filter: Option<Expression>,
+    pub roles: Vec<Role>,
+    pub columns: Vec<Column>,
+    /// Columns that tell rows apart.
+    pub grain: Vec<String>,
+}
+
+/// A dimension in a role.
+#[derive(Clone, Debug)]
+pub struct Role {
+    pub name: String,
+    pub target: Target,
+    pub key: Vec<Expression>,
+    pub description: Option<String>,
+}
+
+impl Role {
+    /// The column of the key.
+    pub fn key_column(&self) -> String {
+        format!("{}_key", self.name)
+    }
+
+    /// The column of the durable key, where the fact has one.
+    pub fn durable_column(&self) -> Option<String> {
+        self.target.is_looked_up().then(|| format!("{}_durable_key", self.name))
+    }
+}
+
+/// A degenerate dimension or a measure.
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: String,
+    pub expression: Expression,
+    pub field_type: FieldType,
+    pub kind: ColumnKind,
+    pub description: Option<String>,
+}
+
+/// What a column is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnKind {
+    Degenerate,
+    Measure(Additivity),
+}
+
+impl Fact {
+    /// The columns of its rows.
+    pub fn schema(&self) -> SchemaRef {
+        let mut fields = Vec::new();
+        for role in &self.roles {
+            fields.push(Field::new(role.key_column(), DataType::Int64, false));
+            fields.extend(role.durable_column().map(|name| Field::new(name, DataType::Int64, false)));
+        }
+        fields.extend(self.columns.iter().map(|column| Field::new(&column.name, column.field_type.arrow(), true)));
+        fields.extend([
+            Field::new("occurred_at", timestamp(), false),
+            Field::new("event_id", DataType::Utf8, false),
+            Field::new("ordinal", DataType::Int32, false),
+        ]);
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The dimensions it is keyed by.
+    pub fn inputs(&self) -> BTreeSet<&ModelName> {
+        let looked_up = self.roles.iter().filter(|role| role.target.is_looked_up());
+        looked_up.map(|role| role.target.name()).collect()
+    }
+}

@@ -1,0 +1,305 @@
+//! Bringing a fact up to date.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use starmere_lake::catalog::Pin;
+use starmere_lake::delta::{Add, FileOptions};
+
+use super::{Fact, Stage, Staged};
+use crate::build::{Builder, Built};
+use crate::define::ModelName;
+use crate::derived::{Change, Derived};
+use crate::dimension::{Affected, Index, Target};
+use crate::events::{EventChanges, read_file};
+use crate::{Error, Result, rejects};
+
+/// The part of a fact that is its rows.
+pub const ROWS: &str = "rows";
+
+/// Rows of a file, about.
+const FILE_ROWS: usize = 1 << 21;
+
+/// The dimensions that a fact is keyed by, as they are now.
+struct Dimensions {
+    /// For each role that is looked up.
+    indexes: Vec<Option<Arc<Index>>>,
+    /// For each role, whose keys may differ from those in the fact's rows.
+    affected: Vec<Option<Arc<Affected>>>,
+}
+
+/// Appends what is new in the stream, keys again what the dimensions changed, takes back what does not count.
+pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, Pin>) -> Result<Built> {
+    let stream_input = builder.stream_input(&fact.stream);
+    let lake_inputs = builder.stream_inputs([fact.stream.as_str()].into());
+    let mut inputs = lake_inputs.clone();
+    for name in fact.inputs() {
+        let pin = pins.get(&name.to_string()).ok_or_else(|| Error::Task(format!("`{name}` is built before `{}`", fact.name)))?;
+        inputs.insert(name.to_string(), pin.version);
+    }
+    let mut rows = builder.derived(&fact.name, &fact.fingerprint, ROWS).await?;
+    let mut rejected = builder.derived(&fact.name, &fact.fingerprint, "rejects").await?;
+    let mut built = Built::default();
+    if !rows.is_current(&inputs) {
+        let from = rows.consumed(&stream_input);
+        let events = Arc::new(builder.changes(&fact.stream, from).await?);
+        built.rows_read = events.rows() as u64;
+        let dimensions = Arc::new(Dimensions::load(builder, fact, &rows, pins).await?);
+        rows.create(&fact.schema(), &[]).await?;
+        let work = Work { fact: fact.clone(), stage: Arc::new(Stage::new(fact)?), dimensions };
+        let taken_back = TakenBack::of(&events, fact).await?;
+        let mut change = Change::default();
+        built.rows_mended = work.mend(&rows, &taken_back, &mut change).await?;
+        let (appended, new_rejects) = work.append(&rows, &events, &mut change).await?;
+        built.rows_written = appended;
+        change.facts = serde_json::json!({ "appended": appended, "mended": built.rows_mended });
+        rows.commit(change, &inputs).await?;
+        if rejected.consumed(&stream_input) == from {
+            rejected.create(rejects::schema(), &[]).await?;
+            let change = rejects::change(&rejected, new_rejects, &taken_back.coordinates).await?;
+            rejected.commit(change, &lake_inputs).await?;
+        }
+    }
+    if !rejected.is_current(&lake_inputs) {
+        let events = builder.changes(&fact.stream, rejected.consumed(&stream_input)).await?;
+        let stage = Stage::new(fact)?;
+        let mut new_rejects = Vec::new();
+        for file in 0..events.len() {
+            let (batch, counts) = events.read(file).await?;
+            let staged = stage.stage(&batch, &counts)?;
+            new_rejects.push(rejects::rows(&fact.stream, &batch, &staged.rejects)?);
+        }
+        let taken_back = TakenBack::of(&events, fact).await?;
+        rejected.create(rejects::schema(), &[]).await?;
+        let change = rejects::change(&rejected, new_rejects, &taken_back.coordinates).await?;
+        rejected.commit(change, &lake_inputs).await?;
+    }
+    let count = |derived: &Derived| derived.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
+    (built.rows, built.rejects) = (count(&rows), count(&rejected));
+    built.pins.insert(fact.name.to_string(), rows.pin(&inputs)?);
+    built.pins.insert(format!("{}/rejects", fact.name), rejected.pin(&lake_inputs)?);
+    Ok(built)
+}
+
+impl Dimensions {
+    async fn load(builder: &Builder, fact: &Fact, rows: &Derived, pins: &BTreeMap<String, Pin>) -> Result<Self> {
+        let mut loaded: HashMap<&ModelName, (Arc<Index>, Option<Arc<Affected>>)> = HashMap::new();
+        for name in fact.inputs() {
+            let pin = &pins[&name.to_string()];
+            let table = builder.warehouse().table(pin.path.clone());
+            let now = table.snapshot_at(pin.version).await?;
+            let index = builder.index(&table, &now, &name.name).await?;
+            let affected = match rows.consumed(&name.to_string()) {
+                Some(before) if before < pin.version => {
+                    let before = table.snapshot_at(before).await?;
+                    Some(Arc::new(Index::affected(&table, &before, &now, &name.name).await?))
+                }
+                _ => None,
+            };
+            loaded.insert(name, (index, affected.filter(|affected| !affected.is_empty())));
+        }
+        let of = |role: &super::Role| if role.target.is_looked_up() { loaded.get(role.target.name()) } else { None };
+        Ok(Self {
+            indexes: fact.roles.iter().map(|role| of(role).map(|(index, _)| index.clone())).collect(),
+            affected: fact.roles.iter().map(|role| of(role).and_then(|(_, affected)| affected.clone())).collect(),
+        })
+    }
+}
+
+/// Events that do not count any more.
+#[derive(Default)]
+struct TakenBack {
+    /// By id, since a fact's rows carry it; an id is superseded together with all rows of its old copy.
+    events: HashSet<String>,
+    coordinates: HashSet<rejects::Coordinates>,
+    /// First and last `occurred_at`.
+    span: Option<(i64, i64)>,
+}
+
+impl TakenBack {
+    async fn of(changes: &EventChanges, fact: &Fact) -> Result<Self> {
+        let mut taken = Self::default();
+        for (batch, which) in changes.taken_back().await? {
+            taken.coordinates.extend(rejects::coordinates(&fact.stream, &batch, &which));
+            let only = filter_record_batch(&batch, &which).map_err(Error::columns("events taken back"))?;
+            let ids = only.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
+            taken.events.extend(ids.into_iter().flatten().flatten().map(str::to_owned));
+            let times = only.column_by_name("occurred_at").and_then(|at| at.as_primitive_opt::<TimestampMicrosecondType>());
+            for &at in times.into_iter().flat_map(|times| times.values()) {
+                let (first, last) = taken.span.unwrap_or((at, at));
+                taken.span = Some((first.min(at), last.max(at)));
+            }
+        }
+        Ok(taken)
+    }
+}
+
+struct Work {
+    fact: Arc<Fact>,
+    stage: Arc<Stage>,
+    dimensions: Arc<Dimensions>,
+}
+
+impl Work {
+    /// Replaces the files whose rows are keyed otherwise now or do not count any more; returns how many rows changed.
+    async fn mend(&self, rows: &Derived, taken_back: &TakenBack, change: &mut Change) -> Result<u64> {
+        let Some(snapshot) = &rows.snapshot else { return Ok(0) };
+        let spans = self.dimensions.affected.iter().flatten().map(|affected| affected.span());
+        let spans: Vec<(i64, i64)> = spans.chain(taken_back.span.map(|(first, last)| (first, last.saturating_add(1)))).collect();
+        if spans.is_empty() {
+            return Ok(0);
+        }
+        let mut mended = 0;
+        let schema = self.fact.schema();
+        let narrow = self.narrow();
+        for add in snapshot.files() {
+            if !may_hold(add, &spans) {
+                continue;
+            }
+            let needs = self.needs_mending(&read_file(&rows.table, add, &narrow).await?, taken_back);
+            if needs == 0 {
+                continue;
+            }
+            let batch = read_file(&rows.table, add, &schema).await?;
+            let batch = self.mended(&batch, taken_back)?;
+            change.removes.push(add.remove());
+            change.adds.extend(rows.write(vec![batch], self.options(), None).await?);
+            mended += needs;
+        }
+        Ok(mended)
+    }
+
+    /// The columns that tell whether a row has to be mended.
+    fn narrow(&self) -> SchemaRef {
+        let schema = self.fact.schema();
+        let looked_up = self.fact.roles.iter().filter(|role| role.target.is_looked_up());
+        let mut names: Vec<String> = looked_up.flat_map(|role| [Some(role.key_column()), role.durable_column()]).flatten().collect();
+        names.extend(["occurred_at".to_owned(), "event_id".to_owned()]);
+        let fields = names.iter().filter_map(|name| schema.field_with_name(name).ok().cloned());
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    fn needs_mending(&self, batch: &RecordBatch, taken_back: &TakenBack) -> u64 {
+        let rekeyed = self.rekeyed(batch);
+        let ids = batch.column_by_name("event_id").map(|ids| ids.as_string::<i32>());
+        let row_needs = |row: usize| {
+            rekeyed.iter().any(|(_, old, new)| old.value(row) != new.value(row))
+                || ids.is_some_and(|ids| !taken_back.events.is_empty() && taken_back.events.contains(ids.value(row)))
+        };
+        (0..batch.num_rows()).filter(|&row| row_needs(row)).count() as u64
+    }
+
+    /// For each role that may have changed: its key column, the keys as they are, the keys as they should be.
+    fn rekeyed(&self, batch: &RecordBatch) -> Vec<(String, Int64Array, Int64Array)> {
+        let long = |name: &str| batch.column_by_name(name).map(|column| column.as_primitive::<Int64Type>().clone());
+        let times = batch.column_by_name("occurred_at").map(|at| at.as_primitive::<TimestampMicrosecondType>());
+        let mut rekeyed = Vec::new();
+        for ((role, index), affected) in self.fact.roles.iter().zip(&self.dimensions.indexes).zip(&self.dimensions.affected) {
+            let (Some(index), Some(affected), Some(times)) = (index, affected, times) else { continue };
+            let durable = role.durable_column().and_then(|name| long(&name));
+            let (Some(durable), Some(old)) = (durable, long(&role.key_column())) else { continue };
+            let new = (0..batch.num_rows()).map(|row| match affected.touches(durable.value(row), times.value(row)) {
+                true => index.key(durable.value(row), times.value(row)),
+                false => old.value(row),
+            });
+            rekeyed.push((role.key_column(), old.clone(), Int64Array::from_iter_values(new)));
+        }
+        rekeyed
+    }
+
+    fn mended(&self, batch: &RecordBatch, taken_back: &TakenBack) -> Result<RecordBatch> {
+        let mut columns = batch.columns().to_vec();
+        for (name, _, new) in self.rekeyed(batch) {
+            if let Ok(index) = batch.schema().index_of(&name) {
+                columns[index] = Arc::new(new);
+            }
+        }
+        let object = || Error::columns(self.fact.name.to_string());
+        let batch = RecordBatch::try_new(batch.schema(), columns).map_err(object())?;
+        if taken_back.events.is_empty() {
+            return Ok(batch);
+        }
+        let ids = batch.column_by_name("event_id").map(|ids| ids.as_string::<i32>().clone());
+        let counts: BooleanArray =
+            ids.iter().flatten().map(|id| Some(!id.is_some_and(|id| taken_back.events.contains(id)))).collect();
+        filter_record_batch(&batch, &counts).map_err(object())
+    }
+
+    /// Stages, keys and writes the rows of new events. Returns how many, and what was rejected.
+    async fn append(&self, rows: &Derived, events: &Arc<EventChanges>, change: &mut Change) -> Result<(u64, Vec<RecordBatch>)> {
+        use futures::{StreamExt, TryStreamExt};
+        let mut staged = futures::stream::iter(0..events.len())
+            .map(|file| {
+                let (stage, fact, dimensions, events) =
+                    (self.stage.clone(), self.fact.clone(), self.dimensions.clone(), events.clone());
+                async move {
+                    let (batch, counts) = events.read(file).await?;
+                    let task = tokio::task::spawn_blocking(move || {
+                        let staged = stage.stage(&batch, &counts)?;
+                        let rejects = match staged.rejects.is_empty() {
+                            true => None,
+                            false => Some(rejects::rows(&fact.stream, &batch, &staged.rejects)?),
+                        };
+                        Ok::<_, Error>((keyed(&fact, &dimensions, staged)?, rejects))
+                    });
+                    task.await.map_err(|error| Error::Task(error.to_string()))?
+                }
+            })
+            .buffered(2);
+        let (mut pending, mut pending_rows, mut appended) = (Vec::new(), 0, 0);
+        let mut rejects = Vec::new();
+        while let Some((batch, rejected)) = staged.try_next().await? {
+            let batch: RecordBatch = batch;
+            appended += batch.num_rows() as u64;
+            pending_rows += batch.num_rows();
+            pending.push(batch);
+            rejects.extend(rejected);
+            if pending_rows >= FILE_ROWS {
+                change.adds.extend(rows.write(std::mem::take(&mut pending), self.options(), None).await?);
+                pending_rows = 0;
+            }
+        }
+        change.adds.extend(rows.write(pending, self.options(), None).await?);
+        Ok((appended, rejects))
+    }
+
+    fn options(&self) -> FileOptions {
+        FileOptions { plain: vec!["event_id".into()], ..FileOptions::default() }
+    }
+}
+
+/// The rows with their keys.
+fn keyed(fact: &Fact, dimensions: &Dimensions, staged: Staged) -> Result<RecordBatch> {
+    let times = staged.columns[fact.columns.len()].as_primitive::<TimestampMicrosecondType>().clone();
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for ((role, index), durable) in fact.roles.iter().zip(&dimensions.indexes).zip(staged.durable) {
+        match (&role.target, index) {
+            (Target::Dimension { .. }, Some(index)) => {
+                let keys = (0..staged.rows).map(|row| index.key(durable.value(row), times.value(row)));
+                columns.push(Arc::new(Int64Array::from_iter_values(keys)));
+                columns.push(Arc::new(durable));
+            }
+            // The durable key of a member that is always there is its key.
+            _ => columns.push(Arc::new(durable)),
+        }
+    }
+    columns.extend(staged.columns);
+    RecordBatch::try_new(fact.schema(), columns).map_err(Error::columns(fact.name.to_string()))
+}
+
+/// Whether a file may hold rows of any of these half-open spans of `occurred_at`.
+fn may_hold(add: &Add, spans: &[(i64, i64)]) -> bool {
+    let bounds = add.stats.as_deref().and_then(|stats| serde_json::from_str::<serde_json::Value>(stats).ok());
+    let bound = |which: &str| {
+        let text = bounds.as_ref()?.get(which)?.get("occurred_at")?.as_str()?;
+        starmere_lake::time::micros(text)
+    };
+    match (bound("minValues"), bound("maxValues")) {
+        // Bounds have milliseconds; both ways.
+        (Some(first), Some(last)) => spans.iter().any(|&(from, to)| from <= last.saturating_add(1000) && first.saturating_sub(1000) < to),
+        _ => true,
+    }
+}

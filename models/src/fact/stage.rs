@@ -1,0 +1,163 @@
+//! From events to a fact's rows, before they are keyed.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
+use arrow::datatypes::{Field, Schema};
+
+use super::Fact;
+use crate::define::ModelName;
+use crate::dimension::Target;
+use crate::events::Decoder;
+use crate::expression::{RowError, cast_rows};
+use crate::keys::Keys;
+use crate::{Error, Result, calendar};
+
+/// Stages rows of one fact.
+#[derive(Debug)]
+pub struct Stage {
+    fact: Arc<Fact>,
+    decoder: Decoder,
+}
+
+/// Rows of a fact, not keyed yet.
+#[derive(Debug)]
+pub struct Staged {
+    /// The fact's own columns, then `occurred_at`, `event_id`, `ordinal`.
+    pub columns: Vec<ArrayRef>,
+    /// For each role, the durable key (a calendar's: the key).
+    pub durable: Vec<Int64Array>,
+    /// For each role, the natural key.
+    pub natural: Vec<Vec<ArrayRef>>,
+    pub rows: usize,
+    /// Rows of the batch of the lake that do not fit, and why.
+    pub rejects: Vec<(u32, String)>,
+}
+
+impl Stage {
+    /// A stage of `fact`.
+    pub fn new(fact: &Arc<Fact>) -> Result<Self> {
+        let decoder = crate::dimension::decoder(&fact.event_definition, &fact.need)?;
+        Ok(Self { fact: fact.clone(), decoder })
+    }
+
+    /// Stages the events of a batch of the lake that count. An event with a row that does not fit is rejected
+    /// whole.
+    pub fn stage(&self, batch: &RecordBatch, counts: &BooleanArray) -> Result<Staged> {
+        let failed = || Error::columns(format!("rows of {}", self.fact.name));
+        let decoded = self.decoder.decode(batch, counts)?;
+        let mut rejects = decoded.rejects;
+        // One row per event, or per element.
+        let (lake_rows, fields, ordinal): (UInt32Array, RecordBatch, Int32Array) = match decoded.elements {
+            None => {
+                let ordinal = Int32Array::from(vec![1; decoded.rows.len()]);
+                (decoded.rows, decoded.fields, ordinal)
+            }
+            Some(elements) => {
+                let lake_rows = take(&decoded.rows, &elements.parent, None).map_err(failed())?;
+                let parents = take_record_batch(&decoded.fields, &elements.parent).map_err(failed())?;
+                let fields = beside(&parents, &elements.fields, elements.ordinal.len()).map_err(failed())?;
+                (lake_rows.as_primitive().clone(), fields, elements.ordinal)
+            }
+        };
+        let ordinal: ArrayRef = Arc::new(ordinal);
+        let input = crate::dimension::with_built_in(batch, &lake_rows, &fields, Some(ordinal))?;
+        let mut errors: Vec<RowError> = Vec::new();
+        let (input, lake_rows) = self.only_those_that_belong(input, lake_rows, &mut errors, &mut rejects)?;
+        let mut columns = Vec::with_capacity(self.fact.columns.len() + 3);
+        for column in &self.fact.columns {
+            let (values, row_errors) = column.expression.evaluate(&input);
+            errors.extend(row_errors);
+            columns.push(cast_rows(&values, &column.field_type.arrow(), &column.name, &mut errors));
+        }
+        let named = |name: &str| input.column_by_name(name).cloned().ok_or_else(|| Error::Task(format!("rows have no `{name}`")));
+        columns.extend([named("occurred_at")?, named("event_id")?, named("ordinal")?]);
+        let (mut durable, mut natural) = (Vec::new(), Vec::new());
+        for role in &self.fact.roles {
+            let of_role = match &role.target {
+                Target::Calendar { days, .. } => {
+                    let day = crate::dimension::natural_key(&[crate::define::FieldType::Date], &role.key, &input, &mut errors);
+                    durable.push(calendar::keys(&day[0], *days));
+                    Vec::new()
+                }
+                Target::Dimension { name, key_types, .. } => {
+                    let natural = crate::dimension::natural_key(key_types, &role.key, &input, &mut errors);
+                    durable.push(Keys::new(&name.to_string()).durable(&natural));
+                    natural
+                }
+            };
+            natural.push(of_role);
+        }
+        let rows = input.num_rows();
+        let staged = Staged { columns, durable, natural, rows, rejects };
+        without(staged, &lake_rows, errors).map_err(failed())
+    }
+
+    /// The members of `dimension` that the events mention: durable and natural keys, by role.
+    pub fn mentions(&self, batch: &RecordBatch, counts: &BooleanArray, dimension: &ModelName) -> Result<Vec<(Int64Array, Vec<ArrayRef>)>> {
+        let staged = self.stage(batch, counts)?;
+        let roles = self.fact.roles.iter().zip(staged.durable.into_iter().zip(staged.natural));
+        Ok(roles.filter(|(role, _)| role.target.name() == dimension).map(|(_, keys)| keys).collect())
+    }
+
+    fn only_those_that_belong(
+        &self,
+        input: RecordBatch,
+        lake_rows: UInt32Array,
+        errors: &mut Vec<RowError>,
+        rejects: &mut Vec<(u32, String)>,
+    ) -> Result<(RecordBatch, UInt32Array)> {
+        let Some(belongs) = &self.fact.filter else { return Ok((input, lake_rows)) };
+        let (values, failed) = belongs.evaluate(&input);
+        let mut mask = prep_null_mask_filter(values.as_boolean());
+        if !failed.is_empty() {
+            // The rows of an event whose filter failed stay for now, so that the event is rejected whole.
+            let bad: std::collections::HashSet<u32> = failed.iter().map(|(row, _)| lake_rows.value(*row)).collect();
+            rejects.extend(failed.iter().map(|(row, reason)| (lake_rows.value(*row), reason.clone())));
+            rejects.sort();
+            rejects.dedup_by_key(|(row, _)| *row);
+            mask = (0..mask.len()).map(|row| Some(mask.value(row) && !bad.contains(&lake_rows.value(row)))).collect();
+        }
+        let object = || Error::columns(format!("rows of {}", self.fact.name));
+        let input = filter_record_batch(&input, &mask).map_err(object())?;
+        let lake_rows = filter(&lake_rows, &mask).map_err(object())?.as_primitive().clone();
+        errors.clear();
+        Ok((input, lake_rows))
+    }
+}
+
+/// The columns of both batches.
+fn beside(left: &RecordBatch, right: &RecordBatch, rows: usize) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let fields: Vec<Arc<Field>> = left.schema().fields().iter().chain(right.schema().fields()).cloned().collect();
+    let columns = left.columns().iter().chain(right.columns()).cloned().collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
+/// Leaves out all rows of events of which any row has an error.
+fn without(mut staged: Staged, lake_rows: &UInt32Array, mut errors: Vec<RowError>) -> Result<Staged, arrow::error::ArrowError> {
+    if errors.is_empty() {
+        return Ok(staged);
+    }
+    errors.sort();
+    let mut reasons = std::collections::BTreeMap::new();
+    for (row, reason) in errors {
+        reasons.entry(lake_rows.value(row)).or_insert(reason);
+    }
+    let good: BooleanArray = lake_rows.values().iter().map(|row| Some(!reasons.contains_key(row))).collect();
+    let keep = |column: &ArrayRef| filter(column, &good);
+    staged.columns = staged.columns.iter().map(keep).collect::<Result<_, _>>()?;
+    staged.durable = staged
+        .durable
+        .iter()
+        .map(|keys| Ok(filter(keys, &good)?.as_primitive().clone()))
+        .collect::<Result<_, arrow::error::ArrowError>>()?;
+    for natural in &mut staged.natural {
+        *natural = natural.iter().map(keep).collect::<Result<_, _>>()?;
+    }
+    staged.rows = good.true_count();
+    staged.rejects.extend(reasons);
+    Ok(staged)
+}
+

@@ -1,0 +1,320 @@
+//! Resolving dimensions: sources, attributes, references, who may infer members.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
+use starmere_lake::events::timestamp;
+
+use super::{Model, Resolving, check_name};
+use crate::define::{As, DimensionFile, FieldType, ModelName, Parsed, Place, Placed, Problem, suggestion};
+use crate::dimension::{AttributeColumn, Dimension, Reference, Source, Target};
+use crate::events::{Event, Need};
+use crate::expression::{Compiler, Expression, castable};
+
+/// The columns that SQL sees of an event's own fields.
+pub(super) fn event_columns(event: &Event) -> Vec<ArrowField> {
+    let mut columns = vec![
+        ArrowField::new("occurred_at", timestamp(), true),
+        ArrowField::new("event_id", DataType::Utf8, true),
+    ];
+    let values = event.newest().fields.iter().filter_map(|field| {
+        Some(ArrowField::new(&field.name, field.field_type()?.arrow(), true))
+    });
+    columns.extend(values);
+    columns
+}
+
+/// Whether the column is among those that rows have when a model is built.
+pub(super) fn is_narrow(name: &str, needed: &BTreeSet<String>) -> bool {
+    super::stream::BUILT_IN.contains(&name) || needed.contains(name)
+}
+
+impl Resolving<'_> {
+    pub(super) fn dimensions(&mut self) {
+        let definitions = self.definitions;
+        for (domain, parsed) in &definitions.dimensions {
+            if parsed.definition.calendar.is_none() {
+                let before = self.problems.len();
+                let dimension = self.dimension(domain, parsed);
+                if let (Some(dimension), true) = (dimension, self.problems.len() == before) {
+                    self.models.models.push(Model::Dimension(Arc::new(dimension)));
+                }
+            }
+        }
+    }
+
+    fn dimension(&mut self, domain: &str, parsed: &Parsed<DimensionFile>) -> Option<Dimension> {
+        let (file, name) = (&parsed.definition, &parsed.file);
+        let own_place = file.dimension.place(name);
+        let Some(key) = &file.key else {
+            let hint = "name the natural key (`key: customer_id`), or generate a `calendar`";
+            self.problem(Problem::new(own_place, "the dimension has no key").hint(hint));
+            return None;
+        };
+        if file.from.is_empty() {
+            self.problem(Problem::new(own_place, "the dimension has no events").hint("say under `from` what its members come from"));
+            return None;
+        }
+        self.columns_are_distinct(file, key, name);
+        let mut sources: Vec<Source> = Vec::new();
+        let mut key_types: Vec<Option<FieldType>> = vec![None; key.0.len()];
+        let mut stream_name: Option<String> = None;
+        for source in &file.from {
+            let place = source.place(name);
+            stream_name = source.stream.clone().or(stream_name);
+            let Some(stream_name) = &stream_name else {
+                self.problem(Problem::new(place, "the source does not say its stream").hint("add `stream: name`"));
+                continue;
+            };
+            let Some(stream) = self.stream_for(domain, stream_name, &place) else { continue };
+            let Some(event) = self.event_for(&stream, &source.event, &place) else { continue };
+            let schema: SchemaRef = Arc::new(Schema::new(event_columns(&event)));
+            let Ok(compiler) = Compiler::new(&schema) else { continue };
+            let keys = key.0.iter().map(|column| source.key.get(column).unwrap_or(column).clone()).collect::<Vec<_>>();
+            self.known_names(source.key.keys(), &key.0, "a part of the key", &place);
+            let attribute_names: Vec<String> = file.attributes.keys().cloned().collect();
+            self.known_names(source.set.keys(), &attribute_names, "an attribute", &place);
+            let Some(key_expressions) = self.compile_all(&compiler, &keys, &place) else { continue };
+            for (known, expression) in key_types.iter_mut().zip(&key_expressions) {
+                *known = known.or_else(|| FieldType::of(expression.data_type()));
+            }
+            let mut set = Vec::new();
+            let mut references = Vec::new();
+            if source.meaning != As::Delete {
+                for (index, (attribute, definition)) in file.attributes.iter().enumerate() {
+                    let text = match source.set.get(attribute) {
+                        Some(text) => text,
+                        // An event need not speak of every attribute.
+                        None if schema.field_with_name(attribute).is_err() => continue,
+                        None => attribute,
+                    };
+                    let Some(expression) = self.compile(&compiler, text, &place) else { continue };
+                    if !castable(expression.data_type(), &definition.field_type.arrow()) {
+                        let message = format!("`{text}` is {}, and `{attribute}` is {}", expression.data_type(), definition.field_type);
+                        self.problem(Problem::new(place.clone(), message));
+                    }
+                    set.push((index, expression));
+                }
+                for (index, reference) in file.references.values().enumerate() {
+                    let columns = reference.key.0.iter().all(|text| compiler.compile(text).is_ok());
+                    if !columns && source.meaning == As::Patch {
+                        continue;
+                    }
+                    let place = reference.place(name);
+                    if let Some(expressions) = self.compile_all(&compiler, &reference.key.0, &place) {
+                        references.push((index, expressions));
+                    }
+                }
+            }
+            let mut need = Need::default();
+            let expressions = key_expressions.iter().chain(set.iter().map(|(_, e)| e)).chain(references.iter().flat_map(|(_, e)| e));
+            need.fields.extend(expressions.flat_map(Expression::columns).filter(|name| !super::stream::BUILT_IN.contains(&name.as_str())).cloned());
+            // What the rows will have at building: only the columns needed.
+            let narrow: Vec<ArrowField> =
+                event_columns(&event).into_iter().filter(|c| is_narrow(c.name(), &need.fields)).collect();
+            let Ok(compiler) = Compiler::new(&Arc::new(Schema::new(narrow))) else { continue };
+            let again = |expression: &mut Expression| {
+                if let Ok(compiled) = compiler.compile(expression.text()) {
+                    *expression = compiled;
+                }
+            };
+            let mut key_expressions = key_expressions;
+            key_expressions.iter_mut().for_each(again);
+            set.iter_mut().for_each(|(_, expression)| again(expression));
+            references.iter_mut().flat_map(|(_, expressions)| expressions).for_each(again);
+            sources.push(Source {
+                stream: stream.name.clone(),
+                event: source.event.clone(),
+                meaning: source.meaning,
+                need,
+                definition: event,
+                key: key_expressions,
+                set,
+                references,
+            });
+        }
+        let key_columns = key.0.iter().zip(key_types).map(|(column, field_type)| Some((column.clone(), field_type?)));
+        let key_columns = key_columns.collect::<Option<Vec<_>>>()?;
+        let references = self.references(domain, file, name);
+        let inferred_from = file.inferred_from.iter().filter_map(|from| self.model_name(from, name)).collect();
+        Some(Dimension {
+            name: ModelName::new(domain, &file.dimension),
+            description: file.description.clone(),
+            definition: serde_json::to_value(file).unwrap_or_default(),
+            fingerprint: String::new(),
+            key: key_columns,
+            attributes: file
+                .attributes
+                .iter()
+                .map(|(name, attribute)| AttributeColumn {
+                    name: name.clone(),
+                    field_type: attribute.field_type,
+                    history: attribute.history,
+                    description: attribute.description.clone(),
+                })
+                .collect(),
+            references,
+            sources,
+            inferred_from,
+            mentions: Vec::new(),
+        })
+    }
+
+    fn columns_are_distinct(&mut self, file: &DimensionFile, key: &Placed<crate::define::Names>, file_name: &str) {
+        let own = file.dimension.as_str();
+        let mut names: BTreeSet<String> =
+            ["valid_from", "valid_to", "is_current", "is_deleted", "is_inferred"].map(str::to_owned).into();
+        names.extend([format!("{own}_key"), format!("{own}_durable_key")]);
+        let places: Vec<(String, Place)> = key
+            .0
+            .iter()
+            .map(|name| (name.clone(), key.place(file_name)))
+            .chain(file.attributes.iter().map(|(name, attribute)| (name.clone(), attribute.place(file_name))))
+            .chain(file.references.iter().map(|(name, reference)| (format!("{name}_durable_key"), reference.place(file_name))))
+            .collect();
+        for (name, place) in places {
+            if let Some(problem) = check_name(&name, &place) {
+                self.problem(problem);
+            }
+            if !names.insert(name.clone()) {
+                self.problem(Problem::new(place, format!("the dimension has two columns `{name}`")).hint("rename one of them"));
+            }
+        }
+    }
+
+    fn references(&mut self, domain: &str, file: &DimensionFile, file_name: &str) -> Vec<Reference> {
+        let mut references = Vec::new();
+        for (name, reference) in &file.references {
+            let place = reference.place(file_name);
+            if let Some(target) = self.dimension_name(domain, &reference.dimension, &place) {
+                references.push(Reference { name: name.clone(), target, key_types: Vec::new(), place });
+            }
+        }
+        references
+    }
+
+    fn model_name(&mut self, text: &Placed<String>, file_name: &str) -> Option<ModelName> {
+        match text.split_once('.') {
+            Some((domain, name)) if !name.contains('.') => Some(ModelName::new(domain, name)),
+            _ => {
+                let message = format!("`{}` is not a model", text.value);
+                self.problem(Problem::new(text.place(file_name), message).hint("write domain.fact"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn known_names<'a>(&mut self, used: impl Iterator<Item = &'a String>, known: &[String], what: &str, place: &Place) {
+        for name in used.filter(|name| !known.contains(name)) {
+            let hint = suggestion(name, known.iter().map(String::as_str));
+            self.problem(Problem::new(place.clone(), format!("`{name}` is not {what}")).hint(hint));
+        }
+    }
+
+    pub(super) fn compile(&mut self, compiler: &Compiler, text: &str, place: &Place) -> Option<Expression> {
+        match compiler.compile(text) {
+            Ok(expression) => Some(expression),
+            Err(reason) => {
+                self.problem(Problem::new(place.clone(), format!("`{text}`: {reason}")));
+                None
+            }
+        }
+    }
+
+    pub(super) fn compile_all(&mut self, compiler: &Compiler, texts: &[String], place: &Place) -> Option<Vec<Expression>> {
+        let compiled: Vec<Option<Expression>> = texts.iter().map(|text| self.compile(compiler, text, place)).collect();
+        compiled.into_iter().collect()
+    }
+
+    /// Who mentions whom: references between dimensions and from facts, and whether they make members.
+    pub(super) fn inferences(&mut self) {
+        let mut by_name: BTreeMap<ModelName, Vec<FieldType>> = BTreeMap::new();
+        let mut accepts: BTreeSet<(ModelName, ModelName)> = BTreeSet::new();
+        for model in &self.models.models {
+            if let Model::Dimension(dimension) = model {
+                by_name.insert(dimension.name.clone(), dimension.key.iter().map(|(_, field_type)| *field_type).collect());
+                accepts.extend(dimension.inferred_from.iter().map(|from| (dimension.name.clone(), from.clone())));
+            }
+        }
+        let mut problems = Vec::new();
+        let mut mentions: BTreeMap<ModelName, Vec<ModelName>> = BTreeMap::new();
+        for model in &mut self.models.models {
+            let Model::Dimension(dimension) = model else { continue };
+            let child = dimension.name.clone();
+            for reference in &mut Arc::make_mut(dimension).references {
+                let place = reference.place.clone();
+                let Some(key_types) = by_name.get(&reference.target) else {
+                    let message = format!("there is no dimension `{}`, or it is wrong itself", reference.target);
+                    problems.push(Problem::new(place, message));
+                    continue;
+                };
+                reference.key_types.clone_from(key_types);
+                if !accepts.contains(&(reference.target.clone(), child.clone())) {
+                    let hint = format!("add `{child}` to `inferred_from` of `{}`", reference.target);
+                    problems.push(Problem::new(place, format!("`{}` does not accept members that `{child}` mentions", reference.target)).hint(hint));
+                }
+                mentions.entry(reference.target.clone()).or_default().push(child.clone());
+            }
+        }
+        for model in &self.models.models {
+            if let Model::Fact(fact) = model {
+                for role in &fact.roles {
+                    if let Target::Dimension { name, .. } = &role.target {
+                        mentions.entry(name.clone()).or_default().push(fact.name.clone());
+                    }
+                }
+            }
+        }
+        for (domain, parsed) in &self.definitions.dimensions {
+            let name = ModelName::new(domain, &parsed.definition.dimension);
+            for from in &parsed.definition.inferred_from {
+                let mentioned = mentions.get(&name).is_some_and(|by| by.iter().any(|by| by.to_string() == **from));
+                if by_name.contains_key(&name) && !mentioned {
+                    let names: Vec<String> = mentions.get(&name).into_iter().flatten().map(ToString::to_string).collect();
+                    let hint = suggestion(from, names.iter().map(String::as_str));
+                    problems.push(Problem::new(from.place(&parsed.file), format!("`{}` does not mention `{name}`", from.value)).hint(hint));
+                }
+            }
+        }
+        self.problems.extend(problems);
+        // Hand each dimension the models that may make its members.
+        let all = self.models.models.clone();
+        for model in &mut self.models.models {
+            let Model::Dimension(dimension) = model else { continue };
+            let dimension = Arc::make_mut(dimension);
+            let named = |model: &&Model| dimension.inferred_from.contains(model.name());
+            dimension.mentions = all.iter().filter(named).cloned().collect();
+        }
+    }
+
+    /// A dimension that refers to itself in a circle could never be put in order.
+    pub(super) fn cycles(&mut self) {
+        let mut to: BTreeMap<ModelName, Vec<(ModelName, Place)>> = BTreeMap::new();
+        for model in &self.models.models {
+            if let Model::Dimension(dimension) = model {
+                let targets = dimension.references.iter().map(|r| (r.target.clone(), r.place.clone())).collect();
+                to.insert(dimension.name.clone(), targets);
+            }
+        }
+        for start in to.keys() {
+            let mut path = vec![start.clone()];
+            let mut stack: Vec<(ModelName, usize, Place)> =
+                to[start].iter().map(|(name, place)| (name.clone(), 1, place.clone())).collect();
+            let mut seen = BTreeSet::new();
+            while let Some((name, depth, place)) = stack.pop() {
+                path.truncate(depth);
+                path.push(name.clone());
+                if name == *start {
+                    let circle: Vec<String> = path.iter().map(ToString::to_string).collect();
+                    let hint = "a hierarchy within one dimension is a plain attribute";
+                    self.problems.push(Problem::new(place, format!("references in a circle: {}", circle.join(" → "))).hint(hint));
+                    break;
+                }
+                if seen.insert(name.clone()) {
+                    stack.extend(to.get(&name).into_iter().flatten().map(|(next, place)| (next.clone(), depth + 1, place.clone())));
+                }
+            }
+        }
+    }
+}

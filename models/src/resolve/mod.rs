@@ -1,0 +1,362 @@
+//! From definitions to models that can be built: names, types, SQL, order, fingerprints.
+//!
+//! Pure: all files are read before. Every mistake is collected, so that a user sees them at once; what depends on
+//! something wrong is left out quietly, so that one mistake is told once.
+
+mod dimension;
+mod fact;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::calendar::Days;
+use crate::define::{DimensionFile, FactFile, ModelName, Parsed, Place, Problem, StreamFile, suggestion};
+use crate::dimension::Dimension;
+use crate::events::Stream;
+use crate::fact::Fact;
+
+/// A number that changes when our own code changes the meaning of a fold: then everything is built anew.
+const FOLD: u32 = 1;
+
+/// What a project's files say, of this room.
+#[derive(Clone, Debug, Default)]
+pub struct Definitions {
+    pub streams: Vec<Parsed<StreamFile>>,
+    /// With their domains.
+    pub dimensions: Vec<(String, Parsed<DimensionFile>)>,
+    pub facts: Vec<(String, Parsed<FactFile>)>,
+    /// Ports of products, by `domain.product_vN.port`, and the models behind them.
+    pub ports: BTreeMap<String, ModelName>,
+}
+
+/// Models that can be built.
+#[derive(Clone, Debug, Default)]
+pub struct Models {
+    pub streams: BTreeMap<String, Arc<Stream>>,
+    /// Dimensions before the facts that refer to them.
+    pub models: Vec<Model>,
+    /// What is not wrong, but should be known.
+    pub notes: Vec<Problem>,
+}
+
+impl Models {
+    /// The model `name`.
+    pub fn get(&self, name: &ModelName) -> Option<&Model> {
+        self.models.iter().find(|model| model.name() == name)
+    }
+}
+
+/// A model.
+#[derive(Clone, Debug)]
+pub enum Model {
+    Calendar(CalendarModel),
+    Dimension(Arc<Dimension>),
+    Fact(Arc<Fact>),
+}
+
+/// A calendar.
+#[derive(Clone, Debug)]
+pub struct CalendarModel {
+    pub name: ModelName,
+    pub description: Option<String>,
+    pub days: Days,
+    pub fingerprint: String,
+}
+
+impl Model {
+    /// Its name.
+    pub fn name(&self) -> &ModelName {
+        match self {
+            Self::Calendar(calendar) => &calendar.name,
+            Self::Dimension(dimension) => &dimension.name,
+            Self::Fact(fact) => &fact.name,
+        }
+    }
+
+    /// What it is, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Calendar(_) => "calendar",
+            Self::Dimension(_) => "dimension",
+            Self::Fact(_) => "fact",
+        }
+    }
+
+    /// What it means, in its definition's words.
+    pub fn description(&self) -> Option<&str> {
+        match self {
+            Self::Calendar(calendar) => calendar.description.as_deref(),
+            Self::Dimension(dimension) => dimension.description.as_deref(),
+            Self::Fact(fact) => fact.description.as_deref(),
+        }
+    }
+
+    /// What the rows depend on, as a digest.
+    pub fn fingerprint(&self) -> &str {
+        match self {
+            Self::Calendar(calendar) => &calendar.fingerprint,
+            Self::Dimension(dimension) => &dimension.fingerprint,
+            Self::Fact(fact) => &fact.fingerprint,
+        }
+    }
+
+    /// The columns of its rows.
+    pub fn schema(&self) -> arrow::datatypes::SchemaRef {
+        match self {
+            Self::Calendar(calendar) => crate::calendar::schema(&calendar.name.name),
+            Self::Dimension(dimension) => dimension.schema(),
+            Self::Fact(fact) => fact.schema(),
+        }
+    }
+
+    /// The streams that it reads, by name.
+    pub fn streams(&self) -> BTreeSet<&str> {
+        match self {
+            Self::Calendar(_) => BTreeSet::new(),
+            Self::Dimension(dimension) => dimension.streams(),
+            Self::Fact(fact) => [fact.stream.as_str()].into(),
+        }
+    }
+
+    /// The models whose tables it reads.
+    pub fn inputs(&self) -> BTreeSet<&ModelName> {
+        match self {
+            Self::Calendar(_) | Self::Dimension(_) => BTreeSet::new(),
+            Self::Fact(fact) => fact.inputs(),
+        }
+    }
+}
+
+/// Resolves all definitions, or tells everything that is wrong.
+pub fn resolve(definitions: &Definitions) -> Result<Models, Vec<Problem>> {
+    let mut resolving = Resolving { definitions, problems: Vec::new(), notes: Vec::new(), models: Models::default() };
+    resolving.names();
+    resolving.streams();
+    resolving.calendars();
+    resolving.dimensions();
+    resolving.facts();
+    resolving.inferences();
+    resolving.cycles();
+    resolving.fingerprints();
+    resolving.unread();
+    let Resolving { mut problems, notes, mut models, .. } = resolving;
+    if problems.is_empty() {
+        models.notes = notes;
+        return Ok(models);
+    }
+    problems.sort();
+    problems.dedup();
+    Err(problems)
+}
+
+struct Resolving<'a> {
+    definitions: &'a Definitions,
+    problems: Vec<Problem>,
+    notes: Vec<Problem>,
+    models: Models,
+}
+
+impl Resolving<'_> {
+    fn problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// Names are of the right form, and nothing is named twice.
+    fn names(&mut self) {
+        let mut seen: BTreeMap<String, Place> = BTreeMap::new();
+        let mut all = Vec::new();
+        for parsed in &self.definitions.streams {
+            all.push((format!("stream `{}`", *parsed.definition.stream), parsed.definition.stream.clone(), parsed.file.clone()));
+        }
+        for (domain, parsed) in &self.definitions.dimensions {
+            let name = &parsed.definition.dimension;
+            all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
+        }
+        for (domain, parsed) in &self.definitions.facts {
+            let name = &parsed.definition.fact;
+            all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
+        }
+        for (what, name, file) in all {
+            let place = name.place(&file);
+            if let Some(problem) = check_name(&name, &place) {
+                self.problem(problem);
+            }
+            if let Some(first) = seen.insert(what.clone(), place.clone()) {
+                self.problem(Problem::new(place, format!("{what} is defined twice")).hint(format!("it is also at {first}")));
+            }
+        }
+    }
+
+    fn calendars(&mut self) {
+        for (domain, parsed) in &self.definitions.dimensions {
+            let file = &parsed.definition;
+            let Some(calendar) = &file.calendar else { continue };
+            let place = calendar.place(&parsed.file);
+            let days = |text: &str| {
+                let day: chrono::NaiveDate = text.parse().ok()?;
+                i32::try_from(day.signed_duration_since(chrono::NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days()).ok()
+            };
+            let (Some(first), Some(last)) = (days(&calendar.from), days(&calendar.to)) else {
+                self.problem(Problem::new(place, "a calendar has `from` and `to`, days such as 2024-01-31"));
+                continue;
+            };
+            if first > last || last - first > 200_000 {
+                self.problem(Problem::new(place, "`from` is a day before `to`, at most 500 years before"));
+                continue;
+            }
+            if file.key.is_some() || !file.from.is_empty() || !file.attributes.is_empty() || !file.references.is_empty() {
+                self.problem(Problem::new(place, "a calendar has no key, sources, attributes or references of its own"));
+                continue;
+            }
+            self.models.models.push(Model::Calendar(CalendarModel {
+                name: ModelName::new(domain, &file.dimension),
+                description: file.description.clone(),
+                days: Days { first, last },
+                fingerprint: String::new(),
+            }));
+        }
+    }
+
+    /// The dimension that `reference` means, in a definition of `domain`: a model of the domain, or a port.
+    fn dimension_name(&mut self, domain: &str, reference: &str, place: &Place) -> Option<ModelName> {
+        let parts: Vec<&str> = reference.split('.').collect();
+        match parts.as_slice() {
+            [name] => Some(ModelName::new(domain, name)),
+            [_, _, _] => match self.definitions.ports.get(reference) {
+                Some(model) => Some(model.clone()),
+                None => {
+                    let hint = suggestion(reference, self.definitions.ports.keys().map(String::as_str));
+                    self.problem(Problem::new(place.clone(), format!("there is no port `{reference}`")).hint(hint));
+                    None
+                }
+            },
+            [other, name] if *other == domain => Some(ModelName::new(domain, name)),
+            _ => {
+                let hint = "another domain's dimension is named by its port: domain.product_vN.port";
+                self.problem(Problem::new(place.clone(), format!("`{reference}` names no dimension of this domain")).hint(hint));
+                None
+            }
+        }
+    }
+
+    /// Tells that there is no dimension `name`; quiet where it is defined but wrong.
+    fn no_dimension(&mut self, name: &ModelName, place: Place) {
+        let defined = |(domain, parsed): &(String, Parsed<DimensionFile>)| ModelName::new(domain, &parsed.definition.dimension);
+        if self.definitions.dimensions.iter().any(|dimension| defined(dimension) == *name) {
+            return;
+        }
+        let of_domain = self.definitions.dimensions.iter().filter(|(domain, _)| *domain == name.domain);
+        let names: Vec<String> = of_domain.map(|(_, parsed)| parsed.definition.dimension.to_string()).collect();
+        let hint = suggestion(&name.name, names.iter().map(String::as_str));
+        self.problem(Problem::new(place, format!("there is no dimension `{name}`")).hint(hint));
+    }
+
+    fn fingerprints(&mut self) {
+        let event_of = |streams: &BTreeMap<String, Arc<Stream>>, stream: &str, event: &str| {
+            let event = streams.get(stream).and_then(|stream| stream.event(event));
+            serde_json::to_value(event).unwrap_or_default()
+        };
+        let streams = self.models.streams.clone();
+        let facts: BTreeMap<ModelName, Arc<Fact>> = self
+            .models
+            .models
+            .iter()
+            .filter_map(|model| match model {
+                Model::Fact(fact) => Some((fact.name.clone(), fact.clone())),
+                _ => None,
+            })
+            .collect();
+        let dimensions: BTreeMap<ModelName, Arc<Dimension>> = self
+            .models
+            .models
+            .iter()
+            .filter_map(|model| match model {
+                Model::Dimension(dimension) => Some((dimension.name.clone(), dimension.clone())),
+                _ => None,
+            })
+            .collect();
+        let own_fact = |fact: &Fact| vec![fact.definition.clone(), event_of(&streams, &fact.stream, &fact.event)];
+        let own_dimension = |dimension: &Dimension| {
+            let mut parts = vec![dimension.definition.clone()];
+            parts.extend(dimension.sources.iter().map(|source| event_of(&streams, &source.stream, &source.event)));
+            parts
+        };
+        let mut known: BTreeMap<ModelName, String> = BTreeMap::new();
+        for model in &mut self.models.models {
+            let name = model.name().clone();
+            let mut parts = vec![serde_json::json!([FOLD, name.to_string(), model.kind()])];
+            match model {
+                Model::Calendar(calendar) => parts.push(serde_json::to_value(calendar.days).unwrap_or_default()),
+                Model::Dimension(dimension) => {
+                    parts.extend(own_dimension(dimension));
+                    for inference in &dimension.inferred_from {
+                        if let Some(fact) = facts.get(inference) {
+                            parts.extend(own_fact(fact));
+                        }
+                        if let Some(child) = dimensions.get(inference) {
+                            parts.extend(own_dimension(child));
+                        }
+                    }
+                }
+                Model::Fact(fact) => {
+                    parts.extend(own_fact(fact));
+                    parts.extend(fact.inputs().iter().filter_map(|input| known.get(*input)).map(|print| print.as_str().into()));
+                }
+            }
+            let fingerprint = digest(&parts);
+            known.insert(name, fingerprint.clone());
+            match model {
+                Model::Calendar(calendar) => calendar.fingerprint = fingerprint,
+                Model::Dimension(dimension) => Arc::make_mut(dimension).fingerprint = fingerprint,
+                Model::Fact(fact) => Arc::make_mut(fact).fingerprint = fingerprint,
+            }
+        }
+    }
+
+    /// Streams that nothing reads are allowed, and told.
+    fn unread(&mut self) {
+        let read: BTreeSet<&str> = self.models.models.iter().flat_map(Model::streams).collect();
+        for parsed in &self.definitions.streams {
+            if !read.contains(parsed.definition.stream.as_str()) {
+                let place = parsed.definition.stream.place(&parsed.file);
+                self.notes.push(Problem::new(place, format!("no model reads the stream `{}`", *parsed.definition.stream)));
+            }
+        }
+    }
+}
+
+/// Names are lower-case, so that nobody has to quote them.
+pub fn check_name(name: &str, place: &Place) -> Option<Problem> {
+    let good = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 63
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    (!good).then(|| {
+        let hint = "write lower-case letters, digits and `_`, beginning with a letter, up to 63";
+        Problem::new(place.clone(), format!("`{name}` is not a name")).hint(hint)
+    })
+}
+
+/// A digest of definitions; what only people read is left out.
+fn digest(parts: &[serde_json::Value]) -> String {
+    fn without_words(value: &serde_json::Value) -> serde_json::Value {
+        match value {
+            serde_json::Value::Object(map) => {
+                map.iter().filter(|(key, _)| *key != "description").map(|(key, value)| (key.clone(), without_words(value))).collect()
+            }
+            serde_json::Value::Array(values) => values.iter().map(without_words).collect(),
+            other => other.clone(),
+        }
+    }
+    let mut hash = Sha256::new();
+    for part in parts {
+        let text = without_words(part).to_string();
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    hex::encode(&hash.finalize()[..8])
+}

@@ -1,0 +1,334 @@
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray},
+    datatypes::{DataType, Field, Int32Type, Int64Type, Schema},
+    error::ArrowError,
+};
+use arrow_flight::{
+    CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, IpcMessage,
+    error::FlightError,
+    sql::{
+        ActionCancelQueryRequest, ActionCancelQueryResult, Any, CommandGetCrossReference, CommandGetDbSchemas,
+        CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetTables,
+        CommandGetXdbcTypeInfo, CommandStatementQuery, ProstMessageExt, SqlInfo, client::FlightSqlServiceClient,
+    },
+};
+use futures::TryStreamExt;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
+
+use super::*;
+use crate::{access::Users, query::Limits, server::serve_flight, testing};
+
+type Client = FlightSqlServiceClient<Channel>;
+
+/// A server on a loopback port, which stops when dropped.
+struct Running {
+    queries: Queries,
+    address: String,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn serve(users: Users) -> (Running, Client) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let queries = testing::queries(Limits::default());
+    let shutdown = CancellationToken::new();
+    let access = Arc::new(Access::new(users));
+    tokio::spawn(serve_flight(listener, queries.clone(), access, shutdown.clone()));
+    let running = Running { queries, address, shutdown };
+    let client = connect(&running).await;
+    (running, client)
+}
+
+async fn connect(running: &Running) -> Client {
+    let endpoint = Endpoint::from_shared(running.address.clone()).unwrap();
+    FlightSqlServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+/// Fetches an answer and checks that it is what was promised.
+async fn fetch(client: &mut Client, info: FlightInfo) -> Result<RecordBatch, FlightError> {
+    let promised = info.clone().try_decode_schema().unwrap();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let mut stream = client.do_get(ticket).await?;
+    let mut batches = Vec::new();
+    while let Some(batch) = stream.try_next().await? {
+        batches.push(batch);
+    }
+    let schema = stream.schema().cloned().unwrap();
+    assert_eq!(*schema, promised, "the stream has the promised schema");
+    Ok(arrow::compute::concat_batches(&schema, &batches)?)
+}
+
+async fn query(client: &mut Client, sql: &str) -> Result<RecordBatch, FlightError> {
+    let info = client.execute(sql.to_owned(), None).await?;
+    fetch(client, info).await
+}
+
+fn status(error: FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => *status,
+        other => panic!("not a status: {other}"),
+    }
+}
+
+fn texts(batch: &RecordBatch, column: &str) -> Vec<String> {
+    let column = batch.column_by_name(column).unwrap().as_string::<i32>();
+    column.iter().map(|text| text.unwrap_or("NULL").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn statement_gives_what_was_promised() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let sql = "SELECT * FROM sales.orders_v1.order_lines ORDER BY order_id, line_number";
+    let batch = query(&mut client, sql).await.unwrap();
+    assert_eq!(batch.num_rows(), 3);
+    assert_eq!(batch.schema().field(0), &Field::new("order_id", DataType::Utf8, false));
+    assert_eq!(texts(&batch, "currency"), ["EUR", "EUR", "NULL"]);
+    for sql in ["EXPLAIN SELECT 1", "SHOW TABLES", "SELECT 1 WHERE 1 = 0", "VALUES (1, 'a')"] {
+        query(&mut client, sql).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn errors_are_statuses_before_and_within_the_stream() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let missing = client.execute("SELECT *\nFROM a.b.c".to_owned(), None).await.unwrap_err();
+    let missing = status(missing);
+    assert_eq!(missing.code(), Code::NotFound);
+    assert!(missing.message().contains("(line 2, column"), "{missing}");
+    let written = client.execute("DROP TABLE a".to_owned(), None).await.unwrap_err();
+    assert_eq!(status(written).code(), Code::InvalidArgument);
+    let unbound = client.execute("SELECT $1".to_owned(), None).await.unwrap_err();
+    assert_eq!(status(unbound).code(), Code::InvalidArgument);
+    let sql = "SELECT 1 / (line_number - 1) FROM sales.orders_v1.order_lines";
+    let running = query(&mut client, sql).await.unwrap_err();
+    assert_eq!(status(running).code(), Code::InvalidArgument);
+    let update = client.execute_update("DELETE FROM a".to_owned(), None).await.unwrap_err();
+    assert!(status(update).message().contains("read-only"));
+    let transaction = client.begin_transaction().await.unwrap_err();
+    assert_eq!(status(transaction).code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn prepared_statement_takes_parameters() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let sql = "SELECT line_number FROM sales.orders_v1.order_lines
+        WHERE order_id = ? AND line_number >= ? ORDER BY 1";
+    let mut prepared = client.prepare(sql.to_owned(), None).await.unwrap();
+    let parameters = prepared.parameter_schema().unwrap().clone();
+    assert_eq!(parameters.fields().len(), 2);
+    assert_eq!(parameters.field(0).data_type(), &DataType::Utf8);
+    assert_eq!(parameters.field(1).data_type(), &DataType::Int64);
+    assert_eq!(prepared.dataset_schema().unwrap().field(0).name(), "line_number");
+
+    for (id, from, expected) in [("a", 1, 2), ("a", 2, 1), ("b", 9, 0)] {
+        let ids: ArrayRef = Arc::new(StringArray::from(vec![id]));
+        let from: ArrayRef = Arc::new(Int64Array::from(vec![from]));
+        let bound = RecordBatch::try_from_iter(vec![("0", ids), ("1", from)]).unwrap();
+        prepared.set_parameters(bound).unwrap();
+        let info = prepared.execute().await.unwrap();
+        assert_eq!(fetch(&mut client, info).await.unwrap().num_rows(), expected, "{id}");
+    }
+    prepared.close().await.unwrap();
+
+    let mut named = client.prepare("SELECT $b + 1 AS b, $a AS a".to_owned(), None).await.unwrap();
+    let a: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+    let b: ArrayRef = Arc::new(Int64Array::from(vec![41]));
+    named.set_parameters(RecordBatch::try_from_iter(vec![("a", a), ("b", b)]).unwrap()).unwrap();
+    let info = named.execute().await.unwrap();
+    let batch = fetch(&mut client, info).await.unwrap();
+    assert_eq!(batch.column(0).as_primitive::<Int64Type>().value(0), 42);
+    assert_eq!(texts(&batch, "a"), ["x"]);
+}
+
+#[tokio::test]
+async fn catalogs_schemas_and_tables_are_found() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let info = client.get_catalogs().await.unwrap();
+    let catalogs = fetch(&mut client, info).await.unwrap();
+    assert_eq!(texts(&catalogs, "catalog_name"), ["lake", "sales"]);
+
+    let wanted =
+        CommandGetDbSchemas { catalog: Some("sales".to_owned()), db_schema_filter_pattern: Some("orders%".to_owned()) };
+    let info = client.get_db_schemas(wanted).await.unwrap();
+    let schemas = fetch(&mut client, info).await.unwrap();
+    assert_eq!(texts(&schemas, "db_schema_name"), ["orders_v1"]);
+
+    let wanted =
+        CommandGetTables { table_types: vec!["TABLE".to_owned()], include_schema: true, ..CommandGetTables::default() };
+    let info = client.get_tables(wanted).await.unwrap();
+    let tables = fetch(&mut client, info).await.unwrap();
+    assert_eq!(texts(&tables, "table_name"), ["customer", "order_lines"]);
+    let bytes = tables.column_by_name("table_schema").unwrap().as_binary::<i32>().value(1).to_vec();
+    let schema: Result<Schema, ArrowError> = IpcMessage(bytes.into()).try_into();
+    let schema = schema.unwrap();
+    let amount = schema.field_with_name("amount").unwrap().metadata();
+    assert_eq!(amount["ARROW:FLIGHT:SQL:TYPE_NAME"], "DECIMAL");
+    assert_eq!(amount["ARROW:FLIGHT:SQL:PRECISION"], "18");
+    assert_eq!(schema.field(0).data_type(), &DataType::Utf8);
+
+    let info = client.get_table_types().await.unwrap();
+    let kinds = fetch(&mut client, info).await.unwrap();
+    assert_eq!(texts(&kinds, "table_type"), ["SYSTEM TABLE", "TABLE", "VIEW"]);
+}
+
+#[tokio::test]
+async fn keys_have_the_schemas_of_flight_sql() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let lines = CommandGetPrimaryKeys { table: "order_lines".to_owned(), ..Default::default() };
+    let info = client.get_primary_keys(lines).await.unwrap();
+    let primary = fetch(&mut client, info).await.unwrap();
+    assert_eq!(texts(&primary, "column_name"), ["order_id", "line_number"]);
+    let sequence = primary.column_by_name("key_sequence").unwrap().as_primitive::<Int32Type>();
+    assert_eq!(sequence.values(), &[1, 2]);
+
+    let wanted = CommandGetImportedKeys { table: "order_lines".to_owned(), ..Default::default() };
+    let info = client.get_imported_keys(wanted).await.unwrap();
+    let imported = fetch(&mut client, info).await.unwrap();
+    let wanted = CommandGetExportedKeys {
+        catalog: Some("sales".to_owned()),
+        db_schema: Some("customers_v1".to_owned()),
+        table: "customer".to_owned(),
+    };
+    let info = client.get_exported_keys(wanted).await.unwrap();
+    let exported = fetch(&mut client, info).await.unwrap();
+    let wanted = CommandGetCrossReference {
+        pk_table: "customer".to_owned(),
+        fk_table: "order_lines".to_owned(),
+        ..Default::default()
+    };
+    let info = client.get_cross_reference(wanted).await.unwrap();
+    let crossing = fetch(&mut client, info).await.unwrap();
+    assert_eq!(imported, exported);
+    assert_eq!(imported, crossing);
+    assert_eq!(texts(&imported, "pk_table_name"), ["customer"]);
+    assert_eq!(texts(&imported, "fk_column_name"), ["customer_key"]);
+    let spec: Vec<String> = imported
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| {
+            let nullable = if field.is_nullable() { "" } else { " not null" };
+            format!("{}: {}{nullable}", field.name(), field.data_type())
+        })
+        .collect();
+    assert_eq!(
+        spec,
+        [
+            "pk_catalog_name: Utf8",
+            "pk_db_schema_name: Utf8",
+            "pk_table_name: Utf8 not null",
+            "pk_column_name: Utf8 not null",
+            "fk_catalog_name: Utf8",
+            "fk_db_schema_name: Utf8",
+            "fk_table_name: Utf8 not null",
+            "fk_column_name: Utf8 not null",
+            "key_sequence: Int32 not null",
+            "fk_key_name: Utf8",
+            "pk_key_name: Utf8",
+            "update_rule: UInt8 not null",
+            "delete_rule: UInt8 not null",
+        ]
+    );
+    let wanted = CommandGetPrimaryKeys { table: "nothing".to_owned(), ..Default::default() };
+    let info = client.get_primary_keys(wanted).await.unwrap();
+    assert_eq!(fetch(&mut client, info).await.unwrap().num_rows(), 0);
+}
+
+#[tokio::test]
+async fn server_describes_itself_and_its_types() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let info = client.get_sql_info(vec![]).await.unwrap();
+    let all = fetch(&mut client, info).await.unwrap();
+    assert!(all.num_rows() > 60, "{} infos", all.num_rows());
+    let info = client.get_sql_info(vec![SqlInfo::FlightSqlServerReadOnly]).await.unwrap();
+    assert_eq!(fetch(&mut client, info).await.unwrap().num_rows(), 1);
+    let info = client.get_xdbc_type_info(CommandGetXdbcTypeInfo { data_type: None }).await.unwrap();
+    let types = texts(&fetch(&mut client, info).await.unwrap(), "type_name");
+    let mut schemas = testing::memory().schemas();
+    schemas.push(Schema::new(vec![Field::new("b", DataType::Boolean, true)]));
+    for field in schemas.iter().flat_map(|schema| schema.fields()) {
+        let name = crate::types::sql_name(field.data_type());
+        assert!(types.iter().any(|known| known == name), "{name} is not described");
+    }
+}
+
+#[tokio::test]
+async fn get_schema_and_poll_answer_as_get_flight_info() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let command = CommandStatementQuery { query: "SELECT 1 AS a".to_owned(), transaction_id: None };
+    let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+    let inner = client.inner_mut();
+    let schema = inner.get_schema(descriptor.clone()).await.unwrap().into_inner();
+    let schema = Schema::try_from(&schema).unwrap();
+    assert_eq!(schema.field(0).name(), "a");
+    let polled = inner.poll_flight_info(descriptor).await.unwrap().into_inner();
+    assert_eq!(polled.progress, Some(1.0));
+    assert_eq!(polled.info.unwrap().try_decode_schema().unwrap(), schema);
+    let actions: Vec<ActionType> =
+        inner.list_actions(Empty {}).await.unwrap().into_inner().try_collect().await.unwrap();
+    assert_eq!(actions.len(), service::ACTIONS.len());
+}
+
+#[tokio::test]
+async fn running_query_is_cancelled_by_its_flight() {
+    let (running, mut client) = serve(Users::default()).await;
+    for legacy in [false, true] {
+        let info = client.execute("SELECT n FROM lake.test.endless".to_owned(), None).await.unwrap();
+        let ticket = info.endpoint[0].ticket.clone().unwrap();
+        let mut stream = client.do_get(ticket).await.unwrap();
+        assert_eq!(stream.try_next().await.unwrap().unwrap().num_rows(), 1);
+        assert_eq!(running.queries.running().len(), 1);
+        let action = if legacy {
+            let request = ActionCancelQueryRequest { info: info.encode_to_vec().into() };
+            Action::new("CancelQuery", request.as_any().encode_to_vec())
+        } else {
+            Action::new("CancelFlightInfo", CancelFlightInfoRequest::new(info).encode_to_vec())
+        };
+        let mut results = client.do_action(action).await.unwrap();
+        let result = results.message().await.unwrap().unwrap();
+        if legacy {
+            let any = Any::decode(result.body).unwrap();
+            let result: ActionCancelQueryResult = any.unpack().unwrap().unwrap();
+            assert_eq!(result.result, CancelStatus::Cancelled as i32);
+        } else {
+            let result = CancelFlightInfoResult::decode(result.body).unwrap();
+            assert_eq!(result.status(), CancelStatus::Cancelled);
+        }
+        let error = stream.try_next().await.unwrap_err();
+        assert_eq!(status(error).code(), Code::Cancelled);
+    }
+}
+
+#[tokio::test]
+async fn users_log_in_once_and_use_a_token() {
+    let users = Users::new(vec![("ana".to_owned(), "secret".to_owned())]);
+    let (running, mut client) = serve(users).await;
+    let refused = client.execute("SELECT 1".to_owned(), None).await.unwrap_err();
+    assert_eq!(status(refused).code(), Code::Unauthenticated);
+    assert!(client.handshake("ana", "wrong").await.is_err());
+    let payload = client.handshake("ana", "secret").await.unwrap();
+    assert_eq!(client.token().map(String::as_bytes), Some(payload.as_ref()));
+    assert_eq!(query(&mut client, "SELECT 1").await.unwrap().num_rows(), 1);
+
+    let mut basic = connect(&running).await;
+    basic.set_header("authorization", "Basic YW5hOnNlY3JldA==");
+    assert_eq!(query(&mut basic, "SELECT 1").await.unwrap().num_rows(), 1);
+
+    let _closed = client.do_action(Action::new("CloseSession", "")).await.unwrap();
+    let refused = client.execute("SELECT 1".to_owned(), None).await.unwrap_err();
+    assert_eq!(status(refused).code(), Code::Unauthenticated);
+}

@@ -1,0 +1,182 @@
+use std::sync::atomic::AtomicU64;
+
+use arrow::{array::AsArray, datatypes::Int64Type};
+use datafusion::scalar::ScalarValue;
+use futures::TryStreamExt;
+
+use super::*;
+use crate::testing::{ana, memory, queries};
+
+const ENDLESS: &str = "SELECT n FROM lake.test.endless";
+
+fn quick() -> Limits {
+    Limits { time: Duration::from_secs(60), running: 1, waiting: 0, patience: Duration::from_secs(60) }
+}
+
+async fn rows(queries: &Queries, query: Query) -> Result<Vec<RecordBatch>, QueryError> {
+    let answer = queries.start(query).await?;
+    let schema = Arc::clone(&answer.schema);
+    let batches: Vec<RecordBatch> = answer.batches.try_collect().await?;
+    assert!(batches.iter().all(|batch| batch.schema() == schema), "the promise is kept");
+    Ok(batches)
+}
+
+#[tokio::test]
+async fn answer_keeps_the_promise_of_its_description() {
+    let queries = queries(Limits::default());
+    for sql in [
+        "SELECT * FROM sales.orders_v1.order_lines",
+        "SELECT currency, count(*), sum(amount) FROM sales.orders_v1.order_lines GROUP BY currency",
+        "SELECT name, arrow_typeof(name) FROM sales.customers_v1.customer ORDER BY 1",
+        "SELECT o.order_id, c.name FROM sales.orders_v1.order_lines o
+         LEFT JOIN sales.customers_v1.customer c ON o.customer_key = c.customer_key",
+        "EXPLAIN SELECT 1",
+        "SHOW TABLES",
+        "DESCRIBE sales.customers_v1.customer",
+        "SELECT NULL, make_array('a', NULL), count(*) OVER () FROM sales.customers_v1.customer",
+    ] {
+        let described = queries.describe(sql, &[]).await.unwrap();
+        let answer = queries.start(Query::new(sql, ana())).await.unwrap();
+        assert_eq!(answer.schema, described.schema, "{sql}");
+        assert_eq!((answer.snapshot, described.snapshot), (7, 7));
+        let batches: Vec<RecordBatch> = answer.batches.try_collect().await.unwrap();
+        assert!(batches.iter().all(|batch| batch.schema() == described.schema), "{sql}");
+        assert!(batches.iter().any(|batch| batch.num_rows() > 0), "{sql}");
+    }
+    assert!(queries.running().is_empty());
+}
+
+#[tokio::test]
+async fn mistakes_have_kind_and_place() {
+    let queries = queries(Limits::default());
+    let start = async |sql: &str| queries.start(Query::new(sql, ana())).await.unwrap_err();
+    let missing = start("SELECT *\nFROM sales.orders_v1.nothing").await;
+    assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
+    assert_eq!(missing.line, Some(2), "{missing}");
+    let column = start("SELECT curency FROM sales.orders_v1.order_lines").await;
+    assert_eq!((column.kind(), column.line, column.column), (ErrorKind::Invalid, Some(1), Some(8)));
+    assert_eq!(start("SELECT 1 FROM WHERE").await.line, Some(1));
+    assert_eq!(start("DROP TABLE sales.orders_v1.order_lines").await.kind(), ErrorKind::Invalid);
+    assert_eq!(start("SELECT 1 INTO x").await.kind(), ErrorKind::Invalid);
+    assert!(queries.running().is_empty());
+}
+
+#[tokio::test]
+async fn error_while_running_reaches_the_reader() {
+    let queries = queries(Limits::default());
+    let sql = "SELECT 1 / (line_number - 1) FROM sales.orders_v1.order_lines";
+    let error = rows(&queries, Query::new(sql, ana())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(queries.running().is_empty());
+}
+
+#[tokio::test]
+async fn parameters_are_bound_row_by_row() {
+    let queries = queries(Limits::default());
+    let sql = "SELECT line_number FROM sales.orders_v1.order_lines WHERE order_id = ? AND line_number < ?";
+    let described = queries.describe(sql, &[]).await.unwrap();
+    assert_eq!(described.parameters.len(), 2);
+    assert_eq!(described.parameters[1].data_type(), &arrow::datatypes::DataType::Int64);
+    let row = |id: &str, below: i64| Params::Positional(vec![ScalarValue::from(id), ScalarValue::from(below)]);
+    let query = Query::new(sql, ana()).bind_rows(vec![row("b", 9), row("a", 9), row("a", 1)]);
+    let batches = rows(&queries, query).await.unwrap();
+    let numbers: Vec<i64> =
+        batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+    assert_eq!(numbers, [1, 1, 2]);
+    let unbound = queries.start(Query::new(sql, ana())).await.unwrap_err();
+    assert_eq!(unbound.kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn cancelled_query_tells_its_reader() {
+    let queries = queries(quick());
+    let mut answer = queries.start(Query::new(ENDLESS, ana())).await.unwrap();
+    let running = queries.running();
+    assert_eq!(running.len(), 1);
+    assert_eq!((running[0].id, &*running[0].sql, running[0].user.as_str()), (answer.id, ENDLESS, "ana"));
+    assert!(answer.batches.next().await.unwrap().is_ok());
+    assert!(queries.cancel(answer.id));
+    let error = answer.batches.next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(answer.batches.next().await.is_none());
+    assert!(queries.running().is_empty());
+    assert!(!queries.cancel(answer.id));
+}
+
+#[tokio::test]
+async fn dropping_the_answer_frees_its_slot() {
+    let queries = queries(Limits { waiting: 1, ..quick() });
+    let answer = queries.start(Query::new(ENDLESS, ana())).await.unwrap();
+    drop(answer);
+    assert!(queries.running().is_empty());
+    assert_eq!(rows(&queries, Query::new("SELECT 1", ana())).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn more_queries_than_run_and_wait_are_refused() {
+    let queries = queries(quick());
+    let first = queries.start(Query::new(ENDLESS, ana())).await.unwrap();
+    let error = queries.start(Query::new("SELECT 1", ana())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(queries.running().len(), 1);
+    drop(first);
+}
+
+#[tokio::test]
+async fn waiting_query_can_be_cancelled() {
+    let queries = queries(Limits { waiting: 1, ..quick() });
+    let _first = queries.start(Query::new(ENDLESS, ana())).await.unwrap();
+    let id = Uuid::new_v4();
+    let waiting = queries.start(Query::new("SELECT 1", ana()).with_id(id));
+    let stopping = async {
+        while !queries.cancel(id) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (waited, ()) = tokio::join!(waiting, stopping);
+    assert_eq!(waited.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[tokio::test]
+async fn query_over_its_time_is_stopped() {
+    let queries = queries(Limits { time: Duration::from_millis(200), ..quick() });
+    let outcome = rows(&queries, Query::new(ENDLESS, ana())).await;
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(queries.running().is_empty());
+}
+
+#[tokio::test]
+async fn promise_is_broken_only_by_another_type_of_result() {
+    let views = Arc::new(memory());
+    let queries = Queries::new(Arc::clone(&views) as Arc<dyn Views>, Limits::default());
+    let sql = "SELECT name FROM sales.customers_v1.customer";
+    let described = queries.describe(sql, &[]).await.unwrap();
+    let snapshot: &AtomicU64 = &views.snapshot;
+    snapshot.store(8, Ordering::SeqCst);
+    let kept = Promise { snapshot: 7, schema: schema_digest(&described.schema) };
+    let answer = queries.start(Query::new(sql, ana()).with_promise(kept)).await.unwrap();
+    assert_eq!(answer.snapshot, 8);
+    let broken = Promise { snapshot: 7, schema: "else".to_owned() };
+    let error = queries.start(Query::new(sql, ana()).with_promise(broken)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn taken_id_is_not_given_twice() {
+    let queries = queries(Limits { running: 2, ..quick() });
+    let id = Uuid::new_v4();
+    let first = queries.start(Query::new(ENDLESS, ana()).with_id(id)).await.unwrap();
+    let second = queries.start(Query::new(ENDLESS, ana()).with_id(id)).await.unwrap();
+    assert_eq!(first.id, id);
+    assert_ne!(second.id, id);
+    queries.cancel_all();
+    for mut batches in [first.batches, second.batches] {
+        let last = loop {
+            match batches.next().await {
+                Some(Ok(_)) => {}
+                other => break other,
+            }
+        };
+        assert_eq!(last.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+}
