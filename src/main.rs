@@ -1,1 +1,43 @@
-fn main() {}
+//! `starmere`: one binary that turns streams of events into star schemas people can query.
+//!
+//! The command line is a thin layer: each command loads the project, calls the rooms, and prints. Data goes to
+//! standard output, everything else to standard error. Exit status 0: done; 1: the user can mend it; 2: otherwise.
+
+mod command_line;
+mod commands;
+mod example;
+mod failure;
+mod output;
+mod project;
+mod publish;
+mod views;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let line = command_line::CommandLine::parse();
+    let output = output::Output::new(&line.global);
+    let filter = match (line.global.quiet, line.global.verbose) {
+        (true, _) => "error",
+        (false, false) => "warn",
+        (false, true) => "info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STARMERE_LOG").unwrap_or_else(|_| filter.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.error(&anyhow::Error::new(error).context("could not start"));
+            return ExitCode::from(2);
+        }
+    };
+    match runtime.block_on(commands::run(line, &output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(failure::status(&error))
+        }
+    }
+}

@@ -36,6 +36,14 @@ impl TablePath {
         Self(format!("ledger/{domain}/{stream}/{fingerprint}"))
     }
 
+    /// The fingerprint in a model's path, and what follows it.
+    pub fn fingerprint(&self) -> Option<&str> {
+        match self.0.split('/').collect::<Vec<_>>().as_slice() {
+            ["models", _, _, fingerprint, _] => Some(fingerprint),
+            _ => None,
+        }
+    }
+
     /// As text, without slashes at the ends.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use starmere_lake::catalog::Pin;
+use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{FileOptions, Snapshot, Table, Warehouse};
 use starmere_lake::events as lake_events;
 use starmere_lake::paths::TablePath;
@@ -54,8 +54,10 @@ pub struct Builder {
     warehouse: Warehouse,
     /// Streams by name: table and version.
     streams: BTreeMap<String, (String, Table, u64)>,
-    /// Instead of the fingerprint alone: a folder for tables that are filled from the lake aside.
+    /// Instead of what is published: tables that are filled from the lake, aside.
     aside: Option<String>,
+    /// Published tables that were filled aside, by model: what follows the fingerprint in their paths.
+    generations: BTreeMap<ModelName, String>,
     indexes: Mutex<HashMap<(TablePath, u64), Arc<Index>>>,
     /// What is new since a version, shared by the models that ask the same.
     events: Mutex<HashMap<(String, Option<u64>), Arc<EventChanges>>>,
@@ -72,7 +74,20 @@ impl Builder {
             streams.insert(stream.name.clone(), (input, table, snapshot.version()));
         }
         let aside = full.then(|| format!("-{}", uuid_like()));
-        Ok(Self { warehouse: warehouse.clone(), streams, aside, indexes: Mutex::default(), events: Mutex::default() })
+        let generations = BTreeMap::new();
+        Ok(Self { warehouse: warehouse.clone(), streams, aside, generations, indexes: Mutex::default(), events: Mutex::default() })
+    }
+
+    /// Goes on from the tables that `snapshot` pins, where their definitions are still the same.
+    #[must_use]
+    pub fn going_on_from(mut self, snapshot: &CatalogSnapshot, models: &Models) -> Self {
+        for model in &models.models {
+            let name = model.name();
+            let published = snapshot.tables.get(&name.to_string()).and_then(|pin| pin.path.fingerprint());
+            let generation = published.and_then(|published| published.strip_prefix(model.fingerprint()));
+            self.generations.extend(generation.map(|generation| (name.clone(), generation.to_owned())));
+        }
+        self
     }
 
     /// The same, at given versions of the streams.
@@ -130,7 +145,8 @@ impl Builder {
     }
 
     pub(crate) async fn derived(&self, model: &ModelName, fingerprint: &str, part: &str) -> Result<Derived> {
-        let fingerprint = format!("{fingerprint}{}", self.aside.as_deref().unwrap_or_default());
+        let generation = self.aside.as_ref().or_else(|| self.generations.get(model)).map(String::as_str);
+        let fingerprint = format!("{fingerprint}{}", generation.unwrap_or_default());
         Derived::open(&self.warehouse, TablePath::model(&model.domain, &model.name, &fingerprint, part)).await
     }
 

@@ -47,9 +47,15 @@ impl Derived {
         u64::try_from(version).ok()
     }
 
-    /// Nothing of `inputs` is new.
-    pub(crate) fn is_current(&self, inputs: &BTreeMap<String, u64>) -> bool {
-        self.snapshot.is_some() && inputs.iter().all(|(input, version)| self.consumed(input) == Some(*version))
+    /// Whether nothing of `inputs` is new. A table that is ahead of them belongs to a build that began later: this
+    /// one ends with a conflict, and going back is out of the question.
+    pub(crate) fn is_current(&self, inputs: &BTreeMap<String, u64>) -> Result<bool> {
+        let Some(snapshot) = &self.snapshot else { return Ok(false) };
+        if inputs.iter().any(|(input, version)| self.consumed(input).is_some_and(|consumed| consumed > *version)) {
+            let (table, version) = (self.table.path().to_string(), snapshot.version());
+            return Err(starmere_lake::Error::Conflict { table, version }.into());
+        }
+        Ok(inputs.iter().all(|(input, version)| self.consumed(input) == Some(*version)))
     }
 
     /// Makes the table where it does not exist. `settings` are kept with it for good.

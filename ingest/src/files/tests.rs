@@ -131,7 +131,7 @@ async fn a_copy_adds_nothing_and_a_replaced_file_is_refused() {
     assert_eq!(report.events, 1, "the rest goes on");
     assert_eq!(report.refused.len(), 1);
     assert_eq!(report.refused[0].path, "b");
-    assert!(report.refused[0].reason.contains("no longer the 540 bytes"), "{}", report.refused[0].reason);
+    assert!(report.refused[0].reason.contains("no longer the 480 bytes"), "{}", report.refused[0].reason);
     world.write("b", events(20..31));
     let report = world.land().await;
     assert_eq!((report.events, report.refused, world.rows().await), (1, vec![], 22));

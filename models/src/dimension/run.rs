@@ -42,7 +42,7 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
     let mut changes = builder.derived(&dimension.name, &dimension.fingerprint, CHANGES).await?;
     let mut rejected = builder.derived(&dimension.name, &dimension.fingerprint, "rejects").await?;
     let mut built = Built::default();
-    if !changes.is_current(&inputs) {
+    if !changes.is_current(&inputs)? {
         let gathered = Gathered::new(builder, dimension, &changes).await?;
         built.rows_read = gathered.read;
         let count: usize = gathered.changes.iter().map(RecordBatch::num_rows).sum();
@@ -65,7 +65,7 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
             rejected.commit(change, &inputs).await?;
         }
     }
-    if !rejected.is_current(&inputs) {
+    if !rejected.is_current(&inputs)? {
         let gathered = Gathered::new(builder, dimension, &rejected).await?;
         rejected.create(rejects::schema(), &[]).await?;
         let change = rejects::change(&rejected, gathered.rejects, &gathered.taken_back).await?;
@@ -428,7 +428,7 @@ pub async fn build_versions(builder: &Builder, dimension: &Arc<Dimension>, chang
     let inputs: BTreeMap<String, u64> = [(input.clone(), changes_pin.version)].into();
     let mut versions = builder.derived(&dimension.name, &dimension.fingerprint, VERSIONS).await?;
     let mut built = Built::default();
-    if !versions.is_current(&inputs) {
+    if !versions.is_current(&inputs)? {
         let from = versions.consumed(&input);
         let log = builder.warehouse().table(changes_pin.path.clone());
         let log_snapshot = log.snapshot_at(changes_pin.version).await?;

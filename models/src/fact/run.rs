@@ -43,7 +43,7 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     let mut rows = builder.derived(&fact.name, &fact.fingerprint, ROWS).await?;
     let mut rejected = builder.derived(&fact.name, &fact.fingerprint, "rejects").await?;
     let mut built = Built::default();
-    if !rows.is_current(&inputs) {
+    if !rows.is_current(&inputs)? {
         let from = rows.consumed(&stream_input);
         let events = Arc::new(builder.changes(&fact.stream, from).await?);
         built.rows_read = events.rows() as u64;
@@ -63,7 +63,7 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
             rejected.commit(change, &lake_inputs).await?;
         }
     }
-    if !rejected.is_current(&lake_inputs) {
+    if !rejected.is_current(&lake_inputs)? {
         let events = builder.changes(&fact.stream, rejected.consumed(&stream_input)).await?;
         let stage = Stage::new(fact)?;
         let mut new_rejects = Vec::new();

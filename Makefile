@@ -1,0 +1,49 @@
+# Commands of this repository; `make` alone lists them.
+#
+# One build serves `make test` and `make demo`: the dev profile (opt-level 1, see Cargo.toml), always for the
+# whole workspace, so that nothing is compiled twice. `make bench` measures the release profile.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV   := $(or $(STARMERE_VENV),.venv)
+PYTHON := $(VENV)/bin/python
+DEV    := $(TARGET)/debug/starmere
+
+# For `make demo`: how many orders.
+ORDERS ?= 10000
+# For `make bench`: the scale (1 is six million lines), and a folder for data and warehouses.
+SCALE  ?= 1
+BENCH  ?= $(TARGET)/bench
+
+.PHONY: help demo test check fmt bench
+.NOTPARALLEL:
+
+help:
+	@echo "make demo     a small shop, from events to answers, in ./demo   (ORDERS=$(ORDERS))"
+	@echo "make test     everything that must hold"
+	@echo "make check    formatting and lints"
+	@echo "make fmt      format the code"
+	@echo "make bench    the Star Schema Benchmark, beside DuckDB          (SCALE=$(SCALE))"
+
+# The binary is the one that the tests use: somewhat slower than what is shipped, but built once.
+demo:
+	@scripts/install.sh demo
+	cargo build --workspace
+	@$(PYTHON) scripts/demo.py $(DEV) demo --orders $(ORDERS)
+
+# `cargo test` builds the binary too, for the tests that run it as a process.
+test:
+	@scripts/install.sh test
+	cargo test --workspace
+	@$(PYTHON) scripts/test_outside.py $(DEV)
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+fmt:
+	cargo fmt --all
+
+bench:
+	@scripts/install.sh test
+	cargo build --workspace --release
+	@$(PYTHON) bench/bench.py $(TARGET)/release/starmere $(BENCH) $(SCALE)

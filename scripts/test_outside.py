@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Tests from outside: the binary as a user runs it, asked by clients and engines that are not ours.
+
+    python scripts/test_outside.py target/debug/starmere [--orders 2000] [--flights N] [--keep DIR]
+
+    shop      definitions, landing, building and doing it all again; the star against the answers of the
+              generator and of DuckDB; events over HTTP, twice; the driver's conformance; what README.md shows;
+              the warehouse read by delta-rs, polars and ClickHouse; `verify`
+    flights   a year of real flights against the data frames they came from
+
+Servers listen on ports that the system chooses and are stopped by their own process ids. The last line says how
+many checks passed and failed; exit 1 if any failed.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Iterator
+
+from demo import ROOT, Failed, Server, ask, counted_rows, differences, expected_rows, flight_sql, post_events
+
+COMMAND_SECONDS = 900.0
+PYTHON_TESTS = ROOT / "tests" / "python"
+COUNTS = re.compile(r"^(\d+) passed, (\d+) failed$", re.M)
+
+# Versions of customers, written as the file of `expected/` has them.
+CUSTOMER_VERSIONS = """
+SELECT customer_id, name, city, segment, first_channel, CAST(signed_up_on AS VARCHAR) AS signed_up_on,
+       to_char(valid_from, '%Y-%m-%dT%H:%M:%S.%6fZ') AS valid_from,
+       to_char(valid_to, '%Y-%m-%dT%H:%M:%S.%6fZ') AS valid_to, is_deleted, is_inferred
+FROM customers.customers_v1.customer WHERE customer_key <> 0"""
+
+
+class Tests:
+    """Counts checks, and says of each whether it holds."""
+
+    def __init__(self) -> None:
+        self.passed = self.failed = 0
+
+    def says(self, name: str, seconds: float, wrong: str | None) -> bool:
+        self.passed += wrong is None
+        self.failed += wrong is not None
+        print(f"{'ok  ' if wrong is None else 'FAIL'}  {name}  ({seconds:.1f} s)", flush=True)
+        if wrong is not None:
+            print("\n".join(f"      {line}" for line in wrong.splitlines()[-40:]), flush=True)
+        return wrong is None
+
+    def check(self, name: str, act: Callable[[], object]) -> bool:
+        """One check: it fails by raising `Failed`, or an error of the driver's."""
+        began, wrong = time.perf_counter(), None
+        try:
+            act()
+        except (Failed, flight_sql.Error, OSError) as error:
+            wrong = str(error)
+        return self.says(name, time.perf_counter() - began, wrong)
+
+    def suite(self, name: str, *command: object, **environment: str) -> None:
+        """A program with checks of its own, which ends with `N passed, N failed`."""
+        began = time.perf_counter()
+        print(f"--    {name}", flush=True)
+        status, output = finish(*command, **environment)
+        print("\n".join(f"      {line}" for line in output.splitlines()), flush=True)
+        counts = COUNTS.findall(output)
+        if not counts or (status != 0) != (int(counts[-1][1]) > 0):
+            self.says(name, time.perf_counter() - began, f"ended with status {status} and no count that fits it")
+            return
+        passed, failed = map(int, counts[-1])
+        self.passed, self.failed = self.passed + passed, self.failed + failed
+
+
+def finish(*command: object, **environment: str) -> tuple[int, str]:
+    """Runs a command to its end: status, and what it said on both outputs."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, errors="replace", timeout=COMMAND_SECONDS, env=os.environ | environment)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"`{' '.join(words)}` has not ended after {COMMAND_SECONDS:.0f} s") from None
+    return done.returncode, done.stdout
+
+
+def must(*command: object) -> str:
+    """Runs a command that must succeed; what it said."""
+    status, output = finish(*command)
+    if status != 0:
+        raise Failed(f"`{' '.join(map(str, command))}` ended with status {status}:\n{output}")
+    return output
+
+
+def same(found: object, expected: object) -> None:
+    if found != expected:
+        raise Failed(f"found {found}\nexpected {expected}")
+
+
+def answers(endpoint: str, sql: str, path: Path) -> None:
+    wrong = differences(ask(endpoint, sql), path)
+    if wrong:
+        raise Failed(f"{len(wrong)} differences from {path.name}\n" + "\n".join(wrong[:10]))
+
+
+def queries_of(readme: Path) -> Iterator[tuple[str, str]]:
+    """The SQL of the example's README, each with the file of `expected/` that it says it gives."""
+    text = readme.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sql\n(.*?)^```$", text, re.M | re.S)
+    files = re.findall(r"`expected/(\w+\.csv)`", text)
+    if not blocks or len(blocks) != len(files):
+        raise Failed(f"{readme} has {len(blocks)} queries and names {len(files)} answers")
+    return zip(files, blocks)
+
+
+@contextlib.contextmanager
+def serving(tests: Tests, starmere: Path, project: Path) -> Iterator[Server | None]:
+    """A server, or `None` where it could not be started; and a check that it ended in order."""
+    server = Server(starmere, project)
+    if not tests.check(f"{project.name}: the server starts", server.__enter__):
+        yield None
+        return
+    try:
+        yield server
+    finally:
+        status = server.stop()
+        tests.check(f"{project.name}: the server ends in order", lambda: same((status, server.words() * bool(status)), (0, "")))
+
+
+def shop(tests: Tests, starmere: Path, project: Path, orders: int) -> None:
+    def starmere_does(*words: object) -> Callable[[], str]:
+        return lambda: must(starmere, *words, "--project", project)
+
+    expected, readme = project / "expected", project / "README.md"
+    begins = [
+        ("shop: written", lambda: must(starmere, "init", project, "--example", "shop", "--size", orders)),
+        ("shop: the answers are DuckDB's as well", lambda: must(sys.executable, ROOT / "tests" / "oracle" / "shop.py", project)),
+        ("shop: definitions are right", starmere_does("check")),
+        ("shop: files land", starmere_does("ingest", "--once")),
+        ("shop: builds", starmere_does("build")),
+    ]
+    if not all(tests.check(name, act) for name, act in begins):
+        return
+    with serving(tests, starmere, project) as server:
+        if server is None:
+            return
+        tests.check("shop: tables have the rows they should", lambda: same(counted_rows(server.flight), expected_rows(expected)))
+        for file, sql in queries_of(readme):
+            tests.check(f"shop: {file}", lambda: answers(server.flight, sql, expected / file))
+        tests.check("shop: customer_versions.csv",
+                    lambda: answers(server.flight, CUSTOMER_VERSIONS, expected / "customer_versions.csv"))
+
+        def all_again() -> None:
+            must(starmere, "ingest", "--once", "--project", project)
+            must(starmere, "build", "--project", project)
+            same(counted_rows(server.flight), expected_rows(expected))
+
+        tests.check("shop: landed and built again, nothing changes", all_again)
+        after = expected / "with_http"
+
+        def posted() -> None:
+            post_events(server.http, "orders", project / "events-http" / "orders.jsonl")
+            must(starmere, "build", "--project", project)
+            same(counted_rows(server.flight), expected_rows(after))
+
+        tests.check("shop: orders over HTTP count", posted)
+        tests.check("shop: posted again, they count once", posted)
+        for file, sql in queries_of(readme):
+            tests.check(f"shop: {file}, with posted orders", lambda: answers(server.flight, sql, after / file))
+        tests.suite("conformance of Flight SQL", sys.executable, PYTHON_TESTS / "conformance.py", server.flight)
+        tests.suite("what README.md shows", sys.executable, PYTHON_TESTS / "readme.py",
+                    STARMERE_ENDPOINT=server.flight, STARMERE_PROJECT=str(project), STARMERE_BINARY=str(starmere))
+    tests.check("shop: verified", starmere_does("verify"))
+
+    def rebuilt() -> None:
+        must(starmere, "build", "--full", "--project", project)
+        with Server(starmere, project) as server:
+            same(counted_rows(server.flight), expected_rows(after))
+
+    tests.check("shop: a full build has the same rows", rebuilt)
+    tests.suite("other engines", sys.executable, PYTHON_TESTS / "outsiders.py", project / "warehouse")
+
+
+def flights(tests: Tests, starmere: Path, project: Path, limit: int | None) -> None:
+    events = ["events", *(["--limit", limit] if limit else [])]
+    example = ROOT / "examples" / "flights"
+
+    def write() -> None:
+        shutil.copytree(example, project, ignore=shutil.ignore_patterns("events", "warehouse", "__pycache__"))
+        must(sys.executable, example / "make_events.py", project / events[0], *events[1:])
+
+    begins = [
+        ("flights: written", write),
+        ("flights: definitions are right", lambda: must(starmere, "check", "--project", project)),
+        ("flights: files land", lambda: must(starmere, "ingest", "--once", "--project", project)),
+        ("flights: builds", lambda: must(starmere, "build", "--project", project)),
+    ]
+    if not all(tests.check(name, act) for name, act in begins):
+        return
+    with serving(tests, starmere, project) as server:
+        if server is not None:
+            tests.suite("flights against their data frames", sys.executable, PYTHON_TESTS / "flights_oracle.py",
+                        project, server.flight)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("starmere", type=Path, help="the binary, such as target/debug/starmere")
+    arguments.add_argument("--orders", type=int, default=2000, help="size of the shop (default: 2000)")
+    arguments.add_argument("--flights", type=int, metavar="N", help="only the first N flights (default: all)")
+    arguments.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and leave it there")
+    options = arguments.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then, too
+
+    starmere, tests = options.starmere.resolve(), Tests()
+    with contextlib.ExitStack() as stack:
+        if options.keep:
+            options.keep.mkdir(parents=True)
+            work = options.keep.resolve()
+        else:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starmere-")))
+        shop(tests, starmere, work / "shop", options.orders)
+        flights(tests, starmere, work / "flights", options.flights)
+    print(f"{tests.passed} passed, {tests.failed} failed", flush=True)
+    raise SystemExit(1 if tests.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

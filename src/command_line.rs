@@ -1,0 +1,176 @@
+//! The command line: flags, and their words.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Turns streams of events into star schemas that people can query.
+#[derive(Debug, Parser)]
+#[command(name = "starmere", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  starmere init shop --example shop       write an example project
+  starmere --project shop ingest --once   land its events
+  starmere --project shop build           derive its facts and dimensions, and publish them
+  starmere --project shop sql 'SELECT count(*) FROM sales.orders_v1.order_lines'
+  starmere --project shop up              all of it, continuously";
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The project's folder
+    #[arg(long, global = true, default_value = ".", value_name = "DIR")]
+    pub(crate) project: PathBuf,
+    /// How data is printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Only errors on standard error
+    #[arg(long, global = true)]
+    pub(crate) quiet: bool,
+    /// More on standard error
+    #[arg(long, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Csv,
+    Arrow,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a new project, an example, or the JSON Schemas of definitions
+    Init(Init),
+    /// Read all definitions and report every mistake, before any data is touched
+    Check,
+    /// List streams and what has landed in them
+    Streams,
+    /// Land events from the project's sources, a file or standard input
+    Ingest(Ingest),
+    /// List what would be built, and why
+    Plan,
+    /// Derive what is new, check contracts, publish
+    Build(Build),
+    /// Answer queries (Flight SQL, HTTP) and take events over HTTP
+    Serve(Serve),
+    /// All of it, continuously, in one process
+    Up(Serve),
+    /// Ask a query
+    Sql(Sql),
+    /// List data products and their contracts
+    Products,
+    /// Show how fresh and how large everything is
+    Status,
+    /// Prove on the data at hand that nothing is lost or doubled, and that tables equal a rebuild
+    Verify(Verify),
+    /// List events that could not be read, with the reasons
+    Rejects(Rejects),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The folder to write; must not hold a project yet
+    #[arg(default_value = ".")]
+    pub(crate) into: PathBuf,
+    /// Write this example
+    #[arg(long, value_enum)]
+    pub(crate) example: Option<Example>,
+    /// Size of the example: its number of orders
+    #[arg(long, default_value_t = 10_000, requires = "example")]
+    pub(crate) size: u32,
+    /// The same seed and size give the same events
+    #[arg(long, default_value_t = 42, requires = "example")]
+    pub(crate) seed: u64,
+    /// Write only the JSON Schemas for editors, below `schemas/`
+    #[arg(long, conflicts_with = "example")]
+    pub(crate) schemas: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Example {
+    Shop,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ingest {
+    /// Only these streams
+    pub(crate) streams: Vec<String>,
+    /// Land what is there, and end; without it, go on until told to stop
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Land this file, or `-` for standard input, into the one stream named
+    #[arg(long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    /// Names the input, so that it is known again when more of it comes
+    #[arg(long, requires = "file")]
+    pub(crate) name: Option<String>,
+    /// A last line without newline is an event too (always so for standard input)
+    #[arg(long)]
+    pub(crate) end_of_input: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// Only these models (`domain.name`) and whatever hangs on their streams
+    pub(crate) models: Vec<String>,
+    /// Build from the lake, aside, then swap
+    #[arg(long)]
+    pub(crate) full: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Serve {
+    /// Listen here for HTTP instead of where the project says; port 0: the system chooses
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) http: Option<String>,
+    /// Listen here for Flight SQL instead of where the project says
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) flight: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sql {
+    /// The query; `-` reads it from standard input
+    pub(crate) query: String,
+    /// Against this catalog snapshot instead of the newest
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) as_of: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Only that nothing is lost or doubled in the lake, without rebuilding
+    #[arg(long)]
+    pub(crate) lake_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rejects {
+    /// Only of this stream or model
+    pub(crate) of: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::CommandLine::command().debug_assert();
+    }
+}

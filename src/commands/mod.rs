@@ -1,0 +1,55 @@
+//! The commands: each loads the project, calls the rooms, prints.
+
+mod definitions;
+mod ingest;
+mod init;
+mod inspect;
+mod serve;
+mod sql;
+mod verify;
+
+use crate::command_line::{Command, CommandLine};
+use crate::output::Output;
+use crate::project::{Opened, Project};
+use crate::publish;
+
+pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()> {
+    let root = line.global.project;
+    let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open() };
+    match line.command {
+        Command::Init(arguments) => init::run(&arguments, output),
+        Command::Check => definitions::check(&Project::load(&root)?, output),
+        Command::Plan => definitions::plan(&open()?, output).await,
+        Command::Products => definitions::products(&Project::load(&root)?, output),
+        Command::Streams => inspect::streams(&open()?, output).await,
+        Command::Status => inspect::status(&open()?, output).await,
+        Command::Rejects(arguments) => inspect::rejects(&open()?, &arguments, output).await,
+        Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,
+        Command::Build(arguments) => {
+            let step = output.step("build");
+            let snapshot = publish::build_and_publish(&open()?, &arguments.models, arguments.full, output).await?;
+            step.done(format!("catalog snapshot {}", snapshot.number));
+            Ok(())
+        }
+        Command::Serve(arguments) => serve::run(&open()?, &arguments, false, output).await,
+        Command::Up(arguments) => serve::run(&open()?, &arguments, true, output).await,
+        Command::Sql(arguments) => sql::run(&open()?, arguments, output).await,
+        Command::Verify(arguments) => verify::run(&open()?, &arguments, output).await,
+    }
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(super) async fn told_to_stop() {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+}

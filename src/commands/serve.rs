@@ -1,0 +1,111 @@
+//! `starmere serve` and `starmere up`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use starmere_ingest::http::{Limits as HttpLimits, Listener};
+use starmere_sql::{Access, Limits, Queries, Users, check_listener};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{ingest, told_to_stop};
+use crate::command_line::Serve;
+use crate::output::Output;
+use crate::project::Opened;
+use crate::publish::build_and_publish;
+use crate::views::ProjectViews;
+
+/// `up` looks this often whether something is to be built.
+const BUILD_EVERY: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, output: &Output) -> anyhow::Result<()> {
+    let users = Users::new(opened.project.users()?);
+    let listeners = &opened.project.file.listeners;
+    let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users).await?;
+    let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users).await?;
+    let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
+    let stop = CancellationToken::new();
+    let access = Arc::new(Access::new(users));
+    let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default());
+
+    let names = opened.project.streams.iter().map(|parsed| parsed.definition.stream.to_string());
+    let streams = names.map(|name| opened.stream(&name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let events = Listener::new(streams, HttpLimits::default(), &stop);
+    let router = starmere_sql::http::guarded(events.router(), access.clone())
+        .merge(starmere_sql::http::router(queries.clone(), access.clone()));
+
+    let web = {
+        let stop = stop.clone();
+        tokio::spawn(async move { axum::serve(http, router).with_graceful_shutdown(stop.cancelled_owned()).await })
+    };
+    let grpc = tokio::spawn(starmere_sql::serve_flight(flight, queries.clone(), access, stop.clone()));
+    let work = continuously.then(|| {
+        let (opened, output) = (opened.clone(), output.clone());
+        tokio::spawn(async move { keep_up(&opened, &output).await })
+    });
+    output.say(format!("flight sql  grpc://{flight_at}"));
+    output.say(format!("http        http://{http_at}"));
+    told_to_stop().await;
+    output.say("ending: landing what has been accepted");
+    stop.cancel();
+    // Queries that go on for long are cut off; events that were accepted are not.
+    events.finished().await;
+    queries.cancel_all();
+    if let Some(work) = work {
+        work.abort();
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(5), async { (web.await, grpc.await) }).await;
+    if let Ok((web, grpc)) = ended {
+        web.context("the HTTP listener died")??;
+        grpc.context("the Flight listener died")??;
+    }
+    Ok(())
+}
+
+async fn listen(address: &str, users: &Users) -> anyhow::Result<TcpListener> {
+    let mut resolved = tokio::net::lookup_host(address).await.with_context(|| format!("`{address}` is not an address"))?;
+    let address: SocketAddr = resolved.next().with_context(|| format!("`{address}` is not an address"))?;
+    check_listener(&address, users)?;
+    TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))
+}
+
+/// Lands and builds whatever is new.
+async fn keep_up(opened: &Opened, output: &Output) {
+    let landing = async {
+        match ingest::sources(opened, &[], false) {
+            Ok(sources) if !sources.is_empty() => {
+                if let Err(error) = ingest::continuously(opened, &sources, output).await {
+                    tracing::error!(error = format!("{error:#}"), "landing has ended");
+                }
+            }
+            _ => std::future::pending::<()>().await,
+        }
+    };
+    let building = async {
+        let quiet = output.silent();
+        let mut last_trouble: Option<String> = None;
+        let mut number = None;
+        loop {
+            match build_and_publish(opened, &[], false, &quiet).await {
+                Ok(snapshot) => {
+                    if number != Some(snapshot.number) {
+                        output.say(format!("published catalog snapshot {}", snapshot.number));
+                    }
+                    number = Some(snapshot.number);
+                    last_trouble = None;
+                }
+                Err(error) => {
+                    let words = format!("{error:#}");
+                    if last_trouble.as_ref() != Some(&words) {
+                        output.error(&error);
+                    }
+                    last_trouble = Some(words);
+                }
+            }
+            tokio::time::sleep(BUILD_EVERY).await;
+        }
+    };
+    tokio::join!(landing, building);
+}

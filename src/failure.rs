@@ -1,0 +1,71 @@
+//! What went wrong, for the user: hints, and the exit status.
+
+use starmere_lake::Kind;
+use starmere_models::define::Problem;
+
+/// Definitions are wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.words())]
+pub(crate) struct Problems(pub(crate) Vec<Problem>);
+
+impl Problems {
+    fn words(&self) -> String {
+        let all: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        let count = match self.0.len() {
+            1 => "1 problem".to_owned(),
+            count => format!("{count} problems"),
+        };
+        format!("{count} in the project's definitions\n\n{}", all.join("\n"))
+    }
+}
+
+/// Something that the user can mend, with what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Mendable {
+    pub(crate) message: String,
+    pub(crate) hint: String,
+}
+
+impl Mendable {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+        Self { message: message.into(), hint: hint.into() }.into()
+    }
+}
+
+fn kind(error: &anyhow::Error) -> Option<Kind> {
+    error.chain().find_map(|cause| {
+        if cause.is::<Problems>() || cause.is::<Mendable>() || cause.is::<starmere_marts::contract::Breach>() {
+            return Some(Kind::Invalid);
+        }
+        let lake = cause.downcast_ref::<starmere_lake::Error>().map(starmere_lake::Error::kind);
+        let ingest = cause.downcast_ref::<starmere_ingest::Error>().map(starmere_ingest::Error::kind);
+        let models = cause.downcast_ref::<starmere_models::Error>().map(starmere_models::Error::kind);
+        let query = cause.downcast_ref::<starmere_sql::QueryError>().map(|error| match error.kind() {
+            starmere_sql::ErrorKind::Internal => Kind::Internal,
+            starmere_sql::ErrorKind::Unavailable | starmere_sql::ErrorKind::TimedOut => Kind::Unavailable,
+            _ => Kind::Invalid,
+        });
+        lake.or(ingest).or(models).or(query)
+    })
+}
+
+/// The exit status: 1 where the user can mend it, 2 otherwise.
+pub(crate) fn status(error: &anyhow::Error) -> u8 {
+    match kind(error) {
+        Some(Kind::Invalid) => 1,
+        _ => 2,
+    }
+}
+
+/// What to do about it, where that is known.
+pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        let own = cause.downcast_ref::<Mendable>().map(|mendable| mendable.hint.clone());
+        let lake = cause.downcast_ref::<starmere_lake::Error>().and_then(starmere_lake::Error::hint).map(Into::into);
+        let ingest = cause.downcast_ref::<starmere_ingest::Error>().and_then(starmere_ingest::Error::hint).map(Into::into);
+        let models = cause.downcast_ref::<starmere_models::Error>().and_then(starmere_models::Error::hint).map(Into::into);
+        let query = cause.downcast_ref::<starmere_sql::QueryError>().and_then(|error| error.hint().map(str::to_owned));
+        own.or(lake).or(ingest).or(models).or(query)
+    })
+}

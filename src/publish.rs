@@ -1,0 +1,176 @@
+//! Building and publishing: everything derived, checked against its contracts, swapped in by one snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use starmere_lake::catalog::{CatalogSnapshot, Pin};
+use starmere_lake::{Error as LakeError, Kind};
+use starmere_marts::contract;
+use starmere_marts::meaning::Meaning;
+use starmere_models::build::{Builder, Built, Watch};
+use starmere_models::define::{ModelName, suggestion};
+use starmere_models::resolve::{Model, Models};
+
+use crate::failure::Mendable;
+use crate::output::{Output, Step, count};
+use crate::project::Opened;
+
+/// How often a build is begun anew because another one was ahead.
+const ATTEMPTS: u32 = 20;
+
+/// Builds `only` (everything where it is empty) and what hangs on the same streams, and publishes it.
+pub(crate) async fn build_and_publish(
+    opened: &Opened,
+    only: &[String],
+    full: bool,
+    output: &Output,
+) -> anyhow::Result<CatalogSnapshot> {
+    let models = selected(&opened.project.models, only)?;
+    let mut attempt = 1;
+    loop {
+        match once(opened, &models, full, output).await {
+            Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
+                tracing::info!(attempt, "another build was first; beginning anew");
+                attempt += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<LakeError>().is_some_and(|error| error.kind() == Kind::Conflict)
+            || cause.downcast_ref::<starmere_models::Error>().is_some_and(|error| error.kind() == Kind::Conflict)
+    })
+}
+
+async fn once(opened: &Opened, models: &Models, full: bool, output: &Output) -> anyhow::Result<CatalogSnapshot> {
+    let newest = opened.catalog.newest().await?;
+    let builder = Builder::new(&opened.warehouse, models, full).await?.going_on_from(&newest, models);
+    let pins = builder.build(models, &Bars::new(output)).await?;
+    keep_contracts(opened, &newest, &pins).await?;
+    let meaning = serde_json::to_value(&opened.project.meaning)?;
+    let known: BTreeSet<String> = names(&opened.project.models);
+    let snapshot = opened.catalog.publish(|newest| Ok(decide(newest, &pins, &meaning, &known))).await?;
+    Ok(snapshot)
+}
+
+/// What the next snapshot holds; none where nothing changes. Pure.
+fn decide(
+    newest: &CatalogSnapshot,
+    pins: &BTreeMap<String, Pin>,
+    meaning: &serde_json::Value,
+    known: &BTreeSet<String>,
+) -> Option<(BTreeMap<String, Pin>, serde_json::Value)> {
+    let is_ahead = |(name, pin): (&String, &Pin)| {
+        newest.tables.get(name).is_some_and(|published| published.path == pin.path && published.version > pin.version)
+    };
+    if pins.iter().any(is_ahead) {
+        // A build that began later has published already; it holds all that ours does.
+        return None;
+    }
+    let mut tables: BTreeMap<String, Pin> =
+        newest.tables.iter().filter(|(name, _)| known.contains(*name)).map(|(name, pin)| (name.clone(), pin.clone())).collect();
+    tables.extend(pins.iter().map(|(name, pin)| (name.clone(), pin.clone())));
+    (tables != newest.tables || *meaning != newest.meaning).then(|| (tables, meaning.clone()))
+}
+
+/// The names that tables of the project have in the catalog.
+fn names(models: &Models) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> =
+        models.streams.values().map(|stream| format!("lake.{}.{}", stream.domain, stream.name)).collect();
+    for model in &models.models {
+        let name = model.name();
+        names.extend([name.to_string(), format!("{name}/rejects"), format!("{name}/changes")]);
+    }
+    names
+}
+
+async fn keep_contracts(opened: &Opened, newest: &CatalogSnapshot, pins: &BTreeMap<String, Pin>) -> anyhow::Result<()> {
+    let published: Meaning = serde_json::from_value(newest.meaning.clone()).unwrap_or_default();
+    for port in &opened.project.meaning.ports {
+        let Some(pin) = pins.get(&port.table) else { continue };
+        let same_rows = newest.tables.get(&port.table).is_some_and(|old| old.path == pin.path && old.version == pin.version);
+        if same_rows && published.ports.contains(port) {
+            continue;
+        }
+        let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+        let checked = contract::check(&opened.engine, opened.warehouse.store(), &snapshot, port).await;
+        if let Some(breach) = checked.map_err(anyhow::Error::msg)? {
+            return Err(breach.into());
+        }
+    }
+    Ok(())
+}
+
+/// The models named, and all that share streams or tables with them: a snapshot must fit together.
+fn selected(models: &Models, only: &[String]) -> anyhow::Result<Models> {
+    if only.is_empty() {
+        return Ok(models.clone());
+    }
+    let all: Vec<String> = models.models.iter().map(|model| model.name().to_string()).collect();
+    let mut wanted: BTreeSet<&ModelName> = BTreeSet::new();
+    for name in only {
+        let found = models.models.iter().map(Model::name).find(|model| model.to_string() == *name || model.name == *name);
+        let found = found.ok_or_else(|| {
+            Mendable::new(format!("there is no model `{name}`"), suggestion(name, all.iter().map(String::as_str)))
+        })?;
+        wanted.insert(found);
+    }
+    loop {
+        let streams: BTreeSet<&str> =
+            models.models.iter().filter(|model| wanted.contains(model.name())).flat_map(Model::streams).collect();
+        let hangs_on = |model: &&Model| {
+            !model.streams().is_disjoint(&streams)
+                || model.inputs().iter().any(|input| wanted.contains(input))
+                || models.models.iter().any(|other| wanted.contains(other.name()) && other.inputs().contains(model.name()))
+        };
+        let more: BTreeSet<&ModelName> = models.models.iter().filter(hangs_on).map(Model::name).collect();
+        if more.is_subset(&wanted) {
+            break;
+        }
+        wanted.extend(more);
+    }
+    let mut selected = models.clone();
+    selected.models.retain(|model| wanted.contains(model.name()));
+    let streams: BTreeSet<String> = selected.models.iter().flat_map(Model::streams).map(str::to_owned).collect();
+    selected.streams.retain(|name, _| streams.contains(name));
+    Ok(selected)
+}
+
+/// One bar a model.
+struct Bars<'a> {
+    output: &'a Output,
+    current: Mutex<Option<Step>>,
+}
+
+impl<'a> Bars<'a> {
+    fn new(output: &'a Output) -> Self {
+        Self { output, current: Mutex::new(None) }
+    }
+}
+
+impl Watch for Bars<'_> {
+    fn begun(&self, model: &Model) {
+        let step = self.output.step(format!("{} {}", model.kind(), model.name()));
+        *self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(step);
+    }
+
+    fn done(&self, _: &Model, built: &Built) {
+        let step = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let mut words = format!("{} rows", count(built.rows));
+        if built.rows_written > 0 {
+            words += &format!(", {} new from {} events", count(built.rows_written), count(built.rows_read));
+        }
+        if built.rows_mended > 0 {
+            words += &format!(", {} keyed again or taken back", count(built.rows_mended));
+        }
+        if built.rejects > 0 {
+            words += &format!(", {} rejects", count(built.rejects));
+        }
+        if let Some(step) = step {
+            step.done(words);
+        }
+    }
+}

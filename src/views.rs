@@ -1,0 +1,300 @@
+//! What a query sees: the newest catalog snapshot as tables of a DataFusion session.
+//!
+//! Products are pinned by the snapshot and cached with it. Raw events (`lake.<domain>.<stream>`) are read at the
+//! newest version when a query first names them, once per query, so that what was acknowledged can be read at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{
+    CatalogProvider, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider, SchemaProvider, TableProvider,
+    CatalogProviderList,
+};
+use datafusion::datasource::ViewTable;
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::prelude::{SessionContext, ident};
+use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::events;
+use starmere_lake::paths::TablePath;
+use starmere_lake::provider::PinnedTable;
+use starmere_marts::meaning::{Meaning, Port};
+use starmere_sql::{ForeignKey, QueryError, TableInfo, TableKind, View, Views};
+use tokio::sync::Mutex;
+
+use crate::project::Opened;
+
+/// Opens views of a project's warehouse.
+pub(crate) struct ProjectViews {
+    opened: Opened,
+    /// Set up once; sessions share its functions and rules.
+    base: SessionContext,
+    cached: Mutex<Option<Arc<Pinned>>>,
+}
+
+/// The tables of one snapshot.
+struct Pinned {
+    number: u64,
+    catalogs: BTreeMap<String, Arc<dyn CatalogProvider>>,
+    tables: Arc<[TableInfo]>,
+}
+
+impl std::fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pinned").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl ProjectViews {
+    pub(crate) fn new(opened: &Opened) -> Self {
+        Self { opened: opened.clone(), base: opened.engine.session(), cached: Mutex::new(None) }
+    }
+
+    async fn view(&self, snapshot: CatalogSnapshot, cache: bool) -> anyhow::Result<View> {
+        let mut cached = self.cached.lock().await;
+        let pinned = match &*cached {
+            Some(pinned) if pinned.number == snapshot.number => pinned.clone(),
+            _ => {
+                let pinned = Arc::new(self.pin(&snapshot).await?);
+                if cache {
+                    *cached = Some(pinned.clone());
+                }
+                pinned
+            }
+        };
+        drop(cached);
+        let list = MemoryCatalogProviderList::new();
+        for (name, catalog) in &pinned.catalogs {
+            list.register_catalog(name.clone(), catalog.clone());
+        }
+        list.register_catalog("lake".into(), Arc::new(Lake::new(&self.opened)));
+        let state = SessionStateBuilder::new_from_existing(self.base.state()).with_catalog_list(Arc::new(list)).build();
+        Ok(View { context: SessionContext::new_with_state(state), snapshot: pinned.number, tables: pinned.tables.clone() })
+    }
+
+    async fn pin(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Pinned> {
+        let meaning: Meaning = serde_json::from_value(snapshot.meaning.clone()).unwrap_or_default();
+        let mut schemas: BTreeMap<(String, String), Arc<MemorySchemaProvider>> = BTreeMap::new();
+        let mut infos = Vec::new();
+        let mut newest: HashMap<(&str, &str), u32> = HashMap::new();
+        for port in &meaning.ports {
+            let version = newest.entry((&port.domain, &port.product)).or_default();
+            *version = (*version).max(port.version);
+        }
+        for port in &meaning.ports {
+            let Some(pin) = snapshot.tables.get(&port.table) else { continue };
+            let delta = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+            let table = Arc::new(PinnedTable::new(self.opened.warehouse.store(), delta));
+            let provider = port_view(port, table)?;
+            let mut names = vec![(port.schema(), TableKind::Table)];
+            if newest.get(&(port.domain.as_str(), port.product.as_str())) == Some(&port.version) {
+                names.push((port.product.clone(), TableKind::View));
+            }
+            for (schema, kind) in names {
+                let key = (port.domain.clone(), schema.clone());
+                let tables = schemas.entry(key).or_insert_with(|| Arc::new(MemorySchemaProvider::new()));
+                tables.register_table(port.name.clone(), provider.clone())?;
+                infos.push(info(port, schema, kind, &provider.schema()));
+            }
+        }
+        for stream in &meaning.streams {
+            if let [_, domain, name] = stream.name.split('.').collect::<Vec<_>>().as_slice() {
+                infos.push(TableInfo {
+                    catalog: "lake".into(),
+                    schema: (*domain).to_owned(),
+                    name: (*name).to_owned(),
+                    kind: TableKind::Table,
+                    arrow_schema: events::table_schema().clone(),
+                    description: stream.description.clone(),
+                    primary_key: Vec::new(),
+                    foreign_keys: Vec::new(),
+                });
+            }
+        }
+        let system = Arc::new(MemorySchemaProvider::new());
+        let about: [(&str, RecordBatch); 2] = [("tables", tables_table(snapshot, &meaning)?), ("columns", columns_table(&meaning)?)];
+        for (name, batch) in about {
+            let schema = batch.schema();
+            system.register_table(name.into(), Arc::new(MemTable::try_new(schema.clone(), vec![vec![batch]])?))?;
+            infos.push(TableInfo {
+                catalog: "system".into(),
+                schema: "catalog".into(),
+                name: name.into(),
+                kind: TableKind::System,
+                arrow_schema: schema,
+                description: None,
+                primary_key: Vec::new(),
+                foreign_keys: Vec::new(),
+            });
+        }
+        schemas.insert(("system".into(), "catalog".into()), system);
+        let mut catalogs: BTreeMap<String, Arc<dyn CatalogProvider>> = BTreeMap::new();
+        for ((domain, schema), tables) in schemas {
+            let catalog = catalogs.entry(domain).or_insert_with(|| Arc::new(MemoryCatalogProvider::new()));
+            catalog.register_schema(&schema, tables)?;
+        }
+        Ok(Pinned { number: snapshot.number, catalogs, tables: infos.into() })
+    }
+}
+
+#[async_trait]
+impl Views for ProjectViews {
+    async fn newest(&self) -> Result<View, QueryError> {
+        let snapshot = self.opened.catalog.newest().await.map_err(lake)?;
+        self.view(snapshot, true).await.map_err(|error| QueryError::internal(format!("{error:#}")))
+    }
+
+    async fn at(&self, number: u64) -> Result<View, QueryError> {
+        if number == 0 {
+            return self.newest().await;
+        }
+        let snapshot = self.opened.catalog.at(number).await.map_err(lake)?;
+        self.view(snapshot, false).await.map_err(|error| QueryError::internal(format!("{error:#}")))
+    }
+}
+
+fn lake(error: starmere_lake::Error) -> QueryError {
+    let message = error.to_string();
+    match error.kind() {
+        starmere_lake::Kind::Invalid => QueryError::not_found(message),
+        starmere_lake::Kind::Unavailable | starmere_lake::Kind::Conflict => QueryError::unavailable(message),
+        _ => QueryError::internal(message),
+    }
+    .caused_by(error)
+}
+
+/// The contract's columns over the model's table.
+fn port_view(port: &Port, table: Arc<PinnedTable>) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    let columns = port.columns.iter().map(|column| ident(&column.from).alias(&column.name));
+    let plan = LogicalPlanBuilder::scan(&port.name, provider_as_source(table), None)?.project(columns)?.build()?;
+    Ok(Arc::new(ViewTable::new(plan, None)))
+}
+
+fn info(port: &Port, schema: String, kind: TableKind, columns: &SchemaRef) -> TableInfo {
+    let fields: Vec<Field> = columns
+        .fields()
+        .iter()
+        .zip(&port.columns)
+        .map(|(field, column)| {
+            let described = column.description.iter().map(|text| ("description".to_owned(), text.clone()));
+            Field::new(&column.name, field.data_type().clone(), column.nullable).with_metadata(described.collect())
+        })
+        .collect();
+    TableInfo {
+        catalog: port.domain.clone(),
+        schema,
+        name: port.name.clone(),
+        kind,
+        arrow_schema: Arc::new(Schema::new(fields)),
+        description: port.description.clone(),
+        primary_key: port.primary_key.clone(),
+        foreign_keys: port
+            .foreign_keys
+            .iter()
+            .map(|key| ForeignKey { columns: key.columns.clone(), to: key.to.clone(), to_columns: key.to_columns.clone() })
+            .collect(),
+    }
+}
+
+fn text(values: Vec<Option<String>>) -> ArrayRef {
+    Arc::new(StringArray::from(values))
+}
+
+fn tables_table(snapshot: &CatalogSnapshot, meaning: &Meaning) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let described = |name: &str| {
+        meaning.models.iter().chain(&meaning.streams).find(|described| described.name == name)
+    };
+    let tables: Vec<_> = snapshot.tables.iter().collect();
+    let versions: Int64Array = tables.iter().map(|(_, pin)| Some(pin.version as i64)).collect();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("name", text(tables.iter().map(|(name, _)| Some((*name).clone())).collect())),
+        ("kind", text(tables.iter().map(|(name, _)| described(name).map(|described| described.kind.clone())).collect())),
+        ("path", text(tables.iter().map(|(_, pin)| Some(pin.path.to_string())).collect())),
+        ("version", Arc::new(versions)),
+        ("description", text(tables.iter().map(|(name, _)| described(name)?.description.clone()).collect())),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+}
+
+fn columns_table(meaning: &Meaning) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let all: Vec<_> = meaning.ports.iter().flat_map(|port| port.columns.iter().map(move |column| (port, column))).collect();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("port", text(all.iter().map(|(port, _)| Some(port.full_name())).collect())),
+        ("name", text(all.iter().map(|(_, column)| Some(column.name.clone())).collect())),
+        ("type", text(all.iter().map(|(_, column)| Some(column.data_type.clone())).collect())),
+        ("nullable", text(all.iter().map(|(_, column)| Some(column.nullable.to_string())).collect())),
+        ("description", text(all.iter().map(|(_, column)| column.description.clone()).collect())),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+}
+
+/// Raw events: one schema a domain, one table a stream.
+#[derive(Debug)]
+struct Lake {
+    schemas: BTreeMap<String, Arc<LakeSchema>>,
+}
+
+impl Lake {
+    fn new(opened: &Opened) -> Self {
+        let mut streams: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for parsed in &opened.project.streams {
+            streams.entry(parsed.definition.domain.to_string()).or_default().push(parsed.definition.stream.to_string());
+        }
+        let of = |(domain, streams): (String, Vec<String>)| {
+            let schema = LakeSchema { opened: opened.clone(), domain: domain.clone(), streams, named: Mutex::default() };
+            (domain, Arc::new(schema))
+        };
+        Self { schemas: streams.into_iter().map(of).collect() }
+    }
+}
+
+impl CatalogProvider for Lake {
+    fn schema_names(&self) -> Vec<String> {
+        self.schemas.keys().cloned().collect()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        self.schemas.get(name).map(|schema| schema.clone() as Arc<dyn SchemaProvider>)
+    }
+}
+
+#[derive(Debug)]
+struct LakeSchema {
+    opened: Opened,
+    domain: String,
+    streams: Vec<String>,
+    /// Streams that the query has named: each at one version.
+    named: Mutex<HashMap<String, Arc<PinnedTable>>>,
+}
+
+#[async_trait]
+impl SchemaProvider for LakeSchema {
+    fn table_names(&self) -> Vec<String> {
+        self.streams.clone()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if !self.table_exist(name) {
+            return Ok(None);
+        }
+        let mut named = self.named.lock().await;
+        if let Some(table) = named.get(name) {
+            return Ok(Some(table.clone()));
+        }
+        let table = self.opened.warehouse.table(TablePath::stream(&self.domain, name));
+        let opened = table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await;
+        let snapshot = opened.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let table = Arc::new(PinnedTable::new(self.opened.warehouse.store(), snapshot));
+        named.insert(name.to_owned(), table.clone());
+        Ok(Some(table))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.streams.iter().any(|stream| stream == name)
+    }
+}
