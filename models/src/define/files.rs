@@ -28,30 +28,32 @@ pub fn parse_text<T: DeserializeOwned>(text: &str, name: &str) -> Result<Parsed<
         Err(error) => {
             let location = error.location();
             let (line, column) = location.map_or((1, 1), |location| (location.line(), location.column()));
-            let place = Place { file: name.to_owned(), line, column };
-            Err(explain(place, &error.without_snippet().to_string()))
+            Err(explain(Place { file: name.to_owned(), line, column }, error.without_snippet()))
         }
     }
 }
 
-/// Words serde's message as ours: unknown keys get a suggestion.
-fn explain(place: Place, message: &str) -> Problem {
-    let message = message.lines().next().unwrap_or(message);
-    // The parser appends the place, which we show ourselves.
-    let message = message.split(" at line ").next().unwrap_or(message).trim_end_matches([',', ':', ' ']);
-    let message = message.strip_prefix("error: ").unwrap_or(message);
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let known = |what: &str| {
-        let wrong = quoted.first().copied().unwrap_or_default();
-        let hint = super::suggestion(wrong, quoted.iter().skip(1).copied());
-        Problem::new(place.clone(), format!("unknown {what} `{wrong}`")).hint(hint)
-    };
-    if message.contains("unknown field") {
-        known("key")
-    } else if message.contains("unknown variant") {
-        known("choice")
-    } else {
-        Problem::new(place, message)
+/// Words the parser's error as ours: unknown keys get a suggestion.
+fn explain(place: Place, error: &serde_saphyr::Error) -> Problem {
+    use serde_saphyr::Error;
+    match error {
+        Error::SerdeUnknownField { field, expected, .. } => {
+            Problem::new(place, format!("unknown key `{field}`")).hint(super::suggestion(field, expected.iter().copied()))
+        }
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            Problem::new(place, format!("unknown choice `{variant}`")).hint(super::suggestion(variant, expected.iter().copied()))
+        }
+        Error::SerdeMissingField { field, .. } => Problem::new(place, format!("the key `{field}` is missing")),
+        Error::DuplicateMappingKey { key, .. } => {
+            Problem::new(place, format!("the key `{}` is there twice", key.as_deref().unwrap_or_default()))
+        }
+        other => {
+            let text = other.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            // The parser appends the place, which we show ourselves.
+            let message = first.split(" at line ").next().unwrap_or(first).trim_start_matches("error: ");
+            Problem::new(place, message.trim_end_matches([',', ':', ' ']))
+        }
     }
 }
 

@@ -405,9 +405,13 @@ impl Level {
         };
         // Backwards: what is needed of each version.
         let mut needed = needed.clone();
+        let mut used = Vec::new();
         for pair in versions.windows(2).rev() {
-            needed = upcast::needed_before(&pair[1].steps, level, &needed, &names(&pair[0]));
+            let (before, steps) = upcast::needed_before(&pair[1].steps, level, &needed, &names(&pair[0]));
+            needed = before;
+            used.push(steps);
         }
+        used.reverse();
         needed.retain(|name| names(&versions[0]).contains(name));
         let first = fields_of(&versions[0]);
         let fields: Vec<&Field> = first.iter().filter(|field| needed.contains(&field.name)).collect();
@@ -418,14 +422,14 @@ impl Level {
         let mut types: Types = typed.iter().map(|(name, field_type)| (name.clone(), field_type.arrow())).collect();
         let mut steps = Vec::new();
         let mut all: BTreeSet<String> = names(&versions[0]);
-        for pair in versions.windows(2) {
+        for (pair, used) in versions.windows(2).zip(&used) {
             let next = &pair[1];
             for step in &next.steps {
                 if let crate::define::Step::Rename(step) = step {
                     all.insert(upcast::split(&step.to).1.to_owned());
                 }
             }
-            let ready = upcast::prepare(&next.steps, level, &mut types, &all)
+            let ready = upcast::prepare(&next.steps, used, level, &mut types, &all)
                 .map_err(|(step, reason)| StepError { version: next.number, step, reason })?;
             steps.extend(ready);
             // Fields of the new version that carry over need its type.

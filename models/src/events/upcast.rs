@@ -68,32 +68,41 @@ fn effect<'a>(step: &'a Step, level: Option<&str>, names: &BTreeSet<String>) -> 
     })
 }
 
-/// Which fields of the version before are needed, so that `needed` of this one can be had.
+/// Which fields of the version before are needed, so that `needed` of this one can be had; and which steps lead
+/// there.
 pub(super) fn needed_before(
     steps: &[Step],
     level: Option<&str>,
     needed: &BTreeSet<String>,
     before: &BTreeSet<String>,
-) -> BTreeSet<String> {
+) -> (BTreeSet<String>, Vec<bool>) {
     let mut names: BTreeSet<String> = before.clone();
     names.extend(steps.iter().filter_map(|step| effect(step, level, before)).map(|(to, _)| to.to_owned()));
     let mut needed = needed.clone();
-    for step in steps.iter().rev() {
+    let mut used = vec![false; steps.len()];
+    for (number, step) in steps.iter().enumerate().rev() {
         if let Some((to, from)) = effect(step, level, &names)
             && needed.remove(to)
         {
+            used[number] = true;
             needed.extend(from);
         }
     }
     needed.retain(|name| before.contains(name));
-    needed
+    (needed, used)
 }
 
-/// Makes `steps` ready for columns of `types`, which become those of the version after. Steps about columns that
-/// nobody needs are left out. An error names the step.
-pub(super) fn prepare(steps: &[Step], level: Option<&str>, types: &mut Types, all: &BTreeSet<String>) -> Result<Vec<Ready>, (usize, String)> {
+/// Makes the steps that are `used` ready for columns of `types`, which become those of the version after; `all`
+/// are the names there are. An error names the step.
+pub(super) fn prepare(
+    steps: &[Step],
+    used: &[bool],
+    level: Option<&str>,
+    types: &mut Types,
+    all: &BTreeSet<String>,
+) -> Result<Vec<Ready>, (usize, String)> {
     let mut ready = Vec::new();
-    for (number, step) in steps.iter().enumerate() {
+    for (number, step) in steps.iter().enumerate().filter(|(number, _)| used[*number]) {
         let at = |reason: String| (number, reason);
         let on = |name: &str| split(name).0 == level;
         let field_of = |name: &str| split(name).1.to_owned();
@@ -112,7 +121,6 @@ pub(super) fn prepare(steps: &[Step], level: Option<&str>, types: &mut Types, al
                         types.insert(to.clone(), data_type);
                         ready.push(Ready::Rename { from, to });
                     }
-                    None if all.contains(&from) => {}
                     None => return Err(missing(&from)),
                 }
             }
@@ -133,7 +141,6 @@ pub(super) fn prepare(steps: &[Step], level: Option<&str>, types: &mut Types, al
                         ready.push(Ready::Cast { field, to });
                     }
                     Some(from) => return Err(at(format!("{from} cannot be made {}", step.field_type))),
-                    None if all.contains(&field) => {}
                     None => return Err(missing(&field)),
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::{Field, Schema};
 
@@ -110,7 +110,8 @@ impl Stage {
     ) -> Result<(RecordBatch, UInt32Array)> {
         let Some(belongs) = &self.fact.filter else { return Ok((input, lake_rows)) };
         let (values, failed) = belongs.evaluate(&input);
-        let mut mask = prep_null_mask_filter(values.as_boolean());
+        let values = values.as_boolean();
+        let mut mask = if values.null_count() > 0 { prep_null_mask_filter(values) } else { values.clone() };
         if !failed.is_empty() {
             // The rows of an event whose filter failed stay for now, so that the event is rejected whole.
             let bad: std::collections::HashSet<u32> = failed.iter().map(|(row, _)| lake_rows.value(*row)).collect();

@@ -270,7 +270,11 @@ impl Resolving<'_> {
             let name = ModelName::new(domain, &parsed.definition.dimension);
             for from in &parsed.definition.inferred_from {
                 let mentioned = mentions.get(&name).is_some_and(|by| by.iter().any(|by| by.to_string() == **from));
-                if by_name.contains_key(&name) && !mentioned {
+                let is_wrong_itself = self.definitions.facts.iter().any(|(domain, fact)| {
+                    let named = ModelName::new(domain, &fact.definition.fact);
+                    named.to_string() == **from && !self.models.models.iter().any(|model| *model.name() == named)
+                });
+                if by_name.contains_key(&name) && !mentioned && !is_wrong_itself {
                     let names: Vec<String> = mentions.get(&name).into_iter().flatten().map(ToString::to_string).collect();
                     let hint = suggestion(from, names.iter().map(String::as_str));
                     problems.push(Problem::new(from.place(&parsed.file), format!("`{}` does not mention `{name}`", from.value)).hint(hint));
