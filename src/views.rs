@@ -52,7 +52,7 @@ impl std::fmt::Debug for Pinned {
 
 impl ProjectViews {
     pub(crate) fn new(opened: &Opened) -> Self {
-        Self { opened: opened.clone(), base: opened.engine.session(), cached: Mutex::new(None) }
+        Self { opened: opened.clone(), base: opened.engine.user_session(), cached: Mutex::new(None) }
     }
 
     async fn view(&self, snapshot: CatalogSnapshot, cache: bool) -> anyhow::Result<View> {

@@ -38,12 +38,21 @@ impl Engine {
         self.partitions
     }
 
-    /// A session without tables.
+    /// A session for work of our own, which may register tables by bare names.
     pub fn session(&self) -> SessionContext {
+        self.with_default_schema(true)
+    }
+
+    /// A session for users: no catalog but those that are registered with it.
+    pub fn user_session(&self) -> SessionContext {
+        self.with_default_schema(false)
+    }
+
+    fn with_default_schema(&self, default_schema: bool) -> SessionContext {
         let mut config = SessionConfig::new()
             .with_target_partitions(self.partitions)
             .with_information_schema(true)
-            .with_create_default_catalog_and_schema(false);
+            .with_create_default_catalog_and_schema(default_schema);
         let options = config.options_mut();
         options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
         options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;

@@ -12,7 +12,9 @@ use arrow::compute::{CastOptions, cast_with_options, concat};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 
@@ -59,7 +61,12 @@ impl Compiler {
         let expression = state.create_logical_expr(text, &self.schema).map_err(|error| self.reason(&error))?;
         self.check(&expression)?;
         let columns = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
-        let compiled = state.create_physical_expr(expression.clone(), &self.schema).map_err(|error| self.reason(&error))?;
+        // Some functions exist only as what the optimizer makes of them (`coalesce` becomes a CASE).
+        let context = SimplifyContext::builder().with_schema(Arc::new(self.schema.clone())).build();
+        let simplifier = ExprSimplifier::new(context);
+        let simplified = simplifier.coerce(expression.clone(), &self.schema).and_then(|typed| simplifier.simplify(typed));
+        let simplified = simplified.map_err(|error| self.reason(&error))?;
+        let compiled = state.create_physical_expr(simplified, &self.schema).map_err(|error| self.reason(&error))?;
         let data_type = compiled.data_type(self.schema.as_arrow()).map_err(|error| self.reason(&error))?;
         let data_type = match data_type {
             DataType::Null => expression.get_type(&self.schema).map_err(|error| self.reason(&error))?,

@@ -110,7 +110,7 @@ mod tests {
         assert_ne!(keys.version(durable.value(0), "customers", "e1"), keys.version(durable.value(0), "customers", "e2"));
     }
 
-    const FIRST: i64 = 0;
+    const FIRST: i64 = 3_767_021_802_416_212_029;
 
     #[test]
     fn parts_of_a_key_are_not_run_together() {

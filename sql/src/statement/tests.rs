@@ -48,7 +48,7 @@ fn everything_that_writes_or_sets_is_refused_by_name() {
 
 #[test]
 fn mistakes_have_a_place() {
-    let error = parse_here("SELECT 1\nFROM WHERE").unwrap_err();
+    let error = parse_here("SELECT 1\nFROM t WHERE").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(error.line, Some(2), "{error}");
     assert!(error.column.is_some());

@@ -1,0 +1,340 @@
+//! What the histories are about: four streams, five dimensions and two facts that use every way of defining them.
+//!
+//! ```text
+//! people  person_seen (state, 2 versions), person_changed (patch, 2), person_left (delete) ─► customer ─► region
+//! orders  buyer_moved (patch) ─────────────────────────────────────────────────────────────────┘
+//!         order_placed (2 versions) ─► order_lines: buyer, payer → customer (makes members), product, two dates
+//!                                   └► orders:      customer (makes none), region and shop (makes members)
+//! places  region_… (state, patch, delete), shop_… (state, patch) ─► region, shop
+//! goods   product_… (state, patch) ─► product, which accepts no references
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use starmere_models::define::{DimensionFile, FactFile, Parsed, Problem, StreamFile, parse_text};
+use starmere_models::resolve::{Definitions, Models, resolve};
+
+/// The domain that owns everything.
+pub(crate) const DOMAIN: &str = "sales";
+
+/// Dimensions with events: table, column of the surrogate key, column of the natural key.
+pub(crate) const DIMENSIONS: [(&str, &str, &str); 4] = [
+    ("sales.customer", "customer_key", "customer_id"),
+    ("sales.region", "region_key", "region_id"),
+    ("sales.shop", "shop_key", "shop_id"),
+    ("sales.product", "product_key", "product_id"),
+];
+
+/// Columns that hold surrogate keys: table, column, dimension.
+pub(crate) const KEYS: [(&str, &str, &str); 20] = [
+    ("sales.customer", "customer_key", "sales.customer"),
+    ("sales.customer", "customer_durable_key", "sales.customer"),
+    ("sales.customer", "region_durable_key", "sales.region"),
+    ("sales.region", "region_key", "sales.region"),
+    ("sales.region", "region_durable_key", "sales.region"),
+    ("sales.shop", "shop_key", "sales.shop"),
+    ("sales.shop", "shop_durable_key", "sales.shop"),
+    ("sales.product", "product_key", "sales.product"),
+    ("sales.product", "product_durable_key", "sales.product"),
+    ("sales.order_lines", "buyer_key", "sales.customer"),
+    ("sales.order_lines", "buyer_durable_key", "sales.customer"),
+    ("sales.order_lines", "payer_key", "sales.customer"),
+    ("sales.order_lines", "payer_durable_key", "sales.customer"),
+    ("sales.order_lines", "product_key", "sales.product"),
+    ("sales.order_lines", "product_durable_key", "sales.product"),
+    ("sales.orders", "customer_key", "sales.customer"),
+    ("sales.orders", "customer_durable_key", "sales.customer"),
+    ("sales.orders", "region_key", "sales.region"),
+    ("sales.orders", "region_durable_key", "sales.region"),
+    ("sales.orders", "shop_key", "sales.shop"),
+];
+
+const STREAMS: [&str; 4] = [
+    r#"
+stream: people
+domain: sales
+envelope: { id: id, type: type, version: v, time: at }
+events:
+  person_seen:
+    versions:
+      1:
+        fields:
+          nr:      { path: who.nr, type: string }
+          name:    { type: string }
+          town:    { type: string }
+          score:   { type: string }
+          region:  { type: string }
+          channel: { type: string }
+      2:
+        fields:
+          customer_id: { path: who.nr, type: string }
+          name:        { type: string }
+          city:        { type: string }
+          score:       { type: bigint }
+          region_id:   { path: region, type: string }
+          channel:     { type: string }
+          tier:        { type: string }
+        from_previous:
+          - rename: { from: nr, to: customer_id }
+          - rename: { from: town, to: city }
+          - default: { field: city, value: Nowhere }
+          - rename: { from: region, to: region_id }
+          - cast: { field: score, type: bigint }
+          - sql: { field: tier, expression: "CASE WHEN score > 5 THEN 'gold' WHEN score <= 5 THEN 'plain' END" }
+  person_changed:
+    versions:
+      1:
+        fields:
+          customer_id: { path: who.nr, type: string }
+          name:        { type: string }
+          city:        { type: string }
+          points:      { type: string }
+      2:
+        fields:
+          customer_id: { path: who.nr, type: string }
+          full_name:   { type: string }
+          city:        { type: string }
+          score:       { type: int }
+          region_id:   { path: region, type: string }
+          channel:     { type: string }
+        from_previous:
+          - rename: { from: name, to: full_name }
+          - rename: { from: points, to: score }
+          - cast: { field: score, type: int }
+          - default: { field: channel, value: web }
+  person_left:
+    versions:
+      1:
+        fields:
+          who: { path: who.nr, type: string }
+"#,
+    r#"
+stream: orders
+domain: sales
+envelope: { id: id, type: type, version: v, time: at }
+events:
+  buyer_moved:
+    versions:
+      1:
+        fields:
+          buyer: { path: order.buyer, type: string }
+          city:  { type: string }
+  order_placed:
+    versions:
+      1:
+        fields:
+          order_no:  { path: order.no, type: string, required: true }
+          client:    { path: order.client, type: string }
+          guarantor: { path: order.guarantor, type: string }
+          via:       { type: string }
+          ship_to:   { type: string }
+          shop_id:   { path: shop, type: string }
+          lines:
+            path: order.lines
+            each:
+              sku:   { type: string }
+              qty:   { type: string }
+              price: { type: "decimal(9,2)" }
+      2:
+        fields:
+          order_no: { path: order.no, type: string, required: true }
+          buyer:    { path: order.buyer, type: string }
+          payer:    { path: order.payer, type: string }
+          due_on:   { path: due, type: date }
+          channel:  { type: string }
+          ship_to:  { type: string }
+          shop_id:  { path: shop, type: string }
+          lines:
+            path: order.lines
+            each:
+              product_id: { path: product, type: string }
+              quantity:   { type: int }
+              price:      { type: "decimal(9,2)" }
+        from_previous:
+          - rename: { from: client, to: buyer }
+          - sql: { field: payer, expression: "coalesce(guarantor, buyer)" }
+          - default: { field: due_on, value: "2024-01-03" }
+          - sql: { field: channel, expression: "lower(via)" }
+          - rename: { from: lines.sku, to: lines.product_id }
+          - rename: { from: lines.qty, to: lines.quantity }
+          - cast: { field: lines.quantity, type: int }
+          - default: { field: lines.price, value: "1.50" }
+"#,
+    r#"
+stream: places
+domain: sales
+envelope: { id: id, type: type, version: v, time: at }
+events:
+  region_named:
+    versions:
+      1:
+        fields:
+          region_id: { type: string, required: true }
+          name:      { type: string }
+          climate:   { type: string }
+  region_changed:
+    versions:
+      1:
+        fields:
+          region_id: { type: string }
+          name:      { type: string }
+          climate:   { type: string }
+  region_gone:
+    versions:
+      1:
+        fields:
+          region_id: { type: string }
+  shop_opened:
+    versions:
+      1:
+        fields:
+          shop_id: { type: string }
+          title:   { type: string }
+  shop_renamed:
+    versions:
+      1:
+        fields:
+          shop_id: { type: string }
+          title:   { type: string }
+"#,
+    r#"
+stream: goods
+domain: sales
+envelope: { id: id, type: type, version: v, time: at }
+events:
+  product_listed:
+    versions:
+      1:
+        fields:
+          product_id: { type: bigint }
+          title:      { type: string }
+          price:      { type: "decimal(9,2)" }
+  product_priced:
+    versions:
+      1:
+        fields:
+          product_id: { type: bigint }
+          title:      { type: string }
+          price:      { type: "decimal(9,2)" }
+"#,
+];
+
+const DIMENSION_FILES: [&str; 5] = [
+    r#"
+dimension: customer
+key: customer_id
+from:
+  - { stream: people, event: person_seen, as: state, set: { full_name: "upper(name)" } }
+  - { event: person_changed, as: patch }
+  - { event: person_left, as: delete, key: { customer_id: who } }
+  - { stream: orders, event: buyer_moved, as: patch, key: { customer_id: buyer } }
+attributes:
+  full_name: { type: string, history: overwrite }
+  city:      { type: string, history: version }
+  score:     { type: int, history: version }
+  channel:   { type: string, history: keep }
+  tier:      { type: string, history: version }
+references:
+  region: { dimension: region, key: region_id }
+inferred_from: [sales.order_lines]
+"#,
+    r#"
+dimension: region
+key: region_id
+from:
+  - { stream: places, event: region_named, as: state, set: { first_name: name } }
+  - { event: region_changed, as: patch, set: { first_name: name } }
+  - { event: region_gone, as: delete }
+attributes:
+  name:       { type: string, history: overwrite }
+  first_name: { type: string, history: keep }
+  climate:    { type: string, history: version }
+inferred_from: [sales.customer, sales.orders]
+"#,
+    r#"
+dimension: shop
+key: shop_id
+from:
+  - { stream: places, event: shop_opened, as: state, set: { opened_as: title } }
+  - { event: shop_renamed, as: patch, set: { opened_as: title } }
+attributes:
+  title:     { type: string, history: overwrite }
+  opened_as: { type: string, history: keep }
+inferred_from: [sales.orders]
+"#,
+    r#"
+dimension: product
+key: product_id
+from:
+  - { stream: goods, event: product_listed, as: state }
+  - { event: product_priced, as: patch }
+attributes:
+  title: { type: string }
+  price: { type: "decimal(9,2)" }
+"#,
+    r#"
+dimension: date
+calendar: { from: "2024-01-01", to: "2024-01-05" }
+"#,
+];
+
+const FACT_FILES: [&str; 2] = [
+    r#"
+fact: order_lines
+from: { stream: orders, event: order_placed, each: lines }
+where: "100 / (quantity - 7) <> 0 AND quantity > 0"
+grain: [event_id, line]
+dimensions:
+  buyer:      { dimension: customer, key: buyer }
+  payer:      { dimension: customer, key: payer }
+  product:    { dimension: product, key: product_id }
+  order_date: { dimension: date, key: "CAST(occurred_at AS DATE)" }
+  due_date:   { dimension: date, key: due_on }
+degenerate:
+  order_no: { description: The order's number }
+  line:     { expression: ordinal, type: int }
+measures:
+  quantity: { type: int }
+  amount:   { expression: "quantity * price", type: "decimal(18,2)" }
+  share:    { expression: "100 / (quantity - 13)", type: int, additive: none }
+"#,
+    r#"
+fact: orders
+from: { stream: orders, event: order_placed }
+grain: event_id
+dimensions:
+  customer: { dimension: customer, key: buyer }
+  region:   { dimension: region, key: ship_to }
+  shop:     { dimension: shop, key: shop_id }
+  placed:   { dimension: date, key: "CAST(occurred_at AS DATE)" }
+degenerate:
+  order_no: { description: The order's number }
+  channel:  { description: Where it was placed }
+measures:
+  orders: { expression: "1", type: int }
+"#,
+];
+
+/// The models, resolved once.
+pub(crate) fn models() -> &'static Models {
+    static MODELS: LazyLock<Models> = LazyLock::new(|| match resolve(&definitions()) {
+        Ok(models) => models,
+        Err(problems) => panic!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    });
+    &MODELS
+}
+
+fn definitions() -> Definitions {
+    fn parsed<T>(parsed: Result<Parsed<T>, Problem>) -> Parsed<T> {
+        parsed.unwrap_or_else(|problem| panic!("{problem}"))
+    }
+    let dimension = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<DimensionFile>(text, "dimensions.yaml")));
+    let fact = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<FactFile>(text, "facts.yaml")));
+    Definitions {
+        streams: STREAMS.iter().map(|text| parsed(parse_text::<StreamFile>(text, "streams.yaml"))).collect(),
+        dimensions: DIMENSION_FILES.iter().map(dimension).collect(),
+        facts: FACT_FILES.iter().map(fact).collect(),
+        ports: BTreeMap::new(),
+    }
+}
