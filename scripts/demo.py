@@ -276,16 +276,16 @@ def show_times(clock: Clock) -> None:
 def show_next(starmere: Path, project: Path, again: bool) -> None:
     if again:
         print("\nAll events had come before: they were sent, landed over HTTP and read again, and no count changed.")
-    print(f"""
-What to try next, with `alias starmere={starmere.resolve()}`:
-
-    make demo                                    again: nothing is counted twice
-    starmere up --project {project}                   all of it, continuously
-    starmere rejects --project {project}              what could not be read, and why
-    starmere verify --project {project}               nothing lost, nothing doubled, equal to a rebuild
-    starmere sql --project {project} 'SELECT …'       ask something else
-
-Then change a definition below {project}/, and run `starmere plan`. To begin anew, remove {project}/.""")
+    print(f"\nWhat to try next, with `alias starmere={starmere.resolve()}`:\n")
+    for command, purpose in [
+        ("make demo", "again: nothing is counted twice"),
+        (f"starmere up --project {project}", "all of it, continuously"),
+        (f"starmere rejects --project {project}", "what could not be read, and why"),
+        (f"starmere verify --project {project}", "nothing lost, nothing doubled, equal to a rebuild"),
+        (f"starmere sql --project {project} 'SELECT …'", "ask something else"),
+    ]:
+        print(f"    {command:<44} {purpose}")
+    print(f"\nThen change a definition below {project}/, and run `starmere plan`. To begin anew, remove {project}/.")
 
 
 def main() -> None:

@@ -1,1 +1,8 @@
+//! Tests that cross rooms, in one binary: each links a whole query engine.
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod crash;
+mod incremental;
+mod races;
+mod rooms;
+mod support;

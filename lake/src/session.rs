@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::store::Store;
@@ -63,7 +68,35 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(self.runtime.clone())
             .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(YieldAboveJoins))
             .build();
         SessionContext::new_with_state(state)
+    }
+}
+
+/// Lets joins that make many rows of few yield to others, so that such a query can be cancelled and does not hold
+/// up its neighbours: DataFusion counts only what is read.
+#[derive(Debug)]
+struct YieldAboveJoins;
+
+impl PhysicalOptimizerRule for YieldAboveJoins {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let wrapped = plan.transform_up(|node| {
+            let multiplies = ["CrossJoinExec", "NestedLoopJoinExec", "HashJoinExec", "SortMergeJoinExec", "UnnestExec"];
+            Ok(if multiplies.contains(&node.name()) {
+                Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
+            } else {
+                Transformed::no(node)
+            })
+        });
+        wrapped.map(|plan| plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "yield_above_joins"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
     }
 }

@@ -28,7 +28,14 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
     let stop = CancellationToken::new();
     let access = Arc::new(Access::new(users));
-    let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default());
+    // Queries keep processors busy; listeners must answer all the same.
+    let engine = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("query")
+        .thread_stack_size(8 << 20)
+        .build()
+        .context("could not start the threads of queries")?;
+    let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default()).on(engine.handle().clone());
 
     let names = opened.project.streams.iter().map(|parsed| parsed.definition.stream.to_string());
     let streams = names.map(|name| opened.stream(&name)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -57,6 +64,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         work.abort();
     }
     let ended = tokio::time::timeout(Duration::from_secs(5), async { (web.await, grpc.await) }).await;
+    engine.shutdown_background();
     if let Ok((web, grpc)) = ended {
         web.context("the HTTP listener died")??;
         grpc.context("the Flight listener died")??;

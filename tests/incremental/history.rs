@@ -342,7 +342,7 @@ impl History {
         let long = seed % 16 == 7;
         let events = if long { 110 } else { random.usize(3..40) };
         let instants = (0..random.usize(2..8)).map(|_| INSTANTS[random.usize(..INSTANTS.len())]).collect();
-        let largest = if long { 1 } else { [1, 4, 12, 40][random.usize(..4)] };
+        let largest = if long { 1 } else { [2, 4, 12, 40][random.usize(..4)] };
         let (build, die) = if long { (4, 2) } else { (50, 15) };
         let mut maker = Maker { random: random.fork(), instants, ids: BTreeMap::new() };
         let mut said = maker.said(events);

@@ -234,8 +234,8 @@ pub(crate) fn labelled(mut tables: Tables) -> Result<Tables> {
     for (table, column, dimension) in KEYS {
         for row in tables.get_mut(table).with_context(|| format!("`{table}` is not pinned"))? {
             let key = row.get_mut(column).with_context(|| format!("`{table}` has no column `{column}`"))?;
-            let label = labels[dimension].get(key).map_or(NOBODY, String::as_str);
-            *key = if key == "0" { UNKNOWN.to_owned() } else { label.to_owned() };
+            let label = labels[dimension].get(key.as_str()).map_or(NOBODY, String::as_str);
+            *key = label.to_owned();
         }
     }
     for (_, rows) in tables.iter_mut().filter(|(name, _)| name.ends_with("/rejects")) {
@@ -261,15 +261,15 @@ pub(crate) fn same(left: &str, of_left: &Tables, right: &str, of_right: &Tables)
             continue;
         }
         let (only_left, only_right) = (without(a, b), without(b, a));
-        let shown = |rows: &[&Row]| -> String { rows.iter().take(4).map(|row| format!("\n    {}", shown(row))).collect() };
+        let list = |rows: &[&Row]| -> String { rows.iter().take(4).map(|row| format!("\n    {}", shown(row))).collect() };
         bail!(
             "`{name}` differs: {left} has {} rows, {right} {}\n  only in {left} ({}):{}\n  only in {right} ({}):{}",
             a.len(),
             b.len(),
             only_left.len(),
-            shown(&only_left),
+            list(&only_left),
             only_right.len(),
-            shown(&only_right),
+            list(&only_right),
         );
     }
     Ok(())

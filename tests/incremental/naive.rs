@@ -1,0 +1,313 @@
+//! The answer, computed from the raw lines in the plainest way there is: everything from the start, every time.
+//!
+//! Shares no code with the product. A member's state at an instant is found by replaying all changes up to it,
+//! which takes quadratic time and cannot forget anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::history::Landed;
+use super::reading::{self, Change, Event, FactRow, Fit, Meaning, Place};
+use super::world::{NOBODY, NULL, Row, Tables, UNKNOWN, moment};
+
+const BEGINNING: i64 = -62_135_596_800_000_000;
+const END: i64 = 253_402_214_400_000_000;
+
+/// What becomes of former values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum History {
+    Keep,
+    Overwrite,
+    Version,
+}
+use History::{Keep, Overwrite, Version};
+
+/// A dimension: table, attributes; a reference is an attribute that names another dimension's member.
+struct Dimension {
+    table: &'static str,
+    natural: &'static str,
+    attributes: &'static [(&'static str, History)],
+    reference: Option<(&'static str, &'static str)>,
+}
+
+const CUSTOMER: Dimension = Dimension {
+    table: "sales.customer",
+    natural: "customer_id",
+    attributes: &[
+        ("full_name", Overwrite),
+        ("city", Version),
+        ("score", Version),
+        ("channel", Keep),
+        ("tier", Version),
+        ("region", Version),
+    ],
+    reference: Some(("region", "sales.region")),
+};
+const REGION: Dimension = Dimension {
+    table: "sales.region",
+    natural: "region_id",
+    attributes: &[("name", Overwrite), ("first_name", Keep), ("climate", Version)],
+    reference: None,
+};
+const SHOP: Dimension = Dimension {
+    table: "sales.shop",
+    natural: "shop_id",
+    attributes: &[("title", Overwrite), ("opened_as", Keep)],
+    reference: None,
+};
+const PRODUCT: Dimension = Dimension {
+    table: "sales.product",
+    natural: "product_id",
+    attributes: &[("title", Overwrite), ("price", Overwrite)],
+    reference: None,
+};
+
+/// All tables, as [`super::world::labelled`] shows them.
+pub(crate) fn tables(landed: &[Landed]) -> Tables {
+    let events = counting(landed);
+    let mut tables = Tables::new();
+    let order_lines = accepted(&mut tables, "sales.order_lines", &events, reading::order_lines);
+    let orders = accepted(&mut tables, "sales.orders", &events, reading::orders);
+    let customers = accepted(&mut tables, CUSTOMER.table, &events, reading::customer);
+    let regions = accepted(&mut tables, REGION.table, &events, reading::region);
+    let shops = accepted(&mut tables, SHOP.table, &events, reading::shop);
+    let products = accepted(&mut tables, PRODUCT.table, &events, reading::product);
+
+    let mut seen_in_regions = mentioned(&orders, REGION.table);
+    seen_in_regions.extend(customers.iter().filter_map(|(_, change)| change.said.get("region")?.clone()));
+    let mut members: BTreeMap<&str, Members> = BTreeMap::new();
+    members.insert(CUSTOMER.table, Members::of(&CUSTOMER, &customers, &mentioned(&order_lines, CUSTOMER.table)));
+    members.insert(REGION.table, Members::of(&REGION, &regions, &seen_in_regions));
+    members.insert(SHOP.table, Members::of(&SHOP, &shops, &mentioned(&orders, SHOP.table)));
+    members.insert(PRODUCT.table, Members::of(&PRODUCT, &products, &BTreeSet::new()));
+
+    for dimension in [CUSTOMER, REGION, SHOP, PRODUCT] {
+        tables.insert(dimension.table.to_owned(), members[dimension.table].rows(&dimension, &members));
+    }
+    tables.insert("sales.order_lines".to_owned(), fact_rows(&order_lines, &members));
+    tables.insert("sales.orders".to_owned(), fact_rows(&orders, &members));
+    tables.values_mut().for_each(|rows| rows.sort());
+    tables
+}
+
+/// Of the copies of an event in a stream, the least.
+pub(crate) fn counting(landed: &[Landed]) -> Vec<Event> {
+    let mut counting: BTreeMap<(String, String), Event> = BTreeMap::new();
+    for event in landed.iter().filter_map(reading::event) {
+        let name = (event.place.stream.clone(), event.id.clone());
+        if counting.get(&name).is_none_or(|other| event.place < other.place) {
+            counting.insert(name, event);
+        }
+    }
+    counting.into_values().collect()
+}
+
+/// What fits of what a model reads, in the order of events; the rest are its rejects.
+fn accepted<'a, T>(
+    tables: &mut Tables,
+    model: &str,
+    events: &'a [Event],
+    read: impl Fn(&Event) -> Option<Fit<T>>,
+) -> Vec<(&'a Event, T)> {
+    let (mut fits, mut rejects) = (Vec::new(), Vec::new());
+    for event in events {
+        match read(event) {
+            None => {}
+            Some(Ok(said)) => fits.push((event, said)),
+            Some(Err(_)) => {
+                let Place { stream, source, topic, partition, position, .. } = &event.place;
+                rejects.push(row([
+                    ("stream", stream.clone()),
+                    ("source", source.clone()),
+                    ("topic", topic.clone()),
+                    ("partition", partition.to_string()),
+                    ("position", position.to_string()),
+                ]));
+            }
+        }
+    }
+    fits.sort_by(|(a, _), (b, _)| a.place.cmp(&b.place));
+    tables.insert(format!("{model}/rejects"), rejects);
+    fits
+}
+
+fn row<const N: usize>(cells: [(&str, String); N]) -> Row {
+    cells.into_iter().map(|(column, value)| (column.to_owned(), value)).collect()
+}
+
+/// The members of a dimension that a fact's rows mention.
+fn mentioned(rows: &[(&Event, Vec<FactRow>)], dimension: &str) -> BTreeSet<String> {
+    let roles = rows.iter().flat_map(|(_, rows)| rows).flat_map(|row| &row.roles);
+    roles.filter(|(_, of, _)| *of == dimension).filter_map(|(.., member)| member.clone()).collect()
+}
+
+/// What is known of a member after some of its changes.
+#[derive(Clone, Default)]
+struct State {
+    values: BTreeMap<&'static str, String>,
+    deleted: bool,
+    lifetime: usize,
+}
+
+fn replayed(changes: &[(&Event, &Change)]) -> State {
+    let mut state = State::default();
+    for (_, change) in changes {
+        if change.meaning == Meaning::Delete {
+            state.deleted = true;
+            continue;
+        }
+        if state.deleted {
+            state = State { lifetime: state.lifetime + 1, ..State::default() };
+        }
+        if change.meaning == Meaning::State {
+            state.values.clear();
+        }
+        for (attribute, value) in &change.said {
+            match value {
+                Some(value) => drop(state.values.insert(*attribute, value.clone())),
+                None => drop(state.values.remove(attribute)),
+            }
+        }
+    }
+    state
+}
+
+struct MemberVersion {
+    from: i64,
+    state: State,
+}
+
+#[derive(Default)]
+struct Members {
+    versions: BTreeMap<String, Vec<MemberVersion>>,
+    inferred: BTreeSet<String>,
+}
+
+impl Members {
+    fn of(dimension: &Dimension, changes: &[(&Event, Change)], mentioned: &BTreeSet<String>) -> Self {
+        let mut members = Self::default();
+        for name in changes.iter().map(|(_, change)| &change.member) {
+            let own: Vec<(&Event, &Change)> =
+                changes.iter().filter(|(_, change)| change.member == *name).map(|(event, change)| (*event, change)).collect();
+            members.versions.insert(name.clone(), versions(dimension, &own));
+        }
+        for name in mentioned.iter().filter(|name| !changes.iter().any(|(_, change)| change.member == **name)) {
+            members.versions.insert(name.clone(), vec![MemberVersion { from: BEGINNING, state: State::default() }]);
+            members.inferred.insert(name.clone());
+        }
+        members
+    }
+
+    /// What the key of a fact about `member` at an instant stands for.
+    fn key(&self, member: Option<&String>, at: i64) -> String {
+        let versions = member.and_then(|member| Some((member, self.versions.get(member)?)));
+        let Some((member, versions)) = versions else { return UNKNOWN.to_owned() };
+        let held = versions.iter().rfind(|version| version.from <= at).map_or(BEGINNING, |version| version.from);
+        label(member, held)
+    }
+
+    /// What the durable key of `member` stands for.
+    fn durable(&self, member: Option<&String>) -> String {
+        match member {
+            None => UNKNOWN.to_owned(),
+            Some(member) if self.versions.contains_key(member) => label(member, BEGINNING),
+            Some(_) => NOBODY.to_owned(),
+        }
+    }
+
+    fn rows(&self, dimension: &Dimension, all: &BTreeMap<&str, Members>) -> Vec<Row> {
+        let short = dimension.table.trim_start_matches("sales.");
+        let mut rows = Vec::new();
+        let unknown = [MemberVersion { from: BEGINNING, state: State::default() }];
+        let known = self.versions.iter().map(|(name, versions)| (Some(name), versions.as_slice()));
+        for (name, versions) in known.chain([(None, unknown.as_slice())]) {
+            for (index, version) in versions.iter().enumerate() {
+                let to = versions.get(index + 1).map_or(END, |next| next.from);
+                let inferred = name.is_some_and(|name| self.inferred.contains(name));
+                let mut cells = row([
+                    ("valid_from", moment(version.from)),
+                    ("valid_to", moment(to)),
+                    ("is_current", (index + 1 == versions.len()).to_string()),
+                    ("is_deleted", version.state.deleted.to_string()),
+                    ("is_inferred", inferred.to_string()),
+                ]);
+                cells.insert(format!("{short}_key"), name.map_or(UNKNOWN.to_owned(), |name| label(name, version.from)));
+                cells.insert(format!("{short}_durable_key"), self.durable(name));
+                cells.insert(dimension.natural.to_owned(), name.map_or(NULL.to_owned(), Clone::clone));
+                for (attribute, _) in dimension.attributes {
+                    let value = version.state.values.get(attribute);
+                    match dimension.reference.filter(|(reference, _)| reference == attribute) {
+                        Some((reference, parent)) => {
+                            cells.insert(format!("{reference}_durable_key"), all[parent].durable(value))
+                        }
+                        None => cells.insert((*attribute).to_owned(), value.map_or(NULL.to_owned(), Clone::clone)),
+                    };
+                }
+                rows.push(cells);
+            }
+        }
+        rows
+    }
+}
+
+fn label(member: &str, from: i64) -> String {
+    format!("{member}@{}", moment(from))
+}
+
+/// The versions of one member; `changes` are its own, in the order of events.
+fn versions(dimension: &Dimension, changes: &[(&Event, &Change)]) -> Vec<MemberVersion> {
+    let prefixes: Vec<State> = (1..=changes.len()).map(|count| replayed(&changes[..count])).collect();
+    let instants: BTreeSet<i64> = changes.iter().map(|(event, _)| event.place.at).collect();
+    let mut versions: Vec<MemberVersion> = Vec::new();
+    for instant in instants {
+        let until = changes.iter().filter(|(event, _)| event.place.at <= instant).count();
+        let state = prefixes[until - 1].clone();
+        let opens = versions.last().is_none_or(|MemberVersion { state: last, .. }| {
+            let mut versioned = dimension.attributes.iter().filter(|(_, history)| *history == Version);
+            last.deleted != state.deleted
+                || last.lifetime != state.lifetime
+                || versioned.any(|(attribute, _)| last.values.get(attribute) != state.values.get(attribute))
+        });
+        if opens {
+            let from = if versions.is_empty() { BEGINNING } else { instant };
+            versions.push(MemberVersion { from, state });
+        }
+    }
+    for MemberVersion { state, .. } in &mut versions {
+        let lifetime: Vec<&State> = prefixes.iter().filter(|prefix| prefix.lifetime == state.lifetime).collect();
+        for (attribute, history) in dimension.attributes {
+            let value = match history {
+                Version => continue,
+                Keep => lifetime.iter().find_map(|state| state.values.get(attribute)),
+                Overwrite => lifetime.last().and_then(|state| state.values.get(attribute)),
+            };
+            match value {
+                Some(value) => drop(state.values.insert(*attribute, value.clone())),
+                None => drop(state.values.remove(attribute)),
+            }
+        }
+    }
+    versions
+}
+
+fn fact_rows(facts: &[(&Event, Vec<FactRow>)], members: &BTreeMap<&str, Members>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (event, fact) in facts.iter().flat_map(|(event, rows)| rows.iter().map(move |row| (*event, row))) {
+        let at = event.place.at;
+        let mut cells = row([
+            ("occurred_at", moment(at)),
+            ("event_id", event.id.clone()),
+            ("ordinal", fact.ordinal.to_string()),
+        ]);
+        cells.extend(fact.columns.iter().map(|(column, value)| ((*column).to_owned(), value.clone())));
+        for (role, dimension, member) in &fact.roles {
+            let of = &members[*dimension];
+            cells.insert(format!("{role}_key"), of.key(member.as_ref(), at));
+            // A shop has one version and is always there: its key is its durable key.
+            if *dimension != SHOP.table {
+                cells.insert(format!("{role}_durable_key"), of.durable(member.as_ref()));
+            }
+        }
+        rows.push(cells);
+    }
+    rows
+}

@@ -1,0 +1,93 @@
+//! Landing, building and publishing in this process, over any store, by the definitions of the small project.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use starmere_ingest::envelope::{Mapping, TimeUnit, TypeOf};
+use starmere_ingest::files::{Progress, Report, Source, land};
+use starmere_lake::Kind;
+use starmere_lake::catalog::{Catalog, CatalogSnapshot};
+use starmere_lake::delta::Warehouse;
+use starmere_lake::landing::Stream;
+use starmere_models::build::{Builder, Built, Watch};
+use starmere_models::define::parse_text;
+use starmere_models::resolve::{Definitions, Model, Models, resolve};
+
+use super::events::STREAMS;
+use super::project::{CUSTOMER, CUSTOMERS, ORDER_LINES, ORDERS};
+use super::tables;
+
+struct Quiet;
+
+impl Watch for Quiet {
+    fn begun(&self, _: &Model) {}
+    fn done(&self, _: &Model, _: &Built) {}
+}
+
+/// The models of the small project.
+pub(crate) fn models() -> Models {
+    let domain = || "sales".to_owned();
+    let definitions = Definitions {
+        streams: vec![parse_text(CUSTOMERS, "customers").unwrap(), parse_text(ORDERS, "orders").unwrap()],
+        dimensions: vec![(domain(), parse_text(CUSTOMER, "customer").unwrap())],
+        facts: vec![(domain(), parse_text(ORDER_LINES, "order_lines").unwrap())],
+        ..Definitions::default()
+    };
+    resolve(&definitions).expect("the small project is right")
+}
+
+/// The envelope of its streams.
+pub(crate) fn mapping() -> Mapping {
+    Mapping {
+        id: Some("id".into()),
+        event_type: TypeOf::Path("type".into()),
+        version: None,
+        time: "at".into(),
+        time_unit: TimeUnit::Text,
+        subject: None,
+        max_event_bytes: 1000,
+    }
+}
+
+/// Lands what is new in an inbox, a folder a stream, once.
+pub(crate) async fn land_inbox(warehouse: &Warehouse, inbox: &Path) -> starmere_ingest::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for name in STREAMS {
+        reports.push(land_folder(&Stream::new(name, tables::stream(warehouse, name)), &inbox.join(name)).await?);
+    }
+    Ok(reports)
+}
+
+/// Lands what is new in a folder, once.
+pub(crate) async fn land_folder(stream: &Stream, folder: &Path) -> starmere_ingest::Result<Report> {
+    let source = Source { name: "files".into(), pattern: folder.to_path_buf(), topic: None, end_of_input: false };
+    land(stream, &mapping(), &source, &Arc::new(Progress::default())).await
+}
+
+/// Builds and publishes once, as `starmere build` does, but for contracts.
+pub(crate) async fn build_once(warehouse: &Warehouse, models: &Models) -> starmere_models::Result<CatalogSnapshot> {
+    let catalog = Catalog::new(warehouse);
+    let newest = catalog.newest().await?;
+    let builder = Builder::new(warehouse, models, false).await?.going_on_from(&newest, models);
+    let pins = builder.build(models, &Quiet).await?;
+    let published = catalog.publish(|newest| {
+        let is_ahead = pins.iter().any(|(name, pin)| {
+            newest.tables.get(name).is_some_and(|published| published.path == pin.path && published.version > pin.version)
+        });
+        let changed = !is_ahead && pins != newest.tables;
+        Ok(changed.then(|| (pins.clone(), serde_json::Value::Null)))
+    });
+    Ok(published.await?)
+}
+
+/// Builds and publishes; begins anew, as `starmere build` does, while others are first or the store fails.
+pub(crate) async fn build(warehouse: &Warehouse, models: &Models) -> CatalogSnapshot {
+    let mut attempts = 0;
+    loop {
+        match build_once(warehouse, models).await {
+            Ok(snapshot) => return snapshot,
+            Err(error) if attempts < 1000 && matches!(error.kind(), Kind::Conflict | Kind::Unavailable) => attempts += 1,
+            Err(error) => panic!("a build failed: {error:?}"),
+        }
+    }
+}
