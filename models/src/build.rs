@@ -73,7 +73,7 @@ impl Builder {
             let input = format!("lake.{}.{}", stream.domain, stream.name);
             streams.insert(stream.name.clone(), (input, table, snapshot.version()));
         }
-        let aside = full.then(|| format!("-{}", uuid_like()));
+        let aside = full.then(|| format!("-{}", name_aside()));
         let generations = BTreeMap::new();
         Ok(Self { warehouse: warehouse.clone(), streams, aside, generations, indexes: Mutex::default(), events: Mutex::default() })
     }
@@ -187,8 +187,8 @@ impl Builder {
     }
 }
 
-/// A name that no other build has: where a full build is put.
-fn uuid_like() -> String {
+/// What no other build has: follows the fingerprint in the paths of a full build.
+fn name_aside() -> String {
     let now = chrono::Utc::now().timestamp_micros();
     format!("{now:x}{:x}", std::process::id())
 }

@@ -52,17 +52,27 @@ impl Derived {
     pub(crate) fn is_current(&self, inputs: &BTreeMap<String, u64>) -> Result<bool> {
         let Some(snapshot) = &self.snapshot else { return Ok(false) };
         if inputs.iter().any(|(input, version)| self.consumed(input).is_some_and(|consumed| consumed > *version)) {
-            let (table, version) = (self.table.path().to_string(), snapshot.version());
-            return Err(starmere_lake::Error::Conflict { table, version }.into());
+            return Err(self.conflict(snapshot.version()));
         }
         Ok(inputs.iter().all(|(input, version)| self.consumed(input) == Some(*version)))
     }
 
-    /// Makes the table where it does not exist. `settings` are kept with it for good.
+    /// Makes the table where it does not exist. `settings` are kept with it for good. What follows was computed for an
+    /// empty table, so one that another build has filled in the meantime is a conflict.
     pub(crate) async fn create(&mut self, schema: &SchemaRef, settings: &[(&str, String)]) -> Result<Arc<Snapshot>> {
+        if let Some(snapshot) = &self.snapshot {
+            return Ok(snapshot.clone());
+        }
         let snapshot = self.table.open_or_create_with(schema, &[], settings).await?;
+        if snapshot.version() > 0 {
+            return Err(self.conflict(snapshot.version()));
+        }
         self.snapshot = Some(snapshot.clone());
         Ok(snapshot)
+    }
+
+    fn conflict(&self, version: u64) -> Error {
+        starmere_lake::Error::Conflict { table: self.table.path().to_string(), version }.into()
     }
 
     /// Commits `change` together with the versions of the inputs that it has consumed.

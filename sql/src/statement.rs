@@ -65,10 +65,20 @@ pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryE
         return Err(QueryError::invalid(format!("the statement has {} bytes, more than {MAX_SQL_BYTES}", sql.len())));
     }
     let dialect = state.config_options().sql_parser.dialect;
-    let mut tree = state.sql_to_statement(sql, &dialect)?;
+    let mut tree = state.sql_to_statement(sql, &dialect).map_err(|error| at_the_end(error.into(), sql))?;
     check_reads(&tree)?;
     let parameters = number_placeholders(&mut tree)?;
     Ok(Statement { tree, parameters })
+}
+
+/// The parser gives no place where the text ends too early: it is its end.
+fn at_the_end(error: QueryError, sql: &str) -> QueryError {
+    if error.line.is_some() || !error.to_string().contains("found: EOF") {
+        return error;
+    }
+    let text = sql.trim_end();
+    let (lines, last) = text.lines().fold((0, ""), |(lines, _), line| (lines + 1, line));
+    error.at(lines.max(1), last.chars().count() as u64 + 1)
 }
 
 fn check_reads(statement: &Parsed) -> Result<(), QueryError> {

@@ -26,8 +26,6 @@ struct Scene {
     store: InMemory,
     /// What is not in the lake yet.
     more: TempDir,
-    /// What is; both are needed to know files again.
-    _landed: TempDir,
     models: Models,
     events: Vec<Event>,
 }
@@ -49,16 +47,13 @@ async fn scene() -> Scene {
     let store = Arc::new(InMemory::new());
     let warehouse = plain(&store);
     write(landed.path(), &events[..20], &mut random);
-    land_inbox(&warehouse, landed.path()).await.unwrap();
+    land_inbox(&warehouse, "first", landed.path()).await.unwrap();
     build(&warehouse, &models).await;
-    // The files of the second round are in a folder of their own: to the source, new ones.
     let second = tempfile::tempdir().unwrap();
     write(second.path(), &events[20..40], &mut random);
-    for stream in STREAMS {
-        land_folder(&Stream::new(stream, tables::stream(&warehouse, stream)), &second.path().join(stream)).await.unwrap();
-    }
+    land_inbox(&warehouse, "second", second.path()).await.unwrap();
     write(more.path(), &events[40..], &mut random);
-    Scene { store: store.fork(), more, _landed: landed, models, events }
+    Scene { store: store.fork(), more, models, events }
 }
 
 /// Runs a build, and another one before its operation `number`; whether it had so many operations.
@@ -69,7 +64,7 @@ async fn overtaken(scene: &Scene, number: usize, with_more: bool) -> bool {
         async move {
             let warehouse = plain(&store);
             if with_more {
-                land_inbox(&warehouse, &more).await.unwrap();
+                land_inbox(&warehouse, "more", &more).await.unwrap();
             }
             build(&warehouse, &models).await;
         }
@@ -124,12 +119,12 @@ async fn outrun(folder: &Path, lines: &[String], number: usize) -> bool {
         async move {
             let warehouse = plain(&store);
             let stream = Stream::new("orders", tables::stream(&warehouse, "orders"));
-            land_folder(&stream, &folder).await.unwrap();
+            land_folder(&stream, "files", &folder).await.unwrap();
         }
     };
     let interrupt = Interrupt::new(move |operation, _| operation == number, other);
     let warehouse = tampered(&store, &interrupt);
-    land_folder(&Stream::new("orders", tables::stream(&warehouse, "orders")), folder).await.unwrap();
+    land_folder(&Stream::new("orders", tables::stream(&warehouse, "orders")), "files", folder).await.unwrap();
     if !interrupt.happened() {
         return false;
     }

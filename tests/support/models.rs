@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use starmere_ingest::envelope::{Mapping, TimeUnit, TypeOf};
-use starmere_ingest::files::{Progress, Report, Source, land};
+use starmere_ingest::files::{Progress, Source, land};
 use starmere_lake::Kind;
 use starmere_lake::catalog::{Catalog, CatalogSnapshot};
 use starmere_lake::delta::Warehouse;
@@ -50,18 +50,19 @@ pub(crate) fn mapping() -> Mapping {
 }
 
 /// Lands what is new in an inbox, a folder a stream, once.
-pub(crate) async fn land_inbox(warehouse: &Warehouse, inbox: &Path) -> starmere_ingest::Result<Vec<Report>> {
-    let mut reports = Vec::new();
+pub(crate) async fn land_inbox(warehouse: &Warehouse, source: &str, inbox: &Path) -> starmere_ingest::Result<()> {
     for name in STREAMS {
-        reports.push(land_folder(&Stream::new(name, tables::stream(warehouse, name)), &inbox.join(name)).await?);
+        land_folder(&Stream::new(name, tables::stream(warehouse, name)), source, &inbox.join(name)).await?;
     }
-    Ok(reports)
+    Ok(())
 }
 
-/// Lands what is new in a folder, once.
-pub(crate) async fn land_folder(stream: &Stream, folder: &Path) -> starmere_ingest::Result<Report> {
-    let source = Source { name: "files".into(), pattern: folder.to_path_buf(), topic: None, end_of_input: false };
-    land(stream, &mapping(), &source, &Arc::new(Progress::default())).await
+/// Lands what is new in a folder, once. Two folders are two sources: in one, files of one name are one file.
+pub(crate) async fn land_folder(stream: &Stream, source: &str, folder: &Path) -> starmere_ingest::Result<()> {
+    let source = Source { name: source.into(), pattern: folder.to_path_buf(), topic: None, end_of_input: false };
+    let report = land(stream, &mapping(), &source, &Arc::new(Progress::default())).await?;
+    assert!(report.refused.is_empty(), "{report:?}");
+    Ok(())
 }
 
 /// Builds and publishes once, as `starmere build` does, but for contracts.

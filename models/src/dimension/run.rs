@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::compute::{concat_batches, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions};
+use starmere_lake::delta::{Add, FileOptions, Snapshot};
 use starmere_lake::events::timestamp;
 use starmere_lake::paths;
 
@@ -29,11 +29,18 @@ pub const VERSIONS: &str = "rows";
 
 /// Changes of a bucket that are folded at once.
 const BUCKET_CHANGES: usize = 400_000;
+const MAX_BUCKET_BITS: u32 = 12;
+/// The setting of both tables that says by how many bits they are split.
 const SETTING: &str = "starmere.buckets";
 
 /// The bucket of a member: the first bits of its durable key, which is a hash of 62 bits.
 fn bucket(durable: i64, bits: u32) -> u32 {
     if bits == 0 { 0 } else { (durable >> (62 - bits)) as u32 }
+}
+
+/// How many bits the tables of a dimension are split by: settled when its change log was made.
+fn bucket_bits(changes: &Snapshot) -> u32 {
+    changes.setting(SETTING).and_then(|bits| bits.parse().ok()).unwrap_or(0).min(MAX_BUCKET_BITS)
 }
 
 /// Appends to the change log and to the rejects what is new in the streams.
@@ -46,11 +53,9 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
         let gathered = Gathered::new(builder, dimension, &changes).await?;
         built.rows_read = gathered.read;
         let count: usize = gathered.changes.iter().map(RecordBatch::num_rows).sum();
-        let bits = match changes.snapshot.as_ref().and_then(|snapshot| snapshot.setting(SETTING)?.parse().ok()) {
-            Some(bits) => bits,
-            None => count.div_ceil(BUCKET_CHANGES).next_power_of_two().ilog2().min(12),
-        };
-        changes.create(&dimension.changes_schema(), &[(SETTING, bits.to_string())]).await?;
+        let bits = count.div_ceil(BUCKET_CHANGES).next_power_of_two().ilog2().min(MAX_BUCKET_BITS);
+        let snapshot = changes.create(&dimension.changes_schema(), &[(SETTING, bits.to_string())]).await?;
+        let bits = bucket_bits(&snapshot);
         let mut change = Change::default();
         for (group, rows) in by_bucket(dimension, &gathered.changes, bits)? {
             let options = FileOptions { small: true, ..FileOptions::default() };
@@ -432,7 +437,7 @@ pub async fn build_versions(builder: &Builder, dimension: &Arc<Dimension>, chang
         let from = versions.consumed(&input);
         let log = builder.warehouse().table(changes_pin.path.clone());
         let log_snapshot = log.snapshot_at(changes_pin.version).await?;
-        let bits: u32 = log_snapshot.setting(SETTING).and_then(|bits| bits.parse().ok()).unwrap_or(0);
+        let bits = bucket_bits(&log_snapshot);
         versions.create(&dimension.schema(), &[(SETTING, bits.to_string())]).await?;
         let affected = match from {
             None => None,
