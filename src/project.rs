@@ -19,7 +19,7 @@ use starmere_marts::meaning::Meaning;
 use starmere_models::define::{
     DimensionFile, FactFile, Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, suggestion,
 };
-use starmere_models::resolve::{Definitions, Models, check_name, resolve};
+use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 
 use crate::failure::{Mendable, Problems};
 
@@ -121,10 +121,11 @@ impl Project {
         for domain in folders(&root.join("domains")) {
             let name = domain.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let place = Place { file: reading.name(&domain), line: 1, column: 1 };
-            reading.problems.extend(check_name(&name, &place));
+            reading.problems.extend(check_domain(&name, &place));
             for path in yaml_files(&domain.join("models")) {
                 // The first key says what it is.
-                let is_fact = std::fs::read_to_string(&path).is_ok_and(|text| text.lines().any(|line| line.starts_with("fact:")));
+                let begins = |line: &str| line.trim_start_matches('\u{feff}').starts_with("fact:");
+                let is_fact = std::fs::read_to_string(&path).is_ok_and(|text| text.lines().any(begins));
                 if is_fact {
                     definitions.facts.extend(reading.one::<FactFile>(&path).map(|parsed| (name.clone(), parsed)));
                 } else {

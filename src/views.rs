@@ -89,8 +89,7 @@ impl ProjectViews {
         for port in &meaning.ports {
             let Some(pin) = snapshot.tables.get(&port.table) else { continue };
             let delta = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
-            let table = Arc::new(PinnedTable::new(self.opened.warehouse.store(), delta));
-            let provider = port_view(port, table)?;
+            let provider = port_view(port, PinnedTable::new(self.opened.warehouse.store(), delta))?;
             let mut names = vec![(port.schema(), TableKind::Table)];
             if newest.get(&(port.domain.as_str(), port.product.as_str())) == Some(&port.version) {
                 names.push((port.product.clone(), TableKind::View));
@@ -168,10 +167,17 @@ fn lake(error: starmere_lake::Error) -> QueryError {
     .caused_by(error)
 }
 
-/// The contract's columns over the model's table.
-fn port_view(port: &Port, table: Arc<PinnedTable>) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+/// The contract's columns over the model's table. What the contract says of keys was checked before publishing.
+fn port_view(port: &Port, table: PinnedTable) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    let table = match port.primary_key.as_slice() {
+        [key] => match port.columns.iter().find(|column| column.name == *key && !column.nullable) {
+            Some(column) => table.with_unique(&column.from),
+            None => table,
+        },
+        _ => table,
+    };
     let columns = port.columns.iter().map(|column| ident(&column.from).alias(&column.name));
-    let plan = LogicalPlanBuilder::scan(&port.name, provider_as_source(table), None)?.project(columns)?.build()?;
+    let plan = LogicalPlanBuilder::scan(&port.name, provider_as_source(Arc::new(table)), None)?.project(columns)?.build()?;
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 

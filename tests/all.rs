@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod crash;
+mod faults;
 mod incremental;
+mod moments;
 mod races;
 mod rooms;
 mod support;

@@ -24,6 +24,7 @@ pub mod landing;
 pub mod paths;
 pub mod provider;
 pub mod session;
+mod star;
 pub mod store;
 pub mod time;
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Constraints, Statistics};
+use datafusion::common::Statistics;
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
@@ -33,7 +33,6 @@ pub struct PinnedTable {
     /// The columns of the files that are read, then those of the partitioning.
     table_schema: TableSchema,
     schema: SchemaRef,
-    constraints: Constraints,
     statistics: Statistics,
 }
 
@@ -56,13 +55,16 @@ impl PinnedTable {
         let table_schema = TableSchema::builder(Arc::new(Schema::new(file))).with_table_partition_cols(partition).build();
         let schema = table_schema.table_schema().clone();
         let statistics = statistics::merged(&schema, snapshot.files().map(|add| parsed(&schema, add)));
-        Self { store: store.clone(), snapshot, table_schema, schema, constraints: Constraints::default(), statistics }
+        Self { store: store.clone(), snapshot, table_schema, schema, statistics }
     }
 
-    /// Declares keys that the rows obey.
+    /// Says that no two rows have the same value in `column`, and none has none: star joins rely on it, so it must be
+    /// known. The statistics say it: there are as many values as rows.
     #[must_use]
-    pub fn with_constraints(mut self, constraints: Constraints) -> Self {
-        self.constraints = constraints;
+    pub fn with_unique(mut self, column: &str) -> Self {
+        if let Ok(place) = self.schema.index_of(column) {
+            self.statistics.column_statistics[place].distinct_count = self.statistics.num_rows;
+        }
         self
     }
 
@@ -106,10 +108,6 @@ impl TableProvider for PinnedTable {
         self.schema.clone()
     }
 
-    fn constraints(&self) -> Option<&Constraints> {
-        Some(&self.constraints)
-    }
-
     fn table_type(&self) -> TableType {
         TableType::Base
     }
@@ -133,7 +131,6 @@ impl TableProvider for PinnedTable {
         let url = ObjectStoreUrl::parse(self.store.url())?;
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups)
-            .with_constraints(self.constraints.clone())
             .with_statistics(self.statistics.clone())
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)

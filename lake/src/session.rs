@@ -9,10 +9,12 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::star::StarJoins;
 use crate::store::Store;
 
 /// A dimension of up to this size is built once and shared by all partitions of the fact, which is then never
@@ -62,16 +64,23 @@ impl Engine {
         options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
         options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
         options.execution.time_zone = Some("UTC".into());
-        options.execution.parquet.pushdown_filters = true;
-        options.execution.parquet.reorder_filters = true;
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(self.runtime.clone())
             .with_default_features()
-            .with_physical_optimizer_rule(Arc::new(YieldAboveJoins))
+            .with_physical_optimizer_rules(physical_rules())
             .build();
         SessionContext::new_with_state(state)
     }
+}
+
+/// DataFusion's rules and ours.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    let sides_are_chosen = rules.iter().position(|rule| rule.name() == "join_selection").unwrap_or_default();
+    rules.insert(sides_are_chosen, Arc::new(StarJoins { most_members: BROADCAST_ROWS }));
+    rules.push(Arc::new(YieldAboveJoins));
+    rules
 }
 
 /// Lets joins that make many rows of few yield to others, so that such a query can be cancelled and does not hold

@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 use starmere_models::define::{FieldType, ModelName, Parsed, Place, Problem, suggestion};
 use starmere_models::resolve::{Model, Models, check_name};
 
-use crate::define::{PortFile, ProductFile};
+use crate::define::{PortFile, ProductFile, ports};
 use crate::meaning::{Column, Described, ForeignKey, Meaning, Port};
 
 /// Resolves all products, or tells everything that is wrong.
@@ -54,6 +54,14 @@ impl Resolving<'_> {
             let file = &parsed.definition;
             let place = file.product.place(&parsed.file);
             self.problems.extend(check_name(&file.product, &place));
+            if is_schema_of_its_own(&file.product) {
+                let message = format!("`{}` cannot be the name of a product", *file.product);
+                let hint = "queries find the newest version by the product's name, and each version at `name_v1`, `name_v2` …";
+                self.problems.push(Problem::new(place.clone(), message).hint(hint));
+            }
+            if file.ports.is_empty() {
+                self.problems.push(Problem::new(place.clone(), format!("the product `{}` has no ports", *file.product)));
+            }
             if *file.version == 0 {
                 self.problems.push(Problem::new(file.version.place(&parsed.file), "versions begin with 1"));
             }
@@ -71,10 +79,17 @@ impl Resolving<'_> {
         let Some(model) = self.models.get(&model_name) else {
             let of_domain = self.models.models.iter().map(Model::name).filter(|model| model.domain == domain);
             let names: Vec<&str> = of_domain.map(|model| model.name.as_str()).collect();
-            let hint = suggestion(&file.model, names);
-            self.problems.push(Problem::new(place.clone(), format!("there is no model `{model_name}`")).hint(hint));
+            let (message, hint) = match file.model.contains('.') {
+                true => (format!("`{}` is not a model of `{domain}`", file.model), "a port shows a model of its own domain, by its bare name".to_owned()),
+                false => (format!("there is no model `{model_name}`"), suggestion(&file.model, names)),
+            };
+            self.problems.push(Problem::new(place.clone(), message).hint(hint));
             return;
         };
+        if file.columns.is_empty() {
+            let hint = "list under `columns` what readers may rely on";
+            self.problems.push(Problem::new(place.clone(), "the port has no columns").hint(hint));
+        }
         let schema = model.schema();
         let columns: Vec<Column> = file
             .columns
@@ -82,11 +97,14 @@ impl Resolving<'_> {
             .filter_map(|(column, definition)| {
                 let place = definition.place(&parsed.file);
                 self.problems.extend(check_name(column, &place));
-                self.column(&schema, &model_name, column, definition, &place)
+                self.column(&schema, model, column, definition, &place)
             })
             .collect();
         let primary_key = file.primary_key.as_ref().map(|names| names.0.clone()).unwrap_or_default();
-        for column in &primary_key {
+        for (index, column) in primary_key.iter().enumerate() {
+            if primary_key[..index].contains(column) {
+                self.problems.push(Problem::new(place.clone(), format!("the primary key names `{column}` twice")));
+            }
             match file.columns.get(column) {
                 None => {
                     let hint = suggestion(column, file.columns.keys().map(String::as_str));
@@ -120,12 +138,13 @@ impl Resolving<'_> {
     fn column(
         &mut self,
         schema: &SchemaRef,
-        model: &ModelName,
+        model: &Model,
         name: &str,
         definition: &crate::define::ColumnFile,
         place: &Place,
     ) -> Option<Column> {
         let from = definition.from.as_deref().unwrap_or(name);
+        let (kind, model) = (model.kind(), model.name());
         let Ok(field) = schema.field_with_name(from) else {
             let hint = suggestion(from, schema.fields().iter().map(|field| field.name().as_str()));
             self.problems.push(Problem::new(place.clone(), format!("`{model}` has no column `{from}`")).hint(hint));
@@ -139,6 +158,10 @@ impl Resolving<'_> {
             let message = format!("the contract says {promised} of `{name}`, and `{model}` has {own}");
             self.problems.push(Problem::new(place.clone(), message).hint("change the model, or publish a new version"));
         }
+        if !definition.nullable && field.is_nullable() && kind != "fact" {
+            let message = format!("`{name}` may not be null by contract, and has no value in row 0, the unknown member");
+            self.problems.push(Problem::new(place.clone(), message).hint("leave `nullable: false` out"));
+        }
         Some(Column {
             name: name.to_owned(),
             from: from.to_owned(),
@@ -149,6 +172,7 @@ impl Resolving<'_> {
     }
 
     fn foreign_keys(&mut self, products: &[(String, Parsed<ProductFile>)]) {
+        let defined = ports(products);
         for (domain, parsed) in products {
             let product = &parsed.definition;
             for (name, file) in &product.ports {
@@ -164,14 +188,26 @@ impl Resolving<'_> {
                         self.problems.push(Problem::new(place.clone(), message).hint(hint));
                     }
                     let Some(to) = self.ports.get(target) else {
-                        let hint = suggestion(target, self.ports.keys().map(String::as_str));
-                        self.problems.push(Problem::new(place.clone(), format!("there is no port `{target}`")).hint(hint));
+                        // A port that is wrong itself has been told of.
+                        if !defined.contains_key(target) {
+                            let hint = suggestion(target, self.ports.keys().map(String::as_str));
+                            self.problems.push(Problem::new(place.clone(), format!("there is no port `{target}`")).hint(hint));
+                        }
                         continue;
                     };
                     if to.primary_key.len() != columns.len() {
-                        let message = format!("the primary key of `{target}` has {} columns, not {}", to.primary_key.len(), columns.len());
+                        let count = match to.primary_key.len() {
+                            1 => "1 column".to_owned(),
+                            count => format!("{count} columns"),
+                        };
+                        let message = format!("the primary key of `{target}` has {count}, not {}", columns.len());
                         self.problems.push(Problem::new(place.clone(), message));
                         continue;
+                    }
+                    if let Some(port) = self.ports.get(&own) {
+                        let pairs = columns.iter().zip(&to.primary_key);
+                        let misfits = pairs.filter_map(|(column, key)| misfit(port, column, to, key));
+                        self.problems.extend(misfits.map(|message| Problem::new(place.clone(), message)));
                     }
                     keys.push(ForeignKey {
                         columns,
@@ -186,3 +222,23 @@ impl Resolving<'_> {
         }
     }
 }
+
+/// Why values of one port's column can never equal those of the other's.
+fn misfit(port: &Port, column: &str, to: &Port, key: &str) -> Option<String> {
+    let of = |port: &Port, name: &str| -> Option<FieldType> {
+        port.columns.iter().find(|column| column.name == name)?.data_type.parse().ok()
+    };
+    let (own, other) = (of(port, column)?, of(to, key)?);
+    let fits = own == other || (own.adds_exactly() && other.adds_exactly());
+    (!fits).then(|| format!("`{column}` is {own}, and `{key}` of `{}` is {other}", to.full_name()))
+}
+
+/// Whether a product of this name could be taken for a version of another, or for the engine's own schema.
+fn is_schema_of_its_own(name: &str) -> bool {
+    let version = name.rsplit_once("_v").map(|(_, version)| version);
+    let is_version = version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()));
+    is_version || name == "information_schema"
+}
+
+#[cfg(test)]
+mod tests;

@@ -58,6 +58,8 @@ pub struct Builder {
     aside: Option<String>,
     /// Published tables that were filled aside, by model: what follows the fingerprint in their paths.
     generations: BTreeMap<ModelName, String>,
+    /// Versions that were published, by path.
+    published: BTreeMap<TablePath, u64>,
     indexes: Mutex<HashMap<(TablePath, u64), Arc<Index>>>,
     /// What is new since a version, shared by the models that ask the same.
     events: Mutex<HashMap<(String, Option<u64>), Arc<EventChanges>>>,
@@ -74,8 +76,15 @@ impl Builder {
             streams.insert(stream.name.clone(), (input, table, snapshot.version()));
         }
         let aside = full.then(|| format!("-{}", name_aside()));
-        let generations = BTreeMap::new();
-        Ok(Self { warehouse: warehouse.clone(), streams, aside, generations, indexes: Mutex::default(), events: Mutex::default() })
+        Ok(Self {
+            warehouse: warehouse.clone(),
+            streams,
+            aside,
+            generations: BTreeMap::new(),
+            published: BTreeMap::new(),
+            indexes: Mutex::default(),
+            events: Mutex::default(),
+        })
     }
 
     /// Goes on from the tables that `snapshot` pins, where their definitions are still the same.
@@ -87,6 +96,7 @@ impl Builder {
             let generation = published.and_then(|published| published.strip_prefix(model.fingerprint()));
             self.generations.extend(generation.map(|generation| (name.clone(), generation.to_owned())));
         }
+        self.published = snapshot.tables.values().map(|pin| (pin.path.clone(), pin.version)).collect();
         self
     }
 
@@ -147,11 +157,25 @@ impl Builder {
     pub(crate) async fn derived(&self, model: &ModelName, fingerprint: &str, part: &str) -> Result<Derived> {
         let generation = self.aside.as_ref().or_else(|| self.generations.get(model)).map(String::as_str);
         let fingerprint = format!("{fingerprint}{}", generation.unwrap_or_default());
-        Derived::open(&self.warehouse, TablePath::model(&model.domain, &model.name, &fingerprint, part)).await
+        let derived = Derived::open(&self.warehouse, TablePath::model(&model.domain, &model.name, &fingerprint, part)).await?;
+        self.check_whole(derived.table.path(), derived.snapshot.as_ref().map(|snapshot| snapshot.version()))?;
+        Ok(derived)
+    }
+
+    /// Refuses a table that has lost versions which were published: made again, they would hold something else.
+    fn check_whole(&self, path: &TablePath, version: Option<u64>) -> Result<()> {
+        let lost = self.published.get(path).filter(|published| version.is_none_or(|version| version < **published));
+        let Some(published) = lost else { return Ok(()) };
+        let found = version.map_or("it has none".to_owned(), |version| format!("its newest one is {version}"));
+        let reason = format!("its version {published} is published, and {found}; restore its log, or build with --full");
+        Err(starmere_lake::Error::Corrupt { path: path.to_string(), reason }.into())
     }
 
     /// Brings all `models` up to date; returns their tables by name.
     pub async fn build(&self, models: &Models, watch: &dyn Watch) -> Result<BTreeMap<String, Pin>> {
+        for (_, table, version) in self.streams.values() {
+            self.check_whole(table.path(), Some(*version))?;
+        }
         let mut pins: BTreeMap<String, Pin> = self.stream_pins();
         for model in &models.models {
             watch.begun(model);

@@ -10,13 +10,21 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, SchemaError};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+/// Each word or operator may be a level of the tree that an expression is, and the engine walks trees by recursion:
+/// 2,000 levels are more than a stack of 2 MiB holds.
+const MOST_WORDS: usize = 1000;
 
 /// A compiled expression.
 #[derive(Clone, Debug)]
@@ -57,6 +65,10 @@ impl Compiler {
 
     /// Compiles `text`, or says what is wrong with it.
     pub fn compile(&self, text: &str) -> Result<Expression, String> {
+        let words = words(text);
+        if words > MOST_WORDS {
+            return Err(format!("an expression has up to {MOST_WORDS} words and operators, and this one has {words}"));
+        }
         let state = self.context.state();
         let expression = state.create_logical_expr(text, &self.schema).map_err(|error| self.reason(&error))?;
         self.check(&expression)?;
@@ -99,17 +111,34 @@ impl Compiler {
         }
     }
 
-    fn reason(&self, error: &datafusion::error::DataFusionError) -> String {
+    fn reason(&self, error: &DataFusionError) -> String {
         let root = error.find_root();
-        if let datafusion::error::DataFusionError::SchemaError(inner, _) = root
-            && let datafusion::common::SchemaError::FieldNotFound { field, .. } = inner.as_ref()
+        if let DataFusionError::SchemaError(inner, _) = root
+            && let SchemaError::FieldNotFound { field, .. } = inner.as_ref()
         {
-            let name = field.name();
-            return format!("there is no column `{name}`; {}", crate::define::suggestion(name, self.columns()));
+            let hint = crate::define::suggestion(field.name(), self.columns());
+            return format!("there is no column `{}`; {hint}", field.flat_name());
         }
-        let text = root.strip_backtrace();
-        text.lines().next().unwrap_or_default().to_owned()
+        let text = match root {
+            DataFusionError::SQL(error, _) => match error.as_ref() {
+                ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
+                ParserError::RecursionLimitExceeded => "nested too deeply".to_owned(),
+            },
+            DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => text.clone(),
+            other => other.strip_backtrace(),
+        };
+        let text = text.split("\n\nbacktrace: ").next().unwrap_or_default();
+        text.lines().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// How many words and operators there are, lists of literals aside.
+fn words(text: &str) -> usize {
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize().unwrap_or_default();
+    let is_word = |token: &&Token| {
+        !matches!(token, Token::Whitespace(_) | Token::Comma | Token::Number(..) | Token::SingleQuotedString(_))
+    };
+    tokens.iter().filter(is_word).count()
 }
 
 impl Expression {
@@ -206,6 +235,17 @@ mod tests {
         assert_eq!(values.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(3), None, Some(2)]);
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].0, 1);
+    }
+
+    #[test]
+    fn long_chains_do_not_overflow_the_stack() {
+        for (first, rest) in [("1", "+1"), ("quantity", " IS NULL"), ("quantity", "::bigint"), ("true", " AND true")] {
+            let chain = |count: usize| compiler().compile(&(first.to_owned() + &rest.repeat(count)));
+            assert!(chain(400).is_ok(), "{rest}");
+            let reason = chain(50_000).unwrap_err();
+            assert!(reason.starts_with("an expression has up to 1000 words and operators"), "{rest}: {reason}");
+        }
+        assert!(compiler().compile(&format!("quantity IN (1{})", ",2".repeat(20_000))).is_ok());
     }
 
     #[test]

@@ -13,7 +13,12 @@ use datafusion::{
     execution::SessionState,
     sql::{
         parser::Statement as Parsed,
-        sqlparser::ast::{Statement as Ast, Value, ValueWithSpan, VisitMut, VisitorMut},
+        sqlparser::{
+            ast::{Statement as Ast, Value, ValueWithSpan, VisitMut, VisitorMut},
+            dialect::GenericDialect,
+            keywords::Keyword,
+            tokenizer::{Token, Tokenizer},
+        },
     },
 };
 
@@ -21,6 +26,9 @@ use crate::error::QueryError;
 
 /// A longer text is refused; tickets carry the text.
 pub(crate) const MAX_SQL_BYTES: usize = 1 << 20;
+/// Each operator may be a level of the tree that a statement is, and trees are walked by recursion: threads that plan
+/// have a stack of 64 MiB.
+const MOST_OPERATORS: usize = 4000;
 
 /// A statement that reads, ready to be planned.
 #[derive(Debug)]
@@ -64,11 +72,42 @@ pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryE
     if sql.len() > MAX_SQL_BYTES {
         return Err(QueryError::invalid(format!("the statement has {} bytes, more than {MAX_SQL_BYTES}", sql.len())));
     }
+    let operators = operators(sql);
+    if operators > MOST_OPERATORS {
+        let message = format!("the statement has {operators} operators, more than {MOST_OPERATORS}");
+        return Err(QueryError::invalid(message).with_hint("long lists of values go into IN (…) or VALUES"));
+    }
     let dialect = state.config_options().sql_parser.dialect;
     let mut tree = state.sql_to_statement(sql, &dialect).map_err(|error| at_the_end(error.into(), sql))?;
     check_reads(&tree)?;
     let parameters = number_placeholders(&mut tree)?;
     Ok(Statement { tree, parameters })
+}
+
+/// How many operators there are, in symbols and in words: what a statement can be nested by without parentheses.
+fn operators(sql: &str) -> usize {
+    const WORDS: [Keyword; 12] = [
+        Keyword::AND,
+        Keyword::OR,
+        Keyword::NOT,
+        Keyword::IS,
+        Keyword::LIKE,
+        Keyword::ILIKE,
+        Keyword::BETWEEN,
+        Keyword::COLLATE,
+        Keyword::JOIN,
+        Keyword::UNION,
+        Keyword::EXCEPT,
+        Keyword::INTERSECT,
+    ];
+    let is_operator = |token: &&Token| match token {
+        Token::Word(word) => WORDS.contains(&word.keyword),
+        Token::Whitespace(_) | Token::Comma | Token::Period | Token::SemiColon | Token::Placeholder(_) => false,
+        Token::LParen | Token::RParen | Token::Number(..) | Token::SingleQuotedString(_) => false,
+        _ => true,
+    };
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().unwrap_or_default();
+    tokens.iter().filter(is_operator).count()
 }
 
 /// The parser gives no place where the text ends too early: it is its end.

@@ -32,7 +32,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let engine = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("query")
-        .thread_stack_size(8 << 20)
+        .thread_stack_size(crate::STACK_BYTES)
         .build()
         .context("could not start the threads of queries")?;
     let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default()).on(engine.handle().clone());

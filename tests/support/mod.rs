@@ -1,6 +1,7 @@
 //! What tests across rooms share: a small project, the binary as a process, events and what a naive reader makes
 //! of them, stores that misbehave.
 
+pub(crate) mod damage;
 pub(crate) mod events;
 pub(crate) mod http;
 pub(crate) mod models;

@@ -65,7 +65,7 @@ pub(crate) async fn land_folder(stream: &Stream, source: &str, folder: &Path) ->
     Ok(())
 }
 
-/// Builds and publishes once, as `starmere build` does, but for contracts.
+/// Builds and publishes once, as `starmere build` does, but for contracts. What tables mean stays as it was.
 pub(crate) async fn build_once(warehouse: &Warehouse, models: &Models) -> starmere_models::Result<CatalogSnapshot> {
     let catalog = Catalog::new(warehouse);
     let newest = catalog.newest().await?;
@@ -76,7 +76,7 @@ pub(crate) async fn build_once(warehouse: &Warehouse, models: &Models) -> starme
             newest.tables.get(name).is_some_and(|published| published.path == pin.path && published.version > pin.version)
         });
         let changed = !is_ahead && pins != newest.tables;
-        Ok(changed.then(|| (pins.clone(), serde_json::Value::Null)))
+        Ok(changed.then(|| (pins.clone(), newest.meaning.clone())))
     });
     Ok(published.await?)
 }

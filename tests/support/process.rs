@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 /// Nothing here takes longer; whatever does is stuck.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that runs. It is killed when it is dropped.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Running {
     }
 }
 
-/// `starmere serve`, listening.
+/// `starmere serve`, or `up`, listening.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -98,7 +98,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the server and waits until it listens.
     pub(crate) async fn start(root: &Path) -> Self {
-        let mut child = command(root, &["serve"]).stdout(Stdio::null()).spawn().expect("the binary can be started");
+        Self::start_as(root, "serve").await
+    }
+
+    /// The same, by this command.
+    pub(crate) async fn start_as(root: &Path, word: &str) -> Self {
+        let mut child = command(root, &[word]).stdout(Stdio::null()).spawn().expect("the binary can be started");
         let mut lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
         let mut said = String::new();
         let listening = async {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use anyhow::{Context, Result, ensure};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
@@ -54,14 +55,20 @@ pub(crate) async fn holes(table: &Table) -> Vec<String> {
 }
 
 /// The rows of a pinned table, a batch a file.
-async fn rows(warehouse: &Warehouse, pin: &Pin) -> Vec<RecordBatch> {
+async fn rows(warehouse: &Warehouse, pin: &Pin) -> Result<Vec<RecordBatch>> {
     let table = warehouse.table(pin.path.clone());
-    let snapshot = table.snapshot_at(pin.version).await.expect("what is pinned can be read");
+    let snapshot = table.snapshot_at(pin.version).await?;
     let mut batches = Vec::new();
     for add in snapshot.files() {
-        batches.push(read_file(&table, add, snapshot.schema()).await.expect("a file of the table can be read"));
+        batches.push(read_file(&table, add, snapshot.schema()).await?);
     }
-    batches
+    Ok(batches)
+}
+
+/// How many rows a pinned table has.
+pub(crate) async fn count(warehouse: &Warehouse, pin: &Pin) -> usize {
+    let rows = rows(warehouse, pin).await.expect("what is pinned can be read");
+    rows.iter().map(RecordBatch::num_rows).sum()
 }
 
 /// What is known of a customer from one moment to another.
@@ -74,12 +81,17 @@ struct Version {
 /// The rows of the published fact, in order, with what the published dimension says of them. Whatever does not fit
 /// together is a failure.
 pub(crate) async fn published(warehouse: &Warehouse, snapshot: &CatalogSnapshot) -> Vec<OrderLine> {
+    read(warehouse, snapshot).await.unwrap_or_else(|error| panic!("snapshot {}: {error:#}", snapshot.number))
+}
+
+/// The same; what cannot be read or does not fit is an error.
+pub(crate) async fn read(warehouse: &Warehouse, snapshot: &CatalogSnapshot) -> Result<Vec<OrderLine>> {
     let (Some(customers), Some(fact)) = (snapshot.tables.get("sales.customer"), snapshot.tables.get("sales.order_lines"))
     else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let mut versions: HashMap<i64, Version> = HashMap::new();
-    for batch in rows(warehouse, customers).await {
+    for batch in rows(warehouse, customers).await? {
         let column = |name: &str| Arc::clone(batch.column_by_name(name).expect("the dimension has its columns"));
         let (key, city) = (column("customer_key"), column("city"));
         let (from, to) = (column("valid_from"), column("valid_to"));
@@ -89,11 +101,11 @@ pub(crate) async fn published(warehouse: &Warehouse, snapshot: &CatalogSnapshot)
             let time = |column: &Arc<dyn Array>| column.as_primitive::<TimestampMicrosecondType>().value(row);
             let city = city.is_valid(row).then(|| city.value(row).to_owned());
             let version = Version { city, from: time(&from), to: time(&to) };
-            assert!(versions.insert(key, version).is_none(), "two versions have the key {key}");
+            ensure!(versions.insert(key, version).is_none(), "two versions have the key {key}");
         }
     }
     let mut lines = Vec::new();
-    for batch in rows(warehouse, fact).await {
+    for batch in rows(warehouse, fact).await? {
         let column = |name: &str| Arc::clone(batch.column_by_name(name).expect("the fact has its columns"));
         let (order, number, quantity) = (column("order_id"), column("line_number"), column("quantity"));
         let (key, at) = (column("customer_key"), column("occurred_at"));
@@ -101,8 +113,8 @@ pub(crate) async fn published(warehouse: &Warehouse, snapshot: &CatalogSnapshot)
             let key = key.as_primitive::<Int64Type>().value(row);
             let at = at.as_primitive::<TimestampMicrosecondType>().value(row);
             let order = order.as_string::<i32>().value(row).to_owned();
-            let version = versions.get(&key).unwrap_or_else(|| panic!("{order} points to {key}, which is nobody"));
-            assert!(version.from <= at && at < version.to, "{order} points to {key}, which did not hold then");
+            let version = versions.get(&key).with_context(|| format!("{order} points to {key}, which is nobody"))?;
+            ensure!(version.from <= at && at < version.to, "{order} points to {key}, which did not hold then");
             lines.push(OrderLine {
                 order,
                 number: number.as_primitive::<Int32Type>().value(row),
@@ -112,5 +124,5 @@ pub(crate) async fn published(warehouse: &Warehouse, snapshot: &CatalogSnapshot)
         }
     }
     lines.sort();
-    lines
+    Ok(lines)
 }

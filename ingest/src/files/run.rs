@@ -21,6 +21,8 @@ use crate::{Error, Result};
 const BATCH_BYTES: usize = 48 << 20;
 const BATCH_ROWS: usize = 1 << 18;
 const BATCH_PARTS: usize = 4096;
+/// Another writer may be first so often in a row.
+const MOST_TIMES_BEHIND: usize = 100;
 
 /// Files that feed a stream.
 #[derive(Clone, Debug)]
@@ -70,6 +72,7 @@ pub struct Report {
 /// Lands everything that is new, and ends. Safe to be dropped and to be run beside itself.
 pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress: &Arc<Progress>) -> Result<Report> {
     let mut report = Report::default();
+    let mut times_behind = 0;
     loop {
         let snapshot = stream.open().await?;
         report.version = snapshot.version();
@@ -98,8 +101,14 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
                     report.bytes += bytes;
                     report.commits += 1;
                     report.version = snapshot.version();
+                    times_behind = 0;
+                }
+                Outcome::Behind(_) if times_behind == MOST_TIMES_BEHIND => {
+                    let (table, version) = (stream.table().path().to_string(), report.version + 1);
+                    return Err(starmere_lake::Error::Conflict { table, version }.into());
                 }
                 Outcome::Behind(_) => {
+                    times_behind += 1;
                     behind = true;
                     break;
                 }
@@ -141,6 +150,24 @@ struct Reading {
 
 /// Nobody takes batches any more.
 struct Stopped;
+
+/// A file that is being read.
+struct Open<'a> {
+    file: &'a Found,
+    partition: SourcePartition,
+    /// Of its content up to `position`, which is behind the last whole line.
+    digest: Digest,
+    from: i64,
+    position: i64,
+    /// What landed before ends within a line.
+    continues_line: bool,
+}
+
+impl Open<'_> {
+    fn mark(&self, complete: bool) -> Option<serde_json::Value> {
+        mark(self.file, &self.digest, complete)
+    }
+}
 
 impl Reading {
     fn run(mut self) -> Result<Report> {
@@ -227,79 +254,90 @@ impl Reading {
                 }
             }
         }
-        let limit = self.reader.mapping().max_event_bytes;
-        let mut lines = Lines::new(content, limit);
-        let mut position = from as i64;
-        self.batch.begin(partition.clone(), position);
-        let mut complete = true;
+        let continues_line = last != b'\n';
+        let mut reading = Open { file, partition, digest, from: from as i64, position: from as i64, continues_line };
+        self.batch.begin(reading.partition.clone(), reading.position);
+        let mut lines = Lines::new(content, self.reader.mapping().max_event_bytes);
+        let read = self.read_lines(&mut lines, &mut reading);
+        let complete = match read {
+            Ok(Ok(complete)) => complete,
+            Ok(Err(Stopped)) => return Ok(Err(Stopped)),
+            // The lines before the place that cannot be read are landed.
+            Err(_) => false,
+        };
+        if !complete && read.is_ok() {
+            self.report.files_waiting += 1;
+        }
+        if reading.position == 0 {
+            // Not one whole line: there is nothing to know the file by.
+            self.batch.forget_last();
+        } else {
+            self.batch.mark(reading.position, reading.mark(complete));
+        }
+        if self.batch.parts() >= BATCH_PARTS && self.flush()?.is_err() {
+            return Ok(Err(Stopped));
+        }
+        read.map(|_| Ok(()))
+    }
+
+    /// Reads lines until the end, or until one that has no end yet; whether it was the end.
+    fn read_lines(&mut self, lines: &mut Lines<Box<dyn Read + Send>>, open: &mut Open<'_>) -> Result<Result<bool, Stopped>> {
+        let failed = |source| Error::Read { path: open.file.path.display().to_string(), source };
         loop {
+            let position = open.position;
             let next = match lines.next_line().map_err(failed)? {
-                Line::Whole(b"") if position == from as i64 && last != b'\n' => {
+                Line::Whole(b"") if position == open.from && open.continues_line => {
                     // The newline of a line that had landed without it, when the end of input was declared.
-                    digest.update(b"\n");
+                    open.digest.update(b"\n");
                     position + 1
                 }
                 Line::Whole(line) => {
                     let next = position + line.len() as i64 + 1;
-                    digest.update(line);
-                    digest.update(b"\n");
+                    open.digest.update(line);
+                    open.digest.update(b"\n");
                     self.batch.push(&mut self.reader, line, position, next, None);
                     next
                 }
                 Line::Unterminated(line) if self.source.end_of_input => {
                     let next = position + line.len() as i64;
-                    digest.update(line);
+                    open.digest.update(line);
                     self.batch.push(&mut self.reader, line, position, next, None);
                     next
                 }
-                Line::Unterminated(_) => {
-                    (complete, self.report.files_waiting) = (false, self.report.files_waiting + 1);
-                    break;
-                }
-                Line::End => break,
+                Line::Unterminated(_) => return Ok(Ok(false)),
+                Line::End => return Ok(Ok(true)),
                 Line::Piece(piece) => {
                     let first = piece.to_vec();
-                    match self.oversized(&mut lines, &mut digest, &partition, position, first)? {
+                    match self.oversized(lines, &mut open.digest, &open.partition, position, first)? {
                         Some(next) => next,
-                        None => {
-                            (complete, self.report.files_waiting) = (false, self.report.files_waiting + 1);
-                            break;
-                        }
+                        None => return Ok(Ok(false)),
                     }
                 }
                 Line::LastPiece(piece) => {
                     let piece = piece.to_vec();
-                    digest.update(&piece);
-                    digest.update(b"\n");
-                    let next = position + piece.len() as i64 + 1;
-                    let path = self.stream.table().path().oversized(&partition.source, &partition.topic, partition.incarnation, position);
-                    let (sha256, length) = (hex::encode(sha2_of(&piece)), piece.len());
-                    self.runtime.block_on(self.stream.table().store().write(&path, piece.into()))?;
-                    self.push_oversized(path.as_ref(), length as u64, &sha256, position, next);
+                    let (next, length) = (position + piece.len() as i64 + 1, piece.len() as u64);
+                    let sha256 = hex::encode(sha2_of(&piece));
+                    let (SourcePartition { source, topic, incarnation, .. }, table) = (&open.partition, self.stream.table());
+                    let path = table.path().oversized(source, topic, *incarnation, position);
+                    let content = bytes::Bytes::from(piece);
+                    self.runtime.block_on(table.store().write(&path, content.clone()))?;
+                    open.digest.update(&content);
+                    open.digest.update(b"\n");
+                    self.push_oversized(path.as_ref(), length, &sha256, position, next);
                     next
                 }
             };
             self.progress.bytes.fetch_add((next - position) as u64, Ordering::Relaxed);
             self.progress.events.fetch_add(1, Ordering::Relaxed);
-            position = next;
+            open.position = next;
             if self.batch.bytes() >= BATCH_BYTES || self.batch.rows() >= BATCH_ROWS {
-                self.batch.mark(position, mark(file, &digest, false));
+                self.batch.mark(next, open.mark(false));
                 if self.flush()?.is_err() {
                     return Ok(Err(Stopped));
                 }
-                self.batch.begin(partition.clone(), position);
+                self.batch.begin(open.partition.clone(), next);
             }
         }
-        if position == from as i64 && from == 0 {
-            // Not one whole line: there is nothing to know the file by.
-            self.batch.forget_last();
-        } else {
-            self.batch.mark(position, mark(file, &digest, complete));
-        }
-        if self.batch.parts() >= BATCH_PARTS {
-            return self.flush();
-        }
-        Ok(Ok(()))
     }
 
     /// Streams a line that is too long for a row to an object beside the table. `None`: it has no end yet.

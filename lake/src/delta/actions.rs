@@ -181,6 +181,9 @@ pub struct CommitInfo {
     /// Tells two attempts at one version apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<String>,
+    /// How many actions the commit has, this one included: a text that was cut between two lines is no commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action_count: Option<usize>,
     /// What Starmere notes about the commit.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub starmere: serde_json::Value,
@@ -194,14 +197,19 @@ impl CommitInfo {
             operation_parameters: BTreeMap::new(),
             engine_info: Some(concat!("starmere/", env!("CARGO_PKG_VERSION")).to_owned()),
             attempt: Some(uuid::Uuid::new_v4().simple().to_string()),
+            action_count: None,
             starmere: facts,
         }
     }
 }
 
 /// The text of a commit.
-pub(crate) fn encode(actions: &[Action]) -> Result<Bytes> {
-    let mut text = Vec::with_capacity(actions.len() * 256);
+pub(crate) fn encode(actions: &mut [Action]) -> Result<Bytes> {
+    let count = actions.len();
+    if let Some(Action::CommitInfo(info)) = actions.first_mut() {
+        info.action_count = Some(count);
+    }
+    let mut text = Vec::with_capacity(count * 256);
     for action in actions {
         serde_json::to_writer(&mut text, action)
             .map_err(|error| Error::Invalid { what: "a Delta action".into(), reason: error.to_string() })?;
@@ -230,5 +238,15 @@ pub(crate) fn decode(path: &str, text: &[u8]) -> Result<Vec<Action>> {
             }
         }
     }
-    Ok(actions)
+    let expected = actions.iter().find_map(|action| match action {
+        Action::CommitInfo(info) => info.action_count,
+        _ => None,
+    });
+    match expected {
+        _ if actions.is_empty() => Err(corrupt("it is empty".into())),
+        Some(expected) if expected != actions.len() => {
+            Err(corrupt(format!("it has {} of its {expected} actions", actions.len())))
+        }
+        _ => Ok(actions),
+    }
 }

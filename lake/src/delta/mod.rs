@@ -198,31 +198,35 @@ impl Table {
         partitioned_by: &[&str],
         settings: &[(&str, String)],
     ) -> Result<Arc<Snapshot>> {
-        loop {
+        // Whoever loses the race to make it finds it the second time.
+        for _ in 0..3 {
             if let Some(snapshot) = self.snapshot().await? {
                 return Ok(snapshot);
             }
-            let actions = [
+            let mut actions = [
                 Action::CommitInfo(CommitInfo::new("CREATE TABLE", serde_json::Value::Null)),
                 Action::Protocol(Protocol::OURS),
                 Action::MetaData(Metadata::new(schema, partitioned_by)?.with(settings)),
             ];
-            let bytes = actions::encode(&actions)?;
+            let bytes = actions::encode(&mut actions)?;
             // Commit 0 carries no data: whoever was first, the table is the same.
             self.store().create(&self.path.commit(0), bytes).await?;
         }
+        let reason = "its commit 0 is there and is not listed".to_owned();
+        Err(Error::Corrupt { path: self.path.to_string(), reason })
     }
 
     /// Makes the version after `base`, or nothing. [`Error::Conflict`]: somebody else made it. Any other error:
     /// the outcome is unknown. After either, read the table again and decide again.
     pub async fn commit(&self, base: &Snapshot, commit: Commit) -> Result<Arc<Snapshot>> {
+        base.check_writer()?;
         let version = base.version() + 1;
         let mut actions = Vec::with_capacity(1 + commit.adds.len() + commit.removes.len() + commit.txns.len());
         actions.push(Action::CommitInfo(CommitInfo::new(commit.operation, commit.facts)));
         actions.extend(commit.txns.into_iter().map(Action::Txn));
         actions.extend(commit.removes.into_iter().map(Action::Remove));
         actions.extend(commit.adds.into_iter().map(Action::Add));
-        let bytes = actions::encode(&actions)?;
+        let bytes = actions::encode(&mut actions)?;
         let path = self.path.commit(version);
         let created = self.store().create(&path, bytes.clone()).await;
         if !matches!(created, Ok(true)) {

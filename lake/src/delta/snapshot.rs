@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectMeta;
 
 use super::actions::{self, Action, Add, Metadata, Protocol, Remove};
 use super::{Committed, checkpoint};
@@ -21,6 +22,8 @@ pub struct Snapshot {
     timestamp: i64,
     pub(super) metadata: Arc<Metadata>,
     schema: SchemaRef,
+    /// What writers have to know.
+    writer_version: i32,
     files: BTreeMap<String, Arc<Add>>,
     txns: HashMap<String, i64>,
     /// Files taken out lately: readers of checkpoints want to know.
@@ -42,7 +45,8 @@ impl Snapshot {
             path: path.clone(),
             version,
             timestamp: 0,
-            schema: super::schema::from_delta(&metadata.schema_string)?,
+            schema: schema_of(path, &metadata)?,
+            writer_version: 0,
             metadata,
             files: BTreeMap::new(),
             txns: HashMap::new(),
@@ -73,7 +77,7 @@ impl Snapshot {
                     self.txns.insert(txn.app_id, txn.version);
                 }
                 Action::MetaData(metadata) => {
-                    self.schema = super::schema::from_delta(&metadata.schema_string)?;
+                    self.schema = schema_of(&self.path, &metadata)?;
                     self.metadata = Arc::new(metadata);
                 }
                 Action::Protocol(protocol) => {
@@ -86,11 +90,25 @@ impl Snapshot {
                             ),
                         });
                     }
+                    self.writer_version = protocol.min_writer_version;
                 }
                 Action::CommitInfo(info) => self.timestamp = info.timestamp,
             }
         }
         Ok(())
+    }
+
+    /// Whether the table is one that we may write.
+    pub(super) fn check_writer(&self) -> Result<()> {
+        let ours = Protocol::OURS.min_writer_version;
+        if self.writer_version <= ours {
+            return Ok(());
+        }
+        let reason = format!(
+            "another writer raised the writer version to {}; Starmere writes version {ours}",
+            self.writer_version
+        );
+        Err(Error::Corrupt { path: self.path.to_string(), reason })
     }
 
     /// Where the table is.
@@ -149,14 +167,25 @@ impl Snapshot {
     }
 }
 
+fn schema_of(path: &TablePath, metadata: &Metadata) -> Result<SchemaRef> {
+    let corrupt = |reason| Error::Corrupt { path: path.to_string(), reason: format!("its schema: {reason}") };
+    super::schema::from_delta(&metadata.schema_string).map_err(corrupt)
+}
+
 /// Loads the table at `version`, or at the newest one; `None` where there is no table.
 pub(super) async fn load(store: &Store, table: &TablePath, version: Option<u64>) -> Result<Option<Snapshot>> {
     let hint = checkpoint::hint(store, table).await?.filter(|&hint| version.is_none_or(|version| hint <= version));
     // Listing begins just before the checkpoint's own commit.
     let after = hint.and_then(|hint| hint.checked_sub(1)).map(|before| table.commit(before));
-    let objects = store.list(&table.log(), after.as_ref()).await?;
     let wanted = |&found: &u64| version.is_none_or(|version| found <= version);
-    let base = objects.iter().filter_map(|o| paths::checkpoint_version(&o.location)).filter(wanted).max();
+    let newest = |objects: &[ObjectMeta]| objects.iter().filter_map(|o| paths::checkpoint_version(&o.location)).filter(wanted).max();
+    let mut objects = store.list(&table.log(), after.as_ref()).await?;
+    let mut base = newest(&objects);
+    if base.is_none() && after.is_some() {
+        // The hint points nowhere.
+        objects = store.list(&table.log(), None).await?;
+        base = newest(&objects);
+    }
     let mut commits: Vec<u64> = objects.iter().filter_map(|o| paths::commit_version(&o.location)).filter(wanted).collect();
     commits.retain(|&commit| base.is_none_or(|base| commit > base));
     commits.sort_unstable();
@@ -166,7 +195,7 @@ pub(super) async fn load(store: &Store, table: &TablePath, version: Option<u64>)
         None if commits.is_empty() => return Ok(None),
         None => 0,
     };
-    let expected = if base.is_some() { first + 1 } else { 0 };
+    let expected = if base.is_some() { first.saturating_add(1) } else { 0 };
     if let Some((position, found)) = commits.iter().enumerate().find(|&(at, &commit)| commit != expected + at as u64) {
         return Err(Error::Corrupt {
             path: table.log().to_string(),
@@ -197,7 +226,8 @@ pub(super) async fn load(store: &Store, table: &TablePath, version: Option<u64>)
 pub(super) async fn advance(store: &Store, mut snapshot: Arc<Snapshot>, version: Option<u64>) -> Result<Arc<Snapshot>> {
     while version.is_none_or(|version| snapshot.version < version) {
         let path = snapshot.path.clone();
-        match read_commit(store, &path, snapshot.version + 1).await? {
+        let Some(next) = snapshot.version.checked_add(1) else { break };
+        match read_commit(store, &path, next).await? {
             Some(commit) => Arc::make_mut(&mut snapshot).apply(commit)?,
             None => break,
         }

@@ -16,9 +16,19 @@ pub struct Parsed<T> {
 pub fn parse<T: DeserializeOwned>(path: &std::path::Path, name: &str) -> Result<Parsed<T>, Problem> {
     let place = || Place { file: name.to_owned(), line: 1, column: 1 };
     let bytes = std::fs::read(path).map_err(|error| Problem::new(place(), format!("could not be read: {error}")))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Problem::new(place(), format!("not UTF-8: invalid at byte {}", error.utf8_error().valid_up_to())))?;
-    parse_text(&text, name)
+    parse_bytes(&bytes, name)
+}
+
+fn parse_bytes<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<Parsed<T>, Problem> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse_text(text, name),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let column = 1 + before.chars().rev().take_while(|&character| character != '\n').count() as u64;
+            let place = Place { file: name.to_owned(), line: 1 + before.matches('\n').count() as u64, column };
+            Err(Problem::new(place, "not UTF-8").hint("save the file as UTF-8"))
+        }
+    }
 }
 
 /// Parses a definition.
@@ -36,25 +46,46 @@ pub fn parse_text<T: DeserializeOwned>(text: &str, name: &str) -> Result<Parsed<
 /// Words the parser's error as ours: unknown keys get a suggestion.
 fn explain(place: Place, error: &serde_saphyr::Error) -> Problem {
     use serde_saphyr::Error;
-    match error {
+    const TOO_MUCH: &str = "nested too deeply, or too long with its anchors written out";
+    let message = match error {
         Error::SerdeUnknownField { field, expected, .. } => {
-            Problem::new(place, format!("unknown key `{field}`")).hint(super::suggestion(field, expected.iter().copied()))
+            let hint = super::suggestion(field, expected.iter().copied());
+            return Problem::new(place, format!("unknown key `{field}`")).hint(hint);
         }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
-            Problem::new(place, format!("unknown choice `{variant}`")).hint(super::suggestion(variant, expected.iter().copied()))
+            let hint = super::suggestion(variant, expected.iter().copied());
+            return Problem::new(place, format!("unknown choice `{variant}`")).hint(hint);
         }
-        Error::SerdeMissingField { field, .. } => Problem::new(place, format!("the key `{field}` is missing")),
-        Error::DuplicateMappingKey { key, .. } => {
-            Problem::new(place, format!("the key `{}` is there twice", key.as_deref().unwrap_or_default()))
-        }
+        Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
+        Error::DuplicateMappingKey { key, .. } => format!("the key `{}` is there twice", key.as_deref().unwrap_or_default()),
+        Error::ExpectedMappingEndAfterEnumVariantValue { .. } => "a second key where one belongs".to_owned(),
+        Error::InvalidScalar { ty: "boolean", .. } => "neither `true` nor `false`".to_owned(),
+        Error::InvalidScalar { .. } => "not a whole number, or out of range".to_owned(),
+        Error::Unexpected { expected: "mapping start", .. } => "not a map: keys and values, as in `key: value`".to_owned(),
+        Error::Unexpected { expected: "sequence start", .. } => "not a list".to_owned(),
+        Error::Unexpected { expected: "string scalar", .. } => "not a text".to_owned(),
+        Error::NullIntoString { .. } => "nothing where a text belongs".to_owned(),
+        Error::Eof { .. } => "the file ends where a definition belongs".to_owned(),
+        Error::MultipleDocuments { .. } => "a second definition: a file holds one".to_owned(),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that contains itself".to_owned(),
+        Error::UnknownAnchor { .. } => "there is no such anchor".to_owned(),
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => TOO_MUCH.to_owned(),
         other => {
             let text = other.to_string();
             let first = text.lines().next().unwrap_or_default();
             // The parser appends the place, which we show ourselves.
             let message = first.split(" at line ").next().unwrap_or(first).trim_start_matches("error: ");
-            Problem::new(place, message.trim_end_matches([',', ':', ' ']))
+            match message.trim_end_matches([',', ':', ' ']) {
+                "recursion limit exceeded" => TOO_MUCH.to_owned(),
+                message if message.starts_with("budget breached") => TOO_MUCH.to_owned(),
+                message => message.to_owned(),
+            }
         }
-    }
+    };
+    Problem::new(place, message)
 }
 
 #[cfg(test)]
@@ -73,8 +104,8 @@ mod tests {
     fn a_wrong_type_is_shown_with_its_place() {
         let text = "fact: f\nfrom: { stream: s, event: e }\ngrain: id\nmeasures:\n  amount: { type: integer }\n";
         let problem = parse_text::<FactFile>(text, "f.yaml").unwrap_err();
-        assert_eq!((problem.place.line, problem.place.column > 1), (5, true), "{problem}");
-        assert!(problem.message.contains("`integer` is not a type: did you mean `int`?") || problem.message.contains("is not a type"), "{problem}");
+        assert_eq!((problem.place.line, problem.place.column), (5, 19), "{problem}");
+        assert_eq!(problem.message, "`integer` is not a type: did you mean `int`?");
     }
 
     #[test]
@@ -83,5 +114,11 @@ mod tests {
             let problem = parse_text::<FactFile>(text, "f.yaml").unwrap_err();
             assert!(!problem.message.is_empty());
         }
+    }
+    #[test]
+    fn bytes_that_are_no_text_have_a_place() {
+        let bytes = ["fact: f\nfrom: Größe ".as_bytes(), b"\xff"].concat();
+        let problem = parse_bytes::<FactFile>(&bytes, "f.yaml").unwrap_err();
+        assert_eq!(problem.to_string(), "f.yaml:2:13: not UTF-8\n  hint: save the file as UTF-8");
     }
 }

@@ -21,7 +21,7 @@ pub struct StreamFile {
     pub envelope: EnvelopeFile,
     /// Event types.
     #[serde(default)]
-    pub events: IndexMap<String, EventFile>,
+    pub events: IndexMap<String, Placed<EventFile>>,
 }
 
 /// Where a payload keeps what every event has.
@@ -65,9 +65,8 @@ pub struct EventFile {
     #[serde(default)]
     pub description: Option<String>,
     /// By number; models see the highest.
-    pub versions: IndexMap<u32, VersionFile>,
+    pub versions: IndexMap<u32, Placed<VersionFile>>,
 }
-
 
 /// One version of an event's schema.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -52,6 +52,11 @@ impl FieldType {
         })
     }
 
+    /// What a definition would call the type of such columns.
+    pub fn name_of(data_type: &DataType) -> String {
+        Self::of(data_type).map_or_else(|| data_type.to_string(), |known| known.to_string())
+    }
+
     /// Whether sums of it do not depend on their order.
     pub fn adds_exactly(self) -> bool {
         matches!(self, Self::Int | Self::Bigint | Self::Decimal(..))

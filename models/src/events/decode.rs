@@ -87,6 +87,15 @@ pub struct StepError {
 impl Decoder {
     /// A decoder of `need`, whose names must be fields of the newest version.
     pub fn new(event: &Event, need: &Need) -> Result<Self, StepError> {
+        Self::with(event, need, false)
+    }
+
+    /// Tries every step over types alone, whether `need` depends on it or not.
+    pub fn check(event: &Event, need: &Need) -> Result<(), StepError> {
+        Self::with(event, need, true).map(drop)
+    }
+
+    fn with(event: &Event, need: &Need, everything: bool) -> Result<Self, StepError> {
         let newest = event.newest();
         let schema_of = |fields: &[Field], wanted: &BTreeSet<String>| -> SchemaRef {
             let wanted = fields.iter().filter(|field| wanted.contains(&field.name));
@@ -111,7 +120,7 @@ impl Decoder {
             decoder.element_required = required_of(fields, wanted);
         }
         for index in 0..event.versions.len() {
-            decoder.versions.push(VersionDecoder::new(&event.versions[index..], need, &decoder)?);
+            decoder.versions.push(VersionDecoder::new(&event.versions[index..], need, &decoder, everything)?);
         }
         Ok(decoder)
     }
@@ -200,9 +209,9 @@ fn internal(column: &str) -> Error {
 
 impl VersionDecoder {
     /// Decodes `versions[0]` and takes it to the last of `versions`.
-    fn new(versions: &[Version], need: &Need, decoder: &Decoder) -> Result<Self, StepError> {
+    fn new(versions: &[Version], need: &Need, decoder: &Decoder, everything: bool) -> Result<Self, StepError> {
         let fields_of = |version: &Version| version.fields.clone();
-        let event = Level::new(versions, None, &need.fields, fields_of, &decoder.schema)?;
+        let event = Level::new(versions, None, &need.fields, fields_of, &decoder.schema, everything)?;
         let mut level = event;
         let mut elements = None;
         if let (Some((each, wanted)), Some(schema)) = (&need.each, &decoder.element_schema) {
@@ -211,7 +220,7 @@ impl VersionDecoder {
             };
             let array = versions[0].field(each).filter(|field| field.elements().is_some());
             if let Some(array) = array {
-                let inner = Level::new(versions, Some(each), wanted, fields_of, schema)?;
+                let inner = Level::new(versions, Some(each), wanted, fields_of, schema, everything)?;
                 let slot = level.fields.len();
                 let names: Vec<&str> = level.fields.iter().map(|(name, _)| name.as_str()).collect();
                 let mut paths: Vec<String> = names
@@ -399,6 +408,7 @@ impl Level {
         needed: &BTreeSet<String>,
         fields_of: impl Fn(&Version) -> Vec<Field>,
         target: &SchemaRef,
+        everything: bool,
     ) -> Result<Self, StepError> {
         let names = |version: &Version| -> BTreeSet<String> {
             fields_of(version).iter().filter(|field| field.field_type().is_some()).map(|field| field.name.clone()).collect()
@@ -407,8 +417,12 @@ impl Level {
         let mut needed = needed.clone();
         let mut used = Vec::new();
         for pair in versions.windows(2).rev() {
-            let (before, steps) = upcast::needed_before(&pair[1].steps, level, &needed, &names(&pair[0]));
+            let (before, mut steps) = upcast::needed_before(&pair[1].steps, level, &needed, &names(&pair[0]));
             needed = before;
+            if everything {
+                needed = names(&pair[0]);
+                steps.fill(true);
+            }
             used.push(steps);
         }
         used.reverse();
@@ -436,6 +450,7 @@ impl Level {
             for field in fields_of(next) {
                 let (Some(have), Some(want)) = (types.get(&field.name), field.field_type().map(FieldType::arrow)) else { continue };
                 if *have != want && !crate::expression::castable(have, &want) {
+                    let (have, want) = (FieldType::name_of(have), FieldType::name_of(&want));
                     let reason = format!("`{}` is {have} after these steps, and {want} in version {}", field.name, next.number);
                     return Err(StepError { version: next.number, step: next.steps.len().saturating_sub(1), reason });
                 }

@@ -9,7 +9,7 @@ use arrow::compute::{cast, is_null, or};
 use arrow::datatypes::{DataType, Field, Schema};
 use indexmap::IndexMap;
 
-use crate::define::Step;
+use crate::define::{FieldType, Step};
 use crate::expression::{Compiler, Expression, RowError, cast_rows, castable};
 
 /// Columns by name, each with what of it was there.
@@ -129,7 +129,10 @@ pub(super) fn prepare(
                 let value = scalar(&step.value).ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
                 let to = types.get(&field).cloned().unwrap_or_else(|| value.data_type().clone());
                 let value = cast(&value, &to).ok().filter(|value| value.is_valid(0));
-                let value = value.ok_or_else(|| at(format!("`{}` is not of type {to}", step.value)))?;
+                let value = value.ok_or_else(|| {
+                    let shown = step.value.as_str().map_or_else(|| step.value.to_string(), str::to_owned);
+                    at(format!("`{shown}` is not of type {}", FieldType::name_of(&to)))
+                })?;
                 types.insert(field.clone(), to);
                 ready.push(Ready::Default { field, value });
             }
@@ -140,7 +143,10 @@ pub(super) fn prepare(
                         *from = to.clone();
                         ready.push(Ready::Cast { field, to });
                     }
-                    Some(from) => return Err(at(format!("{from} cannot be made {}", step.field_type))),
+                    Some(from) => {
+                        let from = FieldType::name_of(from);
+                        return Err(at(format!("`{field}` is {from}, which cannot be made {}", step.field_type)));
+                    }
                     None => return Err(missing(&field)),
                 }
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 use starmere_lake::events::timestamp;
 
-use super::{Model, Resolving, check_name};
+use super::{Model, Resolving, beginning, check_name, columns};
 use crate::define::{As, DimensionFile, FieldType, ModelName, Parsed, Place, Placed, Problem, suggestion};
 use crate::dimension::{AttributeColumn, Dimension, Reference, Source, Target};
 use crate::events::{Event, Need};
@@ -47,7 +47,8 @@ impl Resolving<'_> {
     fn dimension(&mut self, domain: &str, parsed: &Parsed<DimensionFile>) -> Option<Dimension> {
         let (file, name) = (&parsed.definition, &parsed.file);
         let own_place = file.dimension.place(name);
-        let Some(key) = &file.key else {
+        let before = self.problems.len();
+        let Some(key) = file.key.as_ref().filter(|key| !key.0.is_empty()) else {
             let hint = "name the natural key (`key: customer_id`), or generate a `calendar`";
             self.problem(Problem::new(own_place, "the dimension has no key").hint(hint));
             return None;
@@ -76,8 +77,20 @@ impl Resolving<'_> {
             let attribute_names: Vec<String> = file.attributes.keys().cloned().collect();
             self.known_names(source.set.keys(), &attribute_names, "an attribute", &place);
             let Some(key_expressions) = self.compile_all(&compiler, &keys, &place) else { continue };
-            for (known, expression) in key_types.iter_mut().zip(&key_expressions) {
-                *known = known.or_else(|| FieldType::of(expression.data_type()));
+            for ((known, expression), column) in key_types.iter_mut().zip(&key_expressions).zip(&key.0) {
+                let own = FieldType::of(expression.data_type());
+                let message = match (*known, own) {
+                    (Some(first), _) if !castable(expression.data_type(), &first.arrow()) => {
+                        let own = FieldType::name_of(expression.data_type());
+                        format!("`{}` is {own}, and `{column}` is {first} in the source before", expression.text())
+                    }
+                    (None, None) => format!("`{}` is {}, which no key has", expression.text(), expression.data_type()),
+                    (known_before, _) => {
+                        *known = known_before.or(own);
+                        continue;
+                    }
+                };
+                self.problem(Problem::new(place.clone(), message));
             }
             let mut set = Vec::new();
             let mut references = Vec::new();
@@ -91,7 +104,8 @@ impl Resolving<'_> {
                     };
                     let Some(expression) = self.compile(&compiler, text, &place) else { continue };
                     if !castable(expression.data_type(), &definition.field_type.arrow()) {
-                        let message = format!("`{text}` is {}, and `{attribute}` is {}", expression.data_type(), definition.field_type);
+                        let own = FieldType::name_of(expression.data_type());
+                        let message = format!("`{text}` is {own}, and `{attribute}` is {}", definition.field_type);
                         self.problem(Problem::new(place.clone(), message));
                     }
                     set.push((index, expression));
@@ -134,6 +148,9 @@ impl Resolving<'_> {
                 references,
             });
         }
+        if self.problems.len() == before && sources.len() == file.from.len() {
+            self.nothing_is_unset(file, &sources, name);
+        }
         let key_columns = key.0.iter().zip(key_types).map(|(column, field_type)| Some((column.clone(), field_type?)));
         let key_columns = key_columns.collect::<Option<Vec<_>>>()?;
         let references = self.references(domain, file, name);
@@ -159,6 +176,25 @@ impl Resolving<'_> {
             inferred_from,
             mentions: Vec::new(),
         })
+    }
+
+    /// An attribute or a reference that no event speaks of would never have a value.
+    fn nothing_is_unset(&mut self, file: &DimensionFile, sources: &[Source], file_name: &str) {
+        let fields = sources.iter().flat_map(|source| &source.definition.newest().fields);
+        let fields: BTreeSet<&str> = fields.map(|field| field.name.as_str()).collect();
+        for (index, (name, attribute)) in file.attributes.iter().enumerate() {
+            if !sources.iter().any(|source| source.set.iter().any(|(of, _)| *of == index)) {
+                let hint = suggestion(name, fields.iter().copied());
+                let message = format!("no event has a field `{name}`, and no `set` says what it is");
+                self.problem(Problem::new(attribute.place(file_name), message).hint(hint));
+            }
+        }
+        for (index, (name, reference)) in file.references.iter().enumerate() {
+            if !sources.iter().any(|source| source.references.iter().any(|(of, _)| *of == index)) {
+                let message = format!("no event has what the key of `{name}` is made of");
+                self.problem(Problem::new(reference.place(file_name), message));
+            }
+        }
     }
 
     fn columns_are_distinct(&mut self, file: &DimensionFile, key: &Placed<crate::define::Names>, file_name: &str) {
@@ -216,7 +252,8 @@ impl Resolving<'_> {
         match compiler.compile(text) {
             Ok(expression) => Some(expression),
             Err(reason) => {
-                self.problem(Problem::new(place.clone(), format!("`{text}`: {reason}")));
+                let message = format!("`{}`: {}", beginning(text, 80), beginning(&reason, 500));
+                self.problem(Problem::new(place.clone(), message));
                 None
             }
         }
@@ -231,30 +268,39 @@ impl Resolving<'_> {
     pub(super) fn inferences(&mut self) {
         let mut by_name: BTreeMap<ModelName, Vec<FieldType>> = BTreeMap::new();
         let mut accepts: BTreeSet<(ModelName, ModelName)> = BTreeSet::new();
+        let mut calendars: BTreeSet<ModelName> = BTreeSet::new();
         for model in &self.models.models {
-            if let Model::Dimension(dimension) = model {
-                by_name.insert(dimension.name.clone(), dimension.key.iter().map(|(_, field_type)| *field_type).collect());
-                accepts.extend(dimension.inferred_from.iter().map(|from| (dimension.name.clone(), from.clone())));
+            match model {
+                Model::Dimension(dimension) => {
+                    by_name.insert(dimension.name.clone(), dimension.key.iter().map(|(_, field_type)| *field_type).collect());
+                    accepts.extend(dimension.inferred_from.iter().map(|from| (dimension.name.clone(), from.clone())));
+                }
+                Model::Calendar(calendar) => _ = calendars.insert(calendar.name.clone()),
+                Model::Fact(_) => {}
             }
         }
         let mut problems = Vec::new();
+        let mut missing: Vec<(ModelName, Place)> = Vec::new();
+        let mut right: BTreeSet<String> = self.models.models.iter().map(|model| model.name().to_string()).collect();
         let mut mentions: BTreeMap<ModelName, Vec<ModelName>> = BTreeMap::new();
         for model in &mut self.models.models {
             let Model::Dimension(dimension) = model else { continue };
-            let child = dimension.name.clone();
-            for reference in &mut Arc::make_mut(dimension).references {
-                let place = reference.place.clone();
-                let Some(key_types) = by_name.get(&reference.target) else {
-                    let message = format!("there is no dimension `{}`, or it is wrong itself", reference.target);
-                    problems.push(Problem::new(place, message));
+            let Dimension { name: child, references, sources, .. } = Arc::make_mut(dimension);
+            for (index, reference) in references.iter_mut().enumerate() {
+                let (place, target) = (reference.place.clone(), &reference.target);
+                let Some(key_types) = by_name.get(target) else {
+                    right.remove(&child.to_string());
+                    missing.push((target.clone(), place));
                     continue;
                 };
+                let keys = sources.iter().flat_map(|source| &source.references).filter(|(of, _)| *of == index);
+                problems.extend(keys.filter_map(|(_, key)| key_misfit(target, key_types, key)).map(|m| Problem::new(place.clone(), m)));
                 reference.key_types.clone_from(key_types);
-                if !accepts.contains(&(reference.target.clone(), child.clone())) {
-                    let hint = format!("add `{child}` to `inferred_from` of `{}`", reference.target);
-                    problems.push(Problem::new(place, format!("`{}` does not accept members that `{child}` mentions", reference.target)).hint(hint));
+                if !accepts.contains(&(target.clone(), child.clone())) {
+                    let hint = format!("add `{child}` to `inferred_from` of `{target}`");
+                    problems.push(Problem::new(place, format!("`{target}` does not accept members that `{child}` mentions")).hint(hint));
                 }
-                mentions.entry(reference.target.clone()).or_default().push(child.clone());
+                mentions.entry(target.clone()).or_default().push(child.clone());
             }
         }
         for model in &self.models.models {
@@ -266,14 +312,14 @@ impl Resolving<'_> {
                 }
             }
         }
+        let dimensions = self.definitions.dimensions.iter().map(|(domain, file)| (domain, &*file.definition.dimension));
+        let facts = self.definitions.facts.iter().map(|(domain, file)| (domain, &*file.definition.fact));
+        let defined: BTreeSet<String> = dimensions.chain(facts).map(|(domain, name)| ModelName::new(domain, name).to_string()).collect();
         for (domain, parsed) in &self.definitions.dimensions {
             let name = ModelName::new(domain, &parsed.definition.dimension);
             for from in &parsed.definition.inferred_from {
                 let mentioned = mentions.get(&name).is_some_and(|by| by.iter().any(|by| by.to_string() == **from));
-                let is_wrong_itself = self.definitions.facts.iter().any(|(domain, fact)| {
-                    let named = ModelName::new(domain, &fact.definition.fact);
-                    named.to_string() == **from && !self.models.models.iter().any(|model| *model.name() == named)
-                });
+                let is_wrong_itself = defined.contains(&**from) && !right.contains(&**from);
                 if by_name.contains_key(&name) && !mentioned && !is_wrong_itself {
                     let names: Vec<String> = mentions.get(&name).into_iter().flatten().map(ToString::to_string).collect();
                     let hint = suggestion(from, names.iter().map(String::as_str));
@@ -282,6 +328,14 @@ impl Resolving<'_> {
             }
         }
         self.problems.extend(problems);
+        for (target, place) in missing {
+            if calendars.contains(&target) {
+                let hint = "keep the date as an attribute";
+                self.problem(Problem::new(place, format!("`{target}` is a calendar, which only facts refer to")).hint(hint));
+            } else {
+                self.no_dimension(&target, place);
+            }
+        }
         // Hand each dimension the models that may make its members.
         let all = self.models.models.clone();
         for model in &mut self.models.models {
@@ -292,7 +346,8 @@ impl Resolving<'_> {
         }
     }
 
-    /// A dimension that refers to itself in a circle could never be put in order.
+    /// A dimension that refers to itself in a circle could never be put in order. Each circle is told once, from the
+    /// least of its names.
     pub(super) fn cycles(&mut self) {
         let mut to: BTreeMap<ModelName, Vec<(ModelName, Place)>> = BTreeMap::new();
         for model in &self.models.models {
@@ -303,8 +358,11 @@ impl Resolving<'_> {
         }
         for start in to.keys() {
             let mut path = vec![start.clone()];
-            let mut stack: Vec<(ModelName, usize, Place)> =
-                to[start].iter().map(|(name, place)| (name.clone(), 1, place.clone())).collect();
+            let next = |name: &ModelName, depth: usize| {
+                let targets = to.get(name).into_iter().flatten().filter(|(target, _)| target >= start);
+                targets.map(|(target, place)| (target.clone(), depth, place.clone())).collect::<Vec<_>>()
+            };
+            let mut stack: Vec<(ModelName, usize, Place)> = next(start, 1);
             let mut seen = BTreeSet::new();
             while let Some((name, depth, place)) = stack.pop() {
                 path.truncate(depth);
@@ -316,9 +374,19 @@ impl Resolving<'_> {
                     break;
                 }
                 if seen.insert(name.clone()) {
-                    stack.extend(to.get(&name).into_iter().flatten().map(|(next, place)| (next.clone(), depth + 1, place.clone())));
+                    stack.extend(next(&name, depth + 1));
                 }
             }
         }
     }
+}
+
+/// What does not fit where `key` refers to a member of `target`.
+fn key_misfit(target: &ModelName, key_types: &[FieldType], key: &[Expression]) -> Option<String> {
+    if key.len() != key_types.len() {
+        return Some(format!("the key of `{target}` has {}, not {}", columns(key_types.len()), key.len()));
+    }
+    let (expression, key_type) = key.iter().zip(key_types).find(|(key, of)| !castable(key.data_type(), &of.arrow()))?;
+    let own = FieldType::name_of(expression.data_type());
+    Some(format!("`{}` is {own}, and the key of `{target}` is {key_type}", expression.text()))
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 
 use super::dimension::{event_columns, is_narrow};
-use super::{Model, Resolving, check_name};
-use crate::define::{Additivity, FactFile, FieldType, History, ModelName, Parsed, Place, Problem, suggestion};
+use super::{Model, Resolving, check_name, columns};
+use crate::define::{Additivity, FactFile, FieldType, History, ModelName, Parsed, Place, Placed, Problem, Role as RoleFile, suggestion};
 use crate::dimension::Target;
 use crate::events::{Event, Field, Need};
 use crate::expression::{Compiler, Expression, castable};
@@ -40,7 +40,7 @@ impl Resolving<'_> {
                 if let Some(filter) = &filter
                     && *filter.data_type() != DataType::Boolean
                 {
-                    self.problem(Problem::new(place, format!("`{}` is {}, not true or false", text.value, filter.data_type())));
+                    self.problem(Problem::new(place, format!("`{}` is {}, not true or false", text.value, FieldType::name_of(filter.data_type()))));
                 }
                 filter
             }
@@ -61,8 +61,13 @@ impl Resolving<'_> {
                 && measure.additive != Additivity::None
                 && !column.field_type.adds_exactly()
             {
-                let hint = "declare a decimal or an integer `type`, or `additive: none`";
-                let message = format!("sums of `{name}` ({}) would depend on their order", column.field_type);
+                let (message, hint) = match column.field_type {
+                    FieldType::Double => (
+                        format!("sums of `{name}` (double) would depend on their order"),
+                        "declare a decimal or an integer `type`, or `additive: none`",
+                    ),
+                    other => (format!("`{name}` is {other}, which has no sum"), "declare it `additive: none`, or under `degenerate`"),
+                };
                 self.problem(Problem::new(place, message).hint(hint));
             }
             columns.extend(column);
@@ -161,7 +166,7 @@ impl Resolving<'_> {
             return None;
         };
         if !castable(expression.data_type(), &field_type.arrow()) {
-            let message = format!("`{text}` is {}, and `{name}` is {field_type}", expression.data_type());
+            let message = format!("`{text}` is {}, and `{name}` is {field_type}", FieldType::name_of(expression.data_type()));
             self.problem(Problem::new(place.clone(), message));
             return None;
         }
@@ -173,6 +178,10 @@ impl Resolving<'_> {
         let mut roles = Vec::new();
         for (name, role) in &file.dimensions {
             let place = role.place(file_name);
+            if let Some(problem) = check_name(name, &place) {
+                self.problem(problem);
+                continue;
+            }
             let Some(target_name) = self.dimension_name(domain, &role.dimension, &place) else { continue };
             let target = self.models.get(&target_name).cloned();
             let (target, key_types) = match target {
@@ -194,14 +203,15 @@ impl Resolving<'_> {
                 }
             };
             if role.key.0.len() != key_types.len() {
-                let message = format!("the key of `{}` has {} columns, not {}", role.dimension, key_types.len(), role.key.0.len());
+                let message = format!("the key of `{}` has {}, not {}", role.dimension, columns(key_types.len()), role.key.0.len());
                 self.problem(Problem::new(place, message));
                 continue;
             }
             let Some(key) = self.compile_all(compiler, &role.key.0, &place) else { continue };
             for (expression, key_type) in key.iter().zip(&key_types) {
                 if !castable(expression.data_type(), &key_type.arrow()) {
-                    let message = format!("`{}` is {}, and the key of `{}` is {key_type}", expression.text(), expression.data_type(), role.dimension);
+                    let own = FieldType::name_of(expression.data_type());
+                    let message = format!("`{}` is {own}, and the key of `{}` is {key_type}", expression.text(), role.dimension);
                     self.problem(Problem::new(place.clone(), message));
                 }
             }
@@ -217,17 +227,34 @@ impl Resolving<'_> {
             let named = field.name().as_str();
             let place = file.degenerate.get(named).map(|c| c.place(file_name));
             let place = place.or_else(|| file.measures.get(named).map(|c| c.place(file_name)));
+            let place = place.or_else(|| role_of(file, named).map(|(_, role)| role.place(file_name)));
             let place = place.unwrap_or_else(|| file.fact.place(file_name));
             self.problems.extend(check_name(named, &place));
-            if !names.insert(field.name().clone()) {
+            if !names.insert(named) {
                 self.problem(Problem::new(place, format!("the fact has two columns `{named}`")).hint("rename one of them"));
             }
         }
-        for column in &fact.grain {
-            if !names.contains(column) {
-                let hint = suggestion(column, names.iter().map(String::as_str));
-                self.problem(Problem::new(file.grain.place(file_name), format!("the fact has no column `{column}`")).hint(hint));
+        let place = file.grain.place(file_name);
+        if file.grain.0.is_empty() {
+            self.problem(Problem::new(place, "the fact has no grain").hint("name the columns that tell its rows apart"));
+            return;
+        }
+        for (index, column) in file.grain.0.iter().enumerate() {
+            let is_wrong_itself = file.degenerate.contains_key(column)
+                || file.measures.contains_key(column)
+                || role_of(file, column).is_some_and(|(name, _)| !fact.roles.iter().any(|role| role.name == *name));
+            if !names.contains(column.as_str()) && !is_wrong_itself {
+                let hint = suggestion(column, names.iter().copied());
+                self.problem(Problem::new(place.clone(), format!("the fact has no column `{column}`")).hint(hint));
+            } else if file.grain.0[..index].contains(column) {
+                self.problem(Problem::new(place.clone(), format!("the grain names `{column}` twice")));
             }
         }
     }
+}
+
+/// The role that the column `name` is of.
+fn role_of<'a>(file: &'a FactFile, name: &str) -> Option<(&'a String, &'a Placed<RoleFile>)> {
+    let role = name.strip_suffix("_durable_key").or_else(|| name.strip_suffix("_key"))?;
+    file.dimensions.get_key_value(role)
 }

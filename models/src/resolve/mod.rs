@@ -12,6 +12,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chrono::Datelike;
 use sha2::{Digest, Sha256};
 
 use crate::calendar::Days;
@@ -171,6 +172,8 @@ impl Resolving<'_> {
         let mut seen: BTreeMap<String, Place> = BTreeMap::new();
         let mut all = Vec::new();
         for parsed in &self.definitions.streams {
+            let domain = &parsed.definition.domain;
+            self.problems.extend(check_domain(domain, &domain.place(&parsed.file)));
             all.push((format!("stream `{}`", *parsed.definition.stream), parsed.definition.stream.clone(), parsed.file.clone()));
         }
         for (domain, parsed) in &self.definitions.dimensions {
@@ -199,6 +202,7 @@ impl Resolving<'_> {
             let place = calendar.place(&parsed.file);
             let days = |text: &str| {
                 let day: chrono::NaiveDate = text.parse().ok()?;
+                (1..=9999).contains(&day.year()).then_some(())?;
                 i32::try_from(day.signed_duration_since(chrono::NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days()).ok()
             };
             let (Some(first), Some(last)) = (days(&calendar.from), days(&calendar.to)) else {
@@ -209,8 +213,9 @@ impl Resolving<'_> {
                 self.problem(Problem::new(place, "`from` is a day before `to`, at most 500 years before"));
                 continue;
             }
-            if file.key.is_some() || !file.from.is_empty() || !file.attributes.is_empty() || !file.references.is_empty() {
-                self.problem(Problem::new(place, "a calendar has no key, sources, attributes or references of its own"));
+            let is_plain = file.key.is_none() && file.from.is_empty() && file.attributes.is_empty();
+            if !is_plain || !file.references.is_empty() || !file.inferred_from.is_empty() {
+                self.problem(Problem::new(place, "a calendar has no key, sources, attributes, references or inferred members"));
                 continue;
             }
             self.models.models.push(Model::Calendar(CalendarModel {
@@ -330,6 +335,15 @@ impl Resolving<'_> {
     }
 }
 
+/// A domain is a catalog in SQL, beside our own.
+pub fn check_domain(name: &str, place: &Place) -> Option<Problem> {
+    if ["lake", "system"].contains(&name) {
+        let hint = "queries find raw events in `lake`, and what Starmere knows of itself in `system`";
+        return Some(Problem::new(place.clone(), format!("`{name}` cannot be the name of a domain")).hint(hint));
+    }
+    check_name(name, place)
+}
+
 /// Names are lower-case, so that nobody has to quote them.
 pub fn check_name(name: &str, place: &Place) -> Option<Problem> {
     let good = name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -339,6 +353,22 @@ pub fn check_name(name: &str, place: &Place) -> Option<Problem> {
         let hint = "write lower-case letters, digits and `_`, beginning with a letter, up to 63";
         Problem::new(place.clone(), format!("`{name}` is not a name")).hint(hint)
     })
+}
+
+/// What goes on for pages, by its beginning.
+fn beginning(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// So many columns, in words.
+fn columns(count: usize) -> String {
+    match count {
+        1 => "1 column".to_owned(),
+        count => format!("{count} columns"),
+    }
 }
 
 /// A digest of definitions; what only people read is left out.

@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arrow::array::{Array, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use indexmap::IndexMap;
 
-use super::{Resolving, check_name};
-use crate::define::{EventFile, FieldFile, Placed, Problem, StreamFile, suggestion};
+use super::{Resolving, beginning, check_name};
+use crate::define::{EventFile, FieldFile, FieldType, Placed, Problem, Step, StreamFile, VersionFile, suggestion};
 use crate::events::{Decoder, Event, Field, FieldKind, Need, Stream, Version};
+use crate::expression::castable;
 
 /// Columns that every event has for SQL, besides its fields.
 pub(super) const BUILT_IN: [&str; 3] = ["occurred_at", "event_id", "ordinal"];
@@ -19,7 +23,7 @@ impl Resolving<'_> {
             let file = &parsed.definition;
             self.envelope(file, &parsed.file);
             let before = self.problems.len();
-            let events = file.events.iter().filter_map(|(name, event)| self.event(file, name, event, &parsed.file)).collect();
+            let events = file.events.iter().filter_map(|(name, event)| self.event(name, event, &parsed.file)).collect();
             if self.problems.len() == before {
                 let stream = Stream {
                     domain: file.domain.to_string(),
@@ -27,7 +31,7 @@ impl Resolving<'_> {
                     description: file.description.clone(),
                     events,
                 };
-                self.models.streams.insert(stream.name.clone(), Arc::new(stream));
+                self.models.streams.entry(stream.name.clone()).or_insert_with(|| Arc::new(stream));
             }
         }
     }
@@ -46,28 +50,88 @@ impl Resolving<'_> {
         }
     }
 
-    fn event(&mut self, stream: &StreamFile, name: &str, file: &EventFile, file_name: &str) -> Option<Event> {
-        let place = stream.stream.place(file_name);
+    fn event(&mut self, name: &str, file: &Placed<EventFile>, file_name: &str) -> Option<Event> {
         let mut numbers: Vec<u32> = file.versions.keys().copied().collect();
         numbers.sort_unstable();
         if numbers.is_empty() {
-            self.problem(Problem::new(place, format!("the event `{name}` has no version")).hint("describe version 1 under `versions`"));
+            let problem = Problem::new(file.place(file_name), format!("the event `{name}` has no version"));
+            self.problem(problem.hint("describe version 1 under `versions`"));
             return None;
         }
-        let mut versions = Vec::new();
+        let problems = self.problems.len();
+        let mut versions: Vec<Version> = Vec::new();
+        let mut before: Option<&VersionFile> = None;
         for number in &numbers {
             let version = &file.versions[number];
+            let place = version.place(file_name);
+            let Ok(number) = i32::try_from(*number) else {
+                self.problem(Problem::new(place, format!("`{name}` has a version {number}; they go up to {}", i32::MAX)));
+                continue;
+            };
+            if let Some(last) = versions.last().map(|version| version.number)
+                && number - last > 1
+            {
+                let hint = format!("describe version {} too: its events would be rejected", last + 1);
+                self.problem(Problem::new(place, format!("`{name}` goes from version {last} to {number}")).hint(hint));
+            }
             let fields = self.fields(&version.fields, file_name, true);
             let steps = version.from_previous.iter().map(|step| step.value.clone()).collect();
-            if versions.is_empty() && !version.from_previous.is_empty() {
-                let place = version.from_previous[0].place(file_name);
-                self.problem(Problem::new(place, format!("version {number} of `{name}` is the first; there is none to come from")));
+            match before {
+                Some(before) => self.steps(&format!("version {number} of `{name}`"), before, version, file_name),
+                None => {
+                    if let Some(step) = version.from_previous.first() {
+                        let message = format!("version {number} of `{name}` is the first; there is none to come from");
+                        self.problem(Problem::new(step.place(file_name), message));
+                    }
+                }
             }
-            versions.push(Version { number: i32::try_from(*number).unwrap_or(i32::MAX), fields, steps });
+            before = Some(&version.value);
+            versions.push(Version { number, fields, steps });
         }
         let event = Event { name: name.to_owned(), versions };
-        self.upcasters(&event, file, file_name);
+        if self.problems.len() == problems {
+            self.upcasters(&event, file, file_name);
+        }
         Some(event)
+    }
+
+    /// Each step writes a value that `version` has or a later step reads; a default fits where it ends up.
+    fn steps(&mut self, what: &str, before: &VersionFile, version: &VersionFile, file_name: &str) {
+        for (index, step) in version.from_previous.iter().enumerate() {
+            let (earlier, later) = (&version.from_previous[..index], &version.from_previous[index + 1..]);
+            let (place, target) = (step.place(file_name), written(step));
+            let (each, name) = target.split_once('.').map_or((None, target), |(each, name)| (Some(each), name));
+            let Some(fields) = level(version, each) else {
+                let lists = version.fields.iter().filter(|(_, field)| field.each.is_some()).map(|(name, _)| name.as_str());
+                let each = each.unwrap_or_default();
+                self.problem(Problem::new(place, format!("`{each}` has no elements")).hint(suggestion(each, lists)));
+                continue;
+            };
+            match fields.get(name).map(|field| (field.field_type, &field.each)) {
+                Some((_, Some(_))) => {
+                    let hint = "elements carry over under one name: give the list that name in both versions, with a `path`";
+                    self.problem(Problem::new(place, format!("`{name}` has elements; a step is about a value")).hint(hint));
+                }
+                Some((Some(field_type), None)) => {
+                    let is_new = level(before, each).is_none_or(|fields| !fields.contains_key(name))
+                        && !earlier.iter().chain(later).any(|other| written(other) == target);
+                    if let Step::Default(default) = &step.value
+                        && is_new
+                        && !fits(&default.value, field_type)
+                    {
+                        let value = default.value.as_str().map_or_else(|| default.value.to_string(), str::to_owned);
+                        self.problem(Problem::new(place, format!("`{value}` is not of type {field_type}")));
+                    }
+                }
+                Some((None, None)) => {}
+                None if later.iter().any(|later| reads(later, each, name)) => {}
+                None => {
+                    let values = fields.iter().filter(|(_, field)| field.each.is_none()).map(|(name, _)| name.as_str());
+                    let problem = Problem::new(place, format!("{what} has no field `{target}`, and no later step reads it"));
+                    self.problem(problem.hint(suggestion(name, values)));
+                }
+            }
+        }
     }
 
     fn fields(&mut self, files: &IndexMap<String, Placed<FieldFile>>, file_name: &str, outer: bool) -> Vec<Field> {
@@ -90,7 +154,7 @@ impl Resolving<'_> {
                     continue;
                 }
                 _ => {
-                    self.problem(Problem::new(place, format!("the field `{name}` has either a `type` or `each`")));
+                    self.problem(Problem::new(place, format!("the field `{name}` needs either a `type` or `each`")));
                     continue;
                 }
             };
@@ -100,41 +164,31 @@ impl Resolving<'_> {
         fields
     }
 
-    /// Runs the upcasters over types alone: every field of the newest version is asked for.
+    /// Runs the upcasters over types alone: every field of every version is asked for.
     fn upcasters(&mut self, event: &Event, file: &EventFile, file_name: &str) {
-        let newest = event.newest();
-        let values: BTreeSet<String> =
-            newest.fields.iter().filter(|field| field.field_type().is_some()).map(|field| field.name.clone()).collect();
-        let mut needs = vec![Need { fields: values, each: None }];
-        for field in &newest.fields {
-            if let Some(elements) = field.elements() {
-                let names = elements.iter().map(|field| field.name.clone()).collect();
-                needs.push(Need { fields: BTreeSet::new(), each: Some((field.name.clone(), names)) });
-            }
-        }
-        for need in needs {
-            if let Err(error) = Decoder::new(event, &need) {
-                let steps = file.versions.get(&(error.version as u32)).map(|version| &version.from_previous);
-                let place = steps.and_then(|steps| steps.get(error.step)).map(|step| step.place(file_name));
-                let place = place.unwrap_or_default();
-                self.problem(Problem::new(place, format!("`{}` version {}: {}", event.name, error.version, error.reason)));
-            }
-        }
-        for pair in file.versions.values() {
-            for step in &pair.from_previous {
-                let named = match &step.value {
-                    crate::define::Step::Rename(step) => &step.to,
-                    crate::define::Step::Default(step) => &step.field,
-                    crate::define::Step::Cast(step) => &step.field,
-                    crate::define::Step::Sql(step) => &step.field,
-                };
-                if let Some((each, _)) = named.split_once('.')
-                    && !pair.fields.get(each).is_some_and(|field| field.each.is_some())
-                {
-                    let lists = pair.fields.iter().filter(|(_, field)| field.each.is_some()).map(|(name, _)| name.as_str());
-                    let hint = suggestion(each, lists);
-                    self.problem(Problem::new(step.place(file_name), format!("`{each}` has no elements")).hint(hint));
+        for end in 1..=event.versions.len() {
+            let event = Event { name: event.name.clone(), versions: event.versions[..end].to_vec() };
+            let newest = event.newest();
+            let values: BTreeSet<String> =
+                newest.fields.iter().filter(|field| field.field_type().is_some()).map(|field| field.name.clone()).collect();
+            let mut needs = vec![Need { fields: values, each: None }];
+            for field in &newest.fields {
+                if let Some(elements) = field.elements() {
+                    let names = elements.iter().map(|field| field.name.clone()).collect();
+                    needs.push(Need { fields: BTreeSet::new(), each: Some((field.name.clone(), names)) });
                 }
+            }
+            let wrong: Vec<_> = needs.iter().filter_map(|need| Decoder::check(&event, need).err()).collect();
+            for error in &wrong {
+                let version = file.versions.get(&error.version.unsigned_abs());
+                let step = version.and_then(|version| version.from_previous.get(error.step)).map(|step| step.place(file_name));
+                let place = step.or_else(|| version.map(|version| version.place(file_name))).unwrap_or_default();
+                let reason = beginning(&error.reason, 500);
+                self.problem(Problem::new(place, format!("`{}` version {}: {reason}", event.name, error.version)));
+            }
+            // Later versions would only tell it again.
+            if !wrong.is_empty() {
+                return;
             }
         }
     }
@@ -166,4 +220,47 @@ impl Resolving<'_> {
         self.problem(Problem::new(place.clone(), format!("the stream `{}` has no event `{name}`", stream.name)).hint(hint));
         None
     }
+}
+
+/// The field that a step writes.
+fn written(step: &Step) -> &str {
+    match step {
+        Step::Rename(step) => &step.to,
+        Step::Default(step) => &step.field,
+        Step::Cast(step) => &step.field,
+        Step::Sql(step) => &step.field,
+    }
+}
+
+/// Whether a step reads the field `name` of the event, or of the elements `each`.
+fn reads(step: &Step, each: Option<&str>, name: &str) -> bool {
+    let full = each.map_or_else(|| name.to_owned(), |each| format!("{each}.{name}"));
+    match step {
+        Step::Rename(step) => step.from == full,
+        Step::Default(step) => step.field == full,
+        Step::Cast(step) => step.field == full,
+        Step::Sql(step) => {
+            let is_on_level = step.field.split_once('.').map(|(each, _)| each) == each;
+            is_on_level && step.expression.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+        }
+    }
+}
+
+/// The fields of the event, or of its elements `each`.
+fn level<'a>(version: &'a VersionFile, each: Option<&str>) -> Option<&'a IndexMap<String, Placed<FieldFile>>> {
+    match each {
+        None => Some(&version.fields),
+        Some(each) => version.fields.get(each)?.each.as_ref(),
+    }
+}
+
+/// Whether a default can be a value of the type. What is no scalar is told when the steps are tried.
+fn fits(value: &serde_json::Value, field_type: FieldType) -> bool {
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(number) => number.to_string(),
+        serde_json::Value::Bool(_) => return castable(&DataType::Boolean, &field_type.arrow()),
+        _ => return true,
+    };
+    cast(&StringArray::from(vec![text]), &field_type.arrow()).is_ok_and(|values| values.is_valid(0))
 }

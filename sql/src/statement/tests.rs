@@ -83,3 +83,13 @@ fn kinds_of_placeholders_are_not_mixed() {
         assert_eq!(error.line, Some(1), "{sql}");
     }
 }
+
+#[test]
+fn long_chains_are_refused_before_they_overflow_the_stack() {
+    for link in [" + 1", " AND true", "::bigint", " IS NULL", " || 'a'"] {
+        let error = parse_here(&format!("SELECT 1{}", link.repeat(MOST_OPERATORS + 1))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("operators, more than"), "{link}: {error}");
+    }
+    parse_here(&format!("SELECT 1 IN (1{})", ", 2".repeat(50_000))).unwrap();
+}

@@ -1,0 +1,193 @@
+//! Dimensions: keys, attributes, references, calendars.
+
+use super::{DATE, PERSON, REGION, each_is_told};
+
+#[test]
+fn dimensions_have_a_key_and_events() {
+    each_is_told(
+        PERSON,
+        &[
+            (
+                "key: person_id\n",
+                "",
+                "1:12: the dimension has no key (name the natural key (`key: customer_id`), or generate a `calendar`)",
+            ),
+            (
+                "key: person_id",
+                "key: []",
+                "1:12: the dimension has no key (name the natural key (`key: customer_id`), or generate a `calendar`)",
+            ),
+            (
+                "key: person_id",
+                "key:",
+                "1:12: the dimension has no key (name the natural key (`key: customer_id`), or generate a `calendar`)",
+            ),
+        ],
+    );
+    each_is_told(
+        REGION,
+        &[
+            (
+                "from:\n  - stream: people\n    event: region_named\n    as: state\n    set: { name: title }\n",
+                "",
+                "1:12: the dimension has no events (say under `from` what its members come from)",
+            ),
+            (
+                "  - stream: people\n    event",
+                "  - event",
+                "4:5: the source does not say its stream (add `stream: name`)",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn dimensions_read_streams_and_events_of_their_own_domain() {
+    each_is_told(
+        REGION,
+        &[
+            ("stream: people", "stream: peopel", "4:5: there is no stream `peopel` (did you mean `people`?)"),
+            (
+                "stream: people",
+                "stream: orders",
+                "4:5: the stream `orders` belongs to the domain `sales` (use a product of `sales` instead)",
+            ),
+            (
+                "event: region_named",
+                "event: region_namd",
+                "4:5: the stream `people` has no event `region_namd` (did you mean `region_named`?)",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn attributes_and_keys_come_from_fields() {
+    each_is_told(
+        REGION,
+        &[
+            ("set: { name", "set: { nmae", "4:5: `nmae` is not an attribute (did you mean `name`?)"),
+            ("title }", "titel }", "4:5: `titel`: there is no column `titel`; did you mean `title`?"),
+            (
+                "    set:",
+                "    key: { region: region_id }\n    set:",
+                "4:5: `region` is not a part of the key (there are: `region_id`)",
+            ),
+            (
+                "key: region_id",
+                "key: region_no",
+                "4:5: `region_no`: there is no column `region_no`; did you mean `region_id`?",
+            ),
+            (
+                "title }\nattributes:\n  name: { type: string }",
+                "title IS NULL }\nattributes:\n  name: { type: date }",
+                "4:5: `title IS NULL` is bool, and `name` is date",
+            ),
+            (
+                "    set:",
+                "    key: { region_id: make_array(title) }\n    set:",
+                "4:5: `make_array(title)` is List(Utf8), which no key has",
+            ),
+        ],
+    );
+    each_is_told(
+        PERSON,
+        &[
+            (
+                "  city: {",
+                "  cty: {",
+                "8:8: no event has a field `cty`, and no `set` says what it is (did you mean `city`?)",
+            ),
+            (
+                "  - { event: person_left, as: delete }",
+                "  - { event: person_left, as: delete, key: { person_id: current_date } }",
+                "5:5: `current_date`: `current_date` does not give the same answer every day",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn references_fit_the_dimension_they_name() {
+    each_is_told(
+        PERSON,
+        &[
+            (
+                "dimension: region",
+                "dimension: regoin",
+                "10:11: there is no dimension `people.regoin` (did you mean `region`?)",
+            ),
+            (
+                "dimension: region",
+                "dimension: sales.date",
+                "10:11: `sales.date` names no dimension of this domain (another domain's dimension is named by its port: domain.product_vN.port)",
+            ),
+            (
+                "dimension: region",
+                "dimension: sales.orders_v1.date",
+                "10:11: there is no port `sales.orders_v1.date` (there are: `people.people_v1.person`)",
+            ),
+            (
+                "key: region_id",
+                "key: regoin_id",
+                "10:11: `regoin_id`: there is no column `regoin_id`; did you mean `region_id`?",
+            ),
+            ("key: region_id", "key: [region_id, city]", "10:11: the key of `people.region` has 1 column, not 2"),
+            (
+                "[sales.order_lines]",
+                "[sales.order_lines, sales.ordr_lines]",
+                "11:36: `sales.ordr_lines` does not mention `people.person` (did you mean `sales.order_lines`?)",
+            ),
+            (
+                "[sales.order_lines]",
+                "[sales.order_lines, people.region]",
+                "11:36: `people.region` does not mention `people.person` (there are: `sales.order_lines`)",
+            ),
+        ],
+    );
+    each_is_told(
+        REGION,
+        &[
+            (
+                "inferred_from: [people.person]",
+                "inferred_from: []",
+                "people/person.yaml:10:11: `people.region` does not accept members that `people.person` mentions (add `people.person` to `inferred_from` of `people.region`)",
+            ),
+            ("[people.person]", "[people.person, person]", "10:32: `person` is not a model (write domain.fact)"),
+            (
+                "inferred_from: [people.person]",
+                "references:\n  parent: { dimension: region, key: region_id }\ninferred_from: [people.person, people.region]",
+                "11:11: references in a circle: people.region → people.region (a hierarchy within one dimension is a plain attribute)",
+            ),
+            (
+                "inferred_from:",
+                "references:\n  mayor: { dimension: person, key: title }\ninferred_from:",
+                "11:10: `people.person` does not accept members that `people.region` mentions (add `people.region` to `inferred_from` of `people.person`)\n11:10: references in a circle: people.person → people.region → people.person (a hierarchy within one dimension is a plain attribute)",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn calendars_are_days_and_nothing_else() {
+    each_is_told(
+        DATE,
+        &[
+            ("2020-01-01", "2020-13-01", "2:11: a calendar has `from` and `to`, days such as 2024-01-31"),
+            ("2020-01-01", "20200101", "2:11: a calendar has `from` and `to`, days such as 2024-01-31"),
+            ("2020-01-01", "\"-0004-01-01\"", "2:11: a calendar has `from` and `to`, days such as 2024-01-31"),
+            ("2020-01-01", "2031-01-01", "2:11: `from` is a day before `to`, at most 500 years before"),
+            ("2020-01-01", "1020-01-01", "2:11: `from` is a day before `to`, at most 500 years before"),
+            (
+                "calendar:",
+                "key: day\ncalendar:",
+                "3:11: a calendar has no key, sources, attributes, references or inferred members",
+            ),
+            (
+                "calendar:",
+                "inferred_from: [sales.order_lines]\ncalendar:",
+                "3:11: a calendar has no key, sources, attributes, references or inferred members",
+            ),
+        ],
+    );
+}

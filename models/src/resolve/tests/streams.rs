@@ -1,0 +1,203 @@
+//! Streams: envelopes, fields, versions, upcasters.
+
+use super::{ORDERS, PEOPLE, each_is_told};
+
+#[test]
+fn streams_say_where_the_envelope_is_and_what_fields_are() {
+    each_is_told(
+        ORDERS,
+        &[
+            (
+                "type: type",
+                "type: type, constant_type: order_placed",
+                "3:86: an envelope has `type` or `constant_type`, not both",
+            ),
+            (
+                " type: type,",
+                "",
+                "3:45: the envelope does not say the type of an event (say where the type is (`type: path`), or which it always is (`constant_type: name`))",
+            ),
+            ("weight: { type: double }", "weight: {}", "23:19: the field `weight` needs either a `type` or `each`"),
+            (
+                "weight: { type: double }",
+                "weight: { type: double, each: {} }",
+                "23:19: the field `weight` needs either a `type` or `each`",
+            ),
+            (
+                "quantity: { type: int }",
+                "quantity: { each: { box: { type: int } } }",
+                "28:25: `quantity`: elements have one level (read the inner list as `type: json`)\n\
+                 33:13: `quantity` has elements; a step is about a value (elements carry over under one name: give the \
+                 list that name in both versions, with a `path`)\n\
+                 34:13: `quantity` has elements; a step is about a value (elements carry over under one name: give the \
+                 list that name in both versions, with a `path`)",
+            ),
+        ],
+    );
+    each_is_told(
+        PEOPLE,
+        &[(
+            "  person_left:\n    versions:\n      1:\n        fields:\n          person_id: { type: string }\n",
+            "  person_left:\n    versions: {}\n",
+            "14:5: the event `person_left` has no version (describe version 1 under `versions`)",
+        )],
+    );
+}
+
+#[test]
+fn versions_follow_on_one_another() {
+    each_is_told(
+        ORDERS,
+        &[
+            (
+                "      2:\n",
+                "      3:\n",
+                "18:9: `order_placed` goes from version 1 to 3 (describe version 2 too: its events would be rejected)",
+            ),
+            (
+                "      2:\n",
+                "      4294967295:\n",
+                "18:9: `order_placed` has a version 4294967295; they go up to 2147483647",
+            ),
+        ],
+    );
+    each_is_told(
+        PEOPLE,
+        &[(
+            "          region_id: { type: string }\n  person_left",
+            "          region_id: { type: string }\n        from_previous:\n          - rename: { from: title, to: name }\n  person_left",
+            "14:13: version 1 of `person_seen` is the first; there is none to come from",
+        )],
+    );
+}
+
+#[test]
+fn upcasters_read_and_write_fields_that_there_are() {
+    each_is_told(
+        ORDERS,
+        &[
+            (
+                "from: client",
+                "from: clent",
+                "31:13: `order_placed` version 2: there is no field `clent` at this step; did you mean `client`?",
+            ),
+            (
+                "to: person_id",
+                "to: persn_id",
+                "31:13: version 2 of `order_placed` has no field `persn_id`, and no later step reads it (did you mean `person_id`?)",
+            ),
+            (
+                "to: lines.quantity",
+                "to: quantity",
+                "33:13: version 2 of `order_placed` has no field `quantity`, and no later step reads it (there are: `order_id`, `person_id`, `currency`, `due_on`, `weight`, `paid`)",
+            ),
+            (
+                "from: lines.qty",
+                "from: client",
+                "33:13: `order_placed` version 2: `client` and `lines.quantity` are not on one level",
+            ),
+            ("to: lines.quantity", "to: lins.quantity", "33:13: `lins` has no elements (did you mean `lines`?)"),
+            (
+                "rename: { from: client, to: person_id }",
+                "rename: { from: items, to: lines }",
+                "31:13: `lines` has elements; a step is about a value (elements carry over under one name: give the list that name in both versions, with a `path`)",
+            ),
+            (
+                "field: currency, value",
+                "field: curency, value",
+                "32:13: version 2 of `order_placed` has no field `curency`, and no later step reads it (did you mean `currency`?)",
+            ),
+            (
+                "cast: { field: lines.quantity",
+                "cast: { field: lines.quantty",
+                "34:13: version 2 of `order_placed` has no field `lines.quantty`, and no later step reads it (did you mean `quantity`?)",
+            ),
+            (
+                "field: currency, expression",
+                "field: curency, expression",
+                "35:13: version 2 of `order_placed` has no field `curency`, and no later step reads it (did you mean `currency`?)",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn upcasters_make_the_types_that_are_declared() {
+    each_is_told(
+        ORDERS,
+        &[
+            (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- default: { field: due_on, value: someday }",
+                "35:13: `someday` is not of type date",
+            ),
+            (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- default: { field: weight, value: heavy }",
+                "35:13: `heavy` is not of type double",
+            ),
+            (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- default: { field: due_on, value: true }",
+                "35:13: `true` is not of type date",
+            ),
+            (
+                "value: EUR",
+                "value: [EUR]",
+                "32:13: `order_placed` version 2: a default is a text, a number, true or false",
+            ),
+            (
+                "value: EUR",
+                "value: null",
+                "32:13: `order_placed` version 2: a default is a text, a number, true or false",
+            ),
+            (
+                "expression: 'upper(currency)'",
+                "expression: 'CAST(now() AS VARCHAR)'",
+                "35:13: `order_placed` version 2: `now` does not give the same answer every day",
+            ),
+            (
+                "expression: 'upper(currency)'",
+                "expression: 'max(currency)'",
+                "35:13: `order_placed` version 2: `max` is over many rows; an expression here is over one",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn types_of_upcasters_have_the_names_that_definitions_give_them() {
+    each_is_told(
+        ORDERS,
+        &[
+            (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- default: { field: lines.quantity, value: lots }",
+                "35:13: `order_placed` version 2: `lots` is not of type int",
+            ),
+            (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- cast: { field: paid, type: date }",
+                "35:13: `order_placed` version 2: `paid` is bool, which cannot be made date",
+            ),
+            (
+                "field: currency, expression: 'upper(currency)'",
+                "field: due_on, expression: paid",
+                "35:13: `order_placed` version 2: `due_on` is bool after these steps, and date in version 2",
+            ),
+            (
+                "'upper(currency)'",
+                "'upper(curency)'",
+                "35:13: `order_placed` version 2: there is no column `curency`; did you mean `currency`?",
+            ),
+        ],
+    );
+    each_is_told(
+        PEOPLE,
+        &[(
+            "          person_id: { type: string }\n  region",
+            "          person_id: { type: bool }\n      2:\n        fields:\n          person_id: { type: date }\n  region",
+            "19:9: `person_left` version 2: `person_id` is bool after these steps, and date in version 2",
+        )],
+    );
+}
