@@ -33,9 +33,7 @@ COUNTS = re.compile(r"^(\d+) passed, (\d+) failed$", re.M)
 
 # Versions of customers, written as the file of `expected/` has them.
 CUSTOMER_VERSIONS = """
-SELECT customer_id, name, city, segment, first_channel, CAST(signed_up_on AS VARCHAR) AS signed_up_on,
-       to_char(valid_from, '%Y-%m-%dT%H:%M:%S.%6fZ') AS valid_from,
-       to_char(valid_to, '%Y-%m-%dT%H:%M:%S.%6fZ') AS valid_to, is_deleted, is_inferred
+SELECT customer_id, name, city, segment, first_channel, signed_up_on, valid_from, valid_to, is_deleted, is_inferred
 FROM customers.customers_v1.customer WHERE customer_key <> 0"""
 
 

@@ -91,12 +91,15 @@ async fn keep_contracts(opened: &Opened, newest: &CatalogSnapshot, pins: &BTreeM
     let published: Meaning = serde_json::from_value(newest.meaning.clone()).unwrap_or_default();
     for port in &opened.project.meaning.ports {
         let Some(pin) = pins.get(&port.table) else { continue };
-        let same_rows = newest.tables.get(&port.table).is_some_and(|old| old.path == pin.path && old.version == pin.version);
-        if same_rows && published.ports.contains(port) {
-            continue;
-        }
-        let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
-        let checked = contract::check(&opened.engine, opened.warehouse.store(), &snapshot, port).await;
+        let table = opened.warehouse.table(pin.path.clone());
+        let old = newest.tables.get(&port.table).filter(|old| old.path == pin.path && published.ports.contains(port));
+        let kept = match old {
+            Some(old) if old.version == pin.version => continue,
+            Some(old) => Some(table.snapshot_at(old.version).await?),
+            None => None,
+        };
+        let snapshot = table.snapshot_at(pin.version).await?;
+        let checked = contract::check(&opened.engine, opened.warehouse.store(), &snapshot, kept.as_deref(), port).await;
         if let Some(breach) = checked.map_err(anyhow::Error::msg)? {
             return Err(breach.into());
         }

@@ -30,6 +30,7 @@ use crate::store::Store;
 pub struct PinnedTable {
     store: Store,
     snapshot: Arc<Snapshot>,
+    files: Vec<Arc<Add>>,
     /// The columns of the files that are read, then those of the partitioning.
     table_schema: TableSchema,
     schema: SchemaRef,
@@ -43,8 +44,14 @@ impl fmt::Debug for PinnedTable {
 }
 
 impl PinnedTable {
-    /// All columns of the snapshot.
+    /// All columns and rows of the snapshot.
     pub fn new(store: &Store, snapshot: Arc<Snapshot>) -> Self {
+        let files = snapshot.files().cloned().collect();
+        Self::of(store, snapshot, files)
+    }
+
+    /// The rows of some of the snapshot's files.
+    pub fn of(store: &Store, snapshot: Arc<Snapshot>, files: Vec<Arc<Add>>) -> Self {
         let (partition, file): (Vec<FieldRef>, Vec<FieldRef>) = snapshot
             .schema()
             .fields()
@@ -54,8 +61,8 @@ impl PinnedTable {
         let file = file.iter().map(|field| Arc::new(with_views(field))).collect::<Vec<_>>();
         let table_schema = TableSchema::builder(Arc::new(Schema::new(file))).with_table_partition_cols(partition).build();
         let schema = table_schema.table_schema().clone();
-        let statistics = statistics::merged(&schema, snapshot.files().map(|add| parsed(&schema, add)));
-        Self { store: store.clone(), snapshot, table_schema, schema, statistics }
+        let statistics = statistics::merged(&schema, files.iter().map(|add| parsed(&schema, add)));
+        Self { store: store.clone(), snapshot, files, table_schema, schema, statistics }
     }
 
     /// Says that no two rows have the same value in `column`, and none has none: star joins rely on it, so it must be
@@ -119,7 +126,7 @@ impl TableProvider for PinnedTable {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let files = self.snapshot.files().map(|add| self.partitioned_file(add, parsed(&self.schema, add)));
+        let files = self.files.iter().map(|add| self.partitioned_file(add, parsed(&self.schema, add)));
         let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
         let options = state.config().options().execution.parquet.clone();
         let options = datafusion::config::TableParquetOptions { global: options, ..Default::default() };

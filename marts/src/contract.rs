@@ -2,12 +2,16 @@
 //! broken promise stops the publish, and readers keep what they had.
 //!
 //! Types are settled when definitions are resolved. Null counts stand in the tables' statistics, exactly. Keys
-//! are counted by a query over the key's columns.
+//! are counted by a query over the key's columns: of new files only, and looked up in the others, where the version
+//! published before has kept the same promise.
 
 use std::sync::Arc;
 
 use datafusion::arrow::util::display::array_value_to_string;
-use starmere_lake::delta::Snapshot;
+use datafusion::common::{Column, JoinType};
+use datafusion::functions_aggregate::count::count;
+use datafusion::prelude::{DataFrame, Expr, ident, lit};
+use starmere_lake::delta::{Add, Snapshot};
 use starmere_lake::provider::PinnedTable;
 use starmere_lake::session::Engine;
 use starmere_lake::store::Store;
@@ -22,15 +26,22 @@ pub struct Breach {
     pub reason: String,
 }
 
-/// Checks the rows of `snapshot` against the promises of `port`. An error says that it could not be checked.
-pub async fn check(engine: &Engine, store: &Store, snapshot: &Arc<Snapshot>, port: &Port) -> Result<Option<Breach>, String> {
+/// Checks the rows of `snapshot` against the promises of `port`, which those of `kept` have kept. An error says that
+/// it could not be checked.
+pub async fn check(
+    engine: &Engine,
+    store: &Store,
+    snapshot: &Arc<Snapshot>,
+    kept: Option<&Snapshot>,
+    port: &Port,
+) -> Result<Option<Breach>, String> {
     if let Some(reason) = nulls(snapshot, port) {
         return Ok(Some(Breach { port: port.full_name(), reason }));
     }
     if port.primary_key.is_empty() {
         return Ok(None);
     }
-    let reason = doubles(engine, store, snapshot, port).await.map_err(|error| error.to_string())?;
+    let reason = doubles(engine, store, snapshot, kept, port).await.map_err(|error| error.to_string())?;
     Ok(reason.map(|reason| Breach { port: port.full_name(), reason }))
 }
 
@@ -52,28 +63,135 @@ async fn doubles(
     engine: &Engine,
     store: &Store,
     snapshot: &Arc<Snapshot>,
+    kept: Option<&Snapshot>,
     port: &Port,
 ) -> datafusion::error::Result<Option<String>> {
     let session = engine.session();
-    let table = session.read_table(Arc::new(PinnedTable::new(store, snapshot.clone())))?;
-    let from = |name: &String| {
-        let column = port.columns.iter().find(|column| column.name == *name);
-        column.map_or_else(|| name.clone(), |column| column.from.clone())
+    let column = |name: &String| port.columns.iter().find(|column| column.name == *name);
+    let keys: Vec<&str> = port.primary_key.iter().map(|name| column(name).map_or(name.as_str(), |column| &column.from)).collect();
+    // Two rows without a key are two rows with one key, to a contract, but not to a join.
+    let kept = kept.filter(|_| port.primary_key.iter().all(|name| column(name).is_some_and(|column| !column.nullable)));
+    let (old, new): (Vec<Arc<Add>>, Vec<Arc<Add>>) =
+        snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| kept.file(&add.path).is_some()));
+    let rows = |files| {
+        let table = session.read_table(Arc::new(PinnedTable::of(store, snapshot.clone(), files)))?;
+        table.select(keys.iter().map(|key| ident(*key)).collect::<Vec<_>>())
     };
-    let keys: Vec<_> = port.primary_key.iter().map(|name| datafusion::prelude::ident(from(name))).collect();
-    let count = datafusion::functions_aggregate::count::count(datafusion::prelude::lit(1)).alias("rows_with_this_key");
-    let doubled = table
-        .aggregate(keys, vec![count])?
-        .filter(datafusion::prelude::ident("rows_with_this_key").gt(datafusion::prelude::lit(1)))?
-        .limit(0, Some(1))?;
-    for batch in doubled.collect().await? {
+    let new = rows(new)?;
+    let count = count(lit(1)).alias("rows_with_this_key");
+    let doubled = new.clone().aggregate(keys.iter().map(|key| ident(*key)).collect(), vec![count])?;
+    let doubled = doubled.filter(ident("rows_with_this_key").gt(lit(1)))?;
+    let mut found = first(doubled).await?;
+    if found.is_none() && !old.is_empty() {
+        let again = new.alias("new")?.join(rows(old)?.alias("old")?, JoinType::Inner, &keys, &keys, None)?;
+        let shown = keys.iter().map(|key| Expr::Column(Column::new(Some("new"), *key)));
+        found = first(again.select(shown.chain([lit(2)]).collect::<Vec<_>>())?).await?;
+    }
+    Ok(found.map(|mut values| {
+        let count = values.pop().unwrap_or_default();
+        let key = port.primary_key.join(", ");
+        format!("({key}) tells rows apart by contract, and {count} rows have ({})", values.join(", "))
+    }))
+}
+
+/// The values of a row that the query gives, if it gives any.
+async fn first(query: DataFrame) -> datafusion::error::Result<Option<Vec<String>>> {
+    for batch in query.limit(0, Some(1))?.collect().await? {
         if batch.num_rows() > 0 {
-            let values: Result<Vec<String>, _> = batch.columns().iter().map(|column| array_value_to_string(column, 0)).collect();
-            let mut values = values?;
-            let count = values.pop().unwrap_or_default();
-            let key = port.primary_key.join(", ");
-            return Ok(Some(format!("({key}) tells rows apart by contract, and {count} rows have ({})", values.join(", "))));
+            let values = batch.columns().iter().map(|column| array_value_to_string(column, 0));
+            return Ok(Some(values.collect::<Result<_, _>>()?));
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, RecordBatch, StringArray};
+    use starmere_lake::delta::{Commit, EncodedFile, FileOptions, Table, Warehouse};
+    use starmere_lake::paths::TablePath;
+
+    use super::*;
+    use crate::meaning;
+
+    type Rows<'a> = &'a [(Option<i64>, Option<&'a str>)];
+
+    fn batch(rows: Rows<'_>) -> RecordBatch {
+        let number = Int64Array::from_iter(rows.iter().map(|(number, _)| *number));
+        let text = StringArray::from_iter(rows.iter().map(|(_, text)| *text));
+        let columns: [(&str, arrow::array::ArrayRef); 2] = [("number", Arc::new(number)), ("text", Arc::new(text))];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
+    }
+
+    async fn append(table: &Table, base: &Snapshot, rows: Rows<'_>) -> Arc<Snapshot> {
+        let batch = batch(rows);
+        let add = table.upload(EncodedFile::of(&batch.schema(), &[batch], &FileOptions::default()).unwrap()).await.unwrap();
+        table.commit(base, Commit { adds: vec![add], operation: "WRITE", ..Commit::default() }).await.unwrap()
+    }
+
+    fn port(key: &[&str], nullable: bool) -> Port {
+        let column = |name: &str, from: &str, nullable| meaning::Column {
+            name: name.into(),
+            from: from.into(),
+            data_type: "bigint".into(),
+            nullable,
+            description: None,
+        };
+        Port {
+            domain: "sales".into(),
+            product: "orders".into(),
+            version: 1,
+            name: "lines".into(),
+            table: "sales.lines".into(),
+            kind: "fact".into(),
+            description: None,
+            owner: None,
+            columns: vec![column("id", "number", nullable), column("text", "text", true)],
+            primary_key: key.iter().map(|name| (*name).to_owned()).collect(),
+            foreign_keys: Vec::new(),
+        }
+    }
+
+    /// What is said of a table of two files, the first of which has kept the contract: when the second one is new, and
+    /// when all is.
+    async fn said(port: &Port, old: Rows<'_>, new: Rows<'_>) -> [Option<String>; 2] {
+        let store = Store::memory();
+        let engine = Engine::new(&store, 1 << 28).unwrap();
+        let table = Warehouse::new(store.clone()).table(TablePath::stream("sales", "lines"));
+        let empty = table.open_or_create(&batch(&[]).schema(), &[]).await.unwrap();
+        let kept = append(&table, &empty, old).await;
+        let snapshot = append(&table, &kept, new).await;
+        let mut said = [None, None];
+        for (said, kept) in said.iter_mut().zip([Some(kept.as_ref()), None]) {
+            *said = check(&engine, &store, &snapshot, kept, port).await.unwrap().map(|breach| breach.to_string());
+        }
+        said
+    }
+
+    #[tokio::test]
+    async fn doubled_keys_are_found_wherever_they_are() {
+        let old = &[(Some(1), Some("a")), (Some(2), Some("b"))];
+        let breach = |key: &str, values: &str| {
+            Some(format!("`sales.orders_v1.lines` breaks its contract: ({key}) tells rows apart by contract, and 2 rows have ({values})"))
+        };
+        let id = port(&["id"], false);
+        assert_eq!(said(&id, old, &[(Some(3), Some("a"))]).await, [None, None]);
+        for new in [&[(Some(2), Some("c"))][..], &[(Some(3), None), (Some(2), Some("c"))]] {
+            assert_eq!(said(&id, old, new).await, [breach("id", "2"), breach("id", "2")], "with an old one");
+        }
+        assert_eq!(said(&id, old, &[(Some(3), None), (Some(3), None)]).await, [breach("id", "3"), breach("id", "3")], "among new ones");
+        let both = port(&["id", "text"], false);
+        assert_eq!(said(&both, old, &[(Some(2), Some("a")), (Some(1), Some("b"))]).await, [None, None]);
+        assert_eq!(said(&both, old, &[(Some(2), Some("b"))]).await, [breach("id, text", "2, b"), breach("id, text", "2, b")]);
+        let nullable = &[(Some(1), None)];
+        assert_eq!(said(&both, nullable, nullable).await, [breach("id, text", "1, "), breach("id, text", "1, ")], "null is a value");
+    }
+
+    #[tokio::test]
+    async fn nulls_are_found_where_none_may_be() {
+        let rows = &[(Some(1), None), (None, Some("b"))];
+        let breach = "`sales.orders_v1.lines` breaks its contract: `id` is never null by contract, and has no value in 1 rows";
+        assert_eq!(said(&port(&[], false), &[], rows).await[1].as_deref(), Some(breach));
+        assert_eq!(said(&port(&[], true), &[], rows).await, [None, None]);
+    }
 }

@@ -1,7 +1,7 @@
 //! A client of HTTP/1.1, small enough to cut a request anywhere.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// An answer that came whole.
@@ -37,14 +37,6 @@ pub(crate) fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> 
 fn send(address: &str, request: &str) -> io::Result<Answer> {
     let mut stream = connect(address)?;
     stream.write_all(request.as_bytes())?;
-    read(&mut stream)
-}
-
-/// Sends these bytes and says that no more will come; the answer, if there is one.
-pub(crate) fn cut_off(address: &str, request: &str) -> io::Result<Answer> {
-    let mut stream = connect(address)?;
-    stream.write_all(request.as_bytes())?;
-    stream.shutdown(Shutdown::Write)?;
     read(&mut stream)
 }
 

@@ -22,13 +22,15 @@ pub struct FileOptions {
     pub bloom: Vec<String>,
     /// Columns whose values hardly repeat: a dictionary would only cost.
     pub plain: Vec<String>,
+    /// Columns that a dictionary makes as small as they get: to unpack them on top would only cost.
+    pub uncompressed: Vec<String>,
     /// Rows of a row group: what a reader can skip at once.
     pub row_group: usize,
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        Self { small: false, bloom: Vec::new(), plain: Vec::new(), row_group: 1 << 18 }
+        Self { small: false, bloom: Vec::new(), plain: Vec::new(), uncompressed: Vec::new(), row_group: 1 << 17 }
     }
 }
 
@@ -47,6 +49,9 @@ impl FileOptions {
         }
         for column in &self.plain {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(column.as_str()), false);
+        }
+        for column in &self.uncompressed {
+            properties = properties.set_column_compression(ColumnPath::from(column.as_str()), Compression::UNCOMPRESSED);
         }
         properties.build()
     }

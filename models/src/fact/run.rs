@@ -8,6 +8,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use starmere_lake::catalog::Pin;
 use starmere_lake::delta::{Add, FileOptions};
+use tokio::task::JoinSet;
 
 use super::{Fact, Stage, Staged};
 use crate::build::{Builder, Built};
@@ -251,6 +252,12 @@ impl Work {
             .buffered(2);
         let (mut pending, mut pending_rows, mut appended) = (Vec::new(), 0, 0);
         let mut rejects = Vec::new();
+        // One file is encoded and uploaded while the rows of the next are staged.
+        let mut writing = JoinSet::new();
+        let write = |batches: Vec<RecordBatch>| {
+            let (rows, options) = (rows.clone(), self.options());
+            async move { rows.write(batches, options, None).await }
+        };
         while let Some((batch, rejected)) = staged.try_next().await? {
             let batch: RecordBatch = batch;
             appended += batch.num_rows() as u64;
@@ -258,16 +265,28 @@ impl Work {
             pending.push(batch);
             rejects.extend(rejected);
             if pending_rows >= FILE_ROWS {
-                change.adds.extend(rows.write(std::mem::take(&mut pending), self.options(), None).await?);
+                change.adds.extend(written(&mut writing).await?);
+                writing.spawn(write(std::mem::take(&mut pending)));
                 pending_rows = 0;
             }
         }
-        change.adds.extend(rows.write(pending, self.options(), None).await?);
+        change.adds.extend(written(&mut writing).await?);
+        change.adds.extend(write(pending).await?);
         Ok((appended, rejects))
     }
 
     fn options(&self) -> FileOptions {
-        FileOptions { plain: vec!["event_id".into()], ..FileOptions::default() }
+        let roles = &self.fact.roles;
+        let keys = roles.iter().flat_map(|role| [Some(role.key_column()), role.durable_column()]).flatten();
+        FileOptions { plain: vec!["event_id".into()], uncompressed: keys.collect(), ..FileOptions::default() }
+    }
+}
+
+/// The file that is being written, when it is.
+async fn written(writing: &mut JoinSet<Result<Option<Add>>>) -> Result<Option<Add>> {
+    match writing.join_next().await {
+        Some(done) => done.map_err(|error| Error::Task(error.to_string()))?,
+        None => Ok(None),
     }
 }
 
