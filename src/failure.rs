@@ -28,7 +28,7 @@ pub(crate) struct Mendable {
 }
 
 impl Mendable {
-    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         Self { message: message.into(), hint: hint.into() }.into()
     }
 }
@@ -63,8 +63,10 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let own = cause.downcast_ref::<Mendable>().map(|mendable| mendable.hint.clone());
         let lake = cause.downcast_ref::<starmere_lake::Error>().and_then(starmere_lake::Error::hint).map(Into::into);
-        let ingest = cause.downcast_ref::<starmere_ingest::Error>().and_then(starmere_ingest::Error::hint).map(Into::into);
-        let models = cause.downcast_ref::<starmere_models::Error>().and_then(starmere_models::Error::hint).map(Into::into);
+        let ingest =
+            cause.downcast_ref::<starmere_ingest::Error>().and_then(starmere_ingest::Error::hint).map(Into::into);
+        let models =
+            cause.downcast_ref::<starmere_models::Error>().and_then(starmere_models::Error::hint).map(Into::into);
         let query = cause.downcast_ref::<starmere_sql::QueryError>().and_then(|error| error.hint().map(str::to_owned));
         own.or(lake).or(ingest).or(models).or(query)
     })

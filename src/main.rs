@@ -39,7 +39,8 @@ fn run(line: command_line::CommandLine) -> ExitCode {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STARMERE_LOG").unwrap_or_else(|_| filter.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             output.error(&anyhow::Error::new(error).context("could not start"));

@@ -42,7 +42,9 @@ impl Output {
                 writeln!(out, "{}", pretty_format_batches(shown)?)?;
             }
             Format::Json => {
-                let mut writer = arrow::json::WriterBuilder::new().with_explicit_nulls(true).build::<_, arrow::json::writer::JsonArray>(&mut out);
+                let mut writer = arrow::json::WriterBuilder::new()
+                    .with_explicit_nulls(true)
+                    .build::<_, arrow::json::writer::JsonArray>(&mut out);
                 writer.write_batches(&batches.iter().collect::<Vec<_>>())?;
                 writer.finish()?;
                 writeln!(writer.into_inner())?;
@@ -66,8 +68,10 @@ impl Output {
 
     /// Rows of text, as data.
     pub(crate) fn rows(&self, columns: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
-        let fields: Vec<arrow::datatypes::Field> =
-            columns.iter().map(|name| arrow::datatypes::Field::new(*name, arrow::datatypes::DataType::Utf8, false)).collect();
+        let fields: Vec<arrow::datatypes::Field> = columns
+            .iter()
+            .map(|name| arrow::datatypes::Field::new(*name, arrow::datatypes::DataType::Utf8, false))
+            .collect();
         let schema = Arc::new(Schema::new(fields));
         let arrays = (0..columns.len()).map(|index| -> arrow::array::ArrayRef {
             Arc::new(rows.iter().map(|row| Some(row[index].as_str())).collect::<arrow::array::StringArray>())
@@ -107,7 +111,8 @@ impl Output {
         let what = what.into();
         let bar = self.interactive.then(|| {
             let bar = ProgressBar::new_spinner();
-            let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
             bar.set_style(style);
             bar.set_message(what.clone());
             bar.enable_steady_tick(std::time::Duration::from_millis(100));

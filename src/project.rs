@@ -111,7 +111,7 @@ impl Project {
         let main = root.join("starmere.yaml");
         if !main.is_file() {
             let hint = "go to a project's folder, name one with --project, or write one with `starmere init`";
-            return Err(Mendable::new(format!("there is no project in `{}`", root.display()), hint));
+            return Err(Mendable::error(format!("there is no project in `{}`", root.display()), hint));
         }
         let mut reading = Reading { root: root.to_path_buf(), problems: Vec::new(), files: 0 };
         let file: Option<Parsed<ProjectFile>> = reading.one(&main);
@@ -129,7 +129,9 @@ impl Project {
                 if is_fact {
                     definitions.facts.extend(reading.one::<FactFile>(&path).map(|parsed| (name.clone(), parsed)));
                 } else {
-                    definitions.dimensions.extend(reading.one::<DimensionFile>(&path).map(|parsed| (name.clone(), parsed)));
+                    definitions
+                        .dimensions
+                        .extend(reading.one::<DimensionFile>(&path).map(|parsed| (name.clone(), parsed)));
                 }
             }
             let of_domain: Vec<Parsed<ProductFile>> = reading.all(&domain.join("products"));
@@ -161,7 +163,9 @@ impl Project {
                 let message = format!("the source `{source}` feeds `{}`, which is no stream", definition.stream);
                 problems.push(Problem::new(place, message).hint(hint));
             } else if source == "http" {
-                problems.push(Problem::new(place, "`http` is the name of the listener").hint("give the source another name"));
+                problems.push(
+                    Problem::new(place, "`http` is the name of the listener").hint("give the source another name"),
+                );
             }
         }
         for (user, definition) in &file.users {
@@ -199,7 +203,7 @@ impl Opened {
         let parsed = self.project.streams.iter().find(|parsed| *parsed.definition.stream == name);
         let Some(parsed) = parsed else {
             let known = self.project.streams.iter().map(|parsed| parsed.definition.stream.as_str());
-            return Err(Mendable::new(format!("there is no stream `{name}`"), suggestion(name, known)));
+            return Err(Mendable::error(format!("there is no stream `{name}`"), suggestion(name, known)));
         };
         let file = &parsed.definition;
         let table = self.warehouse.table(TablePath::stream(&file.domain, &file.stream));
@@ -277,12 +281,13 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 fn secret(root: &Path, reference: &str) -> anyhow::Result<String> {
     let inner = reference.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
     match inner.split_once(':') {
-        Some(("env", name)) => std::env::var(name)
-            .map_err(|_| Mendable::new(format!("the variable `{name}` is not set"), "set it, or change the reference")),
+        Some(("env", name)) => std::env::var(name).map_err(|_| {
+            Mendable::error(format!("the variable `{name}` is not set"), "set it, or change the reference")
+        }),
         Some(("file", path)) => {
             let text = std::fs::read_to_string(root.join(path)).with_context(|| format!("could not read `{path}`"))?;
             Ok(text.trim_end().to_owned())
         }
-        _ => Err(Mendable::new(format!("`{reference}` is not a reference"), "write ${env:NAME} or ${file:PATH}")),
+        _ => Err(Mendable::error(format!("`{reference}` is not a reference"), "write ${env:NAME} or ${file:PATH}")),
     }
 }

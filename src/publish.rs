@@ -70,8 +70,12 @@ fn decide(
         // A build that began later has published already; it holds all that ours does.
         return None;
     }
-    let mut tables: BTreeMap<String, Pin> =
-        newest.tables.iter().filter(|(name, _)| known.contains(*name)).map(|(name, pin)| (name.clone(), pin.clone())).collect();
+    let mut tables: BTreeMap<String, Pin> = newest
+        .tables
+        .iter()
+        .filter(|(name, _)| known.contains(*name))
+        .map(|(name, pin)| (name.clone(), pin.clone()))
+        .collect();
     tables.extend(pins.iter().map(|(name, pin)| (name.clone(), pin.clone())));
     (tables != newest.tables || *meaning != newest.meaning).then(|| (tables, meaning.clone()))
 }
@@ -115,9 +119,10 @@ fn selected(models: &Models, only: &[String]) -> anyhow::Result<Models> {
     let all: Vec<String> = models.models.iter().map(|model| model.name().to_string()).collect();
     let mut wanted: BTreeSet<&ModelName> = BTreeSet::new();
     for name in only {
-        let found = models.models.iter().map(Model::name).find(|model| model.to_string() == *name || model.name == *name);
+        let found =
+            models.models.iter().map(Model::name).find(|model| model.to_string() == *name || model.name == *name);
         let found = found.ok_or_else(|| {
-            Mendable::new(format!("there is no model `{name}`"), suggestion(name, all.iter().map(String::as_str)))
+            Mendable::error(format!("there is no model `{name}`"), suggestion(name, all.iter().map(String::as_str)))
         })?;
         wanted.insert(found);
     }
@@ -127,7 +132,10 @@ fn selected(models: &Models, only: &[String]) -> anyhow::Result<Models> {
         let hangs_on = |model: &&Model| {
             !model.streams().is_disjoint(&streams)
                 || model.inputs().iter().any(|input| wanted.contains(input))
-                || models.models.iter().any(|other| wanted.contains(other.name()) && other.inputs().contains(model.name()))
+                || models
+                    .models
+                    .iter()
+                    .any(|other| wanted.contains(other.name()) && other.inputs().contains(model.name()))
         };
         let more: BTreeSet<&ModelName> = models.models.iter().filter(hangs_on).map(Model::name).collect();
         if more.is_subset(&wanted) {

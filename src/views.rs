@@ -10,8 +10,8 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{
-    CatalogProvider, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider, SchemaProvider, TableProvider,
-    CatalogProviderList,
+    CatalogProvider, CatalogProviderList, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider, SchemaProvider, TableProvider,
 };
 use datafusion::datasource::ViewTable;
 use datafusion::datasource::provider_as_source;
@@ -74,7 +74,11 @@ impl ProjectViews {
         }
         list.register_catalog("lake".into(), Arc::new(Lake::new(&self.opened)));
         let state = SessionStateBuilder::new_from_existing(self.base.state()).with_catalog_list(Arc::new(list)).build();
-        Ok(View { context: SessionContext::new_with_state(state), snapshot: pinned.number, tables: pinned.tables.clone() })
+        Ok(View {
+            context: SessionContext::new_with_state(state),
+            snapshot: pinned.number,
+            tables: pinned.tables.clone(),
+        })
     }
 
     async fn pin(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Pinned> {
@@ -116,7 +120,8 @@ impl ProjectViews {
             }
         }
         let system = Arc::new(MemorySchemaProvider::new());
-        let about: [(&str, RecordBatch); 2] = [("tables", tables_table(snapshot, &meaning)?), ("columns", columns_table(&meaning)?)];
+        let about: [(&str, RecordBatch); 2] =
+            [("tables", tables_table(snapshot, &meaning)?), ("columns", columns_table(&meaning)?)];
         for (name, batch) in about {
             let schema = batch.schema();
             system.register_table(name.into(), Arc::new(MemTable::try_new(schema.clone(), vec![vec![batch]])?))?;
@@ -177,7 +182,8 @@ fn port_view(port: &Port, table: PinnedTable) -> Result<Arc<dyn TableProvider>, 
         _ => table,
     };
     let columns = port.columns.iter().map(|column| ident(&column.from).alias(&column.name));
-    let plan = LogicalPlanBuilder::scan(&port.name, provider_as_source(Arc::new(table)), None)?.project(columns)?.build()?;
+    let plan =
+        LogicalPlanBuilder::scan(&port.name, provider_as_source(Arc::new(table)), None)?.project(columns)?.build()?;
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
@@ -202,7 +208,11 @@ fn info(port: &Port, schema: String, kind: TableKind, columns: &SchemaRef) -> Ta
         foreign_keys: port
             .foreign_keys
             .iter()
-            .map(|key| ForeignKey { columns: key.columns.clone(), to: key.to.clone(), to_columns: key.to_columns.clone() })
+            .map(|key| ForeignKey {
+                columns: key.columns.clone(),
+                to: key.to.clone(),
+                to_columns: key.to_columns.clone(),
+            })
             .collect(),
     }
 }
@@ -212,14 +222,15 @@ fn text(values: Vec<Option<String>>) -> ArrayRef {
 }
 
 fn tables_table(snapshot: &CatalogSnapshot, meaning: &Meaning) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let described = |name: &str| {
-        meaning.models.iter().chain(&meaning.streams).find(|described| described.name == name)
-    };
+    let described = |name: &str| meaning.models.iter().chain(&meaning.streams).find(|described| described.name == name);
     let tables: Vec<_> = snapshot.tables.iter().collect();
     let versions: Int64Array = tables.iter().map(|(_, pin)| Some(pin.version as i64)).collect();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("name", text(tables.iter().map(|(name, _)| Some((*name).clone())).collect())),
-        ("kind", text(tables.iter().map(|(name, _)| described(name).map(|described| described.kind.clone())).collect())),
+        (
+            "kind",
+            text(tables.iter().map(|(name, _)| described(name).map(|described| described.kind.clone())).collect()),
+        ),
         ("path", text(tables.iter().map(|(_, pin)| Some(pin.path.to_string())).collect())),
         ("version", Arc::new(versions)),
         ("description", text(tables.iter().map(|(name, _)| described(name)?.description.clone()).collect())),
@@ -228,7 +239,8 @@ fn tables_table(snapshot: &CatalogSnapshot, meaning: &Meaning) -> Result<RecordB
 }
 
 fn columns_table(meaning: &Meaning) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let all: Vec<_> = meaning.ports.iter().flat_map(|port| port.columns.iter().map(move |column| (port, column))).collect();
+    let all: Vec<_> =
+        meaning.ports.iter().flat_map(|port| port.columns.iter().map(move |column| (port, column))).collect();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("port", text(all.iter().map(|(port, _)| Some(port.full_name())).collect())),
         ("name", text(all.iter().map(|(_, column)| Some(column.name.clone())).collect())),
@@ -252,7 +264,8 @@ impl Lake {
             streams.entry(parsed.definition.domain.to_string()).or_default().push(parsed.definition.stream.to_string());
         }
         let of = |(domain, streams): (String, Vec<String>)| {
-            let schema = LakeSchema { opened: opened.clone(), domain: domain.clone(), streams, named: Mutex::default() };
+            let schema =
+                LakeSchema { opened: opened.clone(), domain: domain.clone(), streams, named: Mutex::default() };
             (domain, Arc::new(schema))
         };
         Self { schemas: streams.into_iter().map(of).collect() }

@@ -85,7 +85,13 @@ async fn run(seed: u64, usual: Usual) {
 }
 
 /// Starts a process and kills it at some moment; before that, files may change once more.
-async fn killed(project: &Project, command: &[&str], usual: Duration, producer: &mut Producer, random: &mut Rng) -> Ended {
+async fn killed(
+    project: &Project,
+    command: &[&str],
+    usual: Duration,
+    producer: &mut Producer,
+    random: &mut Rng,
+) -> Ended {
     let mut process = project.start(command);
     let moment = usual.mul_f64(1.3 * random.f64());
     let first = moment.mul_f64(random.f64());

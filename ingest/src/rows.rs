@@ -100,7 +100,14 @@ impl Batch {
 
     /// Adds an event of the partition begun last, at `position`; `next` is the position after it. `id` stands in
     /// where the payload has no id of its own.
-    pub fn push(&mut self, reader: &mut Reader, payload: &[u8], position: i64, next: i64, id: Option<String>) -> Pushed {
+    pub fn push(
+        &mut self,
+        reader: &mut Reader,
+        payload: &[u8],
+        position: i64,
+        next: i64,
+        id: Option<String>,
+    ) -> Pushed {
         let envelope = reader.read(payload);
         self.row(&envelope, payload, position, next, id);
         Pushed { has_id: envelope.id.is_some(), rejection: envelope.rejection }

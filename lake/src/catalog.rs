@@ -68,7 +68,12 @@ pub fn misfits(tables: &BTreeMap<String, Pin>) -> Vec<Misfit> {
             .iter()
             .filter_map(|(input, &consumed)| {
                 let pinned = tables.get(input).map(|pin| pin.version);
-                (pinned != Some(consumed)).then(|| Misfit { table: table.clone(), input: input.clone(), consumed, pinned })
+                (pinned != Some(consumed)).then(|| Misfit {
+                    table: table.clone(),
+                    input: input.clone(),
+                    consumed,
+                    pinned,
+                })
             })
             .collect::<Vec<_>>()
     };
@@ -108,7 +113,8 @@ impl Catalog {
         let path = paths::catalog(number);
         let bytes = self.warehouse.store().read(&path).await?;
         let bytes = bytes.ok_or_else(|| Error::Missing { object: format!("catalog snapshot {number}") })?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt { path: path.to_string(), reason: error.to_string() })
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Corrupt { path: path.to_string(), reason: error.to_string() })
     }
 
     /// The numbers and publish times of all snapshots, oldest first.
@@ -132,7 +138,8 @@ impl Catalog {
             let Some((tables, meaning)) = decide(&newest)? else { return Ok(newest) };
             if let Some(misfit) = misfits(&tables).first() {
                 let Misfit { table, input, consumed, pinned } = misfit;
-                let pinned = pinned.map_or_else(|| "is not pinned".to_owned(), |version| format!("is pinned at {version}"));
+                let pinned =
+                    pinned.map_or_else(|| "is not pinned".to_owned(), |version| format!("is pinned at {version}"));
                 return Err(Error::Invalid {
                     what: "a catalog snapshot".into(),
                     reason: format!("`{table}` was built from version {consumed} of `{input}`, which {pinned}"),

@@ -84,7 +84,9 @@ impl Error {
             Self::Warehouse { .. } => {
                 Some("a warehouse is a folder, `file:///path`, `memory://` or `s3://bucket/prefix`".into())
             }
-            Self::Corrupt { .. } => Some("restore the object from a copy; `starmere verify` lists what else is damaged".into()),
+            Self::Corrupt { .. } => {
+                Some("restore the object from a copy; `starmere verify` lists what else is damaged".into())
+            }
             _ => None,
         }
     }

@@ -172,9 +172,9 @@ impl Stream {
     }
 
     fn all_append(&self, snapshot: &Snapshot, parts: &[Part]) -> bool {
-        parts.iter().all(|part| {
-            decide(self.position(snapshot, &part.partition), &(part.from..part.to)) == Decision::Append
-        })
+        parts
+            .iter()
+            .all(|part| decide(self.position(snapshot, &part.partition), &(part.from..part.to)) == Decision::Append)
     }
 
     fn commit(&self, parts: &[Part], adds: &[Add]) -> Commit {

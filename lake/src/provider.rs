@@ -59,7 +59,8 @@ impl PinnedTable {
             .cloned()
             .partition(|field| snapshot.partition_columns().contains(field.name()));
         let file = file.iter().map(|field| Arc::new(with_views(field))).collect::<Vec<_>>();
-        let table_schema = TableSchema::builder(Arc::new(Schema::new(file))).with_table_partition_cols(partition).build();
+        let table_schema =
+            TableSchema::builder(Arc::new(Schema::new(file))).with_table_partition_cols(partition).build();
         let schema = table_schema.table_schema().clone();
         let statistics = statistics::merged(&schema, files.iter().map(|add| parsed(&schema, add)));
         Self { store: store.clone(), snapshot, files, table_schema, schema, statistics }
@@ -88,9 +89,7 @@ impl PinnedTable {
             let value = add.partition_values.get(field.name()).and_then(|value| value.as_deref());
             statistics::partition_value(field.data_type(), value).unwrap_or(datafusion::common::ScalarValue::Null)
         });
-        PartitionedFile::new_from_meta(meta)
-            .with_partition_values(values.collect())
-            .with_statistics(statistics.clone())
+        PartitionedFile::new_from_meta(meta).with_partition_values(values.collect()).with_statistics(statistics.clone())
     }
 }
 

@@ -49,7 +49,8 @@ fn nulls(snapshot: &Snapshot, port: &Port) -> Option<String> {
     let promised = port.columns.iter().filter(|column| !column.nullable);
     for column in promised {
         for add in snapshot.files() {
-            let stats: Option<serde_json::Value> = add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok());
+            let stats: Option<serde_json::Value> =
+                add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok());
             let count = stats.as_ref().and_then(|stats| stats["nullCount"][&column.from].as_u64());
             if let Some(count) = count.filter(|&count| count > 0) {
                 return Some(format!("`{}` is never null by contract, and has no value in {count} rows", column.name));
@@ -68,7 +69,8 @@ async fn doubles(
 ) -> datafusion::error::Result<Option<String>> {
     let session = engine.session();
     let column = |name: &String| port.columns.iter().find(|column| column.name == *name);
-    let keys: Vec<&str> = port.primary_key.iter().map(|name| column(name).map_or(name.as_str(), |column| &column.from)).collect();
+    let keys: Vec<&str> =
+        port.primary_key.iter().map(|name| column(name).map_or(name.as_str(), |column| &column.from)).collect();
     // Two rows without a key are two rows with one key, to a contract, but not to a join.
     let kept = kept.filter(|_| port.primary_key.iter().all(|name| column(name).is_some_and(|column| !column.nullable)));
     let (old, new): (Vec<Arc<Add>>, Vec<Arc<Add>>) =
@@ -125,7 +127,8 @@ mod tests {
 
     async fn append(table: &Table, base: &Snapshot, rows: Rows<'_>) -> Arc<Snapshot> {
         let batch = batch(rows);
-        let add = table.upload(EncodedFile::of(&batch.schema(), &[batch], &FileOptions::default()).unwrap()).await.unwrap();
+        let add =
+            table.upload(EncodedFile::of(&batch.schema(), &[batch], &FileOptions::default()).unwrap()).await.unwrap();
         table.commit(base, Commit { adds: vec![add], operation: "WRITE", ..Commit::default() }).await.unwrap()
     }
 
@@ -172,25 +175,39 @@ mod tests {
     async fn doubled_keys_are_found_wherever_they_are() {
         let old = &[(Some(1), Some("a")), (Some(2), Some("b"))];
         let breach = |key: &str, values: &str| {
-            Some(format!("`sales.orders_v1.lines` breaks its contract: ({key}) tells rows apart by contract, and 2 rows have ({values})"))
+            Some(format!(
+                "`sales.orders_v1.lines` breaks its contract: ({key}) tells rows apart by contract, and 2 rows have ({values})"
+            ))
         };
         let id = port(&["id"], false);
         assert_eq!(said(&id, old, &[(Some(3), Some("a"))]).await, [None, None]);
         for new in [&[(Some(2), Some("c"))][..], &[(Some(3), None), (Some(2), Some("c"))]] {
             assert_eq!(said(&id, old, new).await, [breach("id", "2"), breach("id", "2")], "with an old one");
         }
-        assert_eq!(said(&id, old, &[(Some(3), None), (Some(3), None)]).await, [breach("id", "3"), breach("id", "3")], "among new ones");
+        assert_eq!(
+            said(&id, old, &[(Some(3), None), (Some(3), None)]).await,
+            [breach("id", "3"), breach("id", "3")],
+            "among new ones"
+        );
         let both = port(&["id", "text"], false);
         assert_eq!(said(&both, old, &[(Some(2), Some("a")), (Some(1), Some("b"))]).await, [None, None]);
-        assert_eq!(said(&both, old, &[(Some(2), Some("b"))]).await, [breach("id, text", "2, b"), breach("id, text", "2, b")]);
+        assert_eq!(
+            said(&both, old, &[(Some(2), Some("b"))]).await,
+            [breach("id, text", "2, b"), breach("id, text", "2, b")]
+        );
         let nullable = &[(Some(1), None)];
-        assert_eq!(said(&both, nullable, nullable).await, [breach("id, text", "1, "), breach("id, text", "1, ")], "null is a value");
+        assert_eq!(
+            said(&both, nullable, nullable).await,
+            [breach("id, text", "1, "), breach("id, text", "1, ")],
+            "null is a value"
+        );
     }
 
     #[tokio::test]
     async fn nulls_are_found_where_none_may_be() {
         let rows = &[(Some(1), None), (None, Some("b"))];
-        let breach = "`sales.orders_v1.lines` breaks its contract: `id` is never null by contract, and has no value in 1 rows";
+        let breach =
+            "`sales.orders_v1.lines` breaks its contract: `id` is never null by contract, and has no value in 1 rows";
         assert_eq!(said(&port(&[], false), &[], rows).await[1].as_deref(), Some(breach));
         assert_eq!(said(&port(&[], true), &[], rows).await, [None, None]);
     }

@@ -56,11 +56,13 @@ impl Resolving<'_> {
             self.problems.extend(check_name(&file.product, &place));
             if is_schema_of_its_own(&file.product) {
                 let message = format!("`{}` cannot be the name of a product", *file.product);
-                let hint = "queries find the newest version by the product's name, and each version at `name_v1`, `name_v2` …";
+                let hint =
+                    "queries find the newest version by the product's name, and each version at `name_v1`, `name_v2` …";
                 self.problems.push(Problem::new(place.clone(), message).hint(hint));
             }
             if file.ports.is_empty() {
-                self.problems.push(Problem::new(place.clone(), format!("the product `{}` has no ports", *file.product)));
+                self.problems
+                    .push(Problem::new(place.clone(), format!("the product `{}` has no ports", *file.product)));
             }
             if *file.version == 0 {
                 self.problems.push(Problem::new(file.version.place(&parsed.file), "versions begin with 1"));
@@ -80,7 +82,10 @@ impl Resolving<'_> {
             let of_domain = self.models.models.iter().map(Model::name).filter(|model| model.domain == domain);
             let names: Vec<&str> = of_domain.map(|model| model.name.as_str()).collect();
             let (message, hint) = match file.model.contains('.') {
-                true => (format!("`{}` is not a model of `{domain}`", file.model), "a port shows a model of its own domain, by its bare name".to_owned()),
+                true => (
+                    format!("`{}` is not a model of `{domain}`", file.model),
+                    "a port shows a model of its own domain, by its bare name".to_owned(),
+                ),
                 false => (format!("there is no model `{model_name}`"), suggestion(&file.model, names)),
             };
             self.problems.push(Problem::new(place.clone(), message).hint(hint));
@@ -113,7 +118,8 @@ impl Resolving<'_> {
                 }
                 Some(definition) if definition.nullable && model.kind() == "fact" => {
                     let message = format!("`{column}` is in the primary key and may be null");
-                    self.problems.push(Problem::new(definition.place(&parsed.file), message).hint("add `nullable: false`"));
+                    self.problems
+                        .push(Problem::new(definition.place(&parsed.file), message).hint("add `nullable: false`"));
                 }
                 Some(_) => {}
             }
@@ -159,7 +165,8 @@ impl Resolving<'_> {
             self.problems.push(Problem::new(place.clone(), message).hint("change the model, or publish a new version"));
         }
         if !definition.nullable && field.is_nullable() && kind != "fact" {
-            let message = format!("`{name}` may not be null by contract, and has no value in row 0, the unknown member");
+            let message =
+                format!("`{name}` may not be null by contract, and has no value in row 0, the unknown member");
             self.problems.push(Problem::new(place.clone(), message).hint("leave `nullable: false` out"));
         }
         Some(Column {
@@ -191,7 +198,8 @@ impl Resolving<'_> {
                         // A port that is wrong itself has been told of.
                         if !defined.contains_key(target) {
                             let hint = suggestion(target, self.ports.keys().map(String::as_str));
-                            self.problems.push(Problem::new(place.clone(), format!("there is no port `{target}`")).hint(hint));
+                            self.problems
+                                .push(Problem::new(place.clone(), format!("there is no port `{target}`")).hint(hint));
                         }
                         continue;
                     };
@@ -236,7 +244,8 @@ fn misfit(port: &Port, column: &str, to: &Port, key: &str) -> Option<String> {
 /// Whether a product of this name could be taken for a version of another, or for the engine's own schema.
 fn is_schema_of_its_own(name: &str) -> bool {
     let version = name.rsplit_once("_v").map(|(_, version)| version);
-    let is_version = version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_version =
+        version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()));
     is_version || name == "information_schema"
 }
 

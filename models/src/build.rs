@@ -48,6 +48,9 @@ pub trait Watch: Send + Sync {
     fn done(&self, model: &Model, built: &Built);
 }
 
+/// A stream, and the version after which its events are new.
+type Since = (String, Option<u64>);
+
 /// Everything a build reads from: streams at a version each.
 #[derive(Debug)]
 pub struct Builder {
@@ -62,7 +65,7 @@ pub struct Builder {
     published: BTreeMap<TablePath, u64>,
     indexes: Mutex<HashMap<(TablePath, u64), Arc<Index>>>,
     /// What is new since a version, shared by the models that ask the same.
-    events: Mutex<HashMap<(String, Option<u64>), Arc<EventChanges>>>,
+    events: Mutex<HashMap<Since, Arc<EventChanges>>>,
 }
 
 impl Builder {
@@ -157,7 +160,8 @@ impl Builder {
     pub(crate) async fn derived(&self, model: &ModelName, fingerprint: &str, part: &str) -> Result<Derived> {
         let generation = self.aside.as_ref().or_else(|| self.generations.get(model)).map(String::as_str);
         let fingerprint = format!("{fingerprint}{}", generation.unwrap_or_default());
-        let derived = Derived::open(&self.warehouse, TablePath::model(&model.domain, &model.name, &fingerprint, part)).await?;
+        let derived =
+            Derived::open(&self.warehouse, TablePath::model(&model.domain, &model.name, &fingerprint, part)).await?;
         self.check_whole(derived.table.path(), derived.snapshot.as_ref().map(|snapshot| snapshot.version()))?;
         Ok(derived)
     }
@@ -167,7 +171,8 @@ impl Builder {
         let lost = self.published.get(path).filter(|published| version.is_none_or(|version| version < **published));
         let Some(published) = lost else { return Ok(()) };
         let found = version.map_or("it has none".to_owned(), |version| format!("its newest one is {version}"));
-        let reason = format!("its version {published} is published, and {found}; restore its log, or build with --full");
+        let reason =
+            format!("its version {published} is published, and {found}; restore its log, or build with --full");
         Err(starmere_lake::Error::Corrupt { path: path.to_string(), reason }.into())
     }
 

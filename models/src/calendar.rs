@@ -106,7 +106,10 @@ mod tests {
         let rows = rows("date", Days { first: 19_782, last: 19_783 }).unwrap();
         let printed = arrow::util::pretty::pretty_format_batches(&[rows]).unwrap().to_string();
         let days: Vec<&str> = printed.lines().skip(4).take(2).collect();
-        assert!(days[0].contains("20240229") && days[0].contains("February") && days[0].contains("Thursday"), "{printed}");
+        assert!(
+            days[0].contains("20240229") && days[0].contains("February") && days[0].contains("Thursday"),
+            "{printed}"
+        );
         assert!(days[1].contains("20240301") && days[1].contains("2024-03"), "{printed}");
     }
 }

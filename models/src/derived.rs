@@ -77,25 +77,33 @@ impl Derived {
 
     /// Commits `change` together with the versions of the inputs that it has consumed.
     pub(crate) async fn commit(&mut self, change: Change, inputs: &BTreeMap<String, u64>) -> Result<()> {
-        let snapshot = self.snapshot.clone().ok_or_else(|| Error::Task("a table is made before it is committed to".into()))?;
+        let snapshot =
+            self.snapshot.clone().ok_or_else(|| Error::Task("a table is made before it is committed to".into()))?;
         let mut txns: Vec<Txn> =
             inputs.iter().map(|(input, version)| Txn::now(application(input), *version as i64)).collect();
         if !change.removes.is_empty() {
             txns.push(Txn::now(REWRITE.into(), snapshot.version() as i64 + 1));
         }
-        let commit = Commit { adds: change.adds, removes: change.removes, txns, operation: "BUILD", facts: change.facts };
+        let commit =
+            Commit { adds: change.adds, removes: change.removes, txns, operation: "BUILD", facts: change.facts };
         self.snapshot = Some(self.table.commit(&snapshot, commit).await?);
         Ok(())
     }
 
     /// How a catalog snapshot pins the table.
     pub(crate) fn pin(&self, inputs: &BTreeMap<String, u64>) -> Result<Pin> {
-        let snapshot = self.snapshot.as_ref().ok_or_else(|| Error::Task("a table is built before it is pinned".into()))?;
+        let snapshot =
+            self.snapshot.as_ref().ok_or_else(|| Error::Task("a table is built before it is pinned".into()))?;
         Ok(Pin { path: self.table.path().clone(), version: snapshot.version(), consumed: inputs.clone() })
     }
 
     /// Encodes and uploads one file.
-    pub(crate) async fn write(&self, batches: Vec<RecordBatch>, options: FileOptions, group: Option<u32>) -> Result<Option<Add>> {
+    pub(crate) async fn write(
+        &self,
+        batches: Vec<RecordBatch>,
+        options: FileOptions,
+        group: Option<u32>,
+    ) -> Result<Option<Add>> {
         let Some(schema) = batches.first().map(RecordBatch::schema) else { return Ok(None) };
         if batches.iter().all(|batch| batch.num_rows() == 0) {
             return Ok(None);

@@ -49,7 +49,9 @@ impl Error {
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Lake(error) => error.hint(),
-            Self::Contract { .. } => Some("mend the events or the model, or publish a new major version of the product".into()),
+            Self::Contract { .. } => {
+                Some("mend the events or the model, or publish a new major version of the product".into())
+            }
             Self::Collision { .. } => Some("rename the dimension: its keys are derived from its name".into()),
             _ => None,
         }

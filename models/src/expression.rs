@@ -10,8 +10,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::{DFSchema, SchemaError};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
@@ -76,7 +76,8 @@ impl Compiler {
         // Some functions exist only as what the optimizer makes of them (`coalesce` becomes a CASE).
         let context = SimplifyContext::builder().with_schema(Arc::new(self.schema.clone())).build();
         let simplifier = ExprSimplifier::new(context);
-        let simplified = simplifier.coerce(expression.clone(), &self.schema).and_then(|typed| simplifier.simplify(typed));
+        let simplified =
+            simplifier.coerce(expression.clone(), &self.schema).and_then(|typed| simplifier.simplify(typed));
         let simplified = simplified.map_err(|error| self.reason(&error))?;
         let compiled = state.create_physical_expr(simplified, &self.schema).map_err(|error| self.reason(&error))?;
         let data_type = compiled.data_type(self.schema.as_arrow()).map_err(|error| self.reason(&error))?;
@@ -94,8 +95,12 @@ impl Compiler {
                 Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
                     refused = Some(format!("`{}` does not give the same answer every day", call.func.name()));
                 }
-                Expr::AggregateFunction(call) => refused = Some(format!("`{}` is over many rows; an expression here is over one", call.func.name())),
-                Expr::WindowFunction(_) => refused = Some("a window function is over many rows; an expression here is over one".to_owned()),
+                Expr::AggregateFunction(call) => {
+                    refused = Some(format!("`{}` is over many rows; an expression here is over one", call.func.name()))
+                }
+                Expr::WindowFunction(_) => {
+                    refused = Some("a window function is over many rows; an expression here is over one".to_owned())
+                }
                 Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
                     refused = Some("a subquery has no place in an expression over one row".to_owned());
                 }
@@ -230,7 +235,8 @@ mod tests {
     #[test]
     fn a_row_that_fails_does_not_stop_the_others() {
         let column = |values: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
-        let batch = RecordBatch::try_from_iter([("quantity", column(vec![6, 1, 8])), ("price", column(vec![2, 0, 4]))]).unwrap();
+        let batch = RecordBatch::try_from_iter([("quantity", column(vec![6, 1, 8])), ("price", column(vec![2, 0, 4]))])
+            .unwrap();
         let (values, errors) = compiler().compile("quantity / price").unwrap().evaluate(&batch);
         assert_eq!(values.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(3), None, Some(2)]);
         assert_eq!(errors.len(), 1);

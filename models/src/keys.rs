@@ -5,9 +5,11 @@
 //! version's key comes from the event that opened it as well. Keys are positive and above the reserved ones;
 //! the hash is XXH3 (64 bits, seed 0), cut to 62 bits.
 
-use arrow::array::{Array, AsArray, Int64Array};
-use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::array::ArrayRef;
+use arrow::array::{Array, AsArray, Int64Array};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The member that is not known.
@@ -107,7 +109,10 @@ mod tests {
         assert_eq!(durable.value(1), UNKNOWN);
         // A change here re-keys every warehouse: it needs a new number in `build::FOLD`.
         assert_eq!(durable.value(0), FIRST);
-        assert_ne!(keys.version(durable.value(0), "customers", "e1"), keys.version(durable.value(0), "customers", "e2"));
+        assert_ne!(
+            keys.version(durable.value(0), "customers", "e1"),
+            keys.version(durable.value(0), "customers", "e2")
+        );
     }
 
     const FIRST: i64 = 3_767_021_802_416_212_029;

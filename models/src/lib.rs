@@ -16,8 +16,8 @@
 pub mod build;
 pub mod calendar;
 pub mod define;
-pub mod dimension;
 mod derived;
+pub mod dimension;
 mod error;
 pub mod events;
 pub mod expression;

@@ -36,7 +36,9 @@ pub fn schema() -> &'static SchemaRef {
 pub(crate) fn rows(stream: &str, batch: &RecordBatch, rejects: &[(u32, String)]) -> Result<RecordBatch> {
     let place: UInt32Array = rejects.iter().map(|(row, _)| Some(*row)).collect();
     let named = |name: &str| -> Result<ArrayRef> {
-        let column = batch.column_by_name(name).ok_or_else(|| Error::Task(format!("a batch of events has no column `{name}`")))?;
+        let column = batch
+            .column_by_name(name)
+            .ok_or_else(|| Error::Task(format!("a batch of events has no column `{name}`")))?;
         take(column, &place, None).map_err(Error::columns("rejects"))
     };
     let columns: Vec<ArrayRef> = vec![
@@ -60,10 +62,12 @@ pub(crate) type Coordinates = (String, String, String, i32, i64);
 pub(crate) fn coordinates(stream: &str, batch: &RecordBatch, which: &BooleanArray) -> HashSet<Coordinates> {
     let text = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
     let (Some(source), Some(topic)) = (text("source"), text("topic")) else { return HashSet::new() };
-    let (Some(partition), Some(position)) = (batch.column_by_name("partition"), batch.column_by_name("position")) else {
+    let (Some(partition), Some(position)) = (batch.column_by_name("partition"), batch.column_by_name("position"))
+    else {
         return HashSet::new();
     };
-    let (partition, position) = (partition.as_primitive::<arrow::datatypes::Int32Type>(), position.as_primitive::<Int64Type>());
+    let (partition, position) =
+        (partition.as_primitive::<arrow::datatypes::Int32Type>(), position.as_primitive::<Int64Type>());
     (0..batch.num_rows())
         .filter(|&row| which.value(row))
         .map(|row| {
@@ -74,7 +78,11 @@ pub(crate) fn coordinates(stream: &str, batch: &RecordBatch, which: &BooleanArra
 }
 
 /// Adds rejects, and takes back those of events that do not count any more.
-pub(crate) async fn change(derived: &Derived, rows: Vec<RecordBatch>, taken_back: &HashSet<Coordinates>) -> Result<Change> {
+pub(crate) async fn change(
+    derived: &Derived,
+    rows: Vec<RecordBatch>,
+    taken_back: &HashSet<Coordinates>,
+) -> Result<Change> {
     let mut change = Change::default();
     if let (Some(snapshot), false) = (&derived.snapshot, taken_back.is_empty()) {
         for add in snapshot.files() {

@@ -26,7 +26,9 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
     for model in &opened.project.models.models {
         let name = model.name().to_string();
         let published = newest.tables.get(&name);
-        let same = published.and_then(|pin| pin.path.fingerprint()).is_some_and(|print| print.starts_with(model.fingerprint()));
+        let same = published
+            .and_then(|pin| pin.path.fingerprint())
+            .is_some_and(|print| print.starts_with(model.fingerprint()));
         let mut waiting = Vec::new();
         let mut to_read = 0;
         for stream in model.streams() {

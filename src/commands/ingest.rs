@@ -24,7 +24,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
     let sources = sources(opened, &arguments.streams, arguments.end_of_input)?;
     if sources.is_empty() {
         let hint = "declare one under `sources` in starmere.yaml, or land a file with --file";
-        return Err(Mendable::new("the project has no source of files", hint));
+        return Err(Mendable::error("the project has no source of files", hint));
     }
     if arguments.once {
         let mut refused = 0;
@@ -33,8 +33,10 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
         }
         return match refused {
             0 => Ok(()),
-            1 => Err(Mendable::new("1 file was refused", "see above; everything else has landed")),
-            count => Err(Mendable::new(format!("{count} files were refused"), "see above; everything else has landed")),
+            1 => Err(Mendable::error("1 file was refused", "see above; everything else has landed")),
+            count => {
+                Err(Mendable::error(format!("{count} files were refused"), "see above; everything else has landed"))
+            }
         };
     }
     tokio::select! {
@@ -78,11 +80,17 @@ pub(super) async fn continuously(opened: &Opened, sources: &[(String, Source)], 
 }
 
 /// Lands what is new in one source; returns how many files were refused.
-async fn once(opened: &Opened, stream_name: &str, source: &Source, output: &Output, always: bool) -> anyhow::Result<usize> {
+async fn once(
+    opened: &Opened,
+    stream_name: &str,
+    source: &Source,
+    output: &Output,
+    always: bool,
+) -> anyhow::Result<usize> {
     let (stream, mapping) = opened.stream(stream_name)?;
     if always && !source.pattern.exists() && !source.pattern.to_string_lossy().contains(['*', '?', '[', '{']) {
         let hint = format!("mend `sources.{}` in starmere.yaml, or make it", source.name);
-        return Err(Mendable::new(format!("`{}` does not exist", source.pattern.display()), hint));
+        return Err(Mendable::error(format!("`{}` does not exist", source.pattern.display()), hint));
     }
     let progress = Arc::new(Progress::default());
     let step = always.then(|| output.step(format!("landing {}", source.name)));
@@ -112,7 +120,11 @@ async fn once(opened: &Opened, stream_name: &str, source: &Source, output: &Outp
             output.say(format!("refused {}: {}", refused.path, refused.reason));
         }
         if report.files_waiting > 0 {
-            let files = if report.files_waiting == 1 { "1 file waits".into() } else { format!("{} files wait", report.files_waiting) };
+            let files = if report.files_waiting == 1 {
+                "1 file waits".into()
+            } else {
+                format!("{} files wait", report.files_waiting)
+            };
             output.say(format!("{files} for the newline of a last line (--end-of-input takes it as it is)"));
         }
     }
@@ -136,7 +148,7 @@ fn words(report: &Report) -> String {
 
 async fn one_file(opened: &Opened, arguments: &Ingest, file: &std::path::Path, output: &Output) -> anyhow::Result<()> {
     let [stream] = arguments.streams.as_slice() else {
-        return Err(Mendable::new("--file lands into one stream", "name it: starmere ingest STREAM --file PATH"));
+        return Err(Mendable::error("--file lands into one stream", "name it: starmere ingest STREAM --file PATH"));
     };
     let from_input = file.as_os_str() == "-";
     // Kept until it has landed.
@@ -149,7 +161,10 @@ async fn one_file(opened: &Opened, arguments: &Ingest, file: &std::path::Path, o
         None => (file.to_path_buf(), arguments.name.clone()),
     };
     if !path.is_file() {
-        return Err(Mendable::new(format!("`{}` is not a file", path.display()), "name a file, or `-` for standard input"));
+        return Err(Mendable::error(
+            format!("`{}` is not a file", path.display()),
+            "name a file, or `-` for standard input",
+        ));
     }
     let source = Source {
         name: if from_input { "stdin".into() } else { "file".into() },
@@ -159,7 +174,7 @@ async fn one_file(opened: &Opened, arguments: &Ingest, file: &std::path::Path, o
     };
     match once(opened, stream, &source, output, true).await? {
         0 => Ok(()),
-        _ => Err(Mendable::new("the file was refused", "see above")),
+        _ => Err(Mendable::error("the file was refused", "see above")),
     }
 }
 

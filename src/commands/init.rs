@@ -16,7 +16,7 @@ pub(super) fn run(arguments: &Init, output: &Output) -> anyhow::Result<()> {
     }
     if into.join("starmere.yaml").exists() {
         let hint = "name another folder";
-        return Err(Mendable::new(format!("there is a project in `{}` already", into.display()), hint));
+        return Err(Mendable::error(format!("there is a project in `{}` already", into.display()), hint));
     }
     match arguments.example {
         Some(Example::Shop) => {
@@ -35,7 +35,11 @@ pub(super) fn run(arguments: &Init, output: &Output) -> anyhow::Result<()> {
         }
         None => {
             empty(into).with_context(|| format!("could not write a project to `{}`", into.display()))?;
-            output.say(format!("wrote a project to {}; describe a stream in {}", into.display(), into.join("streams").display()));
+            output.say(format!(
+                "wrote a project to {}; describe a stream in {}",
+                into.display(),
+                into.join("streams").display()
+            ));
         }
     }
     Ok(())
@@ -65,7 +69,8 @@ fn schemas(folder: &std::path::Path, output: &Output) -> anyhow::Result<()> {
     ];
     for (name, schema) in all {
         let path = folder.join(format!("{name}.json"));
-        std::fs::write(&path, serde_json::to_string_pretty(&schema)?).with_context(|| format!("could not write `{}`", path.display()))?;
+        std::fs::write(&path, serde_json::to_string_pretty(&schema)?)
+            .with_context(|| format!("could not write `{}`", path.display()))?;
     }
     output.say(format!("wrote 5 schemas to {}", folder.display()));
     Ok(())

@@ -69,7 +69,8 @@ pub(super) async fn rejects(opened: &Opened, arguments: &Rejects, output: &Outpu
     let session = opened.engine.session();
     let mut selects = Vec::new();
     let store = opened.warehouse.store();
-    let wanted = |name: &str| arguments.of.as_deref().is_none_or(|of| of == name || name.rsplit('.').next() == Some(of));
+    let wanted =
+        |name: &str| arguments.of.as_deref().is_none_or(|of| of == name || name.rsplit('.').next() == Some(of));
     let mut number = 0;
     let mut register = |table: PinnedTable| -> anyhow::Result<String> {
         number += 1;
@@ -109,9 +110,13 @@ pub(super) async fn rejects(opened: &Opened, arguments: &Rejects, output: &Outpu
     }
     if selects.is_empty() {
         let of = arguments.of.as_deref().unwrap_or_default();
-        return Err(Mendable::new(format!("there is no stream or published model `{of}`"), "see `starmere streams` and `starmere plan`"));
+        return Err(Mendable::error(
+            format!("there is no stream or published model `{of}`"),
+            "see `starmere streams` and `starmere plan`",
+        ));
     }
-    let query = format!("SELECT * FROM ({}) ORDER BY 1, 3, 4, 5 LIMIT {}", selects.join(" UNION ALL "), arguments.limit);
+    let query =
+        format!("SELECT * FROM ({}) ORDER BY 1, 3, 4, 5 LIMIT {}", selects.join(" UNION ALL "), arguments.limit);
     let answer = session.sql(&query).await?;
     let schema = wire::wire_schema(answer.schema().as_arrow());
     let batches = answer.collect().await?;

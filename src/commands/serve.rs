@@ -73,7 +73,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
 }
 
 async fn listen(address: &str, users: &Users) -> anyhow::Result<TcpListener> {
-    let mut resolved = tokio::net::lookup_host(address).await.with_context(|| format!("`{address}` is not an address"))?;
+    let mut resolved =
+        tokio::net::lookup_host(address).await.with_context(|| format!("`{address}` is not an address"))?;
     let address: SocketAddr = resolved.next().with_context(|| format!("`{address}` is not an address"))?;
     check_listener(&address, users)?;
     TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))

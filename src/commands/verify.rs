@@ -36,7 +36,11 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
         let file = &parsed.definition;
         let step = output.step(format!("stream {}", *file.stream));
         let found = stream(opened, &TablePath::stream(&file.domain, &file.stream)).await?;
-        step.done(if found.is_empty() { "nothing lost, nothing doubled".to_owned() } else { format!("{} findings", found.len()) });
+        step.done(if found.is_empty() {
+            "nothing lost, nothing doubled".to_owned()
+        } else {
+            format!("{} findings", found.len())
+        });
         damage += found.len();
         rows.extend(found.into_iter().map(|finding| vec![format!("lake.{}.{}", *file.domain, *file.stream), finding]));
     }
@@ -44,7 +48,11 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
     if !arguments.lake_only && newest.number > 0 {
         let step = output.step("rebuilding aside");
         let found = rebuild(opened, &newest).await?;
-        step.done(if found.is_empty() { "published tables equal the rebuild".to_owned() } else { format!("{} findings", found.len()) });
+        step.done(if found.is_empty() {
+            "published tables equal the rebuild".to_owned()
+        } else {
+            format!("{} findings", found.len())
+        });
         damage += found.len();
         rows.extend(found);
     }
@@ -69,7 +77,10 @@ async fn stream(opened: &Opened, path: &TablePath) -> anyhow::Result<Vec<String>
             if let Some(position) = position.filter(|&position| position != part.from) {
                 let SourcePartition { source, topic, .. } = &part.partition;
                 let what = if position < part.from { "a hole" } else { "a double" };
-                findings.push(format!("{what} in {source}/{topic}: version {} goes on from {}, not from {position}", commit.version, part.from));
+                findings.push(format!(
+                    "{what} in {source}/{topic}: version {} goes on from {}, not from {position}",
+                    commit.version, part.from
+                ));
             }
             let SourcePartition { source, topic, partition, .. } = part.partition;
             let sum = said.entry((source, topic, partition)).or_default();
@@ -79,7 +90,9 @@ async fn stream(opened: &Opened, path: &TablePath) -> anyhow::Result<Vec<String>
     // What is there.
     let mut there: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
     let all = starmere_lake::events::file_schema();
-    let fields = ["source", "topic", "partition", "position", "payload"].iter().filter_map(|name| all.field_with_name(name).ok().cloned());
+    let fields = ["source", "topic", "partition", "position", "payload"]
+        .iter()
+        .filter_map(|name| all.field_with_name(name).ok().cloned());
     let columns = Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
     for add in snapshot.files() {
         let batch = match read_file(&table, add, &columns).await {
@@ -128,7 +141,10 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Ve
             findings.push(vec![name, "its definition has changed since it was published; build it first".into()]);
             continue;
         }
-        for (missing, what) in [(differ(opened, published, again).await?, "is published, not in the rebuild"), (differ(opened, again, published).await?, "is in the rebuild, not published")] {
+        for (missing, what) in [
+            (differ(opened, published, again).await?, "is published, not in the rebuild"),
+            (differ(opened, again, published).await?, "is in the rebuild, not published"),
+        ] {
             if let Some(row) = missing {
                 findings.push(vec![name.clone(), format!("{row} {what}")]);
             }

@@ -113,8 +113,13 @@ const PRICE: Pool = pool(r#"["1.50",2,2.25,"-0.5"]"#, r#"["3.141","x",true]"#);
 const VIA: Pool = pool(r#"["Web","SHOP"]"#, r#"[{}]"#);
 const DUE: Pool = pool(r#"["2024-01-02","2024-01-05","2031-01-01"]"#, r#"["soon",20240102]"#);
 const PRODUCT: Pool = Pool { usual: r#"["1","2","3",1,"9"]"#, odd: r#"["x",{}]"#, absent: 5, null: 5, strange: 3 };
-const QUANTITY: Pool =
-    Pool { usual: r#"[1,2,3,5,"4",0,-1,200]"#, odd: r#"[7,7,13,13,"x",5000000000,{}]"#, absent: 4, null: 4, strange: 7 };
+const QUANTITY: Pool = Pool {
+    usual: r#"[1,2,3,5,"4",0,-1,200]"#,
+    odd: r#"[7,7,13,13,"x",5000000000,{}]"#,
+    absent: 4,
+    null: 4,
+    strange: 7,
+};
 
 /// The fields of a version of an event: paths and values.
 fn fields(kind: &str, version: i32) -> Vec<(&'static str, Pool)> {
@@ -150,7 +155,9 @@ fn fields(kind: &str, version: i32) -> Vec<(&'static str, Pool)> {
         ("region_named" | "region_changed", _) => vec![("region_id", REGION_KEY), ("name", NAME), ("climate", CLIMATE)],
         ("region_gone", _) => vec![("region_id", REGION_KEY)],
         ("shop_opened" | "shop_renamed", _) => vec![("shop_id", SHOP_KEY), ("title", TITLE)],
-        ("product_listed" | "product_priced", _) => vec![("product_id", PRODUCT_KEY), ("title", TITLE), ("price", PRICE)],
+        ("product_listed" | "product_priced", _) => {
+            vec![("product_id", PRODUCT_KEY), ("title", TITLE), ("price", PRICE)]
+        }
         ("order_placed", 1) => vec![
             ("order.no", ORDER),
             ("order.client", CUSTOMER),

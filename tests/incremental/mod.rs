@@ -89,7 +89,8 @@ fn a_build_that_is_overtaken_does_no_harm() {
                     let built = labelled(world.read(&pins).await?)?;
                     same("the slow build", &built, "what had landed before it", &before).with_context(at)?;
                 }
-                same("the build after it", &labelled(world.build(false).await?)?, "the answer", &answer).with_context(at)?;
+                same("the build after it", &labelled(world.build(false).await?)?, "the answer", &answer)
+                    .with_context(at)?;
             }
             let built = world.build(false).await?;
             same("the build", &built, "the rebuild", &world.build(true).await?)

@@ -186,8 +186,11 @@ impl Members {
     fn of(dimension: &Dimension, changes: &[(&Event, Change)], mentioned: &BTreeSet<String>) -> Self {
         let mut members = Self::default();
         for name in changes.iter().map(|(_, change)| &change.member) {
-            let own: Vec<(&Event, &Change)> =
-                changes.iter().filter(|(_, change)| change.member == *name).map(|(event, change)| (*event, change)).collect();
+            let own: Vec<(&Event, &Change)> = changes
+                .iter()
+                .filter(|(_, change)| change.member == *name)
+                .map(|(event, change)| (*event, change))
+                .collect();
             members.versions.insert(name.clone(), versions(dimension, &own));
         }
         for name in mentioned.iter().filter(|name| !changes.iter().any(|(_, change)| change.member == **name)) {
@@ -293,11 +296,8 @@ fn fact_rows(facts: &[(&Event, Vec<FactRow>)], members: &BTreeMap<&str, Members>
     let mut rows = Vec::new();
     for (event, fact) in facts.iter().flat_map(|(event, rows)| rows.iter().map(move |row| (*event, row))) {
         let at = event.place.at;
-        let mut cells = row([
-            ("occurred_at", moment(at)),
-            ("event_id", event.id.clone()),
-            ("ordinal", fact.ordinal.to_string()),
-        ]);
+        let mut cells =
+            row([("occurred_at", moment(at)), ("event_id", event.id.clone()), ("ordinal", fact.ordinal.to_string())]);
         cells.extend(fact.columns.iter().map(|(column, value)| ((*column).to_owned(), value.clone())));
         for (role, dimension, member) in &fact.roles {
             let of = &members[*dimension];

@@ -167,12 +167,18 @@ fn or_null<T: ToString>(value: Option<T>) -> String {
 fn day_key(day: Option<NaiveDate>) -> String {
     let days = NaiveDate::from_ymd_opt(2024, 1, 1)..=NaiveDate::from_ymd_opt(2024, 1, 5);
     match day {
-        Some(date) if days.contains(&day) => (date.year() * 10_000 + date.month() as i32 * 100 + date.day() as i32).to_string(),
+        Some(date) if days.contains(&day) => {
+            (date.year() * 10_000 + date.month() as i32 * 100 + date.day() as i32).to_string()
+        }
         _ => "0".to_owned(),
     }
 }
 
-fn change<const N: usize>(meaning: Meaning, member: Said<String>, said: [(&'static str, Said<String>); N]) -> Fit<Change> {
+fn change<const N: usize>(
+    meaning: Meaning,
+    member: Said<String>,
+    said: [(&'static str, Said<String>); N],
+) -> Fit<Change> {
     let member = member.flatten().ok_or(Misfit)?;
     Ok(Change { member, meaning, said: said.into_iter().filter_map(|(name, said)| Some((name, said?))).collect() })
 }
@@ -190,9 +196,10 @@ pub(crate) fn customer(event: &Event) -> Option<Fit<Change>> {
         ("people", "person_left") => {
             Some(first_version(event).and_then(|body| change(Meaning::Delete, text(body, "who.nr")?, [])))
         }
-        ("orders", "buyer_moved") => Some(first_version(event).and_then(|body| {
-            change(Meaning::Patch, text(body, "order.buyer")?, [("city", text(body, "city")?)])
-        })),
+        ("orders", "buyer_moved") => Some(
+            first_version(event)
+                .and_then(|body| change(Meaning::Patch, text(body, "order.buyer")?, [("city", text(body, "city")?)])),
+        ),
         _ => None,
     }
 }

@@ -226,7 +226,8 @@ pub(crate) fn labelled(mut tables: Tables) -> Result<Tables> {
         let rows = tables.get(dimension).with_context(|| format!("`{dimension}` is not pinned"))?;
         let of_dimension = labels.entry(dimension).or_default();
         for row in rows {
-            let label = if row[key] == "0" { UNKNOWN.to_owned() } else { format!("{}@{}", row[natural], row["valid_from"]) };
+            let label =
+                if row[key] == "0" { UNKNOWN.to_owned() } else { format!("{}@{}", row[natural], row["valid_from"]) };
             let other = of_dimension.insert(row[key].clone(), label);
             ensure!(other.is_none(), "two rows of `{dimension}` have the key {}: {other:?} and {row:?}", row[key]);
         }
@@ -261,7 +262,8 @@ pub(crate) fn same(left: &str, of_left: &Tables, right: &str, of_right: &Tables)
             continue;
         }
         let (only_left, only_right) = (without(a, b), without(b, a));
-        let list = |rows: &[&Row]| -> String { rows.iter().take(4).map(|row| format!("\n    {}", shown(row))).collect() };
+        let list =
+            |rows: &[&Row]| -> String { rows.iter().take(4).map(|row| format!("\n    {}", shown(row))).collect() };
         bail!(
             "`{name}` differs: {left} has {} rows, {right} {}\n  only in {left} ({}):{}\n  only in {right} ({}):{}",
             a.len(),

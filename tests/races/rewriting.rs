@@ -30,7 +30,8 @@ async fn rewrite(table: &Table) {
         for add in &two {
             batches.push(read_file(table, add, file_schema()).await.unwrap());
         }
-        let file = EncodedFile::of(file_schema(), &batches, &FileOptions::default()).unwrap().in_partition(INGEST_DATE, day);
+        let file =
+            EncodedFile::of(file_schema(), &batches, &FileOptions::default()).unwrap().in_partition(INGEST_DATE, day);
         let mut add = table.upload(file).await.unwrap();
         add.data_change = false;
         let removes = two.iter().map(|add| {

@@ -66,7 +66,8 @@ impl Event {
                 format!(r#""type":"customer_moved","customer":"c{customer}","city":"city {city}""#)
             }
             What::Placed { customer, quantities } => {
-                let lines: Vec<String> = quantities.iter().map(|quantity| format!(r#"{{"quantity":{quantity}}}"#)).collect();
+                let lines: Vec<String> =
+                    quantities.iter().map(|quantity| format!(r#"{{"quantity":{quantity}}}"#)).collect();
                 let lines = lines.join(",");
                 format!(r#""type":"order_placed","order":"o{number}","customer":"c{customer}","lines":[{lines}]"#)
             }

@@ -29,7 +29,10 @@ impl Answer {
 
 /// Posts a body and waits for the answer.
 pub(crate) fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> {
-    let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     send(address, &(head + body))
 }
 
@@ -66,7 +69,8 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let mut lines = head.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let header = |line: &str| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+    let header =
+        |line: &str| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
     let mut answer = Answer { status, headers: lines.filter_map(header).collect(), body: Vec::new() };
     let rest = &bytes[end + 4..];
     answer.body = match answer.header("content-length") {

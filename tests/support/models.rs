@@ -73,7 +73,10 @@ pub(crate) async fn build_once(warehouse: &Warehouse, models: &Models) -> starme
     let pins = builder.build(models, &Quiet).await?;
     let published = catalog.publish(|newest| {
         let is_ahead = pins.iter().any(|(name, pin)| {
-            newest.tables.get(name).is_some_and(|published| published.path == pin.path && published.version > pin.version)
+            newest
+                .tables
+                .get(name)
+                .is_some_and(|published| published.path == pin.path && published.version > pin.version)
         });
         let changed = !is_ahead && pins != newest.tables;
         Ok(changed.then(|| (pins.clone(), newest.meaning.clone())))
@@ -87,7 +90,9 @@ pub(crate) async fn build(warehouse: &Warehouse, models: &Models) -> CatalogSnap
     loop {
         match build_once(warehouse, models).await {
             Ok(snapshot) => return snapshot,
-            Err(error) if attempts < 1000 && matches!(error.kind(), Kind::Conflict | Kind::Unavailable) => attempts += 1,
+            Err(error) if attempts < 1000 && matches!(error.kind(), Kind::Conflict | Kind::Unavailable) => {
+                attempts += 1
+            }
             Err(error) => panic!("a build failed: {error:?}"),
         }
     }

@@ -79,7 +79,8 @@ impl Running {
     /// Waits for its end.
     pub(crate) async fn end(mut self) -> Ended {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        let status = ended.unwrap_or_else(|_| panic!("`starmere {}` does not end", self.words)).expect("a child has a status");
+        let status =
+            ended.unwrap_or_else(|_| panic!("`starmere {}` does not end", self.words)).expect("a child has a status");
         let output = self.output.await.expect("standard output is read");
         let errors = self.errors.await.expect("standard error is read");
         Ended { words: self.words, status, output, errors }

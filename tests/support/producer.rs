@@ -34,7 +34,13 @@ struct Written {
 
 impl Producer {
     pub(crate) fn new(inbox: &Path) -> Self {
-        Self { inbox: inbox.to_path_buf(), pending: Default::default(), all: Default::default(), files: Vec::new(), names: 0 }
+        Self {
+            inbox: inbox.to_path_buf(),
+            pending: Default::default(),
+            all: Default::default(),
+            files: Vec::new(),
+            names: 0,
+        }
     }
 
     /// Takes events to send, each three times, shuffled.

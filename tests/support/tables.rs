@@ -86,7 +86,8 @@ pub(crate) async fn published(warehouse: &Warehouse, snapshot: &CatalogSnapshot)
 
 /// The same; what cannot be read or does not fit is an error.
 pub(crate) async fn read(warehouse: &Warehouse, snapshot: &CatalogSnapshot) -> Result<Vec<OrderLine>> {
-    let (Some(customers), Some(fact)) = (snapshot.tables.get("sales.customer"), snapshot.tables.get("sales.order_lines"))
+    let (Some(customers), Some(fact)) =
+        (snapshot.tables.get("sales.customer"), snapshot.tables.get("sales.order_lines"))
     else {
         return Ok(Vec::new());
     };

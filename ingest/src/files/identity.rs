@@ -83,13 +83,15 @@ pub fn decide(known: &[Known], observed: &[Observed]) -> Vec<Decision> {
             && let Some(&(_, whole)) = file.begins_with.iter().find(|&&(candidate, _)| candidate == index)
         {
             claimed[index] = true;
-            *decision = Some(if whole { Decision::Unchanged { known: index } } else { Decision::Continue { known: index } });
+            *decision =
+                Some(if whole { Decision::Unchanged { known: index } } else { Decision::Continue { known: index } });
         }
     }
     // Files that are where another was, or that nobody saw before: the longest match that is free is theirs.
     for (file, decision) in observed.iter().zip(&mut decisions).filter(|(_, decision)| decision.is_none()) {
         let longest = |free: bool| {
-            let candidates = file.begins_with.iter().filter(|&&(index, whole)| claimed[index] != free && (free || whole));
+            let candidates =
+                file.begins_with.iter().filter(|&&(index, whole)| claimed[index] != free && (free || whole));
             candidates.max_by_key(|&&(index, _)| known[index].mark.length).copied()
         };
         if let Some((index, _)) = longest(true) {

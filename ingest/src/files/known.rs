@@ -57,8 +57,11 @@ async fn read_cache(table: &Table, version: u64) -> Result<(Fold, u64)> {
 }
 
 async fn write_cache(table: &Table, version: u64, fold: &Fold) {
-    let cached: Vec<Cached> =
-        fold.order.iter().map(|(partition, mark)| Cached { partition: partition.clone(), mark: mark.clone() }).collect();
+    let cached: Vec<Cached> = fold
+        .order
+        .iter()
+        .map(|(partition, mark)| Cached { partition: partition.clone(), mark: mark.clone() })
+        .collect();
     let Ok(bytes) = serde_json::to_vec(&cached) else { return };
     if let Err(error) = table.store().write(&table.path().landed(version), bytes.into()).await {
         tracing::warn!(table = %table.path(), %error, "the fold of landed files was not kept; the next start takes longer");

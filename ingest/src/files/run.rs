@@ -120,12 +120,21 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
             tracing::info!(stream = stream.name(), source = source.name, "another writer was first; reading again");
             continue;
         }
-        return Ok(Report { events: report.events, rejects: report.rejects, bytes: report.bytes, commits: report.commits, version: report.version, ..read });
+        return Ok(Report {
+            events: report.events,
+            rejects: report.rejects,
+            bytes: report.bytes,
+            commits: report.commits,
+            version: report.version,
+            ..read
+        });
     }
 }
 
 /// Encodes where it does not hold up the runtime.
-pub(crate) async fn encode(rows: Rows) -> Result<(Vec<starmere_lake::landing::Part>, Vec<starmere_lake::delta::EncodedFile>)> {
+pub(crate) async fn encode(
+    rows: Rows,
+) -> Result<(Vec<starmere_lake::landing::Part>, Vec<starmere_lake::delta::EncodedFile>)> {
     let landed_at = chrono::Utc::now().timestamp_micros();
     tokio::task::spawn_blocking(move || {
         let file = rows.encode(landed_at)?;
@@ -281,7 +290,11 @@ impl Reading {
     }
 
     /// Reads lines until the end, or until one that has no end yet; whether it was the end.
-    fn read_lines(&mut self, lines: &mut Lines<Box<dyn Read + Send>>, open: &mut Open<'_>) -> Result<Result<bool, Stopped>> {
+    fn read_lines(
+        &mut self,
+        lines: &mut Lines<Box<dyn Read + Send>>,
+        open: &mut Open<'_>,
+    ) -> Result<Result<bool, Stopped>> {
         let failed = |source| Error::Read { path: open.file.path.display().to_string(), source };
         loop {
             let position = open.position;
@@ -317,7 +330,8 @@ impl Reading {
                     let piece = piece.to_vec();
                     let (next, length) = (position + piece.len() as i64 + 1, piece.len() as u64);
                     let sha256 = hex::encode(sha2_of(&piece));
-                    let (SourcePartition { source, topic, incarnation, .. }, table) = (&open.partition, self.stream.table());
+                    let (SourcePartition { source, topic, incarnation, .. }, table) =
+                        (&open.partition, self.stream.table());
                     let path = table.path().oversized(source, topic, *incarnation, position);
                     let content = bytes::Bytes::from(piece);
                     self.runtime.block_on(table.store().write(&path, content.clone()))?;
@@ -350,8 +364,10 @@ impl Reading {
         first: Vec<u8>,
     ) -> Result<Option<i64>> {
         use sha2::Digest as _;
-        let path = self.stream.table().path().oversized(&partition.source, &partition.topic, partition.incarnation, position);
-        let failed = |source| Error::Lake(starmere_lake::Error::Store { action: "write", path: path.to_string(), source });
+        let path =
+            self.stream.table().path().oversized(&partition.source, &partition.topic, partition.incarnation, position);
+        let failed =
+            |source| Error::Lake(starmere_lake::Error::Store { action: "write", path: path.to_string(), source });
         let store = self.stream.table().store().objects().clone();
         let mut upload = self.runtime.block_on(store.put_multipart(&path)).map_err(failed)?;
         let mut sha256 = sha2::Sha256::new();
@@ -398,7 +414,8 @@ impl Reading {
     fn push_oversized(&mut self, path: &str, length: u64, sha256: &str, position: i64, next: i64) {
         let limit = self.reader.mapping().max_event_bytes;
         let reference = serde_json::json!({ "oversized": path, "bytes": length, "sha256": sha256 }).to_string();
-        let reason = format!("the line has {length} bytes, more than `max_event_bytes` ({limit}); it is kept at `{path}`");
+        let reason =
+            format!("the line has {length} bytes, more than `max_event_bytes` ({limit}); it is kept at `{path}`");
         self.batch.push_oversized(reference.as_bytes(), reason, position, next);
     }
 

@@ -56,7 +56,8 @@ impl World {
             subject: None,
             max_event_bytes: 2000,
         };
-        let source = Source { name: "inbox".into(), pattern: pattern.into(), topic: None, end_of_input: self.end_of_input };
+        let source =
+            Source { name: "inbox".into(), pattern: pattern.into(), topic: None, end_of_input: self.end_of_input };
         land(&self.stream, &mapping, &source, &Arc::new(Progress::default())).await.unwrap()
     }
 

@@ -74,7 +74,13 @@ impl Committer {
     /// Lands the events and tells where, or why not.
     pub(super) async fn submit(&self, events: Events, wait: Duration) -> Result<Answer, Refusal> {
         let hint = "send the request again, with the same ids or the same Idempotency-Key";
-        let busy = || Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many events wait for their commit; nothing has landed", hint);
+        let busy = || {
+            Refusal::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many events wait for their commit; nothing has landed",
+                hint,
+            )
+        };
         let size = events.body.len().clamp(1, self.queued_bytes) as u32;
         let room = self.room.clone().try_acquire_many_owned(size).map_err(|_| busy())?;
         let (answer, answered) = oneshot::channel();
@@ -185,13 +191,8 @@ impl Run {
         let mut position = self.position;
         let answers = group.iter().map(|request| {
             let Events { body, ranges, key } = &request.events;
-            let mut answer = Answer {
-                version: 0,
-                events: ranges.len() as u64,
-                rejects: 0,
-                first_reject: None,
-                exactly_once: true,
-            };
+            let mut answer =
+                Answer { version: 0, events: ranges.len() as u64, rejects: 0, first_reject: None, exactly_once: true };
             for (number, range) in ranges.iter().enumerate() {
                 let made = key.as_ref().map(|key| format!("{key}/{number}"));
                 let read = batch.push(&mut self.reader, &body[range.clone()], position, position + 1, made);

@@ -151,7 +151,8 @@ fn respond(stream: &str, answer: &Answer) -> Response {
         "delivery": delivery,
     });
     if !answer.exactly_once {
-        body["hint"] = "give every event an id, or the request an Idempotency-Key, so that sending it again counts once".into();
+        body["hint"] =
+            "give every event an id, or the request an Idempotency-Key, so that sending it again counts once".into();
     }
     if let Some(reason) = &answer.first_reject {
         body["first_rejection"] = reason.as_str().into();

@@ -62,15 +62,21 @@ pub(super) fn events(body: Bytes, headers: &HeaderMap, max_event_bytes: usize) -
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let single = match media.as_str() {
         "application/json" => true,
-        "" | "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" | "application/ndjson"
-        | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded" => false,
+        ""
+        | "application/x-ndjson"
+        | "application/jsonl"
+        | "application/x-jsonlines"
+        | "application/ndjson"
+        | "text/plain"
+        | "application/octet-stream"
+        | "application/x-www-form-urlencoded" => false,
         other => {
             let message = format!("content type `{other}` is not read here");
             let hint = "send one event as application/json, or one a line as application/x-ndjson";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
         }
     };
-    let ranges = if single { vec![0..body.len()] } else { lines(&body) };
+    let ranges = if single { std::iter::once(0..body.len()).collect() } else { lines(&body) };
     if body.is_empty() || ranges.is_empty() {
         return Err(invalid("the body holds no event", "send one event, or one a line"));
     }
@@ -78,12 +84,13 @@ pub(super) fn events(body: Bytes, headers: &HeaderMap, max_event_bytes: usize) -
         return Err(invalid("an array is not an event", "send one event a line as application/x-ndjson"));
     }
     if let Some((number, range)) = ranges.iter().enumerate().find(|(_, range)| range.len() > max_event_bytes) {
-        let message = format!(
-            "event {} has {} bytes, more than `max_event_bytes` ({max_event_bytes})",
-            number + 1,
-            range.len()
-        );
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "nothing has landed; land it from a file instead"));
+        let message =
+            format!("event {} has {} bytes, more than `max_event_bytes` ({max_event_bytes})", number + 1, range.len());
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            message,
+            "nothing has landed; land it from a file instead",
+        ));
     }
     Ok(Events { body, ranges, key })
 }

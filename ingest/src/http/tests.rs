@@ -21,7 +21,12 @@ fn listener(stop: &CancellationToken) -> (Listener, Stream) {
     (Listener::new(vec![(stream.clone(), mapping)], limits, stop), stream)
 }
 
-async fn send(listener: &Listener, stream: &str, headers: &[(&'static str, &str)], body: Body) -> (u16, serde_json::Value) {
+async fn send(
+    listener: &Listener,
+    stream: &str,
+    headers: &[(&'static str, &str)],
+    body: Body,
+) -> (u16, serde_json::Value) {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.insert(*name, value.parse().unwrap());
@@ -65,7 +70,8 @@ async fn what_cannot_be_read_as_a_whole_lands_nothing_and_says_what_to_do() {
     let (listener, stream) = listener(&stop);
     let cut = futures::stream::iter([Ok(EVENT.to_owned()), Err(std::io::Error::other("connection reset"))]);
     let long = format!("{EVENT}\n{}\n", "x".repeat(201));
-    let cases: Vec<(u16, &str, Vec<(&'static str, &str)>, Body)> = vec![
+    type Case<'a> = (u16, &'a str, Vec<(&'static str, &'a str)>, Body);
+    let cases: Vec<Case<'_>> = vec![
         (404, "order", vec![], EVENT.into()),
         (400, "orders", vec![], Body::empty()),
         (400, "orders", vec![], Body::from_stream(cut)),

@@ -61,7 +61,8 @@ fn fields(value: &Value) -> Result<Fields, String> {
         .map(|field| {
             let name = field["name"].as_str().ok_or("a field without a name")?;
             let metadata = field["metadata"].as_object().into_iter().flatten();
-            let metadata = metadata.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+            let metadata =
+                metadata.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
             let nullable = field["nullable"].as_bool().unwrap_or(true);
             Ok(Arc::new(Field::new(name, arrow_type(&field["type"])?, nullable).with_metadata(metadata)))
         })

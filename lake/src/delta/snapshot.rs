@@ -178,7 +178,9 @@ pub(super) async fn load(store: &Store, table: &TablePath, version: Option<u64>)
     // Listing begins just before the checkpoint's own commit.
     let after = hint.and_then(|hint| hint.checked_sub(1)).map(|before| table.commit(before));
     let wanted = |&found: &u64| version.is_none_or(|version| found <= version);
-    let newest = |objects: &[ObjectMeta]| objects.iter().filter_map(|o| paths::checkpoint_version(&o.location)).filter(wanted).max();
+    let newest = |objects: &[ObjectMeta]| {
+        objects.iter().filter_map(|o| paths::checkpoint_version(&o.location)).filter(wanted).max()
+    };
     let mut objects = store.list(&table.log(), after.as_ref()).await?;
     let mut base = newest(&objects);
     if base.is_none() && after.is_some() {
@@ -186,7 +188,8 @@ pub(super) async fn load(store: &Store, table: &TablePath, version: Option<u64>)
         objects = store.list(&table.log(), None).await?;
         base = newest(&objects);
     }
-    let mut commits: Vec<u64> = objects.iter().filter_map(|o| paths::commit_version(&o.location)).filter(wanted).collect();
+    let mut commits: Vec<u64> =
+        objects.iter().filter_map(|o| paths::commit_version(&o.location)).filter(wanted).collect();
     commits.retain(|&commit| base.is_none_or(|base| commit > base));
     commits.sort_unstable();
 

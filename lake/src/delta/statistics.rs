@@ -91,10 +91,7 @@ impl Bound {
             }
             (DataType::Utf8 | DataType::Utf8View, Statistics::ByteArray(values)) => {
                 let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
-                Some((
-                    Self::Text(text(values.min_opt()?.data())?),
-                    Self::Text(text(values.max_opt()?.data())?),
-                ))
+                Some((Self::Text(text(values.min_opt()?.data())?), Self::Text(text(values.max_opt()?.data())?)))
             }
             (DataType::Decimal128(..), Statistics::FixedLenByteArray(values)) => {
                 let number = |bytes: &[u8]| -> Option<i128> {
@@ -123,9 +120,7 @@ impl Bound {
             (Self::Integer(value), DataType::Int16 | DataType::Int32 | DataType::Int64) => {
                 Some(json!(i64::try_from(*value).ok()?))
             }
-            (Self::Integer(value), DataType::Date32) => {
-                Some(json!(date(i32::try_from(*value).ok()?)?.to_string()))
-            }
+            (Self::Integer(value), DataType::Date32) => Some(json!(date(i32::try_from(*value).ok()?)?.to_string())),
             (Self::Integer(value), DataType::Timestamp(TimeUnit::Microsecond, _)) => {
                 let micros = i64::try_from(*value).ok()?;
                 let millis = micros.div_euclid(1000) + i64::from(upper && micros.rem_euclid(1000) != 0);

@@ -16,11 +16,8 @@ fn schema() -> SchemaRef {
 fn batch(ids: std::ops::Range<i64>) -> RecordBatch {
     let names = ids.clone().map(|id| (id % 3 != 0).then(|| format!("name {id} {}", "x".repeat(40))));
     let at = TimestampMicrosecondArray::from_iter_values(ids.clone().map(|id| id * 1_000_001)).with_timezone("UTC");
-    let columns: Vec<arrow::array::ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(ids)),
-        Arc::new(StringArray::from_iter(names)),
-        Arc::new(at),
-    ];
+    let columns: Vec<arrow::array::ArrayRef> =
+        vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(StringArray::from_iter(names)), Arc::new(at)];
     RecordBatch::try_new(schema(), columns).unwrap()
 }
 
@@ -92,7 +89,8 @@ async fn bounds_are_written_outwards() {
     let table = table();
     let base = table.open_or_create(&schema(), &[]).await.unwrap();
     let snapshot = append(&table, &base, 1..3).await.unwrap();
-    let stats: serde_json::Value = serde_json::from_str(snapshot.files().next().unwrap().stats.as_ref().unwrap()).unwrap();
+    let stats: serde_json::Value =
+        serde_json::from_str(snapshot.files().next().unwrap().stats.as_ref().unwrap()).unwrap();
     assert_eq!(stats["minValues"]["at"], "1970-01-01T00:00:01.000Z");
     assert_eq!(stats["maxValues"]["at"], "1970-01-01T00:00:02.001Z");
     assert_eq!(stats["minValues"]["id"], 1);

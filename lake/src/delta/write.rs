@@ -10,8 +10,8 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::statistics;
-use crate::Result;
 use crate::Error;
+use crate::Result;
 
 /// How a table's files are encoded.
 #[derive(Clone, Debug)]
@@ -51,7 +51,8 @@ impl FileOptions {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(column.as_str()), false);
         }
         for column in &self.uncompressed {
-            properties = properties.set_column_compression(ColumnPath::from(column.as_str()), Compression::UNCOMPRESSED);
+            properties =
+                properties.set_column_compression(ColumnPath::from(column.as_str()), Compression::UNCOMPRESSED);
         }
         properties.build()
     }

@@ -23,7 +23,8 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, ReplaceChildrenOptions, collect,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, ReplaceChildrenOptions,
+    collect,
 };
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
@@ -66,11 +67,17 @@ pub(super) struct StarJoinExec {
 
 impl StarJoinExec {
     /// The columns `output`, which have names and types by `schema`.
-    pub(super) fn new(fact: Arc<dyn ExecutionPlan>, dimensions: Vec<Dimension>, output: Vec<Output>, schema: SchemaRef) -> Self {
+    pub(super) fn new(
+        fact: Arc<dyn ExecutionPlan>,
+        dimensions: Vec<Dimension>,
+        output: Vec<Output>,
+        schema: SchemaRef,
+    ) -> Self {
         let column = |dimension: &Dimension| -> Arc<dyn PhysicalExpr> {
             Arc::new(Column::new(fact.schema().field(dimension.fact_key).name(), dimension.fact_key))
         };
-        let bounds = dimensions.iter().map(|d| Arc::new(DynamicFilterPhysicalExpr::new(vec![column(d)], lit(true)))).collect();
+        let bounds =
+            dimensions.iter().map(|d| Arc::new(DynamicFilterPhysicalExpr::new(vec![column(d)], lit(true)))).collect();
         let partitioning = Partitioning::UnknownPartitioning(fact.output_partitioning().partition_count());
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -78,7 +85,15 @@ impl StarJoinExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Self { fact, dimensions, output, bounds, members: Arc::default(), properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+        Self {
+            fact,
+            dimensions,
+            output,
+            bounds,
+            members: Arc::default(),
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 
     /// What each partition needs to look members up.
@@ -89,7 +104,9 @@ impl StarJoinExec {
             Output::Dimension(..) => None,
         });
         let shown: Vec<usize> = (0..self.dimensions.len())
-            .filter(|dimension| self.output.iter().any(|output| matches!(output, Output::Dimension(of, _) if of == dimension)))
+            .filter(|dimension| {
+                self.output.iter().any(|output| matches!(output, Output::Dimension(of, _) if of == dimension))
+            })
             .collect();
         let places = shown.iter().map(|_| Field::new("member", DataType::UInt32, false));
         let joined: SchemaRef = Arc::new(Schema::new(fields.chain(places).collect::<Vec<_>>()));
@@ -132,7 +149,10 @@ impl StarJoinExec {
             });
             let mut members = Vec::with_capacity(dimensions.len());
             for read in reads.collect::<Vec<_>>() {
-                let read: Members = read.join_unwind().await.map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))??;
+                let read: Members = read
+                    .join_unwind()
+                    .await
+                    .map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))??;
                 reservation.try_grow(read.size())?;
                 members.push(read);
             }
@@ -153,7 +173,8 @@ impl StarJoinExec {
         let (Some(fact), true) = (children.next(), children.len() == self.dimensions.len()) else {
             return internal_err!("StarJoinExec has {} children", self.dimensions.len() + 1);
         };
-        let dimensions = self.dimensions.iter().zip(children).map(|(dimension, plan)| Dimension { plan, ..dimension.clone() });
+        let dimensions =
+            self.dimensions.iter().zip(children).map(|(dimension, plan)| Dimension { plan, ..dimension.clone() });
         let mut join = Self::new(fact, dimensions.collect(), self.output.clone(), self.schema());
         // The scan may hold them already.
         join.bounds.clone_from(&self.bounds);
@@ -235,12 +256,16 @@ impl Probe {
     fn next(&mut self, star: &Star) -> Result<Option<RecordBatch>> {
         let Some(joined) = self.coalescer.next_completed_batch() else { return Ok(None) };
         let (shown, fact) = (self.shown.len(), joined.num_columns() - self.shown.len());
-        let places: Vec<&UInt32Array> = (0..shown).map(|place| joined.column(fact + place).as_primitive::<UInt32Type>()).collect();
+        let places: Vec<&UInt32Array> =
+            (0..shown).map(|place| joined.column(fact + place).as_primitive::<UInt32Type>()).collect();
         let mut facts = joined.columns()[..fact].iter();
         let mut columns = Vec::with_capacity(self.output.len());
         for output in &self.output {
             columns.push(match output {
-                Output::Fact(_) => facts.next().cloned().ok_or_else(|| arrow::error::ArrowError::ComputeError("a column is gone".into()))?,
+                Output::Fact(_) => facts
+                    .next()
+                    .cloned()
+                    .ok_or_else(|| arrow::error::ArrowError::ComputeError("a column is gone".into()))?,
                 Output::Dimension(dimension, column) => {
                     let place = self.shown.iter().position(|shown| shown == dimension).unwrap_or_default();
                     take(star.members[*dimension].rows.column(*column), places[place], None)?

@@ -80,7 +80,9 @@ impl Members {
     pub(super) fn size(&self) -> usize {
         let lookup = match &self.lookup {
             Lookup::Direct { rows, .. } => size_of_val(rows.as_slice()),
-            Lookup::Hashed { filter, table, .. } => size_of_val(filter.words.as_slice()) + size_of_val(table.as_slice()),
+            Lookup::Hashed { filter, table, .. } => {
+                size_of_val(filter.words.as_slice()) + size_of_val(table.as_slice())
+            }
         };
         self.rows.get_array_memory_size() + lookup
     }
@@ -135,7 +137,11 @@ fn find(table: &[(i64, u32)], shift: u32, key: i64) -> u32 {
 }
 
 impl Lookup {
-    fn new(found: impl Iterator<Item = (i64, u32)>, count: usize, bounds: Option<(i64, i64)>) -> Result<Self, Duplicate> {
+    fn new(
+        found: impl Iterator<Item = (i64, u32)>,
+        count: usize,
+        bounds: Option<(i64, i64)>,
+    ) -> Result<Self, Duplicate> {
         let (first, last) = bounds.unwrap_or((0, 0));
         let span = last.abs_diff(first);
         if span < 8 * count as u64 + (1 << 16) {

@@ -21,17 +21,17 @@ mod tests;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{JoinType, NullEquality, Statistics};
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use join::{Dimension, Output, StarJoinExec};
@@ -184,7 +184,8 @@ impl Tables {
         let fact = (0..counts.len()).max_by_key(|&table| counts[table])?;
         let mut dimensions = Vec::new();
         for (fact_key, (root, key)) in self.links(fact) {
-            let types = [(fact, fact_key), (root, key)].map(|(table, column)| self.plans[table].schema().field(column).data_type().clone());
+            let types = [(fact, fact_key), (root, key)]
+                .map(|(table, column)| self.plans[table].schema().field(column).data_type().clone());
             if types[0] != types[1] || !members::is_key(&types[0]) {
                 continue;
             }
@@ -247,7 +248,8 @@ impl Tables {
         needed.retain(|place| output(*place).is_some());
         needed.sort_unstable();
         needed.dedup();
-        let fields: Vec<_> = needed.iter().map(|&(table, column)| self.plans[table].schema().field(column).clone()).collect();
+        let fields: Vec<_> =
+            needed.iter().map(|&(table, column)| self.plans[table].schema().field(column).clone()).collect();
         let schema = Arc::new(arrow::datatypes::Schema::new(fields));
         let outputs = needed.iter().filter_map(|place| output(*place)).collect();
         let plan: Arc<dyn ExecutionPlan> = Arc::new(StarJoinExec::new(fact, built, outputs, schema));
@@ -255,7 +257,10 @@ impl Tables {
         let names = node.schema();
         let columns = wanted.iter().zip(names.fields()).map(|(place, field)| {
             let column = places.iter().position(|of| of == place).unwrap_or_default();
-            ProjectionExpr { expr: Arc::new(Column::new(plan.schema().field(column).name(), column)), alias: field.name().clone() }
+            ProjectionExpr {
+                expr: Arc::new(Column::new(plan.schema().field(column).name(), column)),
+                alias: field.name().clone(),
+            }
         });
         Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), plan.clone())?))
     }
@@ -282,7 +287,8 @@ impl Tables {
         while !others.is_empty() {
             let linked = |table: &usize| self.links(*table).iter().any(|(_, place)| places.contains(place));
             let next = others.remove(others.iter().position(linked).unwrap_or_default());
-            let common: Vec<(usize, Place)> = self.links(next).into_iter().filter(|(_, place)| places.contains(place)).collect();
+            let common: Vec<(usize, Place)> =
+                self.links(next).into_iter().filter(|(_, place)| places.contains(place)).collect();
             plan = self.hash_join(next, plan, &places, &common)?;
             places = (0..self.plans[next].schema().fields().len()).map(|column| (next, column)).chain(places).collect();
         }

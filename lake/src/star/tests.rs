@@ -25,8 +25,17 @@ fn key(member: i64) -> i64 {
     (member.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 1).abs()
 }
 
-async fn register(contexts: &[&SessionContext], store: &Store, name: &str, unique: Option<&str>, columns: Columns, files: usize) {
-    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap();
+async fn register(
+    contexts: &[&SessionContext],
+    store: &Store,
+    name: &str,
+    unique: Option<&str>,
+    columns: Columns,
+    files: usize,
+) {
+    let batch =
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+            .unwrap();
     let table = Warehouse::new(store.clone()).table(TablePath::stream("test", name));
     let mut snapshot = table.open_or_create(&batch.schema(), &[]).await.unwrap();
     let step = batch.num_rows().div_ceil(files).max(1);
@@ -34,7 +43,8 @@ async fn register(contexts: &[&SessionContext], store: &Store, name: &str, uniqu
         let part = batch.slice(first, step.min(batch.num_rows() - first));
         let options = FileOptions { row_group: 100, ..FileOptions::default() };
         let add = table.upload(EncodedFile::of(&batch.schema(), &[part], &options).unwrap()).await.unwrap();
-        snapshot = table.commit(&snapshot, Commit { adds: vec![add], operation: "WRITE", ..Commit::default() }).await.unwrap();
+        snapshot =
+            table.commit(&snapshot, Commit { adds: vec![add], operation: "WRITE", ..Commit::default() }).await.unwrap();
     }
     for context in contexts {
         let pinned = PinnedTable::new(store, snapshot.clone());
@@ -172,21 +182,33 @@ async fn stars_answer_as_binary_joins_do() {
         ("h.manager", "h.manager > 'manager 3'"),
     ];
     for chosen in 1_u32..32 {
-        let chosen: Vec<usize> = (0..5).filter(|place| chosen >> place & 1 == 1 && !(*place == 0 && chosen >> 1 & 1 == 1)).collect();
+        let chosen: Vec<usize> =
+            (0..5).filter(|place| chosen >> place & 1 == 1 && !(*place == 0 && chosen >> 1 & 1 == 1)).collect();
         let joins: Vec<&str> = chosen.iter().map(|&place| JOINS[place].0).collect();
         let stars = chosen.iter().any(|&place| JOINS[place].1 == 1);
         for (number, filter) in filters.into_iter().enumerate() {
             let filtered = |place: usize| (place + number).is_multiple_of(2);
-            let wanted: Vec<&str> =
-                std::iter::once(filter).chain(chosen.iter().filter(|place| filtered(**place)).map(|&place| of[place].1)).collect();
-            let shown: Vec<&str> = chosen.iter().filter(|place| !filtered(**place) || *place % 2 == 0).map(|&place| of[place].0).collect();
+            let wanted: Vec<&str> = std::iter::once(filter)
+                .chain(chosen.iter().filter(|place| filtered(**place)).map(|&place| of[place].1))
+                .collect();
+            let shown: Vec<&str> =
+                chosen.iter().filter(|place| !filtered(**place) || *place % 2 == 0).map(|&place| of[place].0).collect();
             let shown = shown.iter().map(|column| format!(", {column}")).collect::<String>();
             let rest = format!("FROM sale s {} WHERE {}", joins.join(" "), wanted.join(" AND "));
-            for select in [format!("SELECT s.note, s.id{shown}"), "SELECT count(*)".to_owned(), "SELECT sum(s.quantity), min(s.note)".to_owned()] {
+            for select in [
+                format!("SELECT s.note, s.id{shown}"),
+                "SELECT count(*)".to_owned(),
+                "SELECT sum(s.quantity), min(s.note)".to_owned(),
+            ] {
                 let sql = format!("{select} {rest}");
                 assert_eq!(rows(&ours, &sql).await, rows(&plain, &sql).await, "{sql}\n{}", plan(&ours, &sql).await);
                 if filter != "s.id < 0" {
-                    assert_eq!(plan(&ours, &sql).await.contains("StarJoinExec"), stars, "{sql}\n{}", plan(&ours, &sql).await);
+                    assert_eq!(
+                        plan(&ours, &sql).await.contains("StarJoinExec"),
+                        stars,
+                        "{sql}\n{}",
+                        plan(&ours, &sql).await
+                    );
                 }
             }
         }
@@ -230,7 +252,8 @@ async fn a_key_that_is_not_unique_is_an_error_and_no_answer() {
     let (ours, _) = sessions(100).await;
     let store = Store::memory();
     ours.register_object_store(store.url(), store.objects().clone());
-    let columns: Columns = vec![("key", longs([Some(1), Some(2), Some(1)])), ("value", longs([Some(1), Some(2), Some(3)]))];
+    let columns: Columns =
+        vec![("key", longs([Some(1), Some(2), Some(1)])), ("value", longs([Some(1), Some(2), Some(3)]))];
     register(&[&ours], &store, "double", Some("key"), columns, 1).await;
     let wide: Columns = vec![("key", longs((0..100).map(|n| Some(n % 3))))];
     register(&[&ours], &store, "wide", None, wide, 1).await;

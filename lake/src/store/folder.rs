@@ -62,7 +62,10 @@ impl ObjectStore for Folder {
             PutMode::Create => true,
             PutMode::Overwrite => false,
             PutMode::Update(_) => {
-                return Err(Error::NotImplemented { operation: "conditional update".into(), implementer: self.to_string() });
+                return Err(Error::NotImplemented {
+                    operation: "conditional update".into(),
+                    implementer: self.to_string(),
+                });
             }
         };
         blocking(location, move || {
@@ -210,7 +213,8 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> Result<PutResult> {
         let (staged, file) = self.parts.take().ok_or_else(|| self.ended())?;
         blocking(&self.location, move || {
-            let file = std::sync::Arc::try_unwrap(file).map_err(|_| io::Error::other("a part is still being written"))?;
+            let file =
+                std::sync::Arc::try_unwrap(file).map_err(|_| io::Error::other("a part is still being written"))?;
             staged.publish(file, false)
         })
         .await
@@ -228,9 +232,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
     let path = location.to_string();
-    let done = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|source| Error::JoinError { source })?;
+    let done = tokio::task::spawn_blocking(work).await.map_err(|source| Error::JoinError { source })?;
     done.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::AlreadyExists { path, source: error.into() },
         io::ErrorKind::NotFound => Error::NotFound { path, source: error.into() },

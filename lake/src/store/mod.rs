@@ -103,11 +103,11 @@ impl Store {
 
     /// Writes the object, replacing what is there.
     pub async fn write(&self, path: &Path, bytes: Bytes) -> Result<()> {
-        self.objects
-            .put(path, PutPayload::from_bytes(bytes))
-            .await
-            .map(|_| ())
-            .map_err(|source| Error::Store { action: "write", path: path.to_string(), source })
+        self.objects.put(path, PutPayload::from_bytes(bytes)).await.map(|_| ()).map_err(|source| Error::Store {
+            action: "write",
+            path: path.to_string(),
+            source,
+        })
     }
 
     /// Writes the object if nobody has: `false` where it exists already. Any error means that the outcome is
@@ -127,10 +127,11 @@ impl Store {
             Some(after) => self.objects.list_with_offset(Some(prefix), after),
             None => self.objects.list(Some(prefix)),
         };
-        let mut objects: Vec<ObjectMeta> = objects
-            .try_collect()
-            .await
-            .map_err(|source| Error::Store { action: "list", path: prefix.to_string(), source })?;
+        let mut objects: Vec<ObjectMeta> = objects.try_collect().await.map_err(|source| Error::Store {
+            action: "list",
+            path: prefix.to_string(),
+            source,
+        })?;
         objects.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(objects)
     }

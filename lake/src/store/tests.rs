@@ -25,7 +25,8 @@ async fn conforms(store: &Store) {
     assert!(store.list(&Path::from("nothing"), None).await.unwrap().is_empty());
 
     let mut upload = store.objects().put_multipart(&Path::from("large/object")).await.unwrap();
-    let parts = [upload.put_part(Bytes::from(vec![1; 6 << 20]).into()), upload.put_part(Bytes::from_static(b"end").into())];
+    let parts =
+        [upload.put_part(Bytes::from(vec![1; 6 << 20]).into()), upload.put_part(Bytes::from_static(b"end").into())];
     for part in parts {
         part.await.unwrap();
     }
@@ -37,7 +38,9 @@ async fn conforms(store: &Store) {
     let mut tasks = tokio::task::JoinSet::new();
     for writer in 0..32_u8 {
         let store = store.clone();
-        tasks.spawn(async move { store.create(&Path::from("race"), Bytes::from(vec![writer; 1000])).await.unwrap().then_some(writer) });
+        tasks.spawn(async move {
+            store.create(&Path::from("race"), Bytes::from(vec![writer; 1000])).await.unwrap().then_some(writer)
+        });
     }
     let winners: Vec<u8> = tasks.join_all().await.into_iter().flatten().collect();
     let stored: HashSet<u8> = store.read(&Path::from("race")).await.unwrap().unwrap().into_iter().collect();

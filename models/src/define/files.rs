@@ -57,11 +57,15 @@ fn explain(place: Place, error: &serde_saphyr::Error) -> Problem {
             return Problem::new(place, format!("unknown choice `{variant}`")).hint(hint);
         }
         Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
-        Error::DuplicateMappingKey { key, .. } => format!("the key `{}` is there twice", key.as_deref().unwrap_or_default()),
+        Error::DuplicateMappingKey { key, .. } => {
+            format!("the key `{}` is there twice", key.as_deref().unwrap_or_default())
+        }
         Error::ExpectedMappingEndAfterEnumVariantValue { .. } => "a second key where one belongs".to_owned(),
         Error::InvalidScalar { ty: "boolean", .. } => "neither `true` nor `false`".to_owned(),
         Error::InvalidScalar { .. } => "not a whole number, or out of range".to_owned(),
-        Error::Unexpected { expected: "mapping start", .. } => "not a map: keys and values, as in `key: value`".to_owned(),
+        Error::Unexpected { expected: "mapping start", .. } => {
+            "not a map: keys and values, as in `key: value`".to_owned()
+        }
         Error::Unexpected { expected: "sequence start", .. } => "not a list".to_owned(),
         Error::Unexpected { expected: "string scalar", .. } => "not a text".to_owned(),
         Error::NullIntoString { .. } => "nothing where a text belongs".to_owned(),
@@ -97,7 +101,10 @@ mod tests {
     fn a_wrong_key_is_shown_with_its_place_and_a_suggestion() {
         let text = "dimension: customer\nkey: customer_id\natributes: {}\n";
         let problem = parse_text::<DimensionFile>(text, "customer.yaml").unwrap_err();
-        assert_eq!(problem.to_string(), "customer.yaml:3:1: unknown key `atributes`\n  hint: did you mean `attributes`?");
+        assert_eq!(
+            problem.to_string(),
+            "customer.yaml:3:1: unknown key `atributes`\n  hint: did you mean `attributes`?"
+        );
     }
 
     #[test]

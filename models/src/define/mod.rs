@@ -16,11 +16,14 @@ mod types;
 
 pub use files::{Parsed, parse, parse_text};
 pub use model::{
-    As, Attribute, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile, FactSource, History, Measure,
-    Additivity, Names, Role, ReferenceTo,
+    Additivity, As, Attribute, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile, FactSource, History,
+    Measure, Names, ReferenceTo, Role,
 };
 pub use place::{Place, Placed, Problem, suggestion};
-pub use stream::{CastStep, DefaultStep, EnvelopeFile, EventFile, FieldFile, RenameStep, SqlStep, StreamFile, Step, TimeUnitFile, VersionFile};
+pub use stream::{
+    CastStep, DefaultStep, EnvelopeFile, EventFile, FieldFile, RenameStep, SqlStep, Step, StreamFile, TimeUnitFile,
+    VersionFile,
+};
 pub use types::FieldType;
 
 use serde::{Deserialize, Serialize};

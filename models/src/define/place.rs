@@ -125,10 +125,17 @@ pub fn suggestion<'a>(wrong: &str, choices: impl IntoIterator<Item = &'a str>) -
     let choices: Vec<&str> = choices.into_iter().collect();
     let near = choices.iter().map(|choice| (strsim::damerau_levenshtein(wrong, choice), choice)).min();
     let near = near.filter(|(distance, _)| *distance <= 1 + wrong.len() / 4).map(|(_, choice)| choice);
-    let begun = || choices.iter().filter(|choice| choice.len() > 2 && wrong.starts_with(**choice)).max_by_key(|choice| choice.len());
+    let begun = || {
+        choices
+            .iter()
+            .filter(|choice| choice.len() > 2 && wrong.starts_with(**choice))
+            .max_by_key(|choice| choice.len())
+    };
     match near.or_else(begun) {
         Some(choice) => format!("did you mean `{choice}`?"),
         None if choices.is_empty() => "there is none".to_owned(),
-        None => format!("there are: {}", choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", ")),
+        None => {
+            format!("there are: {}", choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "))
+        }
     }
 }

@@ -15,8 +15,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DynComparator, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
-    make_comparator,
+    Array, ArrayRef, AsArray, BooleanArray, DynComparator, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    UInt32Array, make_comparator,
 };
 use arrow::compute::{SortOptions, take};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
@@ -164,13 +164,16 @@ impl<'a> Fold<'a> {
 
     fn member(&mut self, rows: &[u32]) -> Result<()> {
         let durable = self.log.durable[rows[0] as usize];
-        if let Some(&other) = rows.iter().find(|&&row| self.natural.iter().any(|c| c(rows[0] as usize, row as usize).is_ne())) {
+        if let Some(&other) =
+            rows.iter().find(|&&row| self.natural.iter().any(|c| c(rows[0] as usize, row as usize).is_ne()))
+        {
             return Err(self.collision(durable, rows[0], other));
         }
         let is = |row: u32, action: Action| self.log.action[row as usize] == action as i32;
         let taken_back: HashSet<_> =
             rows.iter().filter(|&&row| is(row, Action::TakenBack)).map(|&row| self.log.coordinates(row)).collect();
-        let mentions: i64 = rows.iter().filter(|&&row| is(row, Action::Mention)).map(|&row| self.log.count[row as usize]).sum();
+        let mentions: i64 =
+            rows.iter().filter(|&&row| is(row, Action::Mention)).map(|&row| self.log.count[row as usize]).sum();
         let events: Vec<u32> = rows
             .iter()
             .copied()
@@ -227,7 +230,8 @@ impl<'a> Fold<'a> {
                 last.deleted != deleted || last.lifetime != lifetime || self.differ(&last.values, &values)
             });
             if opens {
-                let valid_from = if versions.is_empty() { BEGINNING } else { self.log.occurred_at[instant[0] as usize] };
+                let valid_from =
+                    if versions.is_empty() { BEGINNING } else { self.log.occurred_at[instant[0] as usize] };
                 let opened_by = Some(instant[0]);
                 versions.push(Version { valid_from, opened_by, values: values.clone(), deleted, lifetime });
             }
@@ -243,10 +247,12 @@ impl<'a> Fold<'a> {
     }
 
     fn differ(&self, a: &[Option<u32>], b: &[Option<u32>]) -> bool {
-        (0..self.history.len()).filter(|&index| self.history[index] == History::Version).any(|index| match (a[index], b[index]) {
-            (None, None) => false,
-            (Some(i), Some(j)) => i != j && self.compare[index](i as usize, j as usize).is_ne(),
-            _ => true,
+        (0..self.history.len()).filter(|&index| self.history[index] == History::Version).any(|index| {
+            match (a[index], b[index]) {
+                (None, None) => false,
+                (Some(i), Some(j)) => i != j && self.compare[index](i as usize, j as usize).is_ne(),
+                _ => true,
+            }
         })
     }
 
@@ -289,7 +295,8 @@ impl<'a> Fold<'a> {
         let first = self.dimension.first_attribute();
         let rows = |rows: Vec<Option<u32>>| UInt32Array::from(rows);
         let natural = rows(output.natural);
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(output.key)), Arc::new(Int64Array::from(output.durable))];
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from(output.key)), Arc::new(Int64Array::from(output.durable))];
         for column in &self.changes.columns()[FIRST_KEY..first] {
             columns.push(take(column, &natural, None)?);
         }
@@ -299,7 +306,8 @@ impl<'a> Fold<'a> {
                 columns.push(taken);
             } else {
                 // A reference to nobody points to the unknown member.
-                let keys: Int64Array = taken.as_primitive::<Int64Type>().iter().map(|key| Some(key.unwrap_or(UNKNOWN))).collect();
+                let keys: Int64Array =
+                    taken.as_primitive::<Int64Type>().iter().map(|key| Some(key.unwrap_or(UNKNOWN))).collect();
                 columns.push(Arc::new(keys));
             }
         }

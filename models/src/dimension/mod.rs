@@ -90,7 +90,10 @@ pub struct Source {
 /// What a role of a fact points to.
 #[derive(Clone, Debug)]
 pub enum Target {
-    Calendar { name: ModelName, days: Days },
+    Calendar {
+        name: ModelName,
+        days: Days,
+    },
     Dimension {
         name: ModelName,
         key_types: Vec<FieldType>,
@@ -125,7 +128,9 @@ impl Dimension {
         ];
         fields.extend(self.key.iter().map(|(key, field_type)| Field::new(key, field_type.arrow(), true)));
         fields.extend(self.attributes.iter().map(|a| Field::new(&a.name, a.field_type.arrow(), true)));
-        fields.extend(self.references.iter().map(|r| Field::new(format!("{}_durable_key", r.name), DataType::Int64, false)));
+        fields.extend(
+            self.references.iter().map(|r| Field::new(format!("{}_durable_key", r.name), DataType::Int64, false)),
+        );
         fields.extend([
             Field::new("valid_from", timestamp(), false),
             Field::new("valid_to", timestamp(), false),
@@ -151,9 +156,14 @@ impl Dimension {
             Field::new("event_id", DataType::Utf8, true),
             Field::new("present", DataType::Utf8, true),
         ];
-        fields.extend(self.key.iter().map(|(key, field_type)| Field::new(format!("key_{key}"), field_type.arrow(), true)));
-        fields.extend(self.attributes.iter().map(|a| Field::new(format!("attribute_{}", a.name), a.field_type.arrow(), true)));
-        fields.extend(self.references.iter().map(|r| Field::new(format!("reference_{}", r.name), DataType::Int64, true)));
+        fields.extend(
+            self.key.iter().map(|(key, field_type)| Field::new(format!("key_{key}"), field_type.arrow(), true)),
+        );
+        fields.extend(
+            self.attributes.iter().map(|a| Field::new(format!("attribute_{}", a.name), a.field_type.arrow(), true)),
+        );
+        fields
+            .extend(self.references.iter().map(|r| Field::new(format!("reference_{}", r.name), DataType::Int64, true)));
         Arc::new(Schema::new(fields))
     }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    new_null_array,
 };
 use arrow::compute::{concat_batches, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::{Int64Type, SchemaRef};
@@ -122,7 +123,13 @@ impl Gathered {
         Ok(gathered)
     }
 
-    async fn take_back(&mut self, events: &EventChanges, reader: &StreamReader, stream: &str, mentions: &mut Mentions) -> Result<()> {
+    async fn take_back(
+        &mut self,
+        events: &EventChanges,
+        reader: &StreamReader,
+        stream: &str,
+        mentions: &mut Mentions,
+    ) -> Result<()> {
         for (batch, rows) in events.taken_back().await? {
             self.taken_back.extend(rejects::coordinates(stream, &batch, &rows));
             let mut read = reader.read(&batch, &rows, true)?;
@@ -169,7 +176,9 @@ impl StreamReader {
         let mut mentioning = Vec::new();
         for model in &dimension.mentions {
             match model {
-                Model::Fact(fact) if fact.stream == stream => mentioning.push(Mentioning::Fact(crate::fact::Stage::new(fact)?)),
+                Model::Fact(fact) if fact.stream == stream => {
+                    mentioning.push(Mentioning::Fact(crate::fact::Stage::new(fact)?))
+                }
                 Model::Dimension(child) => {
                     for (source, definition) in child.sources.iter().enumerate().filter(|(_, s)| s.stream == stream) {
                         let decoder = decoder(&definition.definition, &definition.need)?;
@@ -179,7 +188,12 @@ impl StreamReader {
                 _ => {}
             }
         }
-        Ok(Self { dimension: dimension.clone(), stream: stream.to_owned(), sources: sources.collect::<Result<_>>()?, mentioning })
+        Ok(Self {
+            dimension: dimension.clone(),
+            stream: stream.to_owned(),
+            sources: sources.collect::<Result<_>>()?,
+            mentioning,
+        })
     }
 
     fn read(&self, batch: &RecordBatch, counts: &BooleanArray, taken_back: bool) -> Result<Read> {
@@ -215,15 +229,20 @@ pub(crate) fn decoder(event: &crate::events::Event, need: &crate::events::Need) 
 }
 
 /// The columns that expressions of a source see: those every event has, then its fields.
-pub(crate) fn with_built_in(batch: &RecordBatch, rows: &UInt32Array, fields: &RecordBatch, more: Option<ArrayRef>) -> Result<RecordBatch> {
+pub(crate) fn with_built_in(
+    batch: &RecordBatch,
+    rows: &UInt32Array,
+    fields: &RecordBatch,
+    more: Option<ArrayRef>,
+) -> Result<RecordBatch> {
     let named = |name: &str| -> Result<ArrayRef> {
-        let column = batch.column_by_name(name).ok_or_else(|| Error::Task(format!("a batch of events has no column `{name}`")))?;
+        let column = batch
+            .column_by_name(name)
+            .ok_or_else(|| Error::Task(format!("a batch of events has no column `{name}`")))?;
         take(column, rows, None).map_err(Error::columns("events"))
     };
-    let mut columns = vec![
-        ("occurred_at".to_owned(), named("occurred_at")?),
-        ("event_id".to_owned(), named("event_id")?),
-    ];
+    let mut columns =
+        vec![("occurred_at".to_owned(), named("occurred_at")?), ("event_id".to_owned(), named("event_id")?)];
     columns.extend(more.map(|ordinal| ("ordinal".to_owned(), ordinal)));
     let schema = fields.schema();
     columns.extend(schema.fields().iter().map(|field| field.name().clone()).zip(fields.columns().iter().cloned()));
@@ -244,12 +263,16 @@ fn change_rows(
     let rows = decoded.rows.len();
     let input = with_built_in(batch, &decoded.rows, &decoded.fields, None)?;
     let mut errors: Vec<RowError> = Vec::new();
-    let natural = natural_key(&dimension.key.iter().map(|(_, t)| *t).collect::<Vec<_>>(), &source.key, &input, &mut errors);
+    let natural =
+        natural_key(&dimension.key.iter().map(|(_, t)| *t).collect::<Vec<_>>(), &source.key, &input, &mut errors);
     for (column, (name, _)) in natural.iter().zip(&dimension.key) {
-        errors.extend((0..rows).filter(|&row| column.is_null(row)).map(|row| (row, format!("the key `{name}` has no value"))));
+        errors.extend(
+            (0..rows).filter(|&row| column.is_null(row)).map(|row| (row, format!("the key `{name}` has no value"))),
+        );
     }
     let durable = dimension.keys().durable(&natural);
-    let mut values: Vec<ArrayRef> = dimension.attributes.iter().map(|a| new_null_array(&a.field_type.arrow(), rows)).collect();
+    let mut values: Vec<ArrayRef> =
+        dimension.attributes.iter().map(|a| new_null_array(&a.field_type.arrow(), rows)).collect();
     values.extend(dimension.references.iter().map(|_| new_null_array(&arrow::datatypes::DataType::Int64, rows)));
     let mut present = vec![vec![b'0'; values.len()]; rows];
     let schema = decoded.fields.schema();
@@ -275,11 +298,14 @@ fn change_rows(
         (0..rows).filter(|&row| there(&columns, row)).for_each(|row| present[row][place] = b'1');
     }
     let text = |name: &str| -> Result<ArrayRef> {
-        let column = batch.column_by_name(name).ok_or_else(|| Error::Task(format!("a batch of events has no column `{name}`")))?;
+        let column = batch
+            .column_by_name(name)
+            .ok_or_else(|| Error::Task(format!("a batch of events has no column `{name}`")))?;
         take(column, &decoded.rows, None).map_err(Error::columns("events"))
     };
     let action = if taken_back { Action::TakenBack } else { source.meaning.into() };
-    let present: StringArray = present.into_iter().map(|bits| Some(bits.into_iter().map(char::from).collect::<String>())).collect();
+    let present: StringArray =
+        present.into_iter().map(|bits| Some(bits.into_iter().map(char::from).collect::<String>())).collect();
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(durable),
         Arc::new(Int32Array::from(vec![action as i32; rows])),
@@ -402,12 +428,16 @@ impl Mentions {
             Arc::new(Int32Array::from(vec![Action::Mention as i32; members.len()])),
             Arc::new(Int64Array::from_iter_values(members.iter().map(|member| member.1))),
         ];
-        columns.extend(schema.fields()[3..FIRST_KEY].iter().map(|field| new_null_array(field.data_type(), members.len())));
+        columns
+            .extend(schema.fields()[3..FIRST_KEY].iter().map(|field| new_null_array(field.data_type(), members.len())));
         let indices: Vec<(usize, usize)> = members.iter().map(|&(_, _, batch, row)| (batch, row)).collect();
         for part in 0..dimension.key.len() {
             let empty = new_null_array(schema.field(FIRST_KEY + part).data_type(), 0);
-            let arrays: Vec<&dyn Array> =
-                self.natural.iter().map(|natural| natural.get(part).map_or(empty.as_ref(), |column| column.as_ref())).collect();
+            let arrays: Vec<&dyn Array> = self
+                .natural
+                .iter()
+                .map(|natural| natural.get(part).map_or(empty.as_ref(), |column| column.as_ref()))
+                .collect();
             columns.push(arrow::compute::interleave(&arrays, &indices).map_err(failed())?);
         }
         let rest = schema.fields()[dimension.first_attribute()..].iter();
@@ -523,7 +553,8 @@ impl Bucket {
         let task = tokio::task::spawn_blocking(move || self.fold(&schema, &changes, kept));
         let rows = task.await.map_err(|error| Error::Task(error.to_string()))??;
         let count = rows.num_rows() as u64;
-        let options = FileOptions { bloom: vec![format!("{name}_durable_key")], row_group: 1 << 17, ..FileOptions::default() };
+        let options =
+            FileOptions { bloom: vec![format!("{name}_durable_key")], row_group: 1 << 17, ..FileOptions::default() };
         let add = versions.write(vec![rows], options, Some(group)).await?;
         Ok((add.into_iter().collect(), removes, count))
     }

@@ -30,9 +30,8 @@ use crate::{Error, Result};
 const SIDE_BY_SIDE: usize = 4;
 
 /// Columns that models read of the lake.
-const COLUMNS: [&str; 9] = [
-    "event_id", "event_type", "event_version", "occurred_at", "source", "topic", "partition", "position", "payload",
-];
+const COLUMNS: [&str; 9] =
+    ["event_id", "event_type", "event_version", "occurred_at", "source", "topic", "partition", "position", "payload"];
 
 /// What is new in a stream.
 #[derive(Debug)]

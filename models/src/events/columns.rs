@@ -215,7 +215,9 @@ mod tests {
 
     #[test]
     fn integers_may_be_written_in_many_ways() {
-        for (text, expected) in [("3", Some(3)), ("3.0", Some(3)), ("1e3", Some(1000)), ("3.5", None), ("9223372036854775808", None)] {
+        for (text, expected) in
+            [("3", Some(3)), ("3.0", Some(3)), ("1e3", Some(1000)), ("3.5", None), ("9223372036854775808", None)]
+        {
             assert_eq!(integer(text), expected, "{text}");
         }
     }

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
+};
 use arrow::compute::{concat, concat_batches, filter, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{Field as ArrowField, Int32Type, Schema, SchemaRef};
 use starmere_lake::json::{self, Kind, Paths, Span};
@@ -99,7 +101,8 @@ impl Decoder {
         let newest = event.newest();
         let schema_of = |fields: &[Field], wanted: &BTreeSet<String>| -> SchemaRef {
             let wanted = fields.iter().filter(|field| wanted.contains(&field.name));
-            let fields = wanted.filter_map(|field| Some(ArrowField::new(&field.name, field.field_type()?.arrow(), true)));
+            let fields =
+                wanted.filter_map(|field| Some(ArrowField::new(&field.name, field.field_type()?.arrow(), true)));
             Arc::new(Schema::new(fields.collect::<Vec<_>>()))
         };
         let required_of = |fields: &[Field], wanted: &BTreeSet<String>| -> Vec<String> {
@@ -242,7 +245,8 @@ impl VersionDecoder {
         decoder: &Decoder,
         rejects: &mut Vec<(u32, String)>,
     ) -> Result<Decoded> {
-        let mut columns: Vec<Column> = self.event.fields.iter().map(|(_, field_type)| Column::new(*field_type)).collect();
+        let mut columns: Vec<Column> =
+            self.event.fields.iter().map(|(_, field_type)| Column::new(*field_type)).collect();
         let mut element_columns: Vec<Column> = match &self.elements {
             Some((_, level)) => level.fields.iter().map(|(_, field_type)| Column::new(*field_type)).collect(),
             None => Vec::new(),
@@ -293,13 +297,7 @@ impl VersionDecoder {
         let mut frame = frame(&self.event.fields, columns, rows.len());
         upcast::run(&self.event.steps, &mut frame, &mut errors);
         let (fields, present) = project(&frame, &decoder.schema, &decoder.required, &mut errors);
-        let mut decoded = Decoded {
-            rows: rows.into(),
-            fields,
-            present,
-            elements: None,
-            rejects: Vec::new(),
-        };
+        let mut decoded = Decoded { rows: rows.into(), fields, present, elements: None, rejects: Vec::new() };
         if let Some(schema) = &decoder.element_schema {
             let mut element_errors: Vec<RowError> = Vec::new();
             let (names, steps) = match &self.elements {
@@ -328,7 +326,12 @@ fn frame_of_elements(fields: &[(String, FieldType)], columns: Vec<Column>, rows:
 }
 
 /// The frame's columns as `schema` wants them; what is missing is null.
-fn project(frame: &Frame, schema: &SchemaRef, required: &[String], errors: &mut Vec<RowError>) -> (RecordBatch, Vec<BooleanArray>) {
+fn project(
+    frame: &Frame,
+    schema: &SchemaRef,
+    required: &[String],
+    errors: &mut Vec<RowError>,
+) -> (RecordBatch, Vec<BooleanArray>) {
     let mut columns: Vec<ArrayRef> = Vec::new();
     let mut present = Vec::new();
     for field in schema.fields() {
@@ -411,7 +414,11 @@ impl Level {
         everything: bool,
     ) -> Result<Self, StepError> {
         let names = |version: &Version| -> BTreeSet<String> {
-            fields_of(version).iter().filter(|field| field.field_type().is_some()).map(|field| field.name.clone()).collect()
+            fields_of(version)
+                .iter()
+                .filter(|field| field.field_type().is_some())
+                .map(|field| field.name.clone())
+                .collect()
         };
         // Backwards: what is needed of each version.
         let mut needed = needed.clone();
@@ -448,10 +455,14 @@ impl Level {
             steps.extend(ready);
             // Fields of the new version that carry over need its type.
             for field in fields_of(next) {
-                let (Some(have), Some(want)) = (types.get(&field.name), field.field_type().map(FieldType::arrow)) else { continue };
+                let (Some(have), Some(want)) = (types.get(&field.name), field.field_type().map(FieldType::arrow))
+                else {
+                    continue;
+                };
                 if *have != want && !crate::expression::castable(have, &want) {
                     let (have, want) = (FieldType::name_of(have), FieldType::name_of(&want));
-                    let reason = format!("`{}` is {have} after these steps, and {want} in version {}", field.name, next.number);
+                    let reason =
+                        format!("`{}` is {have} after these steps, and {want} in version {}", field.name, next.number);
                     return Err(StepError { version: next.number, step: next.steps.len().saturating_sub(1), reason });
                 }
             }

@@ -59,7 +59,8 @@ impl AsyncFileReader for Object {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
             let size = self.size;
-            let metadata = ParquetMetaDataReader::new().with_prefetch_hint(Some(1 << 16)).load_and_finish(self, size).await?;
+            let metadata =
+                ParquetMetaDataReader::new().with_prefetch_hint(Some(1 << 16)).load_and_finish(self, size).await?;
             Ok(Arc::new(metadata))
         }
         .boxed()

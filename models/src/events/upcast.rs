@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, StringArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, StringArray, new_null_array,
+};
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, is_null, or};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -126,7 +128,8 @@ pub(super) fn prepare(
             }
             Step::Default(step) if on(&step.field) => {
                 let field = field_of(&step.field);
-                let value = scalar(&step.value).ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
+                let value =
+                    scalar(&step.value).ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
                 let to = types.get(&field).cloned().unwrap_or_else(|| value.data_type().clone());
                 let value = cast(&value, &to).ok().filter(|value| value.is_valid(0));
                 let value = value.ok_or_else(|| {

@@ -38,7 +38,9 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     let lake_inputs = builder.stream_inputs([fact.stream.as_str()].into());
     let mut inputs = lake_inputs.clone();
     for name in fact.inputs() {
-        let pin = pins.get(&name.to_string()).ok_or_else(|| Error::Task(format!("`{name}` is built before `{}`", fact.name)))?;
+        let pin = pins
+            .get(&name.to_string())
+            .ok_or_else(|| Error::Task(format!("`{name}` is built before `{}`", fact.name)))?;
         inputs.insert(name.to_string(), pin.version);
     }
     let mut rows = builder.derived(&fact.name, &fact.fingerprint, ROWS).await?;
@@ -128,7 +130,8 @@ impl TakenBack {
             let only = filter_record_batch(&batch, &which).map_err(Error::columns("events taken back"))?;
             let ids = only.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
             taken.events.extend(ids.into_iter().flatten().flatten().map(str::to_owned));
-            let times = only.column_by_name("occurred_at").and_then(|at| at.as_primitive_opt::<TimestampMicrosecondType>());
+            let times =
+                only.column_by_name("occurred_at").and_then(|at| at.as_primitive_opt::<TimestampMicrosecondType>());
             for &at in times.into_iter().flat_map(|times| times.values()) {
                 let (first, last) = taken.span.unwrap_or((at, at));
                 taken.span = Some((first.min(at), last.max(at)));
@@ -149,7 +152,8 @@ impl Work {
     async fn mend(&self, rows: &Derived, taken_back: &TakenBack, change: &mut Change) -> Result<u64> {
         let Some(snapshot) = &rows.snapshot else { return Ok(0) };
         let spans = self.dimensions.affected.iter().flatten().map(|affected| affected.span());
-        let spans: Vec<(i64, i64)> = spans.chain(taken_back.span.map(|(first, last)| (first, last.saturating_add(1)))).collect();
+        let spans: Vec<(i64, i64)> =
+            spans.chain(taken_back.span.map(|(first, last)| (first, last.saturating_add(1)))).collect();
         if spans.is_empty() {
             return Ok(0);
         }
@@ -177,7 +181,8 @@ impl Work {
     fn narrow(&self) -> SchemaRef {
         let schema = self.fact.schema();
         let looked_up = self.fact.roles.iter().filter(|role| role.target.is_looked_up());
-        let mut names: Vec<String> = looked_up.flat_map(|role| [Some(role.key_column()), role.durable_column()]).flatten().collect();
+        let mut names: Vec<String> =
+            looked_up.flat_map(|role| [Some(role.key_column()), role.durable_column()]).flatten().collect();
         names.extend(["occurred_at".to_owned(), "event_id".to_owned()]);
         let fields = names.iter().filter_map(|name| schema.field_with_name(name).ok().cloned());
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
@@ -198,7 +203,9 @@ impl Work {
         let long = |name: &str| batch.column_by_name(name).map(|column| column.as_primitive::<Int64Type>().clone());
         let times = batch.column_by_name("occurred_at").map(|at| at.as_primitive::<TimestampMicrosecondType>());
         let mut rekeyed = Vec::new();
-        for ((role, index), affected) in self.fact.roles.iter().zip(&self.dimensions.indexes).zip(&self.dimensions.affected) {
+        for ((role, index), affected) in
+            self.fact.roles.iter().zip(&self.dimensions.indexes).zip(&self.dimensions.affected)
+        {
             let (Some(index), Some(affected), Some(times)) = (index, affected, times) else { continue };
             let durable = role.durable_column().and_then(|name| long(&name));
             let (Some(durable), Some(old)) = (durable, long(&role.key_column())) else { continue };
@@ -230,7 +237,12 @@ impl Work {
     }
 
     /// Stages, keys and writes the rows of new events. Returns how many, and what was rejected.
-    async fn append(&self, rows: &Derived, events: &Arc<EventChanges>, change: &mut Change) -> Result<(u64, Vec<RecordBatch>)> {
+    async fn append(
+        &self,
+        rows: &Derived,
+        events: &Arc<EventChanges>,
+        change: &mut Change,
+    ) -> Result<(u64, Vec<RecordBatch>)> {
         use futures::{StreamExt, TryStreamExt};
         let mut staged = futures::stream::iter(0..events.len())
             .map(|file| {
@@ -318,7 +330,9 @@ fn may_hold(add: &Add, spans: &[(i64, i64)]) -> bool {
     };
     match (bound("minValues"), bound("maxValues")) {
         // Bounds have milliseconds; both ways.
-        (Some(first), Some(last)) => spans.iter().any(|&(from, to)| from <= last.saturating_add(1000) && first.saturating_sub(1000) < to),
+        (Some(first), Some(last)) => {
+            spans.iter().any(|&(from, to)| from <= last.saturating_add(1000) && first.saturating_sub(1000) < to)
+        }
         _ => true,
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::{Field, Schema};
 
@@ -71,13 +73,20 @@ impl Stage {
             errors.extend(row_errors);
             columns.push(cast_rows(&values, &column.field_type.arrow(), &column.name, &mut errors));
         }
-        let named = |name: &str| input.column_by_name(name).cloned().ok_or_else(|| Error::Task(format!("rows have no `{name}`")));
+        let named = |name: &str| {
+            input.column_by_name(name).cloned().ok_or_else(|| Error::Task(format!("rows have no `{name}`")))
+        };
         columns.extend([named("occurred_at")?, named("event_id")?, named("ordinal")?]);
         let (mut durable, mut natural) = (Vec::new(), Vec::new());
         for role in &self.fact.roles {
             let of_role = match &role.target {
                 Target::Calendar { days, .. } => {
-                    let day = crate::dimension::natural_key(&[crate::define::FieldType::Date], &role.key, &input, &mut errors);
+                    let day = crate::dimension::natural_key(
+                        &[crate::define::FieldType::Date],
+                        &role.key,
+                        &input,
+                        &mut errors,
+                    );
                     durable.push(calendar::keys(&day[0], *days));
                     Vec::new()
                 }
@@ -95,7 +104,12 @@ impl Stage {
     }
 
     /// The members of `dimension` that the events mention: durable and natural keys, by role.
-    pub fn mentions(&self, batch: &RecordBatch, counts: &BooleanArray, dimension: &ModelName) -> Result<Vec<(Int64Array, Vec<ArrayRef>)>> {
+    pub fn mentions(
+        &self,
+        batch: &RecordBatch,
+        counts: &BooleanArray,
+        dimension: &ModelName,
+    ) -> Result<Vec<(Int64Array, Vec<ArrayRef>)>> {
         let staged = self.stage(batch, counts)?;
         let roles = self.fact.roles.iter().zip(staged.durable.into_iter().zip(staged.natural));
         Ok(roles.filter(|(role, _)| role.target.name() == dimension).map(|(_, keys)| keys).collect())
@@ -137,7 +151,11 @@ fn beside(left: &RecordBatch, right: &RecordBatch, rows: usize) -> Result<Record
 }
 
 /// Leaves out all rows of events of which any row has an error.
-fn without(mut staged: Staged, lake_rows: &UInt32Array, mut errors: Vec<RowError>) -> Result<Staged, arrow::error::ArrowError> {
+fn without(
+    mut staged: Staged,
+    lake_rows: &UInt32Array,
+    mut errors: Vec<RowError>,
+) -> Result<Staged, arrow::error::ArrowError> {
     if errors.is_empty() {
         return Ok(staged);
     }
@@ -161,4 +179,3 @@ fn without(mut staged: Staged, lake_rows: &UInt32Array, mut errors: Vec<RowError
     staged.rejects.extend(reasons);
     Ok(staged)
 }
-

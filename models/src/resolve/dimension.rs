@@ -14,13 +14,13 @@ use crate::expression::{Compiler, Expression, castable};
 
 /// The columns that SQL sees of an event's own fields.
 pub(super) fn event_columns(event: &Event) -> Vec<ArrowField> {
-    let mut columns = vec![
-        ArrowField::new("occurred_at", timestamp(), true),
-        ArrowField::new("event_id", DataType::Utf8, true),
-    ];
-    let values = event.newest().fields.iter().filter_map(|field| {
-        Some(ArrowField::new(&field.name, field.field_type()?.arrow(), true))
-    });
+    let mut columns =
+        vec![ArrowField::new("occurred_at", timestamp(), true), ArrowField::new("event_id", DataType::Utf8, true)];
+    let values = event
+        .newest()
+        .fields
+        .iter()
+        .filter_map(|field| Some(ArrowField::new(&field.name, field.field_type()?.arrow(), true)));
     columns.extend(values);
     columns
 }
@@ -54,7 +54,10 @@ impl Resolving<'_> {
             return None;
         };
         if file.from.is_empty() {
-            self.problem(Problem::new(own_place, "the dimension has no events").hint("say under `from` what its members come from"));
+            self.problem(
+                Problem::new(own_place, "the dimension has no events")
+                    .hint("say under `from` what its members come from"),
+            );
             return None;
         }
         self.columns_are_distinct(file, key, name);
@@ -122,8 +125,14 @@ impl Resolving<'_> {
                 }
             }
             let mut need = Need::default();
-            let expressions = key_expressions.iter().chain(set.iter().map(|(_, e)| e)).chain(references.iter().flat_map(|(_, e)| e));
-            need.fields.extend(expressions.flat_map(Expression::columns).filter(|name| !super::stream::BUILT_IN.contains(&name.as_str())).cloned());
+            let expressions =
+                key_expressions.iter().chain(set.iter().map(|(_, e)| e)).chain(references.iter().flat_map(|(_, e)| e));
+            need.fields.extend(
+                expressions
+                    .flat_map(Expression::columns)
+                    .filter(|name| !super::stream::BUILT_IN.contains(&name.as_str()))
+                    .cloned(),
+            );
             // What the rows will have at building: only the columns needed.
             let narrow: Vec<ArrowField> =
                 event_columns(&event).into_iter().filter(|c| is_narrow(c.name(), &need.fields)).collect();
@@ -207,14 +216,20 @@ impl Resolving<'_> {
             .iter()
             .map(|name| (name.clone(), key.place(file_name)))
             .chain(file.attributes.iter().map(|(name, attribute)| (name.clone(), attribute.place(file_name))))
-            .chain(file.references.iter().map(|(name, reference)| (format!("{name}_durable_key"), reference.place(file_name))))
+            .chain(
+                file.references
+                    .iter()
+                    .map(|(name, reference)| (format!("{name}_durable_key"), reference.place(file_name))),
+            )
             .collect();
         for (name, place) in places {
             if let Some(problem) = check_name(&name, &place) {
                 self.problem(problem);
             }
             if !names.insert(name.clone()) {
-                self.problem(Problem::new(place, format!("the dimension has two columns `{name}`")).hint("rename one of them"));
+                self.problem(
+                    Problem::new(place, format!("the dimension has two columns `{name}`")).hint("rename one of them"),
+                );
             }
         }
     }
@@ -241,7 +256,13 @@ impl Resolving<'_> {
         }
     }
 
-    pub(super) fn known_names<'a>(&mut self, used: impl Iterator<Item = &'a String>, known: &[String], what: &str, place: &Place) {
+    pub(super) fn known_names<'a>(
+        &mut self,
+        used: impl Iterator<Item = &'a String>,
+        known: &[String],
+        what: &str,
+        place: &Place,
+    ) {
         for name in used.filter(|name| !known.contains(name)) {
             let hint = suggestion(name, known.iter().map(String::as_str));
             self.problem(Problem::new(place.clone(), format!("`{name}` is not {what}")).hint(hint));
@@ -259,7 +280,12 @@ impl Resolving<'_> {
         }
     }
 
-    pub(super) fn compile_all(&mut self, compiler: &Compiler, texts: &[String], place: &Place) -> Option<Vec<Expression>> {
+    pub(super) fn compile_all(
+        &mut self,
+        compiler: &Compiler,
+        texts: &[String],
+        place: &Place,
+    ) -> Option<Vec<Expression>> {
         let compiled: Vec<Option<Expression>> = texts.iter().map(|text| self.compile(compiler, text, place)).collect();
         compiled.into_iter().collect()
     }
@@ -272,7 +298,10 @@ impl Resolving<'_> {
         for model in &self.models.models {
             match model {
                 Model::Dimension(dimension) => {
-                    by_name.insert(dimension.name.clone(), dimension.key.iter().map(|(_, field_type)| *field_type).collect());
+                    by_name.insert(
+                        dimension.name.clone(),
+                        dimension.key.iter().map(|(_, field_type)| *field_type).collect(),
+                    );
                     accepts.extend(dimension.inferred_from.iter().map(|from| (dimension.name.clone(), from.clone())));
                 }
                 Model::Calendar(calendar) => _ = calendars.insert(calendar.name.clone()),
@@ -294,11 +323,17 @@ impl Resolving<'_> {
                     continue;
                 };
                 let keys = sources.iter().flat_map(|source| &source.references).filter(|(of, _)| *of == index);
-                problems.extend(keys.filter_map(|(_, key)| key_misfit(target, key_types, key)).map(|m| Problem::new(place.clone(), m)));
+                problems.extend(
+                    keys.filter_map(|(_, key)| key_misfit(target, key_types, key))
+                        .map(|m| Problem::new(place.clone(), m)),
+                );
                 reference.key_types.clone_from(key_types);
                 if !accepts.contains(&(target.clone(), child.clone())) {
                     let hint = format!("add `{child}` to `inferred_from` of `{target}`");
-                    problems.push(Problem::new(place, format!("`{target}` does not accept members that `{child}` mentions")).hint(hint));
+                    problems.push(
+                        Problem::new(place, format!("`{target}` does not accept members that `{child}` mentions"))
+                            .hint(hint),
+                    );
                 }
                 mentions.entry(target.clone()).or_default().push(child.clone());
             }
@@ -314,16 +349,21 @@ impl Resolving<'_> {
         }
         let dimensions = self.definitions.dimensions.iter().map(|(domain, file)| (domain, &*file.definition.dimension));
         let facts = self.definitions.facts.iter().map(|(domain, file)| (domain, &*file.definition.fact));
-        let defined: BTreeSet<String> = dimensions.chain(facts).map(|(domain, name)| ModelName::new(domain, name).to_string()).collect();
+        let defined: BTreeSet<String> =
+            dimensions.chain(facts).map(|(domain, name)| ModelName::new(domain, name).to_string()).collect();
         for (domain, parsed) in &self.definitions.dimensions {
             let name = ModelName::new(domain, &parsed.definition.dimension);
             for from in &parsed.definition.inferred_from {
                 let mentioned = mentions.get(&name).is_some_and(|by| by.iter().any(|by| by.to_string() == **from));
                 let is_wrong_itself = defined.contains(&**from) && !right.contains(&**from);
                 if by_name.contains_key(&name) && !mentioned && !is_wrong_itself {
-                    let names: Vec<String> = mentions.get(&name).into_iter().flatten().map(ToString::to_string).collect();
+                    let names: Vec<String> =
+                        mentions.get(&name).into_iter().flatten().map(ToString::to_string).collect();
                     let hint = suggestion(from, names.iter().map(String::as_str));
-                    problems.push(Problem::new(from.place(&parsed.file), format!("`{}` does not mention `{name}`", from.value)).hint(hint));
+                    problems.push(
+                        Problem::new(from.place(&parsed.file), format!("`{}` does not mention `{name}`", from.value))
+                            .hint(hint),
+                    );
                 }
             }
         }
@@ -331,7 +371,9 @@ impl Resolving<'_> {
         for (target, place) in missing {
             if calendars.contains(&target) {
                 let hint = "keep the date as an attribute";
-                self.problem(Problem::new(place, format!("`{target}` is a calendar, which only facts refer to")).hint(hint));
+                self.problem(
+                    Problem::new(place, format!("`{target}` is a calendar, which only facts refer to")).hint(hint),
+                );
             } else {
                 self.no_dimension(&target, place);
             }
@@ -370,7 +412,9 @@ impl Resolving<'_> {
                 if name == *start {
                     let circle: Vec<String> = path.iter().map(ToString::to_string).collect();
                     let hint = "a hierarchy within one dimension is a plain attribute";
-                    self.problems.push(Problem::new(place, format!("references in a circle: {}", circle.join(" → "))).hint(hint));
+                    self.problems.push(
+                        Problem::new(place, format!("references in a circle: {}", circle.join(" → "))).hint(hint),
+                    );
                     break;
                 }
                 if seen.insert(name.clone()) {

@@ -7,7 +7,9 @@ use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 
 use super::dimension::{event_columns, is_narrow};
 use super::{Model, Resolving, check_name, columns};
-use crate::define::{Additivity, FactFile, FieldType, History, ModelName, Parsed, Place, Placed, Problem, Role as RoleFile, suggestion};
+use crate::define::{
+    Additivity, FactFile, FieldType, History, ModelName, Parsed, Place, Placed, Problem, Role as RoleFile, suggestion,
+};
 use crate::dimension::Target;
 use crate::events::{Event, Field, Need};
 use crate::expression::{Compiler, Expression, castable};
@@ -40,7 +42,10 @@ impl Resolving<'_> {
                 if let Some(filter) = &filter
                     && *filter.data_type() != DataType::Boolean
                 {
-                    self.problem(Problem::new(place, format!("`{}` is {}, not true or false", text.value, FieldType::name_of(filter.data_type()))));
+                    self.problem(Problem::new(
+                        place,
+                        format!("`{}` is {}, not true or false", text.value, FieldType::name_of(filter.data_type())),
+                    ));
                 }
                 filter
             }
@@ -50,13 +55,22 @@ impl Resolving<'_> {
             let place = column.place(file_name);
             let text = column.expression.as_deref().unwrap_or(name);
             let kind = ColumnKind::Degenerate;
-            columns.extend(self.column(&compiler, name, text, column.field_type, kind, column.description.as_ref(), &place));
+            columns.extend(self.column(
+                &compiler,
+                name,
+                text,
+                column.field_type,
+                kind,
+                column.description.as_ref(),
+                &place,
+            ));
         }
         for (name, measure) in &file.measures {
             let place = measure.place(file_name);
             let text = measure.expression.as_deref().unwrap_or(name);
             let kind = ColumnKind::Measure(measure.additive);
-            let column = self.column(&compiler, name, text, measure.field_type, kind, measure.description.as_ref(), &place);
+            let column =
+                self.column(&compiler, name, text, measure.field_type, kind, measure.description.as_ref(), &place);
             if let Some(column) = &column
                 && measure.additive != Additivity::None
                 && !column.field_type.adds_exactly()
@@ -66,15 +80,20 @@ impl Resolving<'_> {
                         format!("sums of `{name}` (double) would depend on their order"),
                         "declare a decimal or an integer `type`, or `additive: none`",
                     ),
-                    other => (format!("`{name}` is {other}, which has no sum"), "declare it `additive: none`, or under `degenerate`"),
+                    other => (
+                        format!("`{name}` is {other}, which has no sum"),
+                        "declare it `additive: none`, or under `degenerate`",
+                    ),
                 };
                 self.problem(Problem::new(place, message).hint(hint));
             }
             columns.extend(column);
         }
         let roles = self.roles(domain, file, &compiler, file_name);
-        let mut need = Need { fields: BTreeSet::new(), each: file.from.each.clone().map(|each| (each, BTreeSet::new())) };
-        let read = filter.iter().chain(columns.iter().map(|c| &c.expression)).chain(roles.iter().flat_map(|role| &role.key));
+        let mut need =
+            Need { fields: BTreeSet::new(), each: file.from.each.clone().map(|each| (each, BTreeSet::new())) };
+        let read =
+            filter.iter().chain(columns.iter().map(|c| &c.expression)).chain(roles.iter().flat_map(|role| &role.key));
         for name in read.flat_map(Expression::columns) {
             if event.newest().field(name).is_some_and(|field| field.field_type().is_some()) {
                 need.fields.insert(name.clone());
@@ -132,13 +151,17 @@ impl Resolving<'_> {
             let Some(elements) = elements else {
                 let lists = event.newest().fields.iter().filter(|field| field.elements().is_some());
                 let hint = suggestion(each, lists.map(|field| field.name.as_str()));
-                self.problem(Problem::new(place.clone(), format!("`{}` has no elements `{each}`", event.name)).hint(hint));
+                self.problem(
+                    Problem::new(place.clone(), format!("`{}` has no elements `{each}`", event.name)).hint(hint),
+                );
                 return None;
             };
             for element in elements {
                 if columns.iter().any(|column| column.name() == &element.name) {
                     let message = format!("`{}` is a field of the event and of its elements `{each}`", element.name);
-                    self.problem(Problem::new(place.clone(), message).hint("give one of them another name and a `path`"));
+                    self.problem(
+                        Problem::new(place.clone(), message).hint("give one of them another name and a `path`"),
+                    );
                     return None;
                 }
                 columns.extend(element.field_type().map(|t| ArrowField::new(&element.name, t.arrow(), true)));
@@ -166,7 +189,8 @@ impl Resolving<'_> {
             return None;
         };
         if !castable(expression.data_type(), &field_type.arrow()) {
-            let message = format!("`{text}` is {}, and `{name}` is {field_type}", FieldType::name_of(expression.data_type()));
+            let message =
+                format!("`{text}` is {}, and `{name}` is {field_type}", FieldType::name_of(expression.data_type()));
             self.problem(Problem::new(place.clone(), message));
             return None;
         }
@@ -203,7 +227,12 @@ impl Resolving<'_> {
                 }
             };
             if role.key.0.len() != key_types.len() {
-                let message = format!("the key of `{}` has {}, not {}", role.dimension, columns(key_types.len()), role.key.0.len());
+                let message = format!(
+                    "the key of `{}` has {}, not {}",
+                    role.dimension,
+                    columns(key_types.len()),
+                    role.key.0.len()
+                );
                 self.problem(Problem::new(place, message));
                 continue;
             }
@@ -211,7 +240,8 @@ impl Resolving<'_> {
             for (expression, key_type) in key.iter().zip(&key_types) {
                 if !castable(expression.data_type(), &key_type.arrow()) {
                     let own = FieldType::name_of(expression.data_type());
-                    let message = format!("`{}` is {own}, and the key of `{}` is {key_type}", expression.text(), role.dimension);
+                    let message =
+                        format!("`{}` is {own}, and the key of `{}` is {key_type}", expression.text(), role.dimension);
                     self.problem(Problem::new(place.clone(), message));
                 }
             }
@@ -231,12 +261,16 @@ impl Resolving<'_> {
             let place = place.unwrap_or_else(|| file.fact.place(file_name));
             self.problems.extend(check_name(named, &place));
             if !names.insert(named) {
-                self.problem(Problem::new(place, format!("the fact has two columns `{named}`")).hint("rename one of them"));
+                self.problem(
+                    Problem::new(place, format!("the fact has two columns `{named}`")).hint("rename one of them"),
+                );
             }
         }
         let place = file.grain.place(file_name);
         if file.grain.0.is_empty() {
-            self.problem(Problem::new(place, "the fact has no grain").hint("name the columns that tell its rows apart"));
+            self.problem(
+                Problem::new(place, "the fact has no grain").hint("name the columns that tell its rows apart"),
+            );
             return;
         }
         for (index, column) in file.grain.0.iter().enumerate() {

@@ -174,7 +174,11 @@ impl Resolving<'_> {
         for parsed in &self.definitions.streams {
             let domain = &parsed.definition.domain;
             self.problems.extend(check_domain(domain, &domain.place(&parsed.file)));
-            all.push((format!("stream `{}`", *parsed.definition.stream), parsed.definition.stream.clone(), parsed.file.clone()));
+            all.push((
+                format!("stream `{}`", *parsed.definition.stream),
+                parsed.definition.stream.clone(),
+                parsed.file.clone(),
+            ));
         }
         for (domain, parsed) in &self.definitions.dimensions {
             let name = &parsed.definition.dimension;
@@ -190,7 +194,9 @@ impl Resolving<'_> {
                 self.problem(problem);
             }
             if let Some(first) = seen.insert(what.clone(), place.clone()) {
-                self.problem(Problem::new(place, format!("{what} is defined twice")).hint(format!("it is also at {first}")));
+                self.problem(
+                    Problem::new(place, format!("{what} is defined twice")).hint(format!("it is also at {first}")),
+                );
             }
         }
     }
@@ -215,7 +221,10 @@ impl Resolving<'_> {
             }
             let is_plain = file.key.is_none() && file.from.is_empty() && file.attributes.is_empty();
             if !is_plain || !file.references.is_empty() || !file.inferred_from.is_empty() {
-                self.problem(Problem::new(place, "a calendar has no key, sources, attributes, references or inferred members"));
+                self.problem(Problem::new(
+                    place,
+                    "a calendar has no key, sources, attributes, references or inferred members",
+                ));
                 continue;
             }
             self.models.models.push(Model::Calendar(CalendarModel {
@@ -243,7 +252,9 @@ impl Resolving<'_> {
             [other, name] if *other == domain => Some(ModelName::new(domain, name)),
             _ => {
                 let hint = "another domain's dimension is named by its port: domain.product_vN.port";
-                self.problem(Problem::new(place.clone(), format!("`{reference}` names no dimension of this domain")).hint(hint));
+                self.problem(
+                    Problem::new(place.clone(), format!("`{reference}` names no dimension of this domain")).hint(hint),
+                );
                 None
             }
         }
@@ -251,7 +262,8 @@ impl Resolving<'_> {
 
     /// Tells that there is no dimension `name`; quiet where it is defined but wrong.
     fn no_dimension(&mut self, name: &ModelName, place: Place) {
-        let defined = |(domain, parsed): &(String, Parsed<DimensionFile>)| ModelName::new(domain, &parsed.definition.dimension);
+        let defined =
+            |(domain, parsed): &(String, Parsed<DimensionFile>)| ModelName::new(domain, &parsed.definition.dimension);
         if self.definitions.dimensions.iter().any(|dimension| defined(dimension) == *name) {
             return;
         }
@@ -310,7 +322,9 @@ impl Resolving<'_> {
                 }
                 Model::Fact(fact) => {
                     parts.extend(own_fact(fact));
-                    parts.extend(fact.inputs().iter().filter_map(|input| known.get(*input)).map(|print| print.as_str().into()));
+                    parts.extend(
+                        fact.inputs().iter().filter_map(|input| known.get(*input)).map(|print| print.as_str().into()),
+                    );
                 }
             }
             let fingerprint = digest(&parts);
@@ -329,7 +343,8 @@ impl Resolving<'_> {
         for parsed in &self.definitions.streams {
             if !read.contains(parsed.definition.stream.as_str()) {
                 let place = parsed.definition.stream.place(&parsed.file);
-                self.notes.push(Problem::new(place, format!("no model reads the stream `{}`", *parsed.definition.stream)));
+                self.notes
+                    .push(Problem::new(place, format!("no model reads the stream `{}`", *parsed.definition.stream)));
             }
         }
     }
@@ -375,9 +390,11 @@ fn columns(count: usize) -> String {
 fn digest(parts: &[serde_json::Value]) -> String {
     fn without_words(value: &serde_json::Value) -> serde_json::Value {
         match value {
-            serde_json::Value::Object(map) => {
-                map.iter().filter(|(key, _)| *key != "description").map(|(key, value)| (key.clone(), without_words(value))).collect()
-            }
+            serde_json::Value::Object(map) => map
+                .iter()
+                .filter(|(key, _)| *key != "description")
+                .map(|(key, value)| (key.clone(), without_words(value)))
+                .collect(),
             serde_json::Value::Array(values) => values.iter().map(without_words).collect(),
             other => other.clone(),
         }

@@ -65,7 +65,10 @@ impl Resolving<'_> {
             let version = &file.versions[number];
             let place = version.place(file_name);
             let Ok(number) = i32::try_from(*number) else {
-                self.problem(Problem::new(place, format!("`{name}` has a version {number}; they go up to {}", i32::MAX)));
+                self.problem(Problem::new(
+                    place,
+                    format!("`{name}` has a version {number}; they go up to {}", i32::MAX),
+                ));
                 continue;
             };
             if let Some(last) = versions.last().map(|version| version.number)
@@ -102,15 +105,19 @@ impl Resolving<'_> {
             let (place, target) = (step.place(file_name), written(step));
             let (each, name) = target.split_once('.').map_or((None, target), |(each, name)| (Some(each), name));
             let Some(fields) = level(version, each) else {
-                let lists = version.fields.iter().filter(|(_, field)| field.each.is_some()).map(|(name, _)| name.as_str());
+                let lists =
+                    version.fields.iter().filter(|(_, field)| field.each.is_some()).map(|(name, _)| name.as_str());
                 let each = each.unwrap_or_default();
                 self.problem(Problem::new(place, format!("`{each}` has no elements")).hint(suggestion(each, lists)));
                 continue;
             };
             match fields.get(name).map(|field| (field.field_type, &field.each)) {
                 Some((_, Some(_))) => {
-                    let hint = "elements carry over under one name: give the list that name in both versions, with a `path`";
-                    self.problem(Problem::new(place, format!("`{name}` has elements; a step is about a value")).hint(hint));
+                    let hint =
+                        "elements carry over under one name: give the list that name in both versions, with a `path`";
+                    self.problem(
+                        Problem::new(place, format!("`{name}` has elements; a step is about a value")).hint(hint),
+                    );
                 }
                 Some((Some(field_type), None)) => {
                     let is_new = level(before, each).is_none_or(|fields| !fields.contains_key(name))
@@ -127,7 +134,8 @@ impl Resolving<'_> {
                 None if later.iter().any(|later| reads(later, each, name)) => {}
                 None => {
                     let values = fields.iter().filter(|(_, field)| field.each.is_none()).map(|(name, _)| name.as_str());
-                    let problem = Problem::new(place, format!("{what} has no field `{target}`, and no later step reads it"));
+                    let problem =
+                        Problem::new(place, format!("{what} has no field `{target}`, and no later step reads it"));
                     self.problem(problem.hint(suggestion(name, values)));
                 }
             }
@@ -159,7 +167,13 @@ impl Resolving<'_> {
                 }
             };
             let path = file.path.clone().unwrap_or_else(|| name.clone());
-            fields.push(Field { name: name.clone(), path, required: file.required, description: file.description.clone(), kind });
+            fields.push(Field {
+                name: name.clone(),
+                path,
+                required: file.required,
+                description: file.description.clone(),
+                kind,
+            });
         }
         fields
     }
@@ -169,8 +183,12 @@ impl Resolving<'_> {
         for end in 1..=event.versions.len() {
             let event = Event { name: event.name.clone(), versions: event.versions[..end].to_vec() };
             let newest = event.newest();
-            let values: BTreeSet<String> =
-                newest.fields.iter().filter(|field| field.field_type().is_some()).map(|field| field.name.clone()).collect();
+            let values: BTreeSet<String> = newest
+                .fields
+                .iter()
+                .filter(|field| field.field_type().is_some())
+                .map(|field| field.name.clone())
+                .collect();
             let mut needs = vec![Need { fields: values, each: None }];
             for field in &newest.fields {
                 if let Some(elements) = field.elements() {
@@ -181,7 +199,8 @@ impl Resolving<'_> {
             let wrong: Vec<_> = needs.iter().filter_map(|need| Decoder::check(&event, need).err()).collect();
             for error in &wrong {
                 let version = file.versions.get(&error.version.unsigned_abs());
-                let step = version.and_then(|version| version.from_previous.get(error.step)).map(|step| step.place(file_name));
+                let step =
+                    version.and_then(|version| version.from_previous.get(error.step)).map(|step| step.place(file_name));
                 let place = step.or_else(|| version.map(|version| version.place(file_name))).unwrap_or_default();
                 let reason = beginning(&error.reason, 500);
                 self.problem(Problem::new(place, format!("`{}` version {}: {reason}", event.name, error.version)));
@@ -197,7 +216,8 @@ impl Resolving<'_> {
     pub(super) fn stream_for(&mut self, domain: &str, name: &str, place: &crate::define::Place) -> Option<Arc<Stream>> {
         let defined = self.definitions.streams.iter().find(|parsed| *parsed.definition.stream == name);
         let Some(defined) = defined else {
-            let known: Vec<&str> = self.definitions.streams.iter().map(|parsed| parsed.definition.stream.as_str()).collect();
+            let known: Vec<&str> =
+                self.definitions.streams.iter().map(|parsed| parsed.definition.stream.as_str()).collect();
             let hint = suggestion(name, known);
             self.problem(Problem::new(place.clone(), format!("there is no stream `{name}`")).hint(hint));
             return None;
@@ -205,7 +225,9 @@ impl Resolving<'_> {
         let owner = defined.definition.domain.as_str();
         if owner != domain {
             let hint = format!("use a product of `{owner}` instead");
-            self.problem(Problem::new(place.clone(), format!("the stream `{name}` belongs to the domain `{owner}`")).hint(hint));
+            self.problem(
+                Problem::new(place.clone(), format!("the stream `{name}` belongs to the domain `{owner}`")).hint(hint),
+            );
             return None;
         }
         self.models.streams.get(name).cloned()
@@ -217,7 +239,9 @@ impl Resolving<'_> {
             return Some(event.clone());
         }
         let hint = suggestion(name, stream.events.iter().map(|event| event.name.as_str()));
-        self.problem(Problem::new(place.clone(), format!("the stream `{}` has no event `{name}`", stream.name)).hint(hint));
+        self.problem(
+            Problem::new(place.clone(), format!("the stream `{}` has no event `{name}`", stream.name)).hint(hint),
+        );
         None
     }
 }
