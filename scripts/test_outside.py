@@ -6,6 +6,7 @@
     shop      definitions, landing, building and doing it all again; the star against the answers of the
               generator and of DuckDB; events over HTTP, twice; the driver's conformance; what README.md shows;
               the warehouse read by delta-rs, polars and ClickHouse; `verify`
+    s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
     flights   a year of real flights against the data frames they came from
 
 Servers listen on ports that the system chooses and are stopped by their own process ids. The last line says how
@@ -14,6 +15,7 @@ many checks passed and failed; exit 1 if any failed.
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -85,9 +88,9 @@ def finish(*command: object, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def must(*command: object) -> str:
+def must(*command: object, **environment: str) -> str:
     """Runs a command that must succeed; what it said."""
-    status, output = finish(*command)
+    status, output = finish(*command, **environment)
     if status != 0:
         raise Failed(f"`{' '.join(map(str, command))}` ended with status {status}:\n{output}")
     return output
@@ -183,6 +186,39 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int) -> None:
     tests.suite("other engines", sys.executable, PYTHON_TESTS / "outsiders.py", project / "warehouse")
 
 
+def s3(tests: Tests, starmere: Path, project: Path) -> None:
+    from moto.server import ThreadedMotoServer  # a stand-in for S3, of this process
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would tell of each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    environment = {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+                   "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+
+    def begin() -> None:
+        must(starmere, "init", project, "--example", "shop", "--size", 300)
+        settings = project / "starmere.yaml"
+        settings.write_text(re.sub("^warehouse:.*$", "warehouse: s3://shop/a/prefix", settings.read_text(), flags=re.M))
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/shop", method="PUT")).close()
+
+    def starmere_does(*words: str) -> str:
+        return must(starmere, *words, "--project", project, **environment)
+
+    def all_of_it() -> None:
+        for words in [("ingest", "--once"), ("build",)] * 2:
+            starmere_does(*words)
+        found = starmere_does("--format", "csv", "--quiet", "sql", "SELECT count(*) AS n FROM sales.orders_v1.order_lines")
+        same(found.split(), ["n", str(expected_rows(project / "expected")["sales.order_lines"])])
+
+    try:
+        if tests.check("s3: written", begin) and tests.check("s3: landed, built, and all again", all_of_it):
+            tests.check("s3: verified", lambda: starmere_does("verify"))
+    finally:
+        server.stop()
+
+
 def flights(tests: Tests, starmere: Path, project: Path, limit: int | None) -> None:
     events = ["events", *(["--limit", limit] if limit else [])]
     example = ROOT / "examples" / "flights"
@@ -222,6 +258,7 @@ def main() -> None:
         else:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starmere-")))
         for name, group in (("shop", lambda: shop(tests, starmere, work / "shop", options.orders)),
+                            ("s3", lambda: s3(tests, starmere, work / "s3")),
                             ("flights", lambda: flights(tests, starmere, work / "flights", options.flights))):
             try:
                 group()
