@@ -25,6 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -145,6 +146,8 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
 def as_text(table: pyarrow.Table) -> tuple[list[str], list[tuple[str, ...]]]:
     """The table as the files of `expected/` are written: nothing for null, everything else as text."""
     def text(value: Any) -> str:
+        if isinstance(value, datetime):
+            return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")  # strftime does not pad years
         return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
     columns = [[text(value) for value in column.to_pylist()] for column in table.columns]

@@ -22,11 +22,14 @@ Examples:
   starmere --project shop sql 'SELECT count(*) FROM sales.orders_v1.order_lines'
   starmere --project shop up              all of it, continuously";
 
+/// Where the project is unless one says so.
+pub(crate) const HERE: &str = ".";
+
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// The project's folder
-    #[arg(long, global = true, default_value = ".", value_name = "DIR")]
+    #[arg(long, global = true, default_value = HERE, value_name = "DIR")]
     pub(crate) project: PathBuf,
     /// How data is printed
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
@@ -81,14 +84,13 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// The folder to write; must not hold a project yet
-    #[arg(default_value = ".")]
-    pub(crate) into: PathBuf,
+    /// The folder to write; must not hold a project yet (default: where --project says)
+    pub(crate) into: Option<PathBuf>,
     /// Write this example
     #[arg(long, value_enum)]
     pub(crate) example: Option<Example>,
     /// Size of the example: its number of orders
-    #[arg(long, default_value_t = 10_000, requires = "example")]
+    #[arg(long, default_value_t = 10_000, requires = "example", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) size: u32,
     /// The same seed and size give the same events
     #[arg(long, default_value_t = 42, requires = "example")]
@@ -167,7 +169,22 @@ pub(crate) struct Rejects {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
+
+    use super::{Command, CommandLine, Init};
+
+    fn init(arguments: &[&str]) -> Result<Init, clap::Error> {
+        match CommandLine::try_parse_from([&["starmere"][..], arguments].concat())?.command {
+            Command::Init(init) => Ok(init),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_example_of_no_orders_is_refused() {
+        assert!(init(&["init", "x", "--example", "shop", "--size", "0"]).is_err());
+        assert_eq!(init(&["init", "x", "--example", "shop", "--size", "1"]).unwrap().size, 1);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -58,6 +58,11 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// What to do about rows that are not as promised.
+const BREACH: &str = "readers keep the former snapshot, nothing is lost. Find the events with `starmere sql` in \
+    `lake.<domain>.<stream>`. Then leave such rows out with `where:` in the model, or loosen the \
+    contract in a new version of the product, and run `starmere build`";
+
 /// What to do about it, where that is known.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
@@ -68,6 +73,19 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
         let models =
             cause.downcast_ref::<starmere_models::Error>().and_then(starmere_models::Error::hint).map(Into::into);
         let query = cause.downcast_ref::<starmere_sql::QueryError>().and_then(|error| error.hint().map(str::to_owned));
-        own.or(lake).or(ingest).or(models).or(query)
+        let breach = cause.is::<starmere_marts::contract::Breach>().then(|| BREACH.to_owned());
+        own.or(lake).or(ingest).or(models).or(query).or(breach)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breach_of_contract_says_what_to_do() {
+        let breach = starmere_marts::contract::Breach { port: "sales.orders_v1.lines".into(), reason: "no".into() };
+        let error = anyhow::Error::from(breach).context("could not build");
+        assert_eq!((status(&error), hint(&error).as_deref()), (1, Some(BREACH)));
+    }
 }

@@ -12,6 +12,7 @@ mod project;
 mod publish;
 mod views;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -38,7 +39,8 @@ fn run(line: command_line::CommandLine) -> ExitCode {
         (false, true) => "info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STARMERE_LOG").unwrap_or_else(|_| filter.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
     {
         Ok(runtime) => runtime,

@@ -1,6 +1,6 @@
 //! The one place that prints.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,9 +31,18 @@ impl Output {
         Self { quiet: true, interactive: false, ..self.clone() }
     }
 
-    /// Data, to standard output.
+    /// How data is printed: some listings say to programs something else than to people.
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Data, to standard output. Whoever closes it early, as `head` does, has got what they wanted.
     pub(crate) fn data(&self, schema: &SchemaRef, batches: &[RecordBatch]) -> anyhow::Result<()> {
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let out = WhileRead { out: std::io::stdout().lock(), closed: false };
+        self.write(schema, batches, std::io::BufWriter::new(out))
+    }
+
+    fn write(&self, schema: &SchemaRef, batches: &[RecordBatch], mut out: impl Write) -> anyhow::Result<()> {
         let plain = Arc::new(Schema::new(schema.fields().clone()));
         match self.format {
             Format::Table => {
@@ -53,7 +62,7 @@ impl Output {
                 let mut writer = arrow::csv::Writer::new(&mut out);
                 let empty = [RecordBatch::new_empty(plain)];
                 for batch in if batches.is_empty() { &empty[..] } else { batches } {
-                    writer.write(batch)?;
+                    writer.write(&starmere_sql::http::nested_as_text(batch)?)?;
                 }
             }
             Format::Arrow => {
@@ -91,19 +100,7 @@ impl Output {
     /// An error with its causes and what to do, to standard error.
     #[expect(clippy::print_stderr, reason = "this is where Starmere prints")]
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        eprintln!("error: {error}");
-        let mut said = error.to_string();
-        for cause in error.chain().skip(1) {
-            let text = cause.to_string();
-            // A transparent error repeats its cause.
-            if !said.contains(&text) {
-                eprintln!("  caused by: {text}");
-                said = text;
-            }
-        }
-        if let Some(hint) = failure::hint(error) {
-            eprintln!("\nhint: {hint}");
-        }
+        eprintln!("{}", words(error));
     }
 
     /// A spinner on a terminal, a plain line elsewhere.
@@ -120,6 +117,59 @@ impl Output {
         });
         Step { what, bar, begun: Instant::now(), output: self.clone() }
     }
+}
+
+/// Takes all that is written, and drops it once nobody reads any more.
+struct WhileRead<W> {
+    out: W,
+    closed: bool,
+}
+
+impl<W: Write> WhileRead<W> {
+    fn unless_closed<T>(&mut self, otherwise: T, act: impl FnOnce(&mut W) -> std::io::Result<T>) -> std::io::Result<T> {
+        if self.closed {
+            return Ok(otherwise);
+        }
+        match act(&mut self.out) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(otherwise)
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl<W: Write> Write for WhileRead<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.unless_closed(bytes.len(), |out| out.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.unless_closed((), Write::flush)
+    }
+}
+
+/// An error, its causes, its place in a query and what to do.
+fn words(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    let mut words = format!("error: {said}");
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        // A transparent error repeats its cause.
+        if !said.contains(&text) {
+            words.push_str(&format!("\n  caused by: {text}"));
+            said = text;
+        }
+    }
+    let query = error.chain().find_map(|cause| cause.downcast_ref::<starmere_sql::QueryError>());
+    if let Some((line, column)) = query.and_then(|query| query.line.zip(query.column)) {
+        words.push_str(&format!("\n  at line {line}, column {column}"));
+    }
+    if let Some(hint) = failure::hint(error) {
+        words.push_str(&format!("\n\nhint: {hint}"));
+    }
+    words
 }
 
 /// Something that takes a while.
@@ -161,6 +211,11 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// `1 row`, `1,234 rows`.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
 /// Bytes in words.
 pub(crate) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
@@ -171,4 +226,69 @@ pub(crate) fn bytes(number: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{number} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array, ListArray};
+    use arrow::datatypes::Int32Type;
+
+    use super::*;
+
+    fn output(format: Format) -> Output {
+        Output { format, quiet: true, interactive: false }
+    }
+
+    fn batch() -> RecordBatch {
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
+        let lists: ArrayRef = Arc::new(lists);
+        RecordBatch::try_from_iter_with_nullable([("number", numbers, false), ("list", lists, true)]).unwrap()
+    }
+
+    /// A reader that has gone.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _bytes: &[u8]) -> std::io::Result<usize> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!([0, 1, 1234].map(|number| counted(number, "row", "rows")), ["0 rows", "1 row", "1,234 rows"]);
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_is_no_failure() {
+        let batch = batch();
+        for format in [Format::Table, Format::Json, Format::Csv, Format::Arrow] {
+            let mut out = WhileRead { out: Gone, closed: false };
+            output(format).write(&batch.schema(), std::slice::from_ref(&batch), &mut out).unwrap();
+            assert!(out.closed, "{format:?}");
+            assert!(output(format).write(&batch.schema(), std::slice::from_ref(&batch), Gone).is_err(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn lists_in_csv_are_json() {
+        let batch = batch();
+        let mut out = Vec::new();
+        output(Format::Csv).write(&batch.schema(), std::slice::from_ref(&batch), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "number,list\n1,\"[1,null]\"\n2,\n");
+        let mut empty = Vec::new();
+        output(Format::Csv).write(&batch.schema(), &[], &mut empty).unwrap();
+        assert_eq!(String::from_utf8(empty).unwrap(), "number,list\n");
+    }
+
+    #[test]
+    fn errors_of_queries_have_their_place_and_hint() {
+        let error = starmere_sql::QueryError::invalid("no column `foo`").at(2, 3).with_hint("mend it");
+        assert_eq!(words(&error.into()), "error: no column `foo`\n  at line 2, column 3\n\nhint: mend it");
+    }
 }

@@ -1,6 +1,7 @@
 //! A user's project: its files, read and resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ const QUERY_MEMORY: usize = 8 << 30;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProjectFile {
     pub(crate) project: String,
-    /// A folder, `s3://bucket/prefix` or `memory://`.
+    /// A folder, `s3://bucket/prefix` or `memory://`; may hold references.
     pub(crate) warehouse: Placed<String>,
     #[serde(default)]
     pub(crate) sources: BTreeMap<String, Placed<SourceFile>>,
@@ -58,17 +59,17 @@ pub(crate) struct SourceFile {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Listeners {
     #[serde(default = "http_default")]
-    pub(crate) http: String,
+    pub(crate) http: Placed<String>,
     #[serde(default = "flight_default")]
-    pub(crate) flight: String,
+    pub(crate) flight: Placed<String>,
 }
 
-fn http_default() -> String {
-    "127.0.0.1:7070".into()
+fn http_default() -> Placed<String> {
+    Placed::from("127.0.0.1:7070".to_owned())
 }
 
-fn flight_default() -> String {
-    "127.0.0.1:7071".into()
+fn flight_default() -> Placed<String> {
+    Placed::from("127.0.0.1:7071".to_owned())
 }
 
 impl Default for Listeners {
@@ -113,7 +114,7 @@ impl Project {
             let hint = "go to a project's folder, name one with --project, or write one with `starmere init`";
             return Err(Mendable::error(format!("there is no project in `{}`", root.display()), hint));
         }
-        let mut reading = Reading { root: root.to_path_buf(), problems: Vec::new(), files: 0 };
+        let mut reading = Reading { root: root.to_path_buf(), problems: Vec::new(), read: BTreeSet::new() };
         let file: Option<Parsed<ProjectFile>> = reading.one(&main);
         let streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));
         let mut definitions = Definitions { streams: streams.clone(), ..Definitions::default() };
@@ -138,7 +139,8 @@ impl Project {
             products.extend(of_domain.into_iter().map(|parsed| (name.clone(), parsed)));
         }
         definitions.ports = starmere_marts::define::ports(&products);
-        let Reading { mut problems, files, .. } = reading;
+        reading.never_read();
+        let Reading { mut problems, read, .. } = reading;
         // Names that are missing because a file could not be read would only be told twice.
         let broken = !problems.is_empty();
         let models = resolve(&definitions).unwrap_or_else(|found| {
@@ -154,6 +156,11 @@ impl Project {
             }),
             false => Meaning::default(),
         };
+        for parsed in streams.iter().filter(|parsed| parsed.definition.max_event_bytes == Some(0)) {
+            let place = place_of(root, &parsed.file, "max_event_bytes");
+            let hint = "write how long an event may be, or leave it out";
+            problems.push(Problem::new(place, "no event has 0 bytes").hint(hint));
+        }
         let Some(Parsed { definition: file, file: name }) = file else { return Err(Problems(problems).into()) };
         for (source, definition) in &file.sources {
             let known: BTreeSet<&str> = streams.iter().map(|parsed| parsed.definition.stream.as_str()).collect();
@@ -169,21 +176,27 @@ impl Project {
             }
         }
         for (user, definition) in &file.users {
-            if !definition.password.starts_with("${") {
-                let message = format!("the password of `{user}` stands in the file");
-                let hint = "write a reference: ${env:NAME} or ${file:PATH}";
-                problems.push(Problem::new(definition.place(&name), message).hint(hint));
-            }
+            let message = match reference(&definition.password) {
+                Some(_) => continue,
+                None if definition.password.starts_with("${") => {
+                    format!("the password of `{user}` is not a whole reference")
+                }
+                None => format!("the password of `{user}` stands in the file"),
+            };
+            let hint = "write a reference: ${env:NAME} or ${file:PATH}";
+            problems.push(Problem::new(definition.place(&name), message).hint(hint));
         }
+        problems.extend(mistakes(root, &file, &name));
         if !problems.is_empty() {
             return Err(Problems(problems).into());
         }
-        Ok(Self { root: root.to_path_buf(), file, streams, models, meaning, files })
+        Ok(Self { root: root.to_path_buf(), file, streams, models, meaning, files: read.len() })
     }
 
     /// Opens the warehouse.
     pub(crate) fn open(self) -> anyhow::Result<Opened> {
-        let store = Store::open(&self.file.warehouse, &self.root)?;
+        let location = with_references(&self.file.warehouse, |reference| secret(&self.root, reference))?;
+        let store = Store::open(&location, &self.root)?;
         let warehouse = Warehouse::new(store);
         let catalog = Catalog::new(&warehouse);
         let engine = Engine::new(warehouse.store(), QUERY_MEMORY).context("could not set up the query engine")?;
@@ -207,7 +220,7 @@ impl Opened {
         };
         let file = &parsed.definition;
         let table = self.warehouse.table(TablePath::stream(&file.domain, &file.stream));
-        Ok((Stream::new(&file.stream, table), mapping(file)))
+        Ok((Stream::new(&file.stream, table).published_in(&self.catalog), mapping(file)))
     }
 }
 
@@ -236,7 +249,7 @@ fn mapping(file: &StreamFile) -> Mapping {
 struct Reading {
     root: PathBuf,
     problems: Vec<Problem>,
-    files: usize,
+    read: BTreeSet<PathBuf>,
 }
 
 impl Reading {
@@ -245,7 +258,7 @@ impl Reading {
     }
 
     fn one<T: serde::de::DeserializeOwned>(&mut self, path: &Path) -> Option<Parsed<T>> {
-        self.files += 1;
+        self.read.insert(path.to_path_buf());
         let name = self.name(path);
         match parse(path, &name) {
             Ok(parsed) => Some(parsed),
@@ -259,6 +272,37 @@ impl Reading {
     fn all<T: serde::de::DeserializeOwned>(&mut self, folder: &Path) -> Vec<Parsed<T>> {
         yaml_files(folder).iter().filter_map(|path| self.one(path)).collect()
     }
+
+    /// Tells of files that look like definitions and stand where nobody looks.
+    fn never_read(&mut self) {
+        let all = ["streams", "domains"].map(|folder| yaml_below(&self.root.join(folder), DEPTH));
+        for path in all.into_iter().flatten().filter(|path| !self.read.contains(path)) {
+            let file = self.name(&path);
+            let belongs = match file.split('/').collect::<Vec<_>>().as_slice() {
+                ["streams", ..] => "streams are in streams/*.yaml",
+                [_, _, folder, _, ..] if folder.starts_with("product") => {
+                    "products are in domains/<domain>/products/*.yaml"
+                }
+                _ => "models are in domains/<domain>/models/*.yaml",
+            };
+            let place = Place { file, line: 1, column: 1 };
+            self.problems.push(Problem::new(place, format!("is never read; {belongs}")));
+        }
+    }
+}
+
+/// So deep are files looked for that stand in the wrong place.
+const DEPTH: usize = 5;
+
+fn yaml_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
+    let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let mut found = yaml_files(folder);
+    if depth > 0 {
+        let folders = folders(folder).into_iter().filter(|folder| !hidden(folder));
+        found.extend(folders.flat_map(|folder| yaml_below(&folder, depth - 1)));
+    }
+    found.retain(|path| !hidden(path));
+    found
 }
 
 fn folders(folder: &Path) -> Vec<PathBuf> {
@@ -277,17 +321,247 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// What `starmere.yaml` says of the outside that cannot be right.
+fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut tell = |place: Place, wrong: Option<(String, &str)>| {
+        problems.extend(wrong.map(|(message, hint)| Problem::new(place, message).hint(hint)));
+    };
+    tell(file.warehouse.place(name), wrong_warehouse(&file.warehouse));
+    for source in file.sources.values() {
+        let exists = root.join(&source.files).exists();
+        tell(source.place(name), if exists { None } else { wrong_files(&source.files) });
+    }
+    for listener in [&file.listeners.http, &file.listeners.flight] {
+        tell(listener.place(name), wrong_listener(listener, !file.users.is_empty()));
+    }
+    problems
+}
+
+fn wrong_warehouse(location: &str) -> Option<(String, &'static str)> {
+    const KINDS: &str = "write a folder, s3://bucket/prefix or memory://";
+    if location.contains("${") {
+        let whole = |text: &str| reference(text).map(|_| String::new()).context("not a reference");
+        let wrong = with_references(location, whole).is_err();
+        return wrong
+            .then(|| (format!("`{location}` has a reference that is not whole"), "write ${env:NAME} or ${file:PATH}"));
+    }
+    if location.trim().is_empty() {
+        return Some(("nothing where a warehouse belongs".to_owned(), KINDS));
+    }
+    match location.split_once("://") {
+        Some(("s3", rest)) if rest.starts_with('/') || rest.is_empty() => {
+            Some((format!("`{location}` names no bucket"), "write s3://bucket/prefix"))
+        }
+        None | Some(("file" | "memory" | "s3", _)) => None,
+        Some((scheme, _)) => Some((format!("`{scheme}` is not a kind of warehouse"), KINDS)),
+    }
+}
+
+fn wrong_listener(address: &str, has_users: bool) -> Option<(String, &'static str)> {
+    let number = address.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    match number.as_deref().unwrap_or(address).parse::<SocketAddr>() {
+        Err(_) => Some((
+            format!("`{address}` is not an address to listen on"),
+            "write `IP:port`, such as 127.0.0.1:7070; port 0: the system chooses",
+        )),
+        Ok(number) if !has_users && !number.ip().is_loopback() => Some((
+            format!("`{address}` can be reached from other machines, and no users are declared"),
+            "declare `users:`, or listen on 127.0.0.1 and put a proxy in front",
+        )),
+        Ok(_) => None,
+    }
+}
+
+fn wrong_files(pattern: &str) -> Option<(String, &'static str)> {
+    if pattern.contains("${") {
+        let hint = "they work in `warehouse` and in passwords; write the path";
+        return Some((format!("`{pattern}` has a reference, and `files` knows none"), hint));
+    }
+    if !pattern.contains(['*', '?', '[', '{']) {
+        return None;
+    }
+    let hint = "name a file, a folder, or a pattern such as `events/*.jsonl`";
+    wrong_glob(pattern).map(|reason| (format!("`{pattern}` is not a pattern of files: {reason}"), hint))
+}
+
+/// Why the pattern is none, as `globset` reads it.
+fn wrong_glob(pattern: &str) -> Option<&'static str> {
+    let mut open = 0_usize;
+    let mut rest = pattern.chars();
+    while let Some(character) = rest.next() {
+        match character {
+            '\\' if rest.next().is_none() => return Some("it ends with `\\`"),
+            '{' => open += 1,
+            '}' if open == 0 => return Some("a `}` without `{`"),
+            '}' => open -= 1,
+            '[' => {
+                let class = rest.as_str();
+                let class = class.strip_prefix(['!', '^']).unwrap_or(class);
+                // A `]` that comes first is one of the characters.
+                let first = class.chars().next().map_or(0, char::len_utf8);
+                let Some(end) = class[first..].find(']') else { return Some("a `[` without `]`") };
+                let characters: Vec<char> = class[..first + end].chars().collect();
+                if characters.windows(3).any(|range| range[1] == '-' && range[0] > range[2]) {
+                    return Some("a range that goes backwards");
+                }
+                rest = class[first + end + 1..].chars();
+            }
+            _ => {}
+        }
+    }
+    (open > 0).then_some("a `{` without `}`")
+}
+
+/// Where a key at the left margin has its value; for those that do not keep their place.
+fn place_of(root: &Path, file: &str, key: &str) -> Place {
+    let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+    let found = text.lines().zip(1_u64..).find_map(|(line, number)| {
+        let value = line.strip_prefix(key)?.strip_prefix(':')?;
+        let blanks = value.chars().take_while(|character| character.is_whitespace()).count();
+        Some((number, (key.len() + 2 + blanks) as u64))
+    });
+    let (line, column) = found.unwrap_or((1, 1));
+    Place { file: file.to_owned(), line, column }
+}
+
+/// Where a value is to be had.
+enum Reference<'a> {
+    Variable(&'a str),
+    File(&'a str),
+}
+
+fn reference(text: &str) -> Option<Reference<'_>> {
+    match text.strip_prefix("${")?.strip_suffix('}')?.split_once(':')? {
+        (_, "") => None,
+        ("env", name) => Some(Reference::Variable(name)),
+        ("file", path) => Some(Reference::File(path)),
+        _ => None,
+    }
+}
+
+/// The text, each of its references replaced by its value.
+fn with_references(text: &str, value: impl Fn(&str) -> anyhow::Result<String>) -> anyhow::Result<String> {
+    let (mut result, mut rest) = (String::new(), text);
+    while let Some(start) = rest.find("${") {
+        // One that does not end is told by `value`.
+        let end = rest[start..].find('}').map_or(rest.len(), |end| start + end + 1);
+        result += &rest[..start];
+        result += &value(&rest[start..end])?;
+        rest = &rest[end..];
+    }
+    Ok(result + rest)
+}
+
 /// The value behind `${env:NAME}` or `${file:PATH}`.
-fn secret(root: &Path, reference: &str) -> anyhow::Result<String> {
-    let inner = reference.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
-    match inner.split_once(':') {
-        Some(("env", name)) => std::env::var(name).map_err(|_| {
+fn secret(root: &Path, text: &str) -> anyhow::Result<String> {
+    match reference(text) {
+        Some(Reference::Variable(name)) => std::env::var(name).map_err(|_| {
             Mendable::error(format!("the variable `{name}` is not set"), "set it, or change the reference")
         }),
-        Some(("file", path)) => {
+        Some(Reference::File(path)) => {
             let text = std::fs::read_to_string(root.join(path)).with_context(|| format!("could not read `{path}`"))?;
             Ok(text.trim_end().to_owned())
         }
-        _ => Err(Mendable::error(format!("`{reference}` is not a reference"), "write ${env:NAME} or ${file:PATH}")),
+        None => Err(Mendable::error(format!("`{text}` is not a reference"), "write ${env:NAME} or ${file:PATH}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROJECT: &str = "project: p\nwarehouse: ./warehouse\n";
+
+    fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn said(files: &[(&str, &str)]) -> String {
+        Project::load(project(files).path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_would_fail_later_is_told_with_its_place() {
+        let stream = "stream: s\ndomain: d\nmax_event_bytes: 0\nenvelope: { type: type, time: at }\n";
+        for (line, words) in [
+            ("listeners: { http: nowhere }\n", "starmere.yaml:3:20: `nowhere` is not an address to listen on"),
+            ("listeners: { flight: '0.0.0.0:1' }\n", "starmere.yaml:3:22: `0.0.0.0:1` can be reached from other"),
+            ("sources: { a: { stream: s, files: 'x/[a' } }\n", "`x/[a` is not a pattern of files: a `[` without `]`"),
+            ("sources: { a: { stream: s, files: '${env:X}/a' } }\n", "`files` knows none"),
+            ("", "streams/s.yaml:3:18: no event has 0 bytes"),
+        ] {
+            let text = said(&[("starmere.yaml", &format!("{PROJECT}{line}")), ("streams/s.yaml", stream)]);
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn files_that_nobody_reads_are_told() {
+        let text = said(&[
+            ("starmere.yaml", PROJECT),
+            ("domains/d/model/a.yaml", ""),
+            ("domains/d/models/sub/b.yaml", ""),
+            ("domains/d/product/c.yml", ""),
+            ("streams/sub/e.yaml", ""),
+            ("domains/d/.hidden.yaml", ""),
+        ]);
+        let of = |file: &str, what: &str| format!("{file}:1:1: is never read; {what}");
+        for words in [
+            "4 problems".to_owned(),
+            of("domains/d/model/a.yaml", "models are in domains/<domain>/models/*.yaml"),
+            of("domains/d/models/sub/b.yaml", "models are in domains/<domain>/models/*.yaml"),
+            of("domains/d/product/c.yml", "products are in domains/<domain>/products/*.yaml"),
+            of("streams/sub/e.yaml", "streams are in streams/*.yaml"),
+        ] {
+            assert!(text.contains(&words), "{words}\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_warehouse_may_be_a_reference() {
+        let files = [("starmere.yaml", "project: p\nwarehouse: './${file:name}/a'\n"), ("name", "where\n")];
+        let folder = project(&files);
+        Project::load(folder.path()).unwrap().open().unwrap();
+        assert!(folder.path().join("where/a").is_dir());
+        assert!(!folder.path().join("${file:name}").exists());
+    }
+
+    #[test]
+    fn warehouses_of_unknown_kinds_and_broken_references_are_refused() {
+        for right in ["warehouse", "/a/b", "file:///a", "memory://", "s3://bucket", "${env:WH}", "s3://${env:B}/x"] {
+            assert_eq!(wrong_warehouse(right), None);
+        }
+        for wrong in ["", "gs://bucket/x", "s3://", "s3:///x", "${env:WH", "${WH}", "${env:}", "a/${vault:x}"] {
+            assert!(wrong_warehouse(wrong).is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn globs_are_checked() {
+        for right in ["*", "a/**/*.{gz,zst}", "[]a]", "[!a-z]x", "{a,{b,c}}", "\\{a*"] {
+            assert_eq!(wrong_glob(right), None, "{right}");
+        }
+        for wrong in ["[", "[a", "[]", "{a", "*}", "[z-a]", "*\\"] {
+            assert!(wrong_glob(wrong).is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_is_listened_on_without_users() {
+        for address in ["127.0.0.1:0", "[::1]:7070", "localhost:80"] {
+            assert_eq!(wrong_listener(address, false), None);
+        }
+        assert!(wrong_listener("0.0.0.0:1", false).is_some());
+        assert_eq!(wrong_listener("0.0.0.0:1", true), None);
+        for address in ["", "7070", "127.0.0.1", "host:1", "127.0.0.1:99999"] {
+            assert!(wrong_listener(address, true).is_some(), "{address}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{Model, Models};
 
 use crate::failure::Mendable;
-use crate::output::{Output, Step, count};
+use crate::output::{Output, Step, count, counted};
 use crate::project::Opened;
 
 /// How often a build is begun anew because another one was ahead.
@@ -92,7 +92,7 @@ fn names(models: &Models) -> BTreeSet<String> {
 }
 
 async fn keep_contracts(opened: &Opened, newest: &CatalogSnapshot, pins: &BTreeMap<String, Pin>) -> anyhow::Result<()> {
-    let published: Meaning = serde_json::from_value(newest.meaning.clone()).unwrap_or_default();
+    let published = Meaning::of(newest)?;
     for port in &opened.project.meaning.ports {
         let Some(pin) = pins.get(&port.table) else { continue };
         let table = opened.warehouse.table(pin.path.clone());
@@ -170,15 +170,16 @@ impl Watch for Bars<'_> {
 
     fn done(&self, _: &Model, built: &Built) {
         let step = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let mut words = format!("{} rows", count(built.rows));
+        let mut words = counted(built.rows, "row", "rows");
         if built.rows_written > 0 {
-            words += &format!(", {} new from {} events", count(built.rows_written), count(built.rows_read));
+            words +=
+                &format!(", {} new from {}", count(built.rows_written), counted(built.rows_read, "event", "events"));
         }
         if built.rows_mended > 0 {
             words += &format!(", {} keyed again or taken back", count(built.rows_mended));
         }
         if built.rejects > 0 {
-            words += &format!(", {} rejects", count(built.rejects));
+            words += &format!(", {}", counted(built.rejects, "reject", "rejects"));
         }
         if let Some(step) = step {
             step.done(words);

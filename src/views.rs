@@ -21,7 +21,6 @@ use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::{SessionContext, ident};
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::events;
-use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_marts::meaning::{Meaning, Port};
 use starmere_sql::{ForeignKey, QueryError, TableInfo, TableKind, View, Views};
@@ -82,7 +81,7 @@ impl ProjectViews {
     }
 
     async fn pin(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Pinned> {
-        let meaning: Meaning = serde_json::from_value(snapshot.meaning.clone()).unwrap_or_default();
+        let meaning = Meaning::of(snapshot)?;
         let mut schemas: BTreeMap<(String, String), Arc<MemorySchemaProvider>> = BTreeMap::new();
         let mut infos = Vec::new();
         let mut newest: HashMap<(&str, &str), u32> = HashMap::new();
@@ -264,9 +263,7 @@ impl Lake {
             streams.entry(parsed.definition.domain.to_string()).or_default().push(parsed.definition.stream.to_string());
         }
         let of = |(domain, streams): (String, Vec<String>)| {
-            let schema =
-                LakeSchema { opened: opened.clone(), domain: domain.clone(), streams, named: Mutex::default() };
-            (domain, Arc::new(schema))
+            (domain, Arc::new(LakeSchema { opened: opened.clone(), streams, named: Mutex::default() }))
         };
         Self { schemas: streams.into_iter().map(of).collect() }
     }
@@ -285,7 +282,6 @@ impl CatalogProvider for Lake {
 #[derive(Debug)]
 struct LakeSchema {
     opened: Opened,
-    domain: String,
     streams: Vec<String>,
     /// Streams that the query has named: each at one version.
     named: Mutex<HashMap<String, Arc<PinnedTable>>>,
@@ -305,9 +301,8 @@ impl SchemaProvider for LakeSchema {
         if let Some(table) = named.get(name) {
             return Ok(Some(table.clone()));
         }
-        let table = self.opened.warehouse.table(TablePath::stream(&self.domain, name));
-        let opened = table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await;
-        let snapshot = opened.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let (stream, _) = self.opened.stream(name).map_err(|error| DataFusionError::External(error.into()))?;
+        let snapshot = stream.open().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
         let table = Arc::new(PinnedTable::new(self.opened.warehouse.store(), snapshot));
         named.insert(name.to_owned(), table.clone());
         Ok(Some(table))

@@ -755,7 +755,7 @@ async fn commands_and_servers_name_what_is_damaged() {
         let mut noticed = 0;
         for command in commands {
             let Ended { words, status, output, errors } = project.run(command).await;
-            let said = format!("{damage:?} {path}: `starmere {words}` ended with {status}\n{errors}");
+            let said = format!("{damage:?} {path}: `starmere {words}` ended with {status}\n{errors}{output}");
             assert!(!errors.contains("panicked") && status.code().is_some(), "{said}");
             if status.success() {
                 assert!(command != query || output == good, "{said}\n{output}");
@@ -763,7 +763,8 @@ async fn commands_and_servers_name_what_is_damaged() {
             }
             noticed += 1;
             assert!(errors.contains("error: "), "{said}");
-            assert!(errors.contains(&path.to_string()), "{said}");
+            // What `verify` finds is data.
+            assert!(errors.contains(&path.to_string()) || output.contains(&path.to_string()), "{said}");
         }
         assert!(noticed > 0, "nobody noticed {damage:?} {path}");
         let server = Server::start(project.root()).await;
@@ -785,4 +786,34 @@ async fn commands_and_servers_name_what_is_damaged() {
         server.end().await;
     }
     project.succeed(&["verify"]).await;
+}
+
+/// A stream that has lost its newest commit, which is published: landing does not make that version again, and
+/// `verify` tells of it, and of everything else that is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_commit_of_a_stream_is_told_and_not_made_again() {
+    let project = Project::new();
+    let mut random = Rng::with_seed(14);
+    let mut producer = Producer::new(&project.inbox());
+    producer.take(&events(&mut random, 30), &mut random);
+    producer.finish(&mut random);
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    let snapshot = project.snapshot().await;
+    let (stream, fact) = (&snapshot.tables["lake.sales.orders"], &snapshot.tables["sales.order_lines"]);
+    let table = project.warehouse().table(fact.path.clone()).snapshot_at(fact.version).await.unwrap();
+    let file = fact.path.file(&table.files().next().unwrap().path);
+    let place = |path: &ObjectPath| project.root().join("warehouse").join(path.to_string());
+    let commit = place(&stream.path.commit(stream.version));
+    std::fs::remove_file(&commit).unwrap();
+    std::fs::remove_file(place(&file)).unwrap();
+    let lost = format!("version {} of the stream is published", stream.version);
+    let Ended { status, errors, .. } = project.run(&["ingest", "--once"]).await;
+    assert!(status.code() == Some(2) && errors.contains(&lost), "{status}\n{errors}");
+    assert!(!commit.exists(), "it was made again");
+    for (arguments, also) in [(&["verify", "--lake-only"][..], None), (&["verify"][..], Some(file.to_string()))] {
+        let Ended { status, output, errors, .. } = project.run(arguments).await;
+        assert_eq!(status.code(), Some(2), "{errors}");
+        assert!(output.contains(&lost) && also.is_none_or(|also| output.contains(&also)), "{output}\n{errors}");
+    }
 }

@@ -1,10 +1,11 @@
 //! Payloads in, columns of a stream's table out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
-    new_null_array,
+    Array, ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondBuilder, new_null_array,
 };
 use starmere_lake::delta::{EncodedFile, FileOptions};
 use starmere_lake::landing::{Part, SourcePartition, row_digest};
@@ -46,8 +47,26 @@ pub struct Rows {
     pub columns: RecordBatch,
     pub parts: Vec<Part>,
     pub rejects: u64,
+    /// How many events that were not rejected are of each type; of so many types at most.
+    pub types: BTreeMap<String, u64>,
     /// Payload bytes.
     pub bytes: usize,
+}
+
+/// So many types are counted: more are a mistake in the mapping.
+pub(crate) const MOST_TYPES: usize = 1000;
+
+fn count_types(types: &StringArray, rejections: &StringArray) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for (row, name) in types.iter().enumerate() {
+        let Some(name) = name.filter(|_| rejections.is_null(row)) else { continue };
+        if let Some(count) = counts.get_mut(name) {
+            *count += 1;
+        } else if counts.len() < MOST_TYPES {
+            counts.insert(name, 1);
+        }
+    }
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 impl Default for Batch {
@@ -172,12 +191,14 @@ impl Batch {
             let field = schema.field_with_name(name).expect("the schema has its own columns");
             new_null_array(field.data_type(), self.rows)
         };
+        let (event_type, rejection) = (self.event_type.finish(), self.rejection.finish());
+        let types = count_types(&event_type, &rejection);
         let (key, headers, op) = (null("key"), null("headers"), null("op"));
         let mut ingested_at = TimestampMicrosecondBuilder::with_capacity(self.rows);
         ingested_at.append_value_n(landed_at, self.rows);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.event_id.finish()),
-            Arc::new(self.event_type.finish()),
+            Arc::new(event_type),
             Arc::new(self.event_version.finish()),
             Arc::new(self.occurred_at.finish().with_timezone("UTC")),
             Arc::new(ingested_at.finish().with_timezone("UTC")),
@@ -190,10 +211,10 @@ impl Batch {
             headers,
             op,
             Arc::new(self.payload.finish()),
-            Arc::new(self.rejection.finish()),
+            Arc::new(rejection),
         ];
         let columns = RecordBatch::try_new(schema.clone(), columns).map_err(Error::columns("a batch of events"))?;
-        Ok(Rows { columns, parts: self.parts, rejects: self.rejects, bytes: self.bytes })
+        Ok(Rows { columns, parts: self.parts, rejects: self.rejects, types, bytes: self.bytes })
     }
 }
 

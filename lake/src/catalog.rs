@@ -60,6 +60,13 @@ pub struct Misfit {
     pub pinned: Option<u64>,
 }
 
+impl CatalogSnapshot {
+    /// The version it pins of the table at `path`.
+    pub fn version_of(&self, path: &TablePath) -> Option<u64> {
+        self.tables.values().find(|pin| pin.path == *path).map(|pin| pin.version)
+    }
+}
+
 /// The tables whose inputs are pinned at other versions than they consumed.
 pub fn misfits(tables: &BTreeMap<String, Pin>) -> Vec<Misfit> {
     let of = |(table, pin): (&String, &Pin)| {

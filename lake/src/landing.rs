@@ -24,11 +24,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use tokio::sync::OnceCell;
 
+use crate::catalog::Catalog;
 use crate::delta::{Add, Commit, Committed, EncodedFile, Snapshot, Table, Txn};
 use crate::events;
 use crate::paths::escape;
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// How often a batch is offered while other writers commit in between.
@@ -96,6 +103,64 @@ pub fn row_digest(position: i64, payload: &[u8]) -> u128 {
     xxhash_rust::xxh3::xxh3_128_with_seed(payload, position as u64)
 }
 
+/// What a stream has lost, where its newest version is `newest` and a catalog snapshot pins `published`: made
+/// again, those versions would hold something else.
+pub fn lost(newest: Option<u64>, published: Option<u64>) -> Option<String> {
+    let published = published.filter(|&published| newest.is_none_or(|newest| newest < published))?;
+    let found = newest.map_or("there is none".to_owned(), |newest| format!("the newest one is {newest}"));
+    Some(format!("version {published} of the stream is published, and {found}; restore the log"))
+}
+
+/// Stands in a row for an event that is too long for one and is kept beside the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oversized {
+    /// Where it is, relative to the warehouse.
+    #[serde(rename = "oversized")]
+    pub path: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl Oversized {
+    /// Why the row holds no event; `limit` is how long one may be.
+    pub fn rejection(&self, limit: usize) -> String {
+        let Self { path, bytes, .. } = self;
+        format!("the line has {bytes} bytes, more than `max_event_bytes` ({limit}); it is kept at `{path}`")
+    }
+
+    /// The reference in a row, where it is one: then the rejection names the same object.
+    pub fn of(payload: &[u8], rejection: &str) -> Option<Self> {
+        let found: Self = serde_json::from_slice(payload).ok()?;
+        rejection.ends_with(&format!("it is kept at `{}`", found.path)).then_some(found)
+    }
+
+    /// What is wrong with the object.
+    pub async fn damage(&self, store: &Store) -> Result<Option<String>> {
+        let Self { path, bytes, sha256 } = self;
+        let failed = |source| Error::Store { action: "read", path: path.clone(), source };
+        let Ok(place) = Path::parse(path) else { return Ok(Some(format!("`{path}` is not the path of an object"))) };
+        let object = match store.objects().get(&place).await {
+            Ok(object) => object,
+            Err(object_store::Error::NotFound { .. }) => {
+                return Ok(Some(format!("`{path}`, an event of {bytes} bytes, is gone; restore it from a copy")));
+            }
+            Err(source) => return Err(failed(source)),
+        };
+        if object.meta.size != *bytes {
+            let found = object.meta.size;
+            return Ok(Some(format!("`{path}` has {found} bytes, not {bytes}; restore it from a copy")));
+        }
+        let mut digest = sha2::Sha256::new();
+        let mut content = object.into_stream();
+        while let Some(piece) = content.try_next().await.map_err(failed)? {
+            digest.update(&piece);
+        }
+        let is_same = hex::encode(digest.finalize()) == *sha256;
+        Ok((!is_same).then(|| format!("`{path}` is not the event that landed; restore it from a copy")))
+    }
+}
+
 /// What landing a batch came to.
 #[derive(Debug)]
 pub enum Outcome {
@@ -111,12 +176,20 @@ pub enum Outcome {
 pub struct Stream {
     table: Table,
     name: String,
+    catalog: Option<Catalog>,
+    /// Asked once: later versions only come on top.
+    checked: Arc<OnceCell<()>>,
 }
 
 impl Stream {
     /// The stream `name`, stored in `table`.
     pub fn new(name: &str, table: Table) -> Self {
-        Self { table, name: name.to_owned() }
+        Self { table, name: name.to_owned(), catalog: None, checked: Arc::default() }
+    }
+
+    /// Nothing is landed where the table has lost a version that `catalog` has published.
+    pub fn published_in(self, catalog: &Catalog) -> Self {
+        Self { catalog: Some(catalog.clone()), ..self }
     }
 
     /// The stream's name.
@@ -131,7 +204,19 @@ impl Stream {
 
     /// The newest version; the table is made if it does not exist.
     pub async fn open(&self) -> Result<Arc<Snapshot>> {
+        self.checked.get_or_try_init(|| self.check()).await?;
         self.table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let Some(catalog) = &self.catalog else { return Ok(()) };
+        // The catalog first: the table may only be ahead of it.
+        let published = catalog.newest().await?.version_of(self.table.path());
+        let newest = self.table.snapshot().await?.map(|snapshot| snapshot.version());
+        match lost(newest, published) {
+            None => Ok(()),
+            Some(reason) => Err(Error::Corrupt { path: self.table.path().log().to_string(), reason }),
+        }
     }
 
     /// The committed position of `partition`.
@@ -214,7 +299,14 @@ mod hexadecimal {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::catalog::{CatalogSnapshot, Pin};
+    use crate::delta::Warehouse;
+    use crate::paths::TablePath;
 
     #[test]
     fn every_position_has_one_decision() {
@@ -234,6 +326,56 @@ mod tests {
         assert_eq!(decide(Some(10), &(10..10)), Decision::Append);
         assert_eq!(decide(Some(11), &(10..10)), Decision::SkipReplayed);
         assert_eq!(decide(Some(9), &(10..10)), Decision::Gap { reread_from: 9 });
+    }
+
+    #[test]
+    fn published_versions_that_are_gone_are_lost() {
+        assert_eq!(lost(Some(3), None), None);
+        assert_eq!(lost(None, None), None);
+        assert_eq!(lost(Some(3), Some(3)), None);
+        let words = "version 4 of the stream is published, and the newest one is 3; restore the log";
+        assert_eq!(lost(Some(3), Some(4)).unwrap(), words);
+        assert!(lost(None, Some(0)).is_some());
+    }
+
+    #[tokio::test]
+    async fn nothing_lands_where_a_published_version_is_gone() {
+        let warehouse = Warehouse::new(Store::memory());
+        let table = warehouse.table(TablePath::stream("d", "s"));
+        let stream = || Stream::new("s", table.clone()).published_in(&Catalog::new(&warehouse));
+        let publish = async |version| {
+            let pin = Pin { path: table.path().clone(), version, consumed: BTreeMap::new() };
+            let decide = |_: &CatalogSnapshot| Ok(Some(([("s".to_owned(), pin.clone())].into(), Value::Null)));
+            Catalog::new(&warehouse).publish(decide).await.unwrap();
+        };
+        publish(0).await;
+        let error = stream().open().await.unwrap_err();
+        assert!(error.to_string().contains("version 0 of the stream is published"), "{error}");
+        assert!(table.snapshot().await.unwrap().is_none(), "an empty table was made in its place");
+        Stream::new("s", table.clone()).open().await.unwrap();
+        stream().land(&[], Vec::new()).await.unwrap();
+        publish(2).await;
+        let error = stream().land(&[], Vec::new()).await.unwrap_err();
+        assert!(error.to_string().contains("version 2 of the stream is published"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_object_beside_the_table_is_checked() {
+        let store = Store::memory();
+        let sha256 = hex::encode(sha2::Sha256::digest(b"long"));
+        let kept = Oversized { path: "lake/d/s/_starmere/oversized/f/a%20b/0/7".into(), bytes: 4, sha256 };
+        let row = serde_json::to_vec(&kept).unwrap();
+        assert_eq!(Oversized::of(&row, &kept.rejection(3)), Some(kept.clone()));
+        assert_eq!(Oversized::of(&row, "no type at `type`"), None, "an event may say what it likes");
+        assert!(kept.damage(&store).await.unwrap().unwrap().contains("is gone"));
+        let place = Path::parse(&kept.path).unwrap();
+        let cases = [("lo", Some("has 2 bytes, not 4")), ("lung", Some("is not the event")), ("long", None)];
+        for (content, finding) in cases {
+            store.write(&place, content.into()).await.unwrap();
+            let found = kept.damage(&store).await.unwrap();
+            assert_eq!(found.is_some(), finding.is_some(), "{found:?}");
+            assert!(finding.is_none_or(|finding| found.unwrap().contains(finding)));
+        }
     }
 
     #[test]

@@ -53,7 +53,11 @@ fn nulls(snapshot: &Snapshot, port: &Port) -> Option<String> {
                 add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok());
             let count = stats.as_ref().and_then(|stats| stats["nullCount"][&column.from].as_u64());
             if let Some(count) = count.filter(|&count| count > 0) {
-                return Some(format!("`{}` is never null by contract, and has no value in {count} rows", column.name));
+                let rows = if count == 1 { "row" } else { "rows" };
+                return Some(format!(
+                    "`{}` is never null by contract, and has no value in {count} {rows}",
+                    column.name
+                ));
             }
         }
     }
@@ -207,7 +211,7 @@ mod tests {
     async fn nulls_are_found_where_none_may_be() {
         let rows = &[(Some(1), None), (None, Some("b"))];
         let breach =
-            "`sales.orders_v1.lines` breaks its contract: `id` is never null by contract, and has no value in 1 rows";
+            "`sales.orders_v1.lines` breaks its contract: `id` is never null by contract, and has no value in 1 row";
         assert_eq!(said(&port(&[], false), &[], rows).await[1].as_deref(), Some(breach));
         assert_eq!(said(&port(&[], true), &[], rows).await, [None, None]);
     }

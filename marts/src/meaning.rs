@@ -1,6 +1,8 @@
 //! What a catalog snapshot says of its tables: enough to serve them without the project's definitions.
 
 use serde::{Deserialize, Serialize};
+use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::{Error, Result, paths};
 
 /// The products and streams of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -8,6 +10,19 @@ pub struct Meaning {
     pub ports: Vec<Port>,
     pub models: Vec<Described>,
     pub streams: Vec<Described>,
+}
+
+impl Meaning {
+    /// What `snapshot` says; nothing where nothing is published yet.
+    pub fn of(snapshot: &CatalogSnapshot) -> Result<Self> {
+        if snapshot.meaning.is_null() {
+            return Ok(Self::default());
+        }
+        serde_json::from_value(snapshot.meaning.clone()).map_err(|error| Error::Corrupt {
+            path: paths::catalog(snapshot.number).to_string(),
+            reason: format!("its meaning cannot be read: {error}"),
+        })
+    }
 }
 
 /// A stream or a model: its name in the catalog, what it is, what it means.

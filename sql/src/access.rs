@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -29,6 +32,12 @@ pub const TOKEN_IDLE: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// So many tokens are kept; the one unused for longest makes room.
 pub const TOKENS: usize = 10_000;
+
+/// Standard base64, padded or not: RFC 7617 asks for padding, and the Go driver of Flight SQL sends none.
+const CREDENTIALS: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Whoever asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,7 +227,7 @@ fn refuse(message: impl Into<String>) -> QueryError {
 
 fn decode_basic(value: &str) -> Result<(String, String), QueryError> {
     let unreadable = || refuse("the `Basic` credentials are not base64 of `name:password`");
-    let bytes = BASE64_STANDARD.decode(value).map_err(|_| unreadable())?;
+    let bytes = CREDENTIALS.decode(value).map_err(|_| unreadable())?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable())?;
     let (name, password) = text.split_once(':').ok_or_else(unreadable)?;
     Ok((name.to_owned(), password.to_owned()))

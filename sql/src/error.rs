@@ -243,12 +243,14 @@ fn advice(diagnostic: &Diagnostic) -> Option<String> {
 fn from_root(root: &DataFusionError) -> QueryError {
     match root {
         DataFusionError::SQL(error, _) => syntax(error),
-        DataFusionError::Plan(message) if names_missing_table(message) => {
-            QueryError::not_found(message.as_str()).with_hint("`SHOW TABLES` and `GET /v1/tables` list what there is")
+        DataFusionError::Plan(message) => match missing_table(message) {
+            Some(table) => QueryError::not_found(format!("there is no table `{table}`"))
+                .with_hint("`SHOW TABLES` and `GET /v1/tables` list what there is"),
+            None => QueryError::invalid(message.as_str()),
+        },
+        DataFusionError::Configuration(message) | DataFusionError::Execution(message) => {
+            QueryError::invalid(message.as_str())
         }
-        DataFusionError::Plan(message)
-        | DataFusionError::Configuration(message)
-        | DataFusionError::Execution(message) => QueryError::invalid(message.as_str()),
         DataFusionError::SchemaError(error, _) => QueryError::invalid(error.to_string()),
         DataFusionError::NotImplemented(message) => QueryError::invalid(format!("not supported: {message}")),
         DataFusionError::ArrowError(error, _) => from_arrow(error),
@@ -279,8 +281,12 @@ fn from_arrow(error: &ArrowError) -> QueryError {
     }
 }
 
-fn names_missing_table(message: &str) -> bool {
-    message.starts_with("table '") && message.ends_with("' not found")
+/// The name in `table 'x.y.z' not found`. The engine completes names by a catalog and a schema of its own, which
+/// nobody has written.
+fn missing_table(message: &str) -> Option<&str> {
+    let name = message.strip_prefix("table '")?.strip_suffix("' not found")?;
+    let written = name.strip_prefix("datafusion.public.").or_else(|| name.strip_prefix("datafusion."));
+    Some(written.unwrap_or(name))
 }
 
 fn syntax(error: &ParserError) -> QueryError {

@@ -32,7 +32,8 @@
 //!
 //! An answer is streamed. An error before the first row has its own status. One after that ends a JSON
 //! answer with an `error` member and `jsonl` with a line `{"error": …}`; CSV and Arrow cannot say it, and the
-//! connection is cut before the proper end. A client that hangs up cancels its query.
+//! connection is cut before the proper end. A client that hangs up cancels its query. Unknown paths and methods are
+//! answered in JSON too.
 
 use std::sync::Arc;
 
@@ -43,7 +44,10 @@ use axum::{
     routing::{delete, get, post},
 };
 
-pub use self::guard::guarded;
+pub use self::{
+    guard::{answering_all, guarded},
+    json::nested_as_text,
+};
 use crate::{access::Access, query::Queries};
 
 mod answer;
@@ -58,7 +62,11 @@ mod tests;
 /// A request's body may have this many bytes.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// The routes above. Merge it with others; it has no fallback.
+/// The routes below, in words.
+const PATHS: [&str; 5] =
+    ["POST /v1/sql", "GET /v1/tables", "GET /v1/queries", "DELETE /v1/queries/{id}", "GET /healthz"];
+
+/// The routes above. Merge it with others, then let [`answering_all`] answer what none of them takes.
 pub fn router(queries: Queries, access: Arc<Access>) -> Router {
     let served = Router::new()
         .route("/v1/sql", post(answer::run))

@@ -269,7 +269,7 @@ impl Queries {
     fn timed_out(&self, id: Uuid) -> QueryError {
         let seconds = self.inner.limits.time.as_secs_f64();
         QueryError::new(ErrorKind::TimedOut, format!("query `{id}` was stopped after {seconds} s"))
-            .with_hint("ask for less, or raise the server's time limit for queries")
+            .with_hint("ask for less at once, such as a shorter span of time")
     }
 
     fn spawn<F>(&self, work: F) -> AbortOnDropHandle<F::Output>

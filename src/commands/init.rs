@@ -1,16 +1,18 @@
 //! `starmere init`.
 
+use std::path::Path;
+
 use anyhow::Context;
 use schemars::schema_for;
 
-use crate::command_line::{Example, Init};
+use crate::command_line::{Example, HERE, Init};
 use crate::example::shop;
 use crate::failure::Mendable;
-use crate::output::{Output, bytes, count};
+use crate::output::{Output, bytes, count, counted};
 use crate::project::ProjectFile;
 
-pub(super) fn run(arguments: &Init, output: &Output) -> anyhow::Result<()> {
-    let into = &arguments.into;
+pub(super) fn run(arguments: &Init, project: &Path, output: &Output) -> anyhow::Result<()> {
+    let into = folder(arguments.into.as_deref(), project)?;
     if arguments.schemas {
         return schemas(&into.join("schemas"), output);
     }
@@ -20,15 +22,19 @@ pub(super) fn run(arguments: &Init, output: &Output) -> anyhow::Result<()> {
     }
     match arguments.example {
         Some(Example::Shop) => {
+            if let Some(path) = shop::in_the_way(into) {
+                let message = format!("`{}` is there already, and the example would overwrite it", path.display());
+                return Err(Mendable::error(message, "name a folder that is empty or does not exist"));
+            }
             let step = output.step(format!("writing the shop example to {}", into.display()));
             let size = shop::Size { orders: arguments.size };
             let written = shop::generate(into, size, arguments.seed)
                 .with_context(|| format!("could not write the example to `{}`", into.display()))?;
             let events = written.customers + written.products + written.orders;
             step.done(format!(
-                "{} events in {} files, {}; {} more to post over HTTP",
-                count(events),
-                written.files,
+                "{} in {}, {}; {} more to post over HTTP",
+                counted(events, "event", "events"),
+                counted(written.files, "file", "files"),
                 bytes(written.bytes),
                 count(written.orders_to_post)
             ));
@@ -45,8 +51,20 @@ pub(super) fn run(arguments: &Init, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn empty(into: &std::path::Path) -> std::io::Result<()> {
-    for folder in ["streams", "domains", "policies"] {
+/// The folder to write: the one named, or the project's.
+fn folder<'a>(into: Option<&'a Path>, project: &'a Path) -> anyhow::Result<&'a Path> {
+    match into {
+        None => Ok(project),
+        Some(into) if project == Path::new(HERE) => Ok(into),
+        Some(into) => Err(Mendable::error(
+            format!("two folders are named: `{}`, and `{}` by --project", into.display(), project.display()),
+            "name one",
+        )),
+    }
+}
+
+fn empty(into: &Path) -> std::io::Result<()> {
+    for folder in ["streams", "domains"] {
         std::fs::create_dir_all(into.join(folder))?;
     }
     let name = into.canonicalize()?.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -57,7 +75,7 @@ fn empty(into: &std::path::Path) -> std::io::Result<()> {
     std::fs::write(into.join("starmere.yaml"), text)
 }
 
-fn schemas(folder: &std::path::Path, output: &Output) -> anyhow::Result<()> {
+fn schemas(folder: &Path, output: &Output) -> anyhow::Result<()> {
     use starmere_models::define::{DimensionFile, FactFile, StreamFile};
     std::fs::create_dir_all(folder).with_context(|| format!("could not make `{}`", folder.display()))?;
     let all = [
@@ -74,4 +92,18 @@ fn schemas(folder: &std::path::Path, output: &Output) -> anyhow::Result<()> {
     }
     output.say(format!("wrote 5 schemas to {}", folder.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_folder_is_written() {
+        let (here, there, elsewhere) = (Path::new(HERE), Path::new("a"), Path::new("b"));
+        assert_eq!(folder(None, here).unwrap(), here);
+        assert_eq!(folder(Some(there), here).unwrap(), there);
+        assert_eq!(folder(None, elsewhere).unwrap(), elsewhere);
+        assert_eq!(crate::failure::status(&folder(Some(there), elsewhere).unwrap_err()), 1);
+    }
 }

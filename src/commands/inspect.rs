@@ -1,15 +1,107 @@
 //! `starmere streams`, `status`, `rejects`: what there is.
 
+use anyhow::Context;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
 use starmere_lake::events;
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_sql::wire;
 use std::sync::Arc;
 
-use crate::command_line::Rejects;
+use crate::command_line::{Format, Rejects};
 use crate::failure::Mendable;
 use crate::output::{Output, bytes, count};
 use crate::project::Opened;
+
+/// A value of a listing: people see it in words, programs as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Cell {
+    Text(String),
+    Number(u64),
+    Bytes(u64),
+    Flag(bool),
+    Nothing,
+}
+
+impl Cell {
+    fn words(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => count(*number),
+            Self::Bytes(number) => bytes(*number),
+            Self::Flag(true) => "yes".to_owned(),
+            Self::Flag(false) => "no".to_owned(),
+            Self::Nothing => "-".to_owned(),
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn number(&self) -> Option<i64> {
+        match self {
+            Self::Number(number) | Self::Bytes(number) => i64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    fn flag(&self) -> Option<bool> {
+        match self {
+            Self::Flag(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// What the cells of a column hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Holds {
+    Text,
+    Number,
+    Flag,
+}
+
+/// Prints rows: in words as a table, as values in every other format.
+pub(super) fn listing(output: &Output, columns: &[(&str, Holds)], rows: &[Vec<Cell>]) -> anyhow::Result<()> {
+    if output.format() == Format::Table {
+        let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+        return output.rows(&names, rows.iter().map(|row| row.iter().map(Cell::words).collect()).collect());
+    }
+    let batch = values(columns, rows)?;
+    output.data(&batch.schema(), &[batch])
+}
+
+fn values(columns: &[(&str, Holds)], rows: &[Vec<Cell>]) -> anyhow::Result<RecordBatch> {
+    let (mut fields, mut arrays) = (Vec::new(), Vec::<ArrayRef>::new());
+    for (index, (name, holds)) in columns.iter().enumerate() {
+        let cells = rows.iter().map(|row| &row[index]);
+        let (data_type, array): (DataType, ArrayRef) = match holds {
+            Holds::Text => (DataType::Utf8, Arc::new(cells.map(Cell::text).collect::<StringArray>())),
+            Holds::Number => (DataType::Int64, Arc::new(cells.map(Cell::number).collect::<Int64Array>())),
+            Holds::Flag => (DataType::Boolean, Arc::new(cells.map(Cell::flag).collect::<BooleanArray>())),
+        };
+        fields.push(Field::new(key(name), data_type, true));
+        arrays.push(array);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).context("could not print the listing")
+}
+
+/// A column's name as programs write it: `last commit (UTC)` is `last_commit_utc`.
+fn key(name: &str) -> String {
+    let words = name.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect::<Vec<_>>().join("_")
+}
 
 pub(super) async fn streams(opened: &Opened, output: &Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
@@ -21,21 +113,31 @@ pub(super) async fn streams(opened: &Opened, output: &Output) -> anyhow::Result<
         let fed_by = fed_by.map(|(name, _)| name.as_str()).chain(["http"]).collect::<Vec<_>>().join(", ");
         let landed = snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
         rows.push(vec![
-            file.stream.to_string(),
-            file.domain.to_string(),
-            file.events.len().to_string(),
-            fed_by,
-            count(landed),
-            snapshot.map_or_else(|| "-".to_owned(), |snapshot| snapshot.version().to_string()),
-            file.description.clone().unwrap_or_default(),
+            Cell::Text(file.stream.to_string()),
+            Cell::Text(file.domain.to_string()),
+            Cell::Number(file.events.len() as u64),
+            Cell::Text(fed_by),
+            Cell::Number(landed),
+            snapshot.map_or(Cell::Nothing, |snapshot| Cell::Number(snapshot.version())),
+            Cell::Text(file.description.clone().unwrap_or_default()),
         ]);
     }
-    output.rows(&["stream", "domain", "event types", "sources", "landed", "version", "description"], rows)
+    let columns = [
+        ("stream", Holds::Text),
+        ("domain", Holds::Text),
+        ("event types", Holds::Number),
+        ("sources", Holds::Text),
+        ("landed", Holds::Number),
+        ("version", Holds::Number),
+        ("description", Holds::Text),
+    ];
+    listing(output, &columns, &rows)
 }
 
 pub(super) async fn status(opened: &Opened, output: &Output) -> anyhow::Result<()> {
     let newest = opened.catalog.newest().await?;
     let mut rows = Vec::new();
+    let mut waiting = Vec::new();
     let mut names: Vec<(String, TablePath, Option<u64>)> = Vec::new();
     for parsed in &opened.project.streams {
         let file = &parsed.definition;
@@ -50,18 +152,33 @@ pub(super) async fn status(opened: &Opened, output: &Output) -> anyhow::Result<(
         let Some(snapshot) = opened.warehouse.table(path).snapshot().await? else { continue };
         let size: i64 = snapshot.files().map(|add| add.size).sum();
         let at = chrono::DateTime::from_timestamp_millis(snapshot.timestamp()).filter(|_| snapshot.timestamp() > 0);
+        if !name.starts_with("lake.") && published.is_some_and(|published| published < snapshot.version()) {
+            waiting.push(name.clone());
+        }
         rows.push(vec![
-            name,
-            snapshot.version().to_string(),
-            published.map_or_else(|| "-".to_owned(), |version| version.to_string()),
-            count(snapshot.rows().unwrap_or_default()),
-            snapshot.files().len().to_string(),
-            bytes(size as u64),
-            at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S").to_string()),
+            Cell::Text(name),
+            Cell::Number(snapshot.version()),
+            published.map_or(Cell::Nothing, Cell::Number),
+            Cell::Number(snapshot.rows().unwrap_or_default()),
+            Cell::Number(snapshot.files().len() as u64),
+            Cell::Bytes(size as u64),
+            at.map_or(Cell::Nothing, |at| Cell::Text(at.format("%Y-%m-%d %H:%M:%S").to_string())),
         ]);
     }
     output.say(format!("catalog snapshot {}", newest.number));
-    output.rows(&["table", "version", "published", "rows", "files", "size", "last commit (UTC)"], rows)
+    if !waiting.is_empty() {
+        output.say(format!("built but not published: {}; `starmere build` says why", waiting.join(", ")));
+    }
+    let columns = [
+        ("table", Holds::Text),
+        ("version", Holds::Number),
+        ("published", Holds::Number),
+        ("rows", Holds::Number),
+        ("files", Holds::Number),
+        ("size", Holds::Number),
+        ("last commit (UTC)", Holds::Text),
+    ];
+    listing(output, &columns, &rows)
 }
 
 pub(super) async fn rejects(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::Result<()> {
@@ -104,12 +221,15 @@ pub(super) async fn rejects(opened: &Opened, arguments: &Rejects, output: &Outpu
         let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
         let table = register(PinnedTable::new(store, snapshot))?;
         selects.push(format!(
-            "SELECT '{}', reason, source, topic, position, event_id, event_type FROM {table}",
+            "SELECT '{}' AS rejected_by, reason, source, topic, position, event_id, event_type FROM {table}",
             text(name)
         ));
     }
     if selects.is_empty() {
-        let of = arguments.of.as_deref().unwrap_or_default();
+        let Some(of) = arguments.of.as_deref() else {
+            let hint = "describe one in `streams/`; see docs/definitions.md";
+            return Err(Mendable::error("the project has no streams, so nothing could be rejected", hint));
+        };
         return Err(Mendable::error(
             format!("there is no stream or published model `{of}`"),
             "see `starmere streams` and `starmere plan`",
@@ -122,4 +242,22 @@ pub(super) async fn rejects(opened: &Opened, arguments: &Rejects, output: &Outpu
     let batches = answer.collect().await?;
     let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
     output.data(&schema, &batches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_get_values_and_people_words() {
+        let columns =
+            [("events to read", Holds::Number), ("last commit (UTC)", Holds::Text), ("nullable", Holds::Flag)];
+        let row = vec![Cell::Number(1_234), Cell::Nothing, Cell::Flag(true)];
+        assert_eq!(row.iter().map(Cell::words).collect::<Vec<_>>(), ["1,234", "-", "yes"]);
+        let batch = values(&columns, &[row]).unwrap();
+        let mut out = Vec::new();
+        arrow::csv::Writer::new(&mut out).write(&batch).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "events_to_read,last_commit_utc,nullable\n1234,,true\n");
+        assert_eq!(values(&columns, &[]).unwrap().num_rows(), 0);
+    }
 }

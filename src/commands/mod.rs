@@ -17,7 +17,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     let root = line.global.project;
     let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open() };
     match line.command {
-        Command::Init(arguments) => init::run(&arguments, output),
+        Command::Init(arguments) => init::run(&arguments, &root, output),
         Command::Check => definitions::check(&Project::load(&root)?, output),
         Command::Plan => definitions::plan(&open()?, output).await,
         Command::Products => definitions::products(&Project::load(&root)?, output),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use starmere_ingest::http::{Limits as HttpLimits, Listener};
+use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
 use starmere_sql::{Access, Limits, Queries, Users, check_listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{ingest, told_to_stop};
 use crate::command_line::Serve;
+use crate::failure::Mendable;
 use crate::output::Output;
 use crate::project::Opened;
 use crate::publish::build_and_publish;
@@ -21,11 +22,15 @@ use crate::views::ProjectViews;
 const BUILD_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, output: &Output) -> anyhow::Result<()> {
-    let users = Users::new(opened.project.users()?);
+    let users = opened.project.users()?;
+    check_passwords(&users)?;
+    let users = Users::new(users);
     let listeners = &opened.project.file.listeners;
     let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users).await?;
     let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users).await?;
     let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
+    let names = opened.project.streams.iter().map(|parsed| parsed.definition.stream.to_string());
+    let streams = names.map(|name| opened.stream(&name)).collect::<anyhow::Result<Vec<_>>>()?;
     let stop = CancellationToken::new();
     let access = Arc::new(Access::new(users));
     // Queries keep processors busy; listeners must answer all the same.
@@ -37,11 +42,10 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         .context("could not start the threads of queries")?;
     let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default()).on(engine.handle().clone());
 
-    let names = opened.project.streams.iter().map(|parsed| parsed.definition.stream.to_string());
-    let streams = names.map(|name| opened.stream(&name)).collect::<anyhow::Result<Vec<_>>>()?;
     let events = Listener::new(streams, HttpLimits::default(), &stop);
     let router = starmere_sql::http::guarded(events.router(), access.clone())
         .merge(starmere_sql::http::router(queries.clone(), access.clone()));
+    let router = starmere_sql::http::answering_all(router, &[format!("POST {EVENTS_PATH}").as_str()]);
 
     let web = {
         let stop = stop.clone();
@@ -72,20 +76,36 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     Ok(())
 }
 
+/// A secret that resolves to nothing would let in everybody who knows a name.
+fn check_passwords(users: &[(String, String)]) -> anyhow::Result<()> {
+    match users.iter().find(|(_, password)| password.trim().is_empty()) {
+        Some((name, _)) => Err(Mendable::error(
+            format!("the password of user `{name}` is empty"),
+            "put a password where `password:` of that user in starmere.yaml points to",
+        )),
+        None => Ok(()),
+    }
+}
+
 async fn listen(address: &str, users: &Users) -> anyhow::Result<TcpListener> {
-    let mut resolved =
-        tokio::net::lookup_host(address).await.with_context(|| format!("`{address}` is not an address"))?;
-    let address: SocketAddr = resolved.next().with_context(|| format!("`{address}` is not an address"))?;
+    let hint = "mend `listeners` in starmere.yaml, or say where with --http and --flight; port 0: the system chooses";
+    let mut resolved = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| Mendable::error(format!("`{address}` is not an address: {error}"), hint))?;
+    let none = || Mendable::error(format!("`{address}` is not an address"), hint);
+    let address: SocketAddr = resolved.next().ok_or_else(none)?;
     check_listener(&address, users)?;
-    TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Mendable::error(format!("could not listen on {address}: {error}"), hint))
 }
 
 /// Lands and builds whatever is new.
 async fn keep_up(opened: &Opened, output: &Output) {
     let landing = async {
-        match ingest::sources(opened, &[], false) {
-            Ok(sources) if !sources.is_empty() => {
-                if let Err(error) = ingest::continuously(opened, &sources, output).await {
+        match ingest::feeds(opened, &[], false) {
+            Ok(feeds) if !feeds.is_empty() => {
+                if let Err(error) = ingest::continuously(opened, &feeds, output).await {
                     tracing::error!(error = format!("{error:#}"), "landing has ended");
                 }
             }
@@ -117,4 +137,20 @@ async fn keep_up(opened: &Opened, output: &Output) {
         }
     };
     tokio::join!(landing, building);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_passwords;
+
+    #[test]
+    fn an_empty_password_is_refused_by_name() {
+        let user = |name: &str, password: &str| (name.to_owned(), password.to_owned());
+        assert!(check_passwords(&[]).is_ok());
+        assert!(check_passwords(&[user("ana", "secret")]).is_ok());
+        for empty in ["", " \n"] {
+            let error = check_passwords(&[user("ana", "secret"), user("ben", empty)]).unwrap_err();
+            assert!(error.to_string().contains("`ben`"), "{error}");
+        }
+    }
 }

@@ -4,14 +4,14 @@
 //! those that the commits count and digest. Promise 2: every published model equals a rebuild from the same lake,
 //! made aside: the same rows, as multisets, keys included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
-use starmere_lake::delta::Snapshot;
-use starmere_lake::landing::{SourcePartition, parts, row_digest};
+use starmere_lake::delta::{Add, Snapshot, Table};
+use starmere_lake::landing::{Oversized, SourcePartition, lost, parts, row_digest};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_models::build::{Builder, Built, Watch};
@@ -19,7 +19,8 @@ use starmere_models::events::read_file;
 use starmere_models::resolve::Model;
 
 use crate::command_line::Verify;
-use crate::output::{Output, count};
+use crate::failure::Mendable;
+use crate::output::{Output, count, counted};
 use crate::project::Opened;
 
 struct Quiet;
@@ -31,43 +32,58 @@ impl Watch for Quiet {
 
 pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    let mut damage = 0;
+    // Before the streams, which may only be ahead of it.
+    let newest = opened.catalog.newest().await.unwrap_or_else(|error| {
+        rows.push(vec!["catalog".to_owned(), told(error)]);
+        CatalogSnapshot::default()
+    });
     for parsed in &opened.project.streams {
         let file = &parsed.definition;
         let step = output.step(format!("stream {}", *file.stream));
-        let found = stream(opened, &TablePath::stream(&file.domain, &file.stream)).await?;
-        step.done(if found.is_empty() {
-            "nothing lost, nothing doubled".to_owned()
-        } else {
-            format!("{} findings", found.len())
-        });
-        damage += found.len();
-        rows.extend(found.into_iter().map(|finding| vec![format!("lake.{}.{}", *file.domain, *file.stream), finding]));
+        let name = format!("lake.{}.{}", *file.domain, *file.stream);
+        let published = newest.tables.get(&name).map(|pin| pin.version);
+        let found = stream(opened, &TablePath::stream(&file.domain, &file.stream), published).await;
+        let found = found.unwrap_or_else(|error| vec![told(error)]);
+        step.done(in_words(found.len(), "nothing lost, nothing doubled"));
+        rows.extend(found.into_iter().map(|finding| vec![name.clone(), finding]));
     }
-    let newest = opened.catalog.newest().await?;
+    let mut not_built = Vec::new();
     if !arguments.lake_only && newest.number > 0 {
         let step = output.step("rebuilding aside");
-        let found = rebuild(opened, &newest).await?;
-        step.done(if found.is_empty() {
-            "published tables equal the rebuild".to_owned()
-        } else {
-            format!("{} findings", found.len())
-        });
-        damage += found.len();
-        rows.extend(found);
+        let found = rebuild(opened, &newest).await;
+        step.done(in_words(found.broken.len(), "published tables equal the rebuild"));
+        rows.extend(found.broken);
+        not_built = found.not_built;
     }
-    if damage > 0 {
-        output.rows(&["table", "finding"], rows)?;
-        anyhow::bail!("{} findings: the data does not keep its promises", count(damage as u64));
+    let (broken, waiting) = (rows.len() as u64, not_built.len() as u64);
+    rows.extend(not_built);
+    if rows.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    output.rows(&["table", "finding"], rows)?;
+    if broken > 0 {
+        anyhow::bail!("{}: the data does not keep its promises", counted(broken, "finding", "findings"));
+    }
+    let message = format!("{} not built yet, and could not be verified", counted(waiting, "model is", "models are"));
+    Err(Mendable::error(message, "run `starmere build`"))
+}
+
+fn in_words(findings: usize, none: &str) -> String {
+    if findings == 0 { none.to_owned() } else { counted(findings as u64, "finding", "findings") }
+}
+
+/// An error with its causes, as a finding.
+fn told(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
 }
 
 /// What is wrong with a stream's table.
-async fn stream(opened: &Opened, path: &TablePath) -> anyhow::Result<Vec<String>> {
+async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> anyhow::Result<Vec<String>> {
     let table = opened.warehouse.table(path.clone());
-    let Some(snapshot) = table.snapshot().await? else { return Ok(Vec::new()) };
-    let mut findings = Vec::new();
+    let snapshot = table.snapshot().await?;
+    let lost = lost(snapshot.as_ref().map(|snapshot| snapshot.version()), published);
+    let mut findings: Vec<String> = lost.map(|lost| format!("`{}`: {lost}", path.log())).into_iter().collect();
+    let Some(snapshot) = snapshot else { return Ok(findings) };
     // What the commits say: position, rows and digest of each partition.
     let mut said: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
     let mut positions: BTreeMap<SourcePartition, i64> = BTreeMap::new();
@@ -90,15 +106,15 @@ async fn stream(opened: &Opened, path: &TablePath) -> anyhow::Result<Vec<String>
     // What is there.
     let mut there: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
     let all = starmere_lake::events::file_schema();
-    let fields = ["source", "topic", "partition", "position", "payload"]
+    let fields = ["source", "topic", "partition", "position", "payload", "rejection"]
         .iter()
         .filter_map(|name| all.field_with_name(name).ok().cloned());
-    let columns = Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
+    let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     for add in snapshot.files() {
-        let batch = match read_file(&table, add, &columns).await {
+        let batch = match read_whole(&table, add, &columns).await {
             Ok(batch) => batch,
-            Err(error) => {
-                findings.push(format!("`{}` cannot be read: {error}", add.path));
+            Err(finding) => {
+                findings.push(format!("{finding}; restore it from a copy"));
                 continue;
             }
         };
@@ -106,10 +122,16 @@ async fn stream(opened: &Opened, path: &TablePath) -> anyhow::Result<Vec<String>
         let partition = batch.column(2).as_primitive::<Int32Type>();
         let position = batch.column(3).as_primitive::<Int64Type>();
         let payload = batch.column(4).as_binary::<i32>();
+        let rejection = batch.column(5).as_string::<i32>();
         for row in 0..batch.num_rows() {
             let key = (text(0).value(row).to_owned(), text(1).value(row).to_owned(), partition.value(row));
             let sum = there.entry(key).or_default();
             *sum = (sum.0 + 1, sum.1.wrapping_add(row_digest(position.value(row), payload.value(row))));
+            if rejection.is_valid(row)
+                && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
+            {
+                findings.extend(kept.damage(table.store()).await.unwrap_or_else(|error| Some(told(error))));
+            }
         }
     }
     for (key, (rows, digest)) in &said {
@@ -127,30 +149,118 @@ async fn stream(opened: &Opened, path: &TablePath) -> anyhow::Result<Vec<String>
     Ok(findings)
 }
 
+/// The rows of a file, or what is wrong with it.
+async fn read_whole(table: &Table, add: &Add, columns: &SchemaRef) -> Result<RecordBatch, String> {
+    match table.damage(add).await {
+        Ok(None) => read_file(table, add, columns).await.map_err(told),
+        Ok(Some(damage)) => Err(damage),
+        Err(error) => Err(told(error)),
+    }
+}
+
+/// What is wrong with published tables.
+#[derive(Default)]
+struct Found {
+    broken: Vec<Vec<String>>,
+    /// Their definitions have changed since.
+    not_built: Vec<Vec<String>>,
+}
+
 /// Compares every published model with a rebuild at the same versions of the streams.
-async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<Vec<String>>> {
+async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
+    let models = &opened.project.models;
+    let mut found = Found::default();
+    let mut damaged = BTreeSet::new();
+    for (name, pin) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.")) {
+        let findings = damage(opened, pin).await.unwrap_or_else(|error| vec![told(error)]);
+        for finding in findings {
+            damaged.insert(name.clone());
+            found.broken.push(vec![name.clone(), format!("{finding}; `starmere build --full` makes it anew")]);
+        }
+    }
+    let mut sound = Vec::new();
+    for model in &models.models {
+        let name = model.name().to_string();
+        let Some(published) = newest.tables.get(&name) else { continue };
+        if !published.path.fingerprint().is_some_and(|print| print.starts_with(model.fingerprint())) {
+            let finding = "its definition has changed and is not built yet; run `starmere build`";
+            found.not_built.push(vec![name, finding.into()]);
+        } else if !damaged.contains(&name) {
+            sound.push((name, published));
+        }
+    }
+    if sound.is_empty() {
+        return found;
+    }
+    let rebuilt = match aside(opened, newest).await {
+        Ok(rebuilt) => rebuilt,
+        Err(error) => {
+            found.broken.push(vec!["models".into(), format!("could not be rebuilt: {}", told(error))]);
+            return found;
+        }
+    };
+    for (name, published) in sound {
+        let Some(again) = rebuilt.get(&name) else { continue };
+        let findings = match compare(opened, published, again).await {
+            Ok(findings) => findings,
+            Err(error) => unreadable(opened, published).await.unwrap_or_else(|| vec![told(error)]),
+        };
+        found.broken.extend(findings.into_iter().map(|finding| vec![name.clone(), finding]));
+    }
+    found
+}
+
+/// The models' tables, filled from the lake.
+async fn aside(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<BTreeMap<String, Pin>> {
+    // Whatever is made of a stream that has lost versions is in the way of restoring it.
+    for (name, pin) in newest.tables.iter().filter(|(name, _)| name.starts_with("lake.")) {
+        let snapshot = opened.warehouse.table(pin.path.clone()).snapshot().await?;
+        if let Some(lost) = lost(snapshot.map(|snapshot| snapshot.version()), Some(pin.version)) {
+            anyhow::bail!("`{name}`: {lost}");
+        }
+    }
     let models = &opened.project.models;
     let versions: BTreeMap<String, u64> = newest.tables.iter().map(|(name, pin)| (name.clone(), pin.version)).collect();
     let builder = Builder::new(&opened.warehouse, models, true).await?.at(&versions);
-    let rebuilt = builder.build(models, &Quiet).await?;
+    Ok(builder.build(models, &Quiet).await?)
+}
+
+/// How a published table differs from the same, made again.
+async fn compare(opened: &Opened, published: &Pin, again: &Pin) -> anyhow::Result<Vec<String>> {
     let mut findings = Vec::new();
-    for model in &models.models {
-        let name = model.name().to_string();
-        let (Some(published), Some(again)) = (newest.tables.get(&name), rebuilt.get(&name)) else { continue };
-        if !published.path.fingerprint().is_some_and(|print| print.starts_with(model.fingerprint())) {
-            findings.push(vec![name, "its definition has changed since it was published; build it first".into()]);
-            continue;
-        }
-        for (missing, what) in [
-            (differ(opened, published, again).await?, "is published, not in the rebuild"),
-            (differ(opened, again, published).await?, "is in the rebuild, not published"),
-        ] {
-            if let Some(row) = missing {
-                findings.push(vec![name.clone(), format!("{row} {what}")]);
-            }
-        }
+    for (missing, what) in [
+        (differ(opened, published, again).await?, "is published, not in the rebuild"),
+        (differ(opened, again, published).await?, "is in the rebuild, not published"),
+    ] {
+        findings.extend(missing.map(|row| format!("{row} {what}")));
     }
     Ok(findings)
+}
+
+/// Files of a published table that are gone or cut.
+async fn damage(opened: &Opened, pin: &Pin) -> anyhow::Result<Vec<String>> {
+    let table = opened.warehouse.table(pin.path.clone());
+    let mut findings = Vec::new();
+    for add in table.snapshot_at(pin.version).await?.files() {
+        findings.extend(table.damage(add).await?);
+    }
+    Ok(findings)
+}
+
+/// Files of a published table that nobody can read, if there are some.
+async fn unreadable(opened: &Opened, pin: &Pin) -> Option<Vec<String>> {
+    let table = opened.warehouse.table(pin.path.clone());
+    let snapshot = table.snapshot_at(pin.version).await.ok()?;
+    let partitions = snapshot.partition_columns();
+    let fields = snapshot.schema().fields().iter().filter(|field| !partitions.contains(field.name())).cloned();
+    let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let mut findings = Vec::new();
+    for add in snapshot.files() {
+        if let Err(finding) = read_whole(&table, add, &columns).await {
+            findings.push(format!("{finding}; `starmere build --full` makes it anew"));
+        }
+    }
+    (!findings.is_empty()).then_some(findings)
 }
 
 /// A row that `left` has more often than `right`.

@@ -10,8 +10,9 @@
 //! INTO/expected/with_http/*.csv                        and with the posted orders
 //! ```
 //!
-//! The same size and seed give the same bytes. A folder that has `events` already is refused, because files of
-//! a larger shop would stay among those of a smaller one. After a crash the folder is incomplete: remove it.
+//! The same size and seed give the same bytes. A folder that has any of these files already is refused before
+//! anything is written ([`in_the_way`]); so is one with events, because files of a larger shop would stay among
+//! those of a smaller one. After a crash the folder is incomplete: remove it.
 
 mod amount;
 mod catalog;
@@ -26,7 +27,7 @@ mod time;
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::expected::Stream;
 use self::lines::Written;
@@ -59,18 +60,24 @@ pub(crate) struct Summary {
     pub(crate) bytes: u64,
 }
 
+/// The first file or folder that the example would write over or among.
+pub(crate) fn in_the_way(into: &Path) -> Option<PathBuf> {
+    let folders = ["events", "events-http", "expected"].map(|folder| into.join(folder));
+    let taken = definitions::in_the_way(into).or_else(|| folders.into_iter().find(|path| path.exists()));
+    let is_no_folder = into.exists() && !into.is_dir();
+    if is_no_folder { Some(into.to_path_buf()) } else { taken }
+}
+
 /// Writes the project into the folder, which is created if need be. Everything is held in memory meanwhile:
 /// some hundred bytes an order.
 pub(crate) fn generate(into: &Path, size: Size, seed: u64) -> io::Result<Summary> {
     let events = into.join("events");
+    if let Some(path) = in_the_way(into) {
+        let message = format!("`{}` exists already", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
     fs::create_dir_all(into)?;
-    fs::create_dir(&events).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => io::Error::new(
-            error.kind(),
-            format!("`{}` exists already; events of two shops do not mix", events.display()),
-        ),
-        _ => error,
-    })?;
+    fs::create_dir(&events)?;
     definitions::write(into)?;
     let count = size.orders as usize;
     let customers = customers::draw(count, &mut Random::of(seed, 1));

@@ -1,5 +1,8 @@
 //! Which file is which: the pure decision.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use serde::{Deserialize, Serialize};
 use starmere_lake::landing::SourcePartition;
 
@@ -63,6 +66,8 @@ pub enum Decision {
     Continue { known: usize },
     /// Its content has landed from another file that is still there.
     Copy { known: usize },
+    /// Its content lands from this other file of the same run.
+    Twin { of: usize },
     /// Land all of it, as this incarnation of its path.
     New { incarnation: u32 },
     /// Another content was landed from this path, and is nowhere to be found now.
@@ -112,6 +117,28 @@ pub fn decide(known: &[Known], observed: &[Observed]) -> Vec<Decision> {
             })
         })
         .collect()
+}
+
+/// Of files with one content that would land in the same run, the first lands and the others are copies, as they
+/// would be if they came later. `contents` tells what is equal, where a whole line is in it.
+pub fn find_twins(decisions: &mut [Decision], contents: &[Option<String>]) {
+    let mut first: HashMap<&str, usize> = HashMap::new();
+    // A file that goes on is there already.
+    for new in [false, true] {
+        for (place, (decision, content)) in decisions.iter_mut().zip(contents).enumerate() {
+            let Some(content) = content else { continue };
+            if matches!(decision, Decision::New { .. }) != new {
+                continue;
+            }
+            match first.entry(content) {
+                Entry::Occupied(other) if new => *decision = Decision::Twin { of: *other.get() },
+                Entry::Occupied(_) => {}
+                Entry::Vacant(free) => {
+                    free.insert(place);
+                }
+            }
+        }
+    }
 }
 
 /// The incarnation after the last of a topic that is named for `path`.

@@ -23,6 +23,6 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use identity::{Decision, Mark, Observed, decide};
+pub use identity::{Decision, Mark, Observed, decide, find_twins};
 pub(crate) use run::encode;
 pub use run::{Progress, Refused, Report, Source, land};

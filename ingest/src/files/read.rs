@@ -122,6 +122,54 @@ impl Digest {
     }
 }
 
+/// What the contents of `wanted` files are, where two of them may be the same. Only files of equal size whose
+/// beginnings are equal are read whole; what cannot be read is told when it lands.
+pub(super) fn contents(files: &[Found], wanted: impl Fn(usize) -> bool, end_of_input: bool) -> Vec<Option<String>> {
+    let mut contents = vec![None; files.len()];
+    let mut by_size: HashMap<u64, Vec<usize>> = HashMap::new();
+    for (place, file) in files.iter().enumerate().filter(|&(place, _)| wanted(place)) {
+        by_size.entry(file.seen.size).or_default().push(place);
+    }
+    for places in by_size.into_values().filter(|places| places.len() > 1) {
+        let mut by_head: HashMap<String, Vec<usize>> = HashMap::new();
+        for place in places {
+            if let Ok(head) = head(&files[place].path) {
+                by_head.entry(head).or_default().push(place);
+            }
+        }
+        for place in by_head.into_values().filter(|places| places.len() > 1).flatten() {
+            contents[place] = content(&files[place].path, end_of_input).ok().flatten();
+        }
+    }
+    contents
+}
+
+fn head(path: &Path) -> io::Result<String> {
+    let mut head = Vec::with_capacity(HEAD as usize);
+    open(path)?.take(HEAD).read_to_end(&mut head)?;
+    let mut digest = Digest::default();
+    digest.update(&head);
+    Ok(digest.head())
+}
+
+/// Length and digest of a file's content; `None` where not all of it would land.
+fn content(path: &Path, end_of_input: bool) -> io::Result<Option<String>> {
+    let mut stream = open(path)?;
+    let (mut digest, mut last) = (Digest::default(), None);
+    let mut block = vec![0; 1 << 16];
+    loop {
+        match stream.read(&mut block)? {
+            0 => break,
+            read => {
+                digest.update(&block[..read]);
+                last = Some(block[read - 1]);
+            }
+        }
+    }
+    let is_whole = last.is_some_and(|last| last == b'\n' || end_of_input);
+    Ok(is_whole.then(|| format!("{} {}", digest.length(), digest.digest())))
+}
+
 /// Known files by what narrows them down.
 pub(super) struct Index<'a> {
     known: &'a [Known],

@@ -1,12 +1,13 @@
 //! Landing what is new in a source's files.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use object_store::ObjectStoreExt as _;
-use starmere_lake::landing::{Outcome, SourcePartition, Stream};
+use starmere_lake::landing::{Outcome, Oversized, SourcePartition, Stream};
 use tokio::sync::mpsc;
 
 use super::identity::{self, Decision, Known, Mark};
@@ -14,7 +15,7 @@ use super::known;
 use super::read::{self, Digest, Found, Index};
 use crate::envelope::{Mapping, Reader};
 use crate::lines::{Line, Lines};
-use crate::rows::{Batch, Rows};
+use crate::rows::{Batch, MOST_TYPES, Rows};
 use crate::{Error, Result};
 
 /// A batch is landed when its payloads reach this size, or its parts this number.
@@ -56,6 +57,8 @@ pub struct Refused {
 pub struct Report {
     pub events: u64,
     pub rejects: u64,
+    /// How many events that were not rejected are of each type, of a thousand types at most.
+    pub types: BTreeMap<String, u64>,
     pub bytes: u64,
     pub commits: u64,
     pub files_new: u64,
@@ -67,6 +70,18 @@ pub struct Report {
     pub refused: Vec<Refused>,
     /// The table's version afterwards.
     pub version: u64,
+}
+
+impl Report {
+    fn count(&mut self, types: BTreeMap<String, u64>) {
+        for (name, count) in types {
+            if let Some(sum) = self.types.get_mut(&name) {
+                *sum += count;
+            } else if self.types.len() < MOST_TYPES {
+                self.types.insert(name, count);
+            }
+        }
+    }
 }
 
 /// Lands everything that is new, and ends. Safe to be dropped and to be run beside itself.
@@ -91,13 +106,15 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
         };
         let reader = tokio::task::spawn_blocking(move || reading.run());
         let mut behind = false;
-        while let Some(rows) = receiver.recv().await {
+        while let Some(mut rows) = receiver.recv().await {
             let (events, rejects, bytes) = (rows.columns.num_rows() as u64, rows.rejects, rows.bytes as u64);
+            let types = std::mem::take(&mut rows.types);
             let (parts, files) = encode(rows).await?;
             match stream.land(&parts, files).await? {
                 Outcome::Landed(snapshot) => {
                     report.events += events;
                     report.rejects += rejects;
+                    report.count(types);
                     report.bytes += bytes;
                     report.commits += 1;
                     report.version = snapshot.version();
@@ -123,6 +140,7 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
         return Ok(Report {
             events: report.events,
             rejects: report.rejects,
+            types: report.types,
             bytes: report.bytes,
             commits: report.commits,
             version: report.version,
@@ -199,7 +217,11 @@ impl Reading {
                 Err(error) => self.refuse(&file.name, &error),
             }
         }
-        for (file, decision) in files.iter().zip(identity::decide(&self.known, &seen)) {
+        let mut decisions = identity::decide(&self.known, &seen);
+        let lands = |place: usize| matches!(decisions[place], Decision::New { .. } | Decision::Continue { .. });
+        let contents = read::contents(&files, lands, self.source.end_of_input);
+        identity::find_twins(&mut decisions, &contents);
+        for (file, decision) in files.iter().zip(decisions) {
             match self.file(file, &decision) {
                 Ok(Ok(())) => {}
                 Ok(Err(Stopped)) => return Ok(self.report),
@@ -219,7 +241,7 @@ impl Reading {
     fn file(&mut self, file: &Found, decision: &Decision) -> Result<Result<(), Stopped>> {
         match *decision {
             Decision::Unchanged { .. } => self.report.files_unchanged += 1,
-            Decision::Copy { .. } => self.report.files_copied += 1,
+            Decision::Copy { .. } | Decision::Twin { .. } => self.report.files_copied += 1,
             Decision::Replaced { known } => {
                 let mark = &self.known[known].mark;
                 let reason = format!(
@@ -412,10 +434,9 @@ impl Reading {
     }
 
     fn push_oversized(&mut self, path: &str, length: u64, sha256: &str, position: i64, next: i64) {
-        let limit = self.reader.mapping().max_event_bytes;
-        let reference = serde_json::json!({ "oversized": path, "bytes": length, "sha256": sha256 }).to_string();
-        let reason =
-            format!("the line has {length} bytes, more than `max_event_bytes` ({limit}); it is kept at `{path}`");
+        let kept = Oversized { path: path.to_owned(), bytes: length, sha256: sha256.to_owned() };
+        let reference = serde_json::json!(kept).to_string();
+        let reason = kept.rejection(self.reader.mapping().max_event_bytes);
         self.batch.push_oversized(reference.as_bytes(), reason, position, next);
     }
 

@@ -139,6 +139,26 @@ async fn a_copy_adds_nothing_and_a_replaced_file_is_refused() {
 }
 
 #[tokio::test]
+async fn copies_that_come_at_once_are_copies_too() {
+    let world = World::new();
+    for name in ["a", "b", "c"] {
+        world.write(name, events(0..300));
+    }
+    world.write("other", events(300..600));
+    world.write("waits", "{\"half");
+    world.write("waits too", "{\"half");
+    let report = world.land().await;
+    assert_eq!((report.events, report.files_copied, world.rows().await), (600, 2, 600));
+    assert_eq!(report.types, [("t".to_owned(), 600)].into());
+    let report = world.land().await;
+    assert_eq!((report.events, report.files_copied, report.files_unchanged), (0, 2, 2));
+    // One goes on, and a file with all of it comes at once.
+    world.write("other", events(300..601));
+    world.write("another", events(300..601));
+    assert_eq!((world.land().await.events, world.rows().await), (1, 601));
+}
+
+#[tokio::test]
 async fn two_files_with_the_same_beginning_are_two_files() {
     let world = World::new();
     world.write("a", event(1));

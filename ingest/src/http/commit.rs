@@ -194,8 +194,9 @@ impl Run {
             let mut answer =
                 Answer { version: 0, events: ranges.len() as u64, rejects: 0, first_reject: None, exactly_once: true };
             for (number, range) in ranges.iter().enumerate() {
-                let made = key.as_ref().map(|key| format!("{key}/{number}"));
-                let read = batch.push(&mut self.reader, &body[range.clone()], position, position + 1, made);
+                let event = &body[range.clone()];
+                let made = key.as_ref().map(|key| made_id(key, number, event));
+                let read = batch.push(&mut self.reader, event, position, position + 1, made);
                 answer.exactly_once &= key.is_some() || read.has_id || read.rejection.is_some();
                 if let Some(reason) = read.rejection {
                     answer.rejects += 1;
@@ -208,4 +209,10 @@ impl Run {
         let answers = answers.collect();
         (batch, answers, position)
     }
+}
+
+/// The id of an event that has none of its own: the request's key, the event's place in the request from 0, and a
+/// digest of its bytes, so that a key used again for other events makes other ids.
+pub(super) fn made_id(key: &str, number: usize, event: &[u8]) -> String {
+    format!("{key}/{number}/{:032x}", xxhash_rust::xxh3::xxh3_128(event))
 }

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Each process run is a source partition of its own, positions count its events. So an event that is sent again
-//! lands again; what makes it count once is its id: the producer's, or one made from the `Idempotency-Key` and the
-//! line. Without either the answer says `"delivery": "at least once"`.
+//! lands again; what makes it count once is its id: the producer's, or one made from the `Idempotency-Key`, the
+//! line and a digest of the event's bytes: the same body counts once under a key, and another body under a key that
+//! was used before is not lost. Without either the answer says `"delivery": "at least once"`.
 //!
 //! When the store does not answer, a batch is offered again until its outcome is known; meanwhile its requests
 //! are answered 503 after a while, and new ones 429 when the queue is full. Nothing is dropped silently: an answer
@@ -35,6 +36,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::envelope::Mapping;
 use commit::{Answer, Committer};
+
+/// Where events are posted to.
+pub const EVENTS_PATH: &str = "/v1/streams/{stream}/events";
 
 /// A stream that may be posted to.
 #[derive(Debug)]
@@ -88,7 +92,7 @@ impl Listener {
     /// The routes of the listener.
     pub fn router(&self) -> axum::Router {
         axum::Router::new()
-            .route("/v1/streams/{stream}/events", axum::routing::post(post))
+            .route(EVENTS_PATH, axum::routing::post(post))
             .layer(axum::extract::DefaultBodyLimit::disable())
             .with_state(self.clone())
     }

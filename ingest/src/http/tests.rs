@@ -110,3 +110,12 @@ async fn requests_are_grouped_and_none_is_lost_at_the_end() {
     assert_eq!(snapshot.rows(), Some(100));
     assert!(snapshot.version() < 100, "{} commits", snapshot.version());
 }
+
+#[test]
+fn made_ids_are_the_same_for_the_same_event_at_the_same_place_under_the_same_key() {
+    let first = commit::made_id("key", 0, b"{}");
+    assert_eq!(first, commit::made_id("key", 0, b"{}"));
+    let others =
+        [commit::made_id("key", 0, b"[]"), commit::made_id("key", 1, b"{}"), commit::made_id("other", 0, b"{}")];
+    assert!(!others.contains(&first), "{first} {others:?}");
+}

@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
 
 pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
 pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
@@ -261,6 +262,17 @@ impl Table {
             })
             .try_collect()
             .await
+    }
+
+    /// What is wrong with a file's object, as far as its length tells.
+    pub async fn damage(&self, add: &Add) -> Result<Option<String>> {
+        let path = self.path.file(&add.path);
+        match self.store().objects().head(&path).await {
+            Ok(found) if i64::try_from(found.size) == Ok(add.size) => Ok(None),
+            Ok(found) => Ok(Some(format!("`{path}` has {} bytes, not {}", found.size, add.size))),
+            Err(object_store::Error::NotFound { .. }) => Ok(Some(format!("`{path}` is gone"))),
+            Err(source) => Err(Error::Store { action: "read", path: path.to_string(), source }),
+        }
     }
 
     /// Uploads an encoded file and tells how to add it.

@@ -1,3 +1,5 @@
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+
 use super::*;
 use crate::error::ErrorKind;
 
@@ -17,6 +19,17 @@ fn right_password_is_admitted() {
     let access = access();
     assert_eq!(access.caller(Some(&basic("ana", "secret"))).unwrap().user, "ana");
     assert_eq!(access.caller(Some(&basic("ben", "other:with colon"))).unwrap().user, "ben");
+}
+
+#[test]
+fn padding_of_credentials_does_not_matter() {
+    for password in ["secret", "secret1", "secret12"] {
+        let access = Access::new(Users::new(vec![("ana".to_owned(), password.to_owned())]));
+        let shown = format!("ana:{password}");
+        for encoded in [BASE64_STANDARD.encode(&shown), BASE64_STANDARD_NO_PAD.encode(&shown)] {
+            assert_eq!(access.caller(Some(&format!("Basic {encoded}"))).unwrap().user, "ana", "{encoded}");
+        }
+    }
 }
 
 #[test]

@@ -29,9 +29,13 @@ fn text_without_a_place_stays_as_it_is() {
 
 #[test]
 fn missing_table_is_not_found() {
-    let error = QueryError::from(DataFusionError::Plan("table 'sales.a.b' not found".to_owned()));
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.hint().is_some());
+    let cases = [("sales.a.b", "sales.a.b"), ("datafusion.a.b", "a.b"), ("datafusion.public.b", "b")];
+    for (engine, written) in cases {
+        let error = QueryError::from(DataFusionError::Plan(format!("table '{engine}' not found")));
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.to_string(), format!("there is no table `{written}`"));
+        assert!(error.hint().is_some());
+    }
 }
 
 #[test]

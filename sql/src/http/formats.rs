@@ -86,7 +86,7 @@ impl Format {
         let writer: Box<dyn Write> = match self {
             Self::Json => Box::new(Json { about, options: json::options(), rows: 0 }),
             Self::JsonLines => Box::new(JsonLines { names: member_names(&about.schema), options: json::options() }),
-            Self::Csv => Box::new(Csv { schema: about.schema, options: json::options(), begun: false }),
+            Self::Csv => Box::new(Csv { schema: about.schema, begun: false }),
             Self::Arrow => Box::new(Arrow(StreamWriter::try_new(Vec::new(), &about.schema)?)),
         };
         Ok(writer)
@@ -225,7 +225,6 @@ impl Write for JsonLines {
 
 struct Csv {
     schema: SchemaRef,
-    options: EncoderOptions,
     /// Whether the header is written.
     begun: bool,
 }
@@ -237,22 +236,6 @@ impl Csv {
         self.begun = true;
         builder.build(&mut out).write(batch)?;
         Ok(out)
-    }
-
-    /// The batch with nested columns as JSON text, for CSV has no other way to say them.
-    fn flat(&self, batch: &RecordBatch) -> Result<RecordBatch, QueryError> {
-        let mut fields = Vec::with_capacity(batch.num_columns());
-        let mut columns = Vec::with_capacity(batch.num_columns());
-        for (field, values) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            if field.data_type().is_nested() {
-                fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
-                columns.push(json::column_as_text(field, values, &self.options)?);
-            } else {
-                fields.push(Arc::clone(field));
-                columns.push(Arc::clone(values));
-            }
-        }
-        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 }
 
@@ -270,8 +253,7 @@ impl Write for Csv {
         if batch.num_columns() == 0 {
             return Ok(Vec::new());
         }
-        let batch = self.flat(batch)?;
-        self.write(&batch)
+        self.write(&json::nested_as_text(batch)?)
     }
 
     fn end(&mut self, _truncated: bool) -> Result<Vec<u8>, QueryError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -19,6 +19,24 @@ use crate::{
 /// Puts the same guard before other routes. Handlers find the [`Caller`](crate::Caller) as an extension.
 pub fn guarded(router: Router, access: Arc<Access>) -> Router {
     router.route_layer(middleware::from_fn_with_state(access, admit))
+}
+
+/// Answers paths and methods that the router does not know as other errors are answered. For the router of all
+/// routes: `more` names those that are not this crate's, as in `POST /v1/streams/{stream}/events`.
+pub fn answering_all(router: Router, more: &[&str]) -> Router {
+    let paths: Vec<&str> = super::PATHS.iter().chain(more).copied().collect();
+    let hint: Arc<str> = format!("there are {}", paths.join(", ")).into();
+    let path_hint = Arc::clone(&hint);
+    router
+        .fallback(move |uri: Uri| {
+            let error = QueryError::not_found(format!("there is no path `{}`", uri.path())).with_hint(&*path_hint);
+            async move { error.into_response() }
+        })
+        .method_not_allowed_fallback(move |method: Method, uri: Uri| {
+            let message = format!("`{}` does not take `{method}`", uri.path());
+            let error = QueryError::invalid(message).with_hint(&*hint);
+            async move { (StatusCode::METHOD_NOT_ALLOWED, Json(error_json(&error))).into_response() }
+        })
 }
 
 /// Finds out who calls, by `Authorization: Basic …` or `Bearer …`, and notes it for the handlers.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, StringBuilder},
-    datatypes::{DataType, FieldRef},
+    datatypes::{DataType, Field, FieldRef, Schema},
     error::ArrowError,
     json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder},
     util::display::{ArrayFormatter, FormatOptions},
@@ -43,12 +43,32 @@ pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
+/// The batch with nested columns as JSON text, for CSV has no other way to say them.
+///
+/// # Errors
+/// `Internal` when a column cannot be written as JSON.
+pub fn nested_as_text(batch: &RecordBatch) -> Result<RecordBatch, QueryError> {
+    let schema = batch.schema_ref();
+    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
+        return Ok(batch.clone());
+    }
+    let options = options();
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, values) in schema.fields().iter().zip(batch.columns()) {
+        if field.data_type().is_nested() {
+            fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+            columns.push(column_as_text(field, values, &options)?);
+        } else {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(values));
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
 /// A column as JSON text, value by value; nulls stay nulls.
-pub(super) fn column_as_text(
-    field: &FieldRef,
-    column: &ArrayRef,
-    options: &EncoderOptions,
-) -> Result<ArrayRef, QueryError> {
+fn column_as_text(field: &FieldRef, column: &ArrayRef, options: &EncoderOptions) -> Result<ArrayRef, QueryError> {
     let mut encoder = make_encoder(field, column.as_ref(), options)?;
     let mut texts = StringBuilder::new();
     let mut buffer = Vec::new();

@@ -37,7 +37,7 @@ pub(super) struct Ask {
 /// Reads a request. The body wins over the address, the address over headers.
 ///
 /// # Errors
-/// `Invalid`: not UTF-8, not the JSON that is expected, a format that does not exist.
+/// `Invalid`: not UTF-8, JSON that is not declared, not the JSON that is expected, a format that does not exist.
 pub(super) fn read(headers: &HeaderMap, address: Address, body: &[u8]) -> Result<Ask, QueryError> {
     let body = if is_json(headers) { read_json(body)? } else { read_text(body)? };
     let format = match body.format.or(address.format) {
@@ -67,6 +67,10 @@ fn read_json(body: &[u8]) -> Result<Body, QueryError> {
 fn read_text(body: &[u8]) -> Result<Body, QueryError> {
     let sql = std::str::from_utf8(body)
         .map_err(|error| QueryError::invalid("the body is not UTF-8 text").caused_by(error))?;
+    if sql.trim_start().starts_with('{') {
+        return Err(QueryError::invalid("the body begins with `{`, as no SQL statement does")
+            .with_hint("to send JSON, set `Content-Type: application/json`"));
+    }
     Ok(Body { sql: sql.to_owned(), params: Value::Null, format: None, limit_rows: None })
 }
 
@@ -146,6 +150,15 @@ mod tests {
         for headers in [HeaderMap::new(), form] {
             let ask = read(&headers, address(None), b"SELECT 1").unwrap();
             assert_eq!((ask.sql.as_str(), ask.format), ("SELECT 1", Format::Json));
+        }
+    }
+
+    #[test]
+    fn undeclared_json_is_told_how_to_declare_itself() {
+        let form = headers(&[(header::CONTENT_TYPE, "application/x-www-form-urlencoded")]);
+        for headers in [HeaderMap::new(), form] {
+            let error = read(&headers, address(None), b" {\"sql\": \"SELECT 1\"}").unwrap_err();
+            assert!(error.hint().is_some_and(|hint| hint.contains("Content-Type: application/json")));
         }
     }
 

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{answer, router};
+use super::{answer, answering_all, router};
 use crate::{
     access::{Access, Users},
     query::{Limits, Queries},
@@ -146,6 +146,27 @@ async fn errors_have_their_status_and_place() {
     assert_eq!(address["error"]["kind"], "invalid");
     let long = value(sql(&router, "/v1/sql", &" ".repeat(super::MAX_BODY_BYTES + 1)).await).await;
     assert_eq!(long["error"]["kind"], "invalid");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_told_what_there_is() {
+    let router = answering_all(open(), &["POST /v1/streams/{stream}/events"]);
+    let cases = [
+        (Method::GET, "/v1/table", StatusCode::NOT_FOUND, "not_found"),
+        (Method::GET, "/v1/sql", StatusCode::METHOD_NOT_ALLOWED, "invalid"),
+        (Method::POST, "/healthz", StatusCode::METHOD_NOT_ALLOWED, "invalid"),
+    ];
+    for (method, path, status, kind) in cases {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = send(&router, request).await;
+        assert_eq!(response.status(), status, "{path}");
+        let error = value(response).await;
+        assert_eq!(error["error"]["kind"], kind, "{path}");
+        assert!(error["error"]["message"].as_str().unwrap().contains(path), "{error}");
+        let hint = error["error"]["hint"].as_str().unwrap();
+        assert!(hint.contains("POST /v1/sql") && hint.contains("/v1/streams/"), "{hint}");
+    }
+    assert_eq!(sql(&router, "/v1/sql", "SELECT 1").await.status(), StatusCode::OK);
 }
 
 fn endless(queries: &Queries, format: &str) -> impl Future<Output = Response> + use<> {

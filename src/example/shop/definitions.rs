@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 macro_rules! files {
     ($($path:literal),* $(,)?) => {
@@ -30,7 +30,17 @@ const FILES: [(&str, &str); 17] = files![
     "domains/sales/products/orders_v2.yaml",
 ];
 
-/// Writes them, over older ones.
+/// The first of them that is there already, or a file where one of their folders belongs.
+pub(super) fn in_the_way(into: &Path) -> Option<PathBuf> {
+    FILES.into_iter().find_map(|(path, _)| {
+        let folders = Path::new(path).ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+        let blocked = folders.map(|folder| into.join(folder)).find(|folder| folder.exists() && !folder.is_dir());
+        let path = into.join(path);
+        blocked.or_else(|| path.symlink_metadata().is_ok().then_some(path))
+    })
+}
+
+/// Writes them; [`in_the_way`] has said that nothing is overwritten.
 pub(super) fn write(into: &Path) -> io::Result<()> {
     for (path, content) in FILES {
         let path = into.join(path);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use super::{Size, generate};
+use super::{Size, generate, in_the_way};
 
 /// A folder that goes when the test does.
 struct Scratch(PathBuf);
@@ -82,4 +82,17 @@ fn a_second_shop_in_the_same_folder_is_refused() {
     let refused = generate(&scratch.0, Size { orders: 50 }, 1).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(files(&scratch.0), before);
+}
+
+#[test]
+fn files_of_the_user_are_not_overwritten() {
+    for (name, taken) in [("readme", "README.md"), ("blocked", "streams"), ("answers", "expected")] {
+        let scratch = Scratch::new(name);
+        assert_eq!(in_the_way(&scratch.0), None);
+        fs::write(scratch.0.join(taken), "mine").unwrap();
+        let before = files(&scratch.0);
+        assert_eq!(in_the_way(&scratch.0), Some(scratch.0.join(taken)));
+        assert!(generate(&scratch.0, Size { orders: 10 }, 1).is_err());
+        assert_eq!(files(&scratch.0), before);
+    }
 }
