@@ -7,6 +7,7 @@
               generator and of DuckDB; events over HTTP, twice; the driver's conformance; what README.md shows;
               the warehouse read by delta-rs, polars and ClickHouse; `verify`
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
+    many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
 
 Servers listen on ports that the system chooses and are stopped by their own process ids. The last line says how
@@ -31,6 +32,7 @@ from typing import Callable, Iterator
 from demo import ROOT, Failed, Server, ask, counted_rows, differences, expected_rows, flight_sql, post_events
 
 COMMAND_SECONDS = 900.0
+MANY_FILES = 100_000
 PYTHON_TESTS = ROOT / "tests" / "python"
 COUNTS = re.compile(r"^(\d+) passed, (\d+) failed$", re.M)
 
@@ -219,6 +221,33 @@ def s3(tests: Tests, starmere: Path, project: Path) -> None:
         server.stop()
 
 
+def many(tests: Tests, starmere: Path, project: Path) -> None:
+    count = "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM lake.d.s WHERE rejection IS NULL"
+
+    def write() -> None:
+        must(starmere, "init", project)
+        (project / "streams" / "s.yaml").write_text(
+            "stream: s\ndomain: d\nenvelope: { id: id, constant_type: seen, time: at }\n"
+            "events: { seen: { versions: { 1: { fields: { at: { type: timestamp } } } } } }\n", encoding="utf-8")
+        text = (project / "starmere.yaml").read_text(encoding="utf-8")
+        source = "sources: { s: { stream: s, files: events } }"
+        (project / "starmere.yaml").write_text(text.replace("sources: {}", source), encoding="utf-8")
+        for number in range(MANY_FILES):
+            if number % 1000 == 0:
+                folder = project / "events" / str(number // 1000)
+                folder.mkdir(parents=True)
+            (folder / f"{number}.json").write_text(f'{{"id":{number},"at":"2024-01-01T00:00:00Z"}}\n', encoding="ascii")
+
+    def land() -> None:
+        must(starmere, "ingest", "--once", "--project", project)
+        same(must(starmere, "--format", "csv", "sql", count, "--project", project).split()[-1],
+             f"{MANY_FILES},{MANY_FILES}")
+
+    tests.check("many: files written", write)
+    tests.check("many: files land", land)
+    tests.check("many: files are known again", land)
+
+
 def flights(tests: Tests, starmere: Path, project: Path, limit: int | None) -> None:
     events = ["events", *(["--limit", limit] if limit else [])]
     example = ROOT / "examples" / "flights"
@@ -259,6 +288,7 @@ def main() -> None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starmere-")))
         for name, group in (("shop", lambda: shop(tests, starmere, work / "shop", options.orders)),
                             ("s3", lambda: s3(tests, starmere, work / "s3")),
+                            ("many", lambda: many(tests, starmere, work / "many")),
                             ("flights", lambda: flights(tests, starmere, work / "flights", options.flights))):
             try:
                 group()
