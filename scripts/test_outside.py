@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Tests from outside: the binary as a user runs it, asked by clients and engines that are not ours.
 
-    python scripts/test_outside.py target/debug/starmere [--orders 2000] [--flights N] [--keep DIR]
+    python scripts/test_outside.py target/debug/starmere [--orders 2000] [--queries 300] [--flights N] [--keep DIR]
 
     shop      definitions, landing, building and doing it all again; the star against the answers of the
-              generator and of DuckDB; events over HTTP, twice; the driver's conformance; what README.md shows;
-              the warehouse read by delta-rs, polars and ClickHouse; `verify`
+              generator and of DuckDB; events over HTTP, twice; random queries, answered by DuckDB as well;
+              the driver's conformance; what README.md shows; the warehouse read by delta-rs, polars and
+              ClickHouse; `verify`
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
@@ -29,7 +30,7 @@ import urllib.request
 from pathlib import Path
 from typing import Callable, Iterator
 
-from demo import ROOT, Failed, Server, ask, counted_rows, differences, expected_rows, flight_sql, post_events
+from demo import PORTS, ROOT, Failed, Server, ask, counted_rows, differences, expected_rows, flight_sql, post_events
 
 COMMAND_SECONDS = 900.0
 MANY_FILES = 100_000
@@ -134,7 +135,7 @@ def serving(tests: Tests, starmere: Path, project: Path) -> Iterator[Server | No
                    f"ended with status {status}:\n{server.words()}" if status else None)
 
 
-def shop(tests: Tests, starmere: Path, project: Path, orders: int) -> None:
+def shop(tests: Tests, starmere: Path, project: Path, orders: int, queries: int) -> None:
     def starmere_does(*words: object) -> Callable[[], str]:
         return lambda: must(starmere, *words, "--project", project)
 
@@ -174,6 +175,8 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int) -> None:
         tests.check("shop: posted again, they count once", posted)
         for file, sql in queries_of(readme):
             tests.check(f"shop: {file}, with posted orders", lambda: answers(server.flight, sql, after / file))
+        tests.suite("random queries, as DuckDB answers them", sys.executable, PYTHON_TESTS / "random_queries.py",
+                    server.flight, *PORTS.values(), "--seeds", queries)
         tests.suite("conformance of Flight SQL", sys.executable, PYTHON_TESTS / "conformance.py", server.flight)
         tests.suite("what README.md shows", sys.executable, PYTHON_TESTS / "readme.py",
                     STARMERE_ENDPOINT=server.flight, STARMERE_PROJECT=str(project), STARMERE_BINARY=str(starmere))
@@ -274,6 +277,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("starmere", type=Path, help="the binary, such as target/debug/starmere")
     arguments.add_argument("--orders", type=int, default=2000, help="size of the shop (default: 2000)")
+    arguments.add_argument("--queries", type=int, default=300, help="random queries (default: 300)")
     arguments.add_argument("--flights", type=int, metavar="N", help="only the first N flights (default: all)")
     arguments.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and leave it there")
     options = arguments.parse_args()
@@ -286,7 +290,7 @@ def main() -> None:
             work = options.keep.resolve()
         else:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starmere-")))
-        for name, group in (("shop", lambda: shop(tests, starmere, work / "shop", options.orders)),
+        for name, group in (("shop", lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
                             ("s3", lambda: s3(tests, starmere, work / "s3")),
                             ("many", lambda: many(tests, starmere, work / "many")),
                             ("flights", lambda: flights(tests, starmere, work / "flights", options.flights))):

@@ -14,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::corrections::corrected;
 use crate::star::StarJoins;
 use crate::store::Store;
 
@@ -74,9 +75,9 @@ impl Engine {
     }
 }
 
-/// DataFusion's rules and ours.
+/// DataFusion's rules, corrected, and ours.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut rules = PhysicalOptimizer::new().rules;
+    let mut rules = corrected(PhysicalOptimizer::new().rules);
     let sides_are_chosen = rules.iter().position(|rule| rule.name() == "join_selection").unwrap_or_default();
     rules.insert(sides_are_chosen, Arc::new(StarJoins { most_members: BROADCAST_ROWS }));
     rules.push(Arc::new(YieldAboveJoins));

@@ -1,16 +1,17 @@
 //! A fact joined with all of its dimensions in one pass.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{BatchCoalescer, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ScalarValue, Statistics, exec_err, internal_err};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
@@ -18,16 +19,18 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, DynamicFilterPh
 use datafusion::physical_expr::{Distribution, EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, CardinalityEffect, EmissionType};
 use datafusion::physical_plan::filter_pushdown::{ChildFilterDescription, FilterDescription, FilterPushdownPhase};
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
+};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, ReplaceChildrenOptions,
-    collect,
+    execute_stream,
 };
-use futures::{StreamExt, TryStreamExt};
-use tokio::sync::OnceCell;
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 
 use super::members::{Duplicate, Members, keys};
 
@@ -49,6 +52,9 @@ pub(super) enum Output {
     Dimension(usize, usize),
 }
 
+/// The dimensions, once they are read, for all who wait for them.
+type Read = Shared<BoxFuture<'static, Result<Arc<Star>, Arc<DataFusionError>>>>;
+
 /// Inner joins of a fact with dimensions, each on a unique key of the dimension's.
 ///
 /// The dimensions are read first; then the fact is read once. Of each batch, the rows that all dimensions have a
@@ -60,7 +66,8 @@ pub(super) struct StarJoinExec {
     dimensions: Vec<Dimension>,
     output: Vec<Output>,
     bounds: Vec<Arc<DynamicFilterPhysicalExpr>>,
-    members: Arc<OnceCell<Star>>,
+    /// The dimensions: read by whoever executes first, once, whatever comes of it.
+    star: OnceLock<Read>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -90,7 +97,7 @@ impl StarJoinExec {
             dimensions,
             output,
             bounds,
-            members: Arc::default(),
+            star: OnceLock::new(),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -130,16 +137,25 @@ impl StarJoinExec {
         let fact = self.fact.schema();
         let context = context.clone();
         let time = MetricBuilder::new(&self.metrics).subset_time("build_time", 0);
-        let reservation = MemoryConsumer::new("StarJoin").register(context.memory_pool());
         async move {
             let timer = time.timer();
             let reads = dimensions.iter().map(|dimension| {
                 let (dimension, context) = (dimension.clone(), context.clone());
-                datafusion::common::runtime::SpawnedTask::spawn(async move {
+                SpawnedTask::spawn(async move {
                     let schema = dimension.plan.schema();
-                    let batches = collect(dimension.plan, context).await?;
+                    let memory = MemoryConsumer::new("StarJoin").register(context.memory_pool());
+                    let mut stream = execute_stream(dimension.plan, context)?;
+                    let mut batches = Vec::new();
+                    while let Some(batch) = stream.try_next().await? {
+                        // Once as it is read, once more as it is put together with the others.
+                        memory.try_grow(2 * batch.get_array_memory_size())?;
+                        batches.push(batch);
+                    }
                     match Members::new(&schema, &batches, dimension.key)? {
-                        Ok(members) => Ok(members),
+                        Ok(members) => {
+                            memory.try_resize(members.size())?;
+                            Ok((members, memory))
+                        }
                         Err(Duplicate(key)) => exec_err!(
                             "`{}` is declared to tell rows apart, and two rows have {key}",
                             schema.field(dimension.key).name()
@@ -147,14 +163,13 @@ impl StarJoinExec {
                     }
                 })
             });
-            let mut members = Vec::with_capacity(dimensions.len());
+            let (mut members, mut memory) = (Vec::with_capacity(dimensions.len()), Vec::new());
             for read in reads.collect::<Vec<_>>() {
-                let read: Members = read
-                    .join_unwind()
-                    .await
-                    .map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))??;
-                reservation.try_grow(read.size())?;
+                let read: Result<(Members, MemoryReservation)> =
+                    read.join_unwind().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+                let (read, reserved) = read?;
                 members.push(read);
+                memory.push(reserved);
             }
             for ((dimension, members), filter) in dimensions.iter().zip(&members).zip(&bounds) {
                 filter.update(within(&fact, dimension.fact_key, members.bounds)?)?;
@@ -164,7 +179,7 @@ impl StarJoinExec {
             let mut order: Vec<usize> = (0..dimensions.len()).collect();
             order.sort_by(|left, right| share(left).total_cmp(&share(right)));
             timer.done();
-            Ok(Star { members, order, _reservation: reservation })
+            Ok(Star { members, order, _memory: memory })
         }
     }
 
@@ -204,7 +219,7 @@ struct Star {
     members: Vec<Members>,
     /// The most selective one first.
     order: Vec<usize>,
-    _reservation: MemoryReservation,
+    _memory: Vec<MemoryReservation>,
 }
 
 /// Joins the batches of a partition.
@@ -273,8 +288,8 @@ impl Probe {
             });
         }
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(joined.num_rows()));
-        self.baseline.record_output(joined.num_rows());
-        Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?))
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
+        Ok(Some(batch.record_output(&self.baseline)))
     }
 }
 
@@ -346,23 +361,22 @@ impl ExecutionPlan for StarJoinExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let read = self.read(&context);
-        let members = self.members.clone();
+        let read = || self.read(&context).map_ok(Arc::new).map_err(Arc::new).boxed().shared();
+        let star = self.star.get_or_init(read).clone();
         let fact = self.fact.clone();
         let probe = self.probe(partition, &context);
         // The fact is opened when the bounds of the keys are known.
         let joined = async move {
-            members.get_or_try_init(|| read).await?;
+            let star = star.await.map_err(DataFusionError::Shared)?;
             let facts = fact.execute(partition, context)?;
-            let state = (facts, probe, members, false);
-            let batches = futures::stream::try_unfold(state, |(mut facts, mut probe, members, mut ended)| async move {
-                let Some(star) = members.get() else { return internal_err!("the dimensions are gone") };
+            let state = (facts, probe, star, false);
+            let batches = futures::stream::try_unfold(state, |(mut facts, mut probe, star, mut ended)| async move {
                 loop {
                     let time = probe.baseline.elapsed_compute().clone();
                     let timer = time.timer();
-                    if let Some(batch) = probe.next(star)? {
+                    if let Some(batch) = probe.next(&star)? {
                         timer.done();
-                        return Ok(Some((batch, (facts, probe, members, ended))));
+                        return Ok(Some((batch, (facts, probe, star, ended))));
                     }
                     if ended {
                         return Ok(None);
@@ -371,7 +385,7 @@ impl ExecutionPlan for StarJoinExec {
                     match facts.next().await {
                         Some(batch) => {
                             let _timer = time.timer();
-                            probe.push(star, &batch?)?;
+                            probe.push(&star, &batch?)?;
                         }
                         None => {
                             probe.coalescer.finish_buffered_batch()?;
@@ -380,7 +394,7 @@ impl ExecutionPlan for StarJoinExec {
                     }
                 }
             });
-            Ok::<_, datafusion::error::DataFusionError>(batches)
+            Ok::<_, DataFusionError>(batches)
         };
         let stream = futures::stream::once(joined).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream)))

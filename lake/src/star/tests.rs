@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Date32Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::util::display::array_value_to_string;
+use datafusion::physical_plan::common::collect;
+use datafusion::physical_plan::{ExecutionPlanProperties, displayable};
 use datafusion::prelude::SessionContext;
 
 use crate::delta::{Commit, EncodedFile, FileOptions, Warehouse};
@@ -260,4 +262,25 @@ async fn a_key_that_is_not_unique_is_an_error_and_no_answer() {
     let sql = "SELECT sum(value) FROM wide JOIN double ON wide.key = double.key";
     let error = ours.sql(sql).await.unwrap().collect().await.unwrap_err().to_string();
     assert!(error.contains("`key` is declared to tell rows apart, and two rows have 1"), "{error}");
+}
+
+/// Each partition of the fact asks for the members; they are read once, even if that fails.
+#[tokio::test]
+async fn an_error_of_a_dimension_is_the_error_of_every_partition() {
+    let store = Store::memory();
+    let ours = Engine::new(&store, 1 << 30).unwrap().session();
+    let members: Columns =
+        vec![("key", longs((0..20_000).map(Some))), ("number", longs((0..20_000).map(|n| Some(n % 10))))];
+    register(&[&ours], &store, "member", Some("key"), members, 1).await;
+    register(&[&ours], &store, "fact", None, vec![("key", longs((0..30_000).map(|n| Some(n % 20_000))))], 4).await;
+    let sql = "SELECT fact.key FROM fact JOIN member ON fact.key = member.key WHERE 100 / (member.number - 3) > 1";
+    let plan = ours.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+    assert!(displayable(plan.as_ref()).indent(false).to_string().contains("StarJoinExec"));
+    let partitions = plan.output_partitioning().partition_count();
+    assert!(partitions > 1);
+    for partition in (0..partitions).chain(0..partitions) {
+        let stream = plan.execute(partition, ours.task_ctx()).unwrap();
+        let error = collect(stream).await.unwrap_err().to_string();
+        assert!(error.contains("Divide by zero"), "partition {partition}: {error}");
+    }
 }
