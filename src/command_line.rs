@@ -77,6 +77,8 @@ pub(crate) enum Command {
     /// Show how fresh and how large everything is
     Status,
     /// Prove on the data at hand that nothing is lost or doubled, and that tables equal a rebuild
+    ///
+    /// The rebuilt tables stay in the warehouse, beside those that are published.
     Verify(Verify),
     /// List events that could not be read, with the reasons
     Rejects(Rejects),

@@ -59,9 +59,9 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
 }
 
 /// What to do about rows that are not as promised.
-const BREACH: &str = "readers keep the former snapshot, nothing is lost. Find the events with `starmere sql` in \
+const BREACH: &str = "nothing of this build is published: readers keep the former snapshot, and nothing is lost. Find the events with `starmere sql` in \
     `lake.<domain>.<stream>`. Then leave such rows out with `where:` in the model, or loosen the \
-    contract in a new version of the product, and run `starmere build`";
+    contract, and run `starmere build`";
 
 /// What to do about it, where that is known.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {

@@ -25,7 +25,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STACK_BYTES: usize = 64 << 20;
 
 fn main() -> ExitCode {
-    let line = command_line::CommandLine::parse();
+    let line = match command_line::CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(shown) => {
+            let is_mistake = shown.use_stderr();
+            // Nobody reads it: then nobody misses it.
+            let _ = shown.print();
+            return ExitCode::from(u8::from(is_mistake));
+        }
+    };
     // The first thread's stack is what the system gives.
     let run = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(|| run(line));
     run.ok().and_then(|run| run.join().ok()).unwrap_or(ExitCode::from(2))

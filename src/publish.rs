@@ -172,8 +172,11 @@ impl Watch for Bars<'_> {
         let step = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let mut words = counted(built.rows, "row", "rows");
         if built.rows_written > 0 {
-            words +=
-                &format!(", {} new from {}", count(built.rows_written), counted(built.rows_read, "event", "events"));
+            words += &format!(
+                ", {} written from {}",
+                count(built.rows_written),
+                counted(built.rows_read, "event", "events")
+            );
         }
         if built.rows_mended > 0 {
             words += &format!(", {} keyed again or taken back", count(built.rows_mended));

@@ -153,10 +153,11 @@ impl Views for ProjectViews {
     }
 
     async fn at(&self, number: u64) -> Result<View, QueryError> {
-        if number == 0 {
-            return self.newest().await;
-        }
-        let snapshot = self.opened.catalog.at(number).await.map_err(lake)?;
+        // Before the first one was published, there was an empty one.
+        let snapshot = match number {
+            0 => CatalogSnapshot::default(),
+            _ => self.opened.catalog.at(number).await.map_err(lake)?,
+        };
         self.view(snapshot, false).await.map_err(|error| QueryError::internal(format!("{error:#}")))
     }
 }

@@ -492,6 +492,8 @@ async fn answers_are_of_one_moment_while_builds_publish_and_die() {
 
     let newest = project.snapshot().await.number;
     let warehouse = project.warehouse();
+    let before = project.run(&["sql", "SELECT * FROM sales.orders_v1.order_lines", "--as-of", "0"]).await;
+    assert!(before.errors.contains("there is no table"), "before anything was published: {}", before.errors);
     for snapshot in [1, newest / 2, newest] {
         let sql = "SELECT count(*) AS n FROM sales.orders_v1.order_lines WHERE quantity > 0";
         let rows = project.succeed(&["--format", "json", "sql", sql, "--as-of", &snapshot.to_string()]).await;

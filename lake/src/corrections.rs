@@ -324,6 +324,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_table_without_files_has_no_rows() {
+        let store = Store::memory();
+        let ours = Engine::new(&store, 1 << 30).unwrap().session();
+        let table = Warehouse::new(store.clone()).table(TablePath::stream("test", "t"));
+        let snapshot = table.open_or_create(&batch(0..1).schema(), &[]).await.unwrap();
+        ours.register_table("t", Arc::new(PinnedTable::new(&store, snapshot))).unwrap();
+        for sql in [
+            "SELECT k, lab FROM t ORDER BY lab LIMIT 2",
+            "SELECT row_number() OVER (ORDER BY k) FROM t",
+            "SELECT k FROM t UNION ALL SELECT num FROM t ORDER BY 1",
+            "SELECT a.k FROM t a JOIN t b ON a.k = b.num ORDER BY 1",
+        ] {
+            assert!(rows(&ours, sql).await.is_empty(), "{sql}");
+        }
+    }
+
+    #[tokio::test]
     async fn rows_without_a_match_are_no_constants() {
         let (ours, _) = sessions().await;
         let sql = "SELECT d.lab, f.k FROM t f LEFT JOIN t d ON f.num = d.k AND d.lab = 'lab 4'

@@ -22,6 +22,7 @@ use datafusion::error::Result;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
 
 use crate::delta::{Add, Snapshot, statistics};
 use crate::store::Store;
@@ -125,6 +126,12 @@ impl TableProvider for PinnedTable {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if self.files.is_empty() {
+            // A scan of no files has no partitions, which sorting does not expect.
+            let schema =
+                projection.map_or(Ok(self.schema.clone()), |columns| self.schema.project(columns).map(Arc::new))?;
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
         let files = self.files.iter().map(|add| self.partitioned_file(add, parsed(&self.schema, add)));
         let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
         let options = state.config().options().execution.parquet.clone();

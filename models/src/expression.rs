@@ -215,6 +215,12 @@ pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<
     }
 }
 
+/// Whether such values are keys of type `to`, or can become them without a loss.
+pub fn is_key_of(from: &DataType, to: &DataType) -> bool {
+    let is_text = |of: &DataType| matches!(of, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    from == to || (from.is_integer() && to.is_integer()) || (is_text(from) && is_text(to))
+}
+
 /// Whether such values can be cast at all.
 pub fn castable(from: &DataType, to: &DataType) -> bool {
     arrow::compute::can_cast_types(from, to)

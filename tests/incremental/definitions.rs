@@ -288,7 +288,7 @@ grain: [event_id, line]
 dimensions:
   buyer:      { dimension: customer, key: buyer }
   payer:      { dimension: customer, key: payer }
-  product:    { dimension: product, key: product_id }
+  product:    { dimension: product, key: "CAST(product_id AS BIGINT)" }
   order_date: { dimension: date, key: "CAST(occurred_at AS DATE)" }
   due_date:   { dimension: date, key: due_on }
 degenerate:

@@ -10,7 +10,7 @@ use super::{Model, Resolving, beginning, check_name, columns};
 use crate::define::{As, DimensionFile, FieldType, ModelName, Parsed, Place, Placed, Problem, suggestion};
 use crate::dimension::{AttributeColumn, Dimension, Reference, Source, Target};
 use crate::events::{Event, Need};
-use crate::expression::{Compiler, Expression, castable};
+use crate::expression::{Compiler, Expression, castable, is_key_of};
 
 /// The columns that SQL sees of an event's own fields.
 pub(super) fn event_columns(event: &Event) -> Vec<ArrowField> {
@@ -430,7 +430,8 @@ fn key_misfit(target: &ModelName, key_types: &[FieldType], key: &[Expression]) -
     if key.len() != key_types.len() {
         return Some(format!("the key of `{target}` has {}, not {}", columns(key_types.len()), key.len()));
     }
-    let (expression, key_type) = key.iter().zip(key_types).find(|(key, of)| !castable(key.data_type(), &of.arrow()))?;
+    let (expression, key_type) =
+        key.iter().zip(key_types).find(|(key, of)| !is_key_of(key.data_type(), &of.arrow()))?;
     let own = FieldType::name_of(expression.data_type());
     Some(format!("`{}` is {own}, and the key of `{target}` is {key_type}", expression.text()))
 }

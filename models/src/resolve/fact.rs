@@ -12,7 +12,7 @@ use crate::define::{
 };
 use crate::dimension::Target;
 use crate::events::{Event, Field, Need};
-use crate::expression::{Compiler, Expression, castable};
+use crate::expression::{Compiler, Expression, castable, is_key_of};
 use crate::fact::{Column, ColumnKind, Fact, Role};
 
 impl Resolving<'_> {
@@ -238,11 +238,12 @@ impl Resolving<'_> {
             }
             let Some(key) = self.compile_all(compiler, &role.key.0, &place) else { continue };
             for (expression, key_type) in key.iter().zip(&key_types) {
-                if !castable(expression.data_type(), &key_type.arrow()) {
+                if !is_key_of(expression.data_type(), &key_type.arrow()) {
                     let own = FieldType::name_of(expression.data_type());
                     let message =
                         format!("`{}` is {own}, and the key of `{}` is {key_type}", expression.text(), role.dimension);
-                    self.problem(Problem::new(place.clone(), message));
+                    let hint = "write a key of that type; CAST(… AS …) where it is another on purpose";
+                    self.problem(Problem::new(place.clone(), message).hint(hint));
                 }
             }
             roles.push(Role { name: name.clone(), target, key, description: role.description.clone() });

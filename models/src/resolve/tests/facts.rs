@@ -84,7 +84,16 @@ fn roles_name_a_dimension_and_its_key() {
                 "key: [person_id, order_id]",
                 "6:10: the key of `people.people_v1.person` has 1 column, not 2",
             ),
-            ("key: due_on", "key: paid", "7:8: `paid` is bool, and the key of `date` is date"),
+            (
+                "key: due_on",
+                "key: paid",
+                "7:8: `paid` is bool, and the key of `date` is date (write a key of that type; CAST(… AS …) where it is another on purpose)",
+            ),
+            (
+                "key: due_on",
+                "key: order_id",
+                "7:8: `order_id` is string, and the key of `date` is date (write a key of that type; CAST(… AS …) where it is another on purpose)",
+            ),
             ("key: due_on", "key: [due_on, due_on]", "7:8: the key of `date` has 1 column, not 2"),
         ],
     );
