@@ -120,6 +120,9 @@ pub(crate) struct Ingest {
     /// Names the input, so that it is known again when more of it comes
     #[arg(long, requires = "file")]
     pub(crate) name: Option<String>,
+    /// Read on a partition that is stopped, and accept what was lost (`starmere status` lists them)
+    #[arg(long, value_name = "SOURCE/TOPIC/PARTITION", conflicts_with_all = ["file", "once", "streams"])]
+    pub(crate) go_on: Vec<String>,
     /// A last line without newline is an event too (always so for standard input)
     #[arg(long)]
     pub(crate) end_of_input: bool,

@@ -10,6 +10,7 @@ mod failure;
 mod output;
 mod project;
 mod publish;
+mod sources;
 mod views;
 
 use std::io::IsTerminal;

@@ -23,6 +23,7 @@ use starmere_models::define::{
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 
 use crate::failure::{Mendable, Problems};
+use crate::sources::SourceFile;
 
 /// Events may be as long as this unless the stream says otherwise.
 const MAX_EVENT_BYTES: usize = 16 << 20;
@@ -43,15 +44,6 @@ pub(crate) struct ProjectFile {
     /// Without users, only loopback addresses may be listened on.
     #[serde(default)]
     pub(crate) users: BTreeMap<String, Placed<User>>,
-}
-
-/// Where events come from.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SourceFile {
-    pub(crate) stream: String,
-    /// A file, a folder or a glob.
-    pub(crate) files: String,
 }
 
 /// Where to listen.
@@ -195,7 +187,7 @@ impl Project {
 
     /// Opens the warehouse.
     pub(crate) fn open(self) -> anyhow::Result<Opened> {
-        let location = with_references(&self.file.warehouse, |reference| secret(&self.root, reference))?;
+        let location = resolved(&self.root, &self.file.warehouse)?;
         let store = Store::open(&location, &self.root)?;
         let warehouse = Warehouse::new(store);
         let catalog = Catalog::new(&warehouse);
@@ -324,14 +316,15 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 /// What `starmere.yaml` says of the outside that cannot be right.
 fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
+    for source in file.sources.values() {
+        for (message, hint) in source.mistakes(root) {
+            problems.push(Problem::new(source.place(name), message).hint(hint));
+        }
+    }
     let mut tell = |place: Place, wrong: Option<(String, &str)>| {
         problems.extend(wrong.map(|(message, hint)| Problem::new(place, message).hint(hint)));
     };
     tell(file.warehouse.place(name), wrong_warehouse(&file.warehouse));
-    for source in file.sources.values() {
-        let exists = root.join(&source.files).exists();
-        tell(source.place(name), if exists { None } else { wrong_files(&source.files) });
-    }
     for listener in [&file.listeners.http, &file.listeners.flight] {
         tell(listener.place(name), wrong_listener(listener, !file.users.is_empty()));
     }
@@ -341,9 +334,7 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
 fn wrong_warehouse(location: &str) -> Option<(String, &'static str)> {
     const KINDS: &str = "write a folder, s3://bucket/prefix or memory://";
     if location.contains("${") {
-        let whole = |text: &str| reference(text).map(|_| String::new()).context("not a reference");
-        let wrong = with_references(location, whole).is_err();
-        return wrong
+        return (!is_whole(location))
             .then(|| (format!("`{location}` has a reference that is not whole"), "write ${env:NAME} or ${file:PATH}"));
     }
     if location.trim().is_empty() {
@@ -371,46 +362,6 @@ fn wrong_listener(address: &str, has_users: bool) -> Option<(String, &'static st
         )),
         Ok(_) => None,
     }
-}
-
-fn wrong_files(pattern: &str) -> Option<(String, &'static str)> {
-    if pattern.contains("${") {
-        let hint = "they work in `warehouse` and in passwords; write the path";
-        return Some((format!("`{pattern}` has a reference, and `files` knows none"), hint));
-    }
-    if !pattern.contains(['*', '?', '[', '{']) {
-        return None;
-    }
-    let hint = "name a file, a folder, or a pattern such as `events/*.jsonl`";
-    wrong_glob(pattern).map(|reason| (format!("`{pattern}` is not a pattern of files: {reason}"), hint))
-}
-
-/// Why the pattern is none, as `globset` reads it.
-fn wrong_glob(pattern: &str) -> Option<&'static str> {
-    let mut open = 0_usize;
-    let mut rest = pattern.chars();
-    while let Some(character) = rest.next() {
-        match character {
-            '\\' if rest.next().is_none() => return Some("it ends with `\\`"),
-            '{' => open += 1,
-            '}' if open == 0 => return Some("a `}` without `{`"),
-            '}' => open -= 1,
-            '[' => {
-                let class = rest.as_str();
-                let class = class.strip_prefix(['!', '^']).unwrap_or(class);
-                // A `]` that comes first is one of the characters.
-                let first = class.chars().next().map_or(0, char::len_utf8);
-                let Some(end) = class[first..].find(']') else { return Some("a `[` without `]`") };
-                let characters: Vec<char> = class[..first + end].chars().collect();
-                if characters.windows(3).any(|range| range[1] == '-' && range[0] > range[2]) {
-                    return Some("a range that goes backwards");
-                }
-                rest = class[first + end + 1..].chars();
-            }
-            _ => {}
-        }
-    }
-    (open > 0).then_some("a `{` without `}`")
 }
 
 /// Where a key at the left margin has its value; for those that do not keep their place.
@@ -453,6 +404,17 @@ fn with_references(text: &str, value: impl Fn(&str) -> anyhow::Result<String>) -
     Ok(result + rest)
 }
 
+/// Whether all references in the text are whole.
+pub(crate) fn is_whole(text: &str) -> bool {
+    let whole = |text: &str| reference(text).map(|_| String::new()).context("not a reference");
+    with_references(text, whole).is_ok()
+}
+
+/// The text, each of its references looked up; `root` is the project's folder.
+pub(crate) fn resolved(root: &Path, text: &str) -> anyhow::Result<String> {
+    with_references(text, |reference| secret(root, reference))
+}
+
 /// The value behind `${env:NAME}` or `${file:PATH}`.
 fn secret(root: &Path, text: &str) -> anyhow::Result<String> {
     match reference(text) {
@@ -493,7 +455,7 @@ mod tests {
         for (line, words) in [
             ("listeners: { http: nowhere }\n", "starmere.yaml:3:20: `nowhere` is not an address to listen on"),
             ("listeners: { flight: '0.0.0.0:1' }\n", "starmere.yaml:3:22: `0.0.0.0:1` can be reached from other"),
-            ("sources: { a: { stream: s, files: 'x/[a' } }\n", "`x/[a` is not a pattern of files: a `[` without `]`"),
+            ("sources: { a: { stream: s, files: 'x/[a' } }\n", "`x/[a` is not a pattern of files: unclosed character class"),
             ("sources: { a: { stream: s, files: '${env:X}/a' } }\n", "`files` knows none"),
             ("", "streams/s.yaml:3:18: no event has 0 bytes"),
         ] {
@@ -540,16 +502,6 @@ mod tests {
         }
         for wrong in ["", "gs://bucket/x", "s3://", "s3:///x", "${env:WH", "${WH}", "${env:}", "a/${vault:x}"] {
             assert!(wrong_warehouse(wrong).is_some(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn globs_are_checked() {
-        for right in ["*", "a/**/*.{gz,zst}", "[]a]", "[!a-z]x", "{a,{b,c}}", "\\{a*"] {
-            assert_eq!(wrong_glob(right), None, "{right}");
-        }
-        for wrong in ["[", "[a", "[]", "{a", "*}", "[z-a]", "*\\"] {
-            assert!(wrong_glob(wrong).is_some(), "{wrong}");
         }
     }
 

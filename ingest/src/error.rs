@@ -20,6 +20,9 @@ pub enum Error {
     /// A pattern of a file source is none.
     #[error("`{pattern}` is not a pattern of files: {reason}")]
     Pattern { pattern: String, reason: String },
+    /// A broker refused, failed, or is not there.
+    #[error("kafka source `{source_name}`: {message}")]
+    Kafka { source_name: String, message: String, kind: Kind },
     /// The lake refused or failed.
     #[error(transparent)]
     Lake(#[from] starmere_lake::Error),
@@ -29,10 +32,29 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn kafka(source_name: &str, error: rdkafka::error::KafkaError) -> Self {
+        use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+        let is_invalid = matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_))
+            || matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::InvalidArgument
+                        | RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnknownTopic
+                        | RDKafkaErrorCode::TopicAuthorizationFailed
+                        | RDKafkaErrorCode::GroupAuthorizationFailed
+                        | RDKafkaErrorCode::SaslAuthenticationFailed
+                )
+            );
+        let kind = if is_invalid { Kind::Invalid } else { Kind::Unavailable };
+        Self::Kafka { source_name: source_name.to_owned(), message: error.to_string(), kind }
+    }
+
     /// Who can do something about it.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Read { .. } | Self::Pattern { .. } => Kind::Invalid,
+            Self::Kafka { kind, .. } => *kind,
             Self::Lake(error) => error.kind(),
             Self::Task(_) => Kind::Internal,
         }
@@ -43,6 +65,7 @@ impl Error {
         match self {
             Self::Read { path, .. } => Some(format!("check that `{path}` exists and may be read").into()),
             Self::Pattern { .. } => Some("name a file, a folder, or a pattern such as `events/*.jsonl`".into()),
+            Self::Kafka { .. } => Some("check `brokers`, `topics` and `settings` of the source".into()),
             Self::Lake(error) => error.hint(),
             Self::Task(_) => None,
         }

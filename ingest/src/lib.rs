@@ -6,6 +6,7 @@
 //! | [`rows`] | payloads in, columns of a stream's table out |
 //! | [`lines`] | bytes in, lines out, however long |
 //! | [`files`] | files and standard input: which have landed, what is new |
+//! | [`kafka`] | topics: which partitions are ours, what of them has landed |
 //! | [`http`] | the listener: requests in, commits out, answered after the commit |
 //!
 //! Every source ends in [`starmere_lake::landing`]; nothing here remembers a position of its own.
@@ -14,7 +15,9 @@ pub mod envelope;
 mod error;
 pub mod files;
 pub mod http;
+pub mod kafka;
 pub mod lines;
+mod marks;
 pub mod rows;
 
 pub use error::{Error, Result};

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondBuilder, new_null_array,
+    Array, ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, ListArray, NullBufferBuilder, RecordBatch, StringArray,
+    StringBuilder, StructArray, TimestampMicrosecondBuilder,
 };
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::DataType;
 use starmere_lake::delta::{EncodedFile, FileOptions};
-use starmere_lake::landing::{Part, SourcePartition, row_digest};
+use starmere_lake::landing::{Oversized, Part, SourcePartition, row_digest};
 use starmere_lake::{Error, Result, events};
 
 use crate::envelope::{Envelope, Reader};
@@ -25,12 +27,69 @@ pub struct Batch {
     topic: StringBuilder,
     partition: Int32Builder,
     position: Int64Builder,
+    key: BinaryBuilder,
+    headers: Headers,
+    op: StringBuilder,
     payload: BinaryBuilder,
     rejection: StringBuilder,
     rows: usize,
     bytes: usize,
     rejects: u64,
     parts: Vec<Part>,
+    /// The part that rows are added to.
+    current: usize,
+}
+
+/// A header's name, and its value if it has one.
+pub type Header<'a> = (&'a str, Option<&'a [u8]>);
+
+/// An event as its source gives it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Incoming<'a> {
+    /// None where the source says that there is none: a tombstone of its key.
+    pub payload: Option<&'a [u8]>,
+    pub key: Option<&'a [u8]>,
+    /// Names may recur.
+    pub headers: Option<&'a [Header<'a>]>,
+}
+
+impl<'a> Incoming<'a> {
+    /// A payload and nothing else.
+    pub fn of(payload: &'a [u8]) -> Self {
+        Self { payload: Some(payload), ..Self::default() }
+    }
+}
+
+/// The column of headers, in the making.
+#[derive(Debug)]
+struct Headers {
+    name: StringBuilder,
+    value: BinaryBuilder,
+    lengths: Vec<usize>,
+    present: NullBufferBuilder,
+}
+
+impl Headers {
+    fn append(&mut self, headers: Option<&[Header<'_>]>) {
+        self.present.append(headers.is_some());
+        let headers = headers.unwrap_or_default();
+        self.lengths.push(headers.len());
+        for (name, value) in headers {
+            self.name.append_value(name);
+            self.value.append_option(*value);
+        }
+    }
+
+    fn finish(mut self, data_type: &DataType) -> Result<ArrayRef> {
+        let failed = Error::columns("the headers of events");
+        let DataType::List(element) = data_type else { unreachable!("headers are a list") };
+        let DataType::Struct(fields) = element.data_type() else { unreachable!("headers have names and values") };
+        let columns: Vec<ArrayRef> = vec![Arc::new(self.name.finish()), Arc::new(self.value.finish())];
+        let offsets = OffsetBuffer::from_lengths(self.lengths);
+        let list = StructArray::try_new(fields.clone(), columns, None)
+            .and_then(|headers| ListArray::try_new(element.clone(), offsets, Arc::new(headers), self.present.finish()));
+        Ok(Arc::new(list.map_err(failed)?))
+    }
 }
 
 /// What was found in an event that was added.
@@ -47,26 +106,51 @@ pub struct Rows {
     pub columns: RecordBatch,
     pub parts: Vec<Part>,
     pub rejects: u64,
-    /// How many events that were not rejected are of each type; of so many types at most.
-    pub types: BTreeMap<String, u64>,
+    /// How many events that were not rejected are of each type.
+    pub types: Types,
     /// Payload bytes.
     pub bytes: usize,
 }
 
-/// So many types are counted: more are a mistake in the mapping.
-pub(crate) const MOST_TYPES: usize = 1000;
+/// The `op` of an event that says that its key is no more.
+const DELETE: &str = "delete";
+/// Why an event without a payload is no event of the stream.
+const TOMBSTONE: &str = "a tombstone: it has a key, and no payload";
 
-fn count_types(types: &StringArray, rejections: &StringArray) -> BTreeMap<String, u64> {
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for (row, name) in types.iter().enumerate() {
-        let Some(name) = name.filter(|_| rejections.is_null(row)) else { continue };
-        if let Some(count) = counts.get_mut(name) {
-            *count += 1;
-        } else if counts.len() < MOST_TYPES {
-            counts.insert(name, 1);
+/// How many events are of each type, of a thousand types at most: more are a mistake in the mapping.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Types(BTreeMap<String, u64>);
+
+impl Types {
+    const MOST: usize = 1000;
+
+    fn of(types: &StringArray, rejections: &StringArray) -> Self {
+        let mut counts = Self::default();
+        for (row, name) in types.iter().enumerate() {
+            if let Some(name) = name.filter(|_| rejections.is_null(row)) {
+                counts.count(name, 1);
+            }
+        }
+        counts
+    }
+
+    fn count(&mut self, name: &str, count: u64) {
+        if let Some(sum) = self.0.get_mut(name) {
+            *sum += count;
+        } else if self.0.len() < Self::MOST {
+            self.0.insert(name.to_owned(), count);
         }
     }
-    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+
+    /// Adds what another batch had.
+    pub fn add(&mut self, other: &Self) {
+        other.0.iter().for_each(|(name, &count)| self.count(name, count));
+    }
+
+    /// Types and their counts, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, &count)| (name.as_str(), count))
+    }
 }
 
 impl Default for Batch {
@@ -81,12 +165,21 @@ impl Default for Batch {
             topic: StringBuilder::new(),
             partition: Int32Builder::new(),
             position: Int64Builder::new(),
+            key: BinaryBuilder::new(),
+            headers: Headers {
+                name: StringBuilder::new(),
+                value: BinaryBuilder::new(),
+                lengths: Vec::new(),
+                present: NullBufferBuilder::new(0),
+            },
+            op: StringBuilder::new(),
             payload: BinaryBuilder::new(),
             rejection: StringBuilder::new(),
             rows: 0,
             bytes: 0,
             rejects: 0,
             parts: Vec::new(),
+            current: 0,
         }
     }
 }
@@ -112,35 +205,54 @@ impl Batch {
         self.parts.is_empty()
     }
 
-    /// Begins a partition's share, where the table's position is `from`.
-    pub fn begin(&mut self, partition: SourcePartition, from: i64) {
+    /// Begins a partition's share, where the table's position is `from`; rows are added to it. Its number.
+    pub fn begin(&mut self, partition: SourcePartition, from: i64) -> usize {
+        self.current = self.parts.len();
         self.parts.push(Part { partition, from, to: from, rows: 0, digest: 0, mark: None });
+        self.current
     }
 
-    /// Adds an event of the partition begun last, at `position`; `next` is the position after it. `id` stands in
+    /// Goes on with a share that was begun before.
+    pub fn go_on(&mut self, part: usize) {
+        self.current = part;
+    }
+
+    /// Adds an event to the share that is open, at `position`; `next` is the position after it. `id` stands in
     /// where the payload has no id of its own.
     pub fn push(
         &mut self,
         reader: &mut Reader,
-        payload: &[u8],
+        event: &Incoming<'_>,
         position: i64,
         next: i64,
         id: Option<String>,
     ) -> Pushed {
-        let envelope = reader.read(payload);
-        self.row(&envelope, payload, position, next, id);
+        let envelope = match event.payload {
+            Some(payload) => reader.read(payload),
+            None => Envelope { rejection: Some(TOMBSTONE.to_owned()), ..Envelope::default() },
+        };
+        self.row(&envelope, event, position, next, id);
         Pushed { has_id: envelope.id.is_some(), rejection: envelope.rejection }
     }
 
-    /// Adds an event that is kept beside the table; `reference` says where.
-    pub fn push_oversized(&mut self, reference: &[u8], reason: String, position: i64, next: i64) {
-        let envelope = Envelope { rejection: Some(reason), ..Envelope::default() };
-        self.row(&envelope, reference, position, next, None);
+    /// Adds an event of more than `limit` bytes; its payload is `kept` beside the table.
+    pub fn push_oversized(
+        &mut self,
+        event: &Incoming<'_>,
+        kept: &Oversized,
+        limit: usize,
+        position: i64,
+        next: i64,
+    ) -> Result<()> {
+        let envelope = Envelope { rejection: Some(kept.rejection(limit)), ..Envelope::default() };
+        let reference = kept.reference()?;
+        self.row(&envelope, &Incoming { payload: Some(&reference), ..*event }, position, next, None);
+        Ok(())
     }
 
-    /// Ends the partition's share: what its source needs to know it again.
+    /// Ends the open share: what its source needs to know it again.
     pub fn mark(&mut self, to: i64, mark: Option<serde_json::Value>) {
-        if let Some(part) = self.parts.last_mut() {
+        if let Some(part) = self.parts.get_mut(self.current) {
             part.to = to;
             part.mark = mark;
         }
@@ -153,8 +265,9 @@ impl Batch {
         }
     }
 
-    fn row(&mut self, envelope: &Envelope<'_>, payload: &[u8], position: i64, next: i64, id: Option<String>) {
-        let Some(part) = self.parts.last_mut() else {
+    fn row(&mut self, envelope: &Envelope<'_>, event: &Incoming<'_>, position: i64, next: i64, id: Option<String>) {
+        let payload = event.payload.unwrap_or_default();
+        let Some(part) = self.parts.get_mut(self.current) else {
             debug_assert!(false, "a part is begun before its rows");
             return;
         };
@@ -174,11 +287,14 @@ impl Batch {
         self.topic.append_value(topic);
         self.partition.append_value(*partition);
         self.position.append_value(position);
+        self.key.append_option(event.key);
+        self.headers.append(event.headers);
+        self.op.append_option(event.payload.is_none().then_some(DELETE));
         self.payload.append_value(payload);
         self.rejection.append_option(envelope.rejection.as_deref());
         part.rows += 1;
         part.to = next;
-        part.digest = part.digest.wrapping_add(row_digest(position, payload));
+        part.digest = part.digest.wrapping_add(row_digest(position, payload, event.key));
         self.rejects += u64::from(envelope.rejection.is_some());
         self.rows += 1;
         self.bytes += payload.len();
@@ -187,13 +303,10 @@ impl Batch {
     /// The columns. `landed_at` is in microseconds since 1970.
     pub fn finish(mut self, landed_at: i64) -> Result<Rows> {
         let schema = events::file_schema();
-        let null = |name: &str| -> ArrayRef {
-            let field = schema.field_with_name(name).expect("the schema has its own columns");
-            new_null_array(field.data_type(), self.rows)
-        };
+        let headers = schema.field_with_name("headers").map_err(Error::columns("a batch of events"))?;
+        let headers = self.headers.finish(headers.data_type())?;
         let (event_type, rejection) = (self.event_type.finish(), self.rejection.finish());
-        let types = count_types(&event_type, &rejection);
-        let (key, headers, op) = (null("key"), null("headers"), null("op"));
+        let types = Types::of(&event_type, &rejection);
         let mut ingested_at = TimestampMicrosecondBuilder::with_capacity(self.rows);
         ingested_at.append_value_n(landed_at, self.rows);
         let columns: Vec<ArrayRef> = vec![
@@ -207,9 +320,9 @@ impl Batch {
             Arc::new(self.topic.finish()),
             Arc::new(self.partition.finish()),
             Arc::new(self.position.finish()),
-            key,
+            Arc::new(self.key.finish()),
             headers,
-            op,
+            Arc::new(self.op.finish()),
             Arc::new(self.payload.finish()),
             Arc::new(rejection),
         ];

@@ -97,10 +97,12 @@ pub struct Part {
     pub mark: Option<serde_json::Value>,
 }
 
-/// Digest of one row: position and payload. A batch's digest is the sum of its rows', so that it can be checked
+/// Digest of one row: position, payload and key. A batch's digest is the sum of its rows', so that it can be checked
 /// in any order of reading.
-pub fn row_digest(position: i64, payload: &[u8]) -> u128 {
-    xxhash_rust::xxh3::xxh3_128_with_seed(payload, position as u64)
+pub fn row_digest(position: i64, payload: &[u8], key: Option<&[u8]>) -> u128 {
+    let digest = |bytes, seed| xxhash_rust::xxh3::xxh3_128_with_seed(bytes, seed);
+    let of_key = key.map_or(0, |key| digest(key, !position as u64));
+    digest(payload, position as u64).wrapping_add(of_key)
 }
 
 /// What a stream has lost, where its newest version is `newest` and a catalog snapshot pins `published`: made
@@ -127,6 +129,11 @@ impl Oversized {
     pub fn rejection(&self, limit: usize) -> String {
         let Self { path, bytes, .. } = self;
         format!("the line has {bytes} bytes, more than `max_event_bytes` ({limit}); it is kept at `{path}`")
+    }
+
+    /// What stands in the row.
+    pub fn reference(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| Error::Corrupt { path: self.path.clone(), reason: error.to_string() })
     }
 
     /// The reference in a row, where it is one: then the rejection names the same object.
@@ -385,7 +392,7 @@ mod tests {
             from: 0,
             to: 7,
             rows: 2,
-            digest: row_digest(0, b"x").wrapping_add(row_digest(2, b"y")),
+            digest: row_digest(0, b"x", None).wrapping_add(row_digest(2, b"y", None)),
             mark: None,
         };
         let text = serde_json::to_string(&part).unwrap();

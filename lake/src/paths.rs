@@ -81,9 +81,21 @@ impl TablePath {
     }
 
     /// An event too long for a row, named by where it came from.
-    pub fn oversized(&self, source: &str, topic: &str, incarnation: u32, position: i64) -> Path {
+    pub fn oversized(&self, source: &str, topic: &str, incarnation: u32, partition: i32, position: i64) -> Path {
         let (source, topic) = (escape(source), escape(topic));
-        Path::from(format!("{}/_starmere/oversized/{source}/{topic}/{incarnation}/{position:020}", self.0))
+        let of = format!("{source}/{topic}/{incarnation}/{partition}/{position:020}");
+        Path::from(format!("{}/_starmere/oversized/{of}", self.0))
+    }
+
+    /// The folder of [`Self::stopped`].
+    pub fn stopped_folder(&self) -> Path {
+        Path::from(format!("{}/_starmere/stopped", self.0))
+    }
+
+    /// Why a partition of a source is not read on.
+    pub fn stopped(&self, source: &str, topic: &str, incarnation: u32, partition: i32) -> Path {
+        let (source, topic) = (escape(source), escape(topic));
+        Path::from(format!("{}/_starmere/stopped/{source}/{topic}/{incarnation}/{partition}.json", self.0))
     }
 
     /// The folder of [`Self::landed`].

@@ -166,6 +166,10 @@ pub(super) async fn status(opened: &Opened, output: &Output) -> anyhow::Result<(
         ]);
     }
     output.say(format!("catalog snapshot {}", newest.number));
+    for parsed in &opened.project.streams {
+        let (stream, _) = opened.stream(&parsed.definition.stream)?;
+        starmere_ingest::kafka::stops(&stream).await?.iter().for_each(|stop| output.say(super::ingest::stopped(stop)));
+    }
     if !waiting.is_empty() {
         output.say(format!("built but not published: {}; `starmere build` says why", waiting.join(", ")));
     }

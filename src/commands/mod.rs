@@ -38,6 +38,9 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     }
 }
 
+/// How long landing may take when told to stop.
+const TO_STOP: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Waits for SIGINT or SIGTERM.
 pub(super) async fn told_to_stop() {
     let terminate = async {

@@ -10,7 +10,7 @@ use starmere_sql::{Access, Limits, Queries, Users, check_listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{ingest, told_to_stop};
+use super::{TO_STOP, ingest, told_to_stop};
 use crate::command_line::Serve;
 use crate::failure::Mendable;
 use crate::output::Output;
@@ -54,7 +54,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let grpc = tokio::spawn(starmere_sql::serve_flight(flight, queries.clone(), access, stop.clone()));
     let work = continuously.then(|| {
         let (opened, output) = (opened.clone(), output.clone());
-        tokio::spawn(async move { keep_up(&opened, &output).await })
+        let stop = stop.clone();
+        tokio::spawn(async move { keep_up(&opened, &output, &stop).await })
     });
     output.say(format!("flight sql  grpc://{flight_at}"));
     output.say(format!("http        http://{http_at}"));
@@ -64,7 +65,9 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     // Queries that go on for long are cut off; events that were accepted are not.
     events.finished().await;
     queries.cancel_all();
-    if let Some(work) = work {
+    if let Some(mut work) = work
+        && tokio::time::timeout(TO_STOP, &mut work).await.is_err()
+    {
         work.abort();
     }
     let ended = tokio::time::timeout(Duration::from_secs(5), async { (web.await, grpc.await) }).await;
@@ -101,15 +104,11 @@ async fn listen(address: &str, users: &Users) -> anyhow::Result<TcpListener> {
 }
 
 /// Lands and builds whatever is new.
-async fn keep_up(opened: &Opened, output: &Output) {
+async fn keep_up(opened: &Opened, output: &Output, stop: &CancellationToken) {
     let landing = async {
         match ingest::feeds(opened, &[], false) {
-            Ok(feeds) if !feeds.is_empty() => {
-                if let Err(error) = ingest::continuously(opened, &feeds, output).await {
-                    tracing::error!(error = format!("{error:#}"), "landing has ended");
-                }
-            }
-            _ => std::future::pending::<()>().await,
+            Ok(feeds) => ingest::continuously(opened, &feeds, output, stop).await,
+            Err(error) => output.error(&error),
         }
     };
     let building = async {
@@ -134,6 +133,12 @@ async fn keep_up(opened: &Opened, output: &Output) {
                 }
             }
             tokio::time::sleep(BUILD_EVERY).await;
+        }
+    };
+    let building = async {
+        tokio::select! {
+            () = building => {}
+            () = stop.cancelled() => {}
         }
     };
     tokio::join!(landing, building);

@@ -106,7 +106,7 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
     // What is there.
     let mut there: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
     let all = starmere_lake::events::file_schema();
-    let fields = ["source", "topic", "partition", "position", "payload", "rejection"]
+    let fields = ["source", "topic", "partition", "position", "payload", "rejection", "key"]
         .iter()
         .filter_map(|name| all.field_with_name(name).ok().cloned());
     let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -123,10 +123,13 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
         let position = batch.column(3).as_primitive::<Int64Type>();
         let payload = batch.column(4).as_binary::<i32>();
         let rejection = batch.column(5).as_string::<i32>();
+        let keys = batch.column(6).as_binary::<i32>();
         for row in 0..batch.num_rows() {
             let key = (text(0).value(row).to_owned(), text(1).value(row).to_owned(), partition.value(row));
             let sum = there.entry(key).or_default();
-            *sum = (sum.0 + 1, sum.1.wrapping_add(row_digest(position.value(row), payload.value(row))));
+            let event_key = keys.is_valid(row).then(|| keys.value(row));
+            let digest = row_digest(position.value(row), payload.value(row), event_key);
+            *sum = (sum.0 + 1, sum.1.wrapping_add(digest));
             if rejection.is_valid(row)
                 && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
             {

@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use starmere_ingest::envelope::{Mapping, Reader, TimeUnit, TypeOf};
-use starmere_ingest::rows::Batch;
+use starmere_ingest::rows::{Batch, Incoming};
 use starmere_lake::Kind;
 use starmere_lake::catalog::Pin;
 use starmere_lake::delta::Warehouse;
@@ -144,7 +144,7 @@ impl World {
                 let from = stream.position(&snapshot, &partition).unwrap_or_default();
                 batch.begin(partition, from);
                 for row in rows {
-                    batch.push(&mut reader, &row.payload, row.position, row.position + 1, None);
+                    batch.push(&mut reader, &Incoming::of(&row.payload), row.position, row.position + 1, None);
                 }
             }
             let rows = batch.finish(landed_at)?;

@@ -47,6 +47,13 @@ pub struct Known {
     pub mark: Mark,
 }
 
+impl Known {
+    /// A partition with what its commits say of it; none where that is not what files have.
+    pub(super) fn of(partition: SourcePartition, mark: serde_json::Value) -> Option<Self> {
+        Some(Self { partition, mark: serde_json::from_value(mark).ok()? })
+    }
+}
+
 /// A file as it was found, and which known files it begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {

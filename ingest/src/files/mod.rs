@@ -17,12 +17,12 @@
 //! newline waits, unless the end of input is declared. On a crash nothing is left but what the table says.
 
 mod identity;
-mod known;
 mod read;
 mod run;
 #[cfg(test)]
 mod tests;
 
 pub use identity::{Decision, Mark, Observed, decide, find_twins};
+pub use read::check_pattern;
 pub(crate) use run::encode;
 pub use run::{Progress, Refused, Report, Source, land};

@@ -20,6 +20,17 @@ pub(super) struct Found {
     pub(super) seen: Seen,
 }
 
+/// Refuses a pattern that is none. Whatever has no wildcard is one.
+pub fn check_pattern(pattern: &Path) -> Result<()> {
+    let text = pattern.to_string_lossy();
+    if text.contains(['*', '?', '[', '{']) { glob(&text).map(|_| ()) } else { Ok(()) }
+}
+
+fn glob(text: &str) -> Result<globset::Glob> {
+    let failed = |error: globset::Error| Error::Pattern { pattern: text.to_owned(), reason: error.kind().to_string() };
+    globset::GlobBuilder::new(text).literal_separator(true).build().map_err(failed)
+}
+
 /// The files of `pattern`: a file, a folder or a glob. Hidden files are left out. Sorted by name.
 pub(super) fn find(pattern: &Path) -> Result<Vec<Found>> {
     let text = pattern.to_string_lossy();
@@ -33,10 +44,7 @@ pub(super) fn find(pattern: &Path) -> Result<Vec<Found>> {
     } else {
         pattern.to_path_buf()
     };
-    let matcher = is_glob
-        .then(|| globset::GlobBuilder::new(&text).literal_separator(true).build().map(|glob| glob.compile_matcher()))
-        .transpose()
-        .map_err(|error| Error::Pattern { pattern: text.to_string(), reason: error.kind().to_string() })?;
+    let matcher = is_glob.then(|| glob(&text)).transpose()?.map(|glob| glob.compile_matcher());
     let base = if root.is_file() { root.parent().unwrap_or(&root).to_path_buf() } else { root.clone() };
     let failed = |path: &Path, source: io::Error| Error::Read { path: path.display().to_string(), source };
     let mut found = Vec::new();

@@ -1,6 +1,5 @@
 //! Landing what is new in a source's files.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,11 +10,11 @@ use starmere_lake::landing::{Outcome, Oversized, SourcePartition, Stream};
 use tokio::sync::mpsc;
 
 use super::identity::{self, Decision, Known, Mark};
-use super::known;
 use super::read::{self, Digest, Found, Index};
 use crate::envelope::{Mapping, Reader};
 use crate::lines::{Line, Lines};
-use crate::rows::{Batch, MOST_TYPES, Rows};
+use crate::marks::marks;
+use crate::rows::{Batch, Incoming, Rows, Types};
 use crate::{Error, Result};
 
 /// A batch is landed when its payloads reach this size, or its parts this number.
@@ -57,8 +56,8 @@ pub struct Refused {
 pub struct Report {
     pub events: u64,
     pub rejects: u64,
-    /// How many events that were not rejected are of each type, of a thousand types at most.
-    pub types: BTreeMap<String, u64>,
+    /// How many events that were not rejected are of each type.
+    pub types: Types,
     pub bytes: u64,
     pub commits: u64,
     pub files_new: u64,
@@ -72,18 +71,6 @@ pub struct Report {
     pub version: u64,
 }
 
-impl Report {
-    fn count(&mut self, types: BTreeMap<String, u64>) {
-        for (name, count) in types {
-            if let Some(sum) = self.types.get_mut(&name) {
-                *sum += count;
-            } else if self.types.len() < MOST_TYPES {
-                self.types.insert(name, count);
-            }
-        }
-    }
-}
-
 /// Lands everything that is new, and ends. Safe to be dropped and to be run beside itself.
 pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress: &Arc<Progress>) -> Result<Report> {
     let mut report = Report::default();
@@ -91,7 +78,8 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
     loop {
         let snapshot = stream.open().await?;
         report.version = snapshot.version();
-        let known = known::known(stream, &snapshot, &source.name).await?;
+        let marks = marks(stream, &snapshot, &source.name).await?;
+        let known = marks.into_iter().filter_map(|(partition, mark)| Known::of(partition, mark)).collect();
         let (sender, mut receiver) = mpsc::channel::<Rows>(1);
         let reading = Reading {
             stream: stream.clone(),
@@ -114,7 +102,7 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
                 Outcome::Landed(snapshot) => {
                     report.events += events;
                     report.rejects += rejects;
-                    report.count(types);
+                    report.types.add(&types);
                     report.bytes += bytes;
                     report.commits += 1;
                     report.version = snapshot.version();
@@ -330,13 +318,13 @@ impl Reading {
                     let next = position + line.len() as i64 + 1;
                     open.digest.update(line);
                     open.digest.update(b"\n");
-                    self.batch.push(&mut self.reader, line, position, next, None);
+                    self.batch.push(&mut self.reader, &Incoming::of(line), position, next, None);
                     next
                 }
                 Line::Unterminated(line) if self.source.end_of_input => {
                     let next = position + line.len() as i64;
                     open.digest.update(line);
-                    self.batch.push(&mut self.reader, line, position, next, None);
+                    self.batch.push(&mut self.reader, &Incoming::of(line), position, next, None);
                     next
                 }
                 Line::Unterminated(_) => return Ok(Ok(false)),
@@ -354,12 +342,12 @@ impl Reading {
                     let sha256 = hex::encode(sha2_of(&piece));
                     let (SourcePartition { source, topic, incarnation, .. }, table) =
                         (&open.partition, self.stream.table());
-                    let path = table.path().oversized(source, topic, *incarnation, position);
+                    let path = table.path().oversized(source, topic, *incarnation, 0, position);
                     let content = bytes::Bytes::from(piece);
                     self.runtime.block_on(table.store().write(&path, content.clone()))?;
                     open.digest.update(&content);
                     open.digest.update(b"\n");
-                    self.push_oversized(path.as_ref(), length, &sha256, position, next);
+                    self.push_oversized(path.as_ref(), length, &sha256, position, next)?;
                     next
                 }
             };
@@ -386,8 +374,13 @@ impl Reading {
         first: Vec<u8>,
     ) -> Result<Option<i64>> {
         use sha2::Digest as _;
-        let path =
-            self.stream.table().path().oversized(&partition.source, &partition.topic, partition.incarnation, position);
+        let path = self.stream.table().path().oversized(
+            &partition.source,
+            &partition.topic,
+            partition.incarnation,
+            0,
+            position,
+        );
         let failed =
             |source| Error::Lake(starmere_lake::Error::Store { action: "write", path: path.to_string(), source });
         let store = self.stream.table().store().objects().clone();
@@ -427,17 +420,16 @@ impl Reading {
                 self.runtime.block_on(upload.complete()).map_err(failed)?;
                 *digest = ahead;
                 let next = position + length as i64 + 1;
-                self.push_oversized(path.as_ref(), length, &hex::encode(sha256.finalize()), position, next);
+                self.push_oversized(path.as_ref(), length, &hex::encode(sha256.finalize()), position, next)?;
                 return Ok(Some(next));
             }
         }
     }
 
-    fn push_oversized(&mut self, path: &str, length: u64, sha256: &str, position: i64, next: i64) {
+    fn push_oversized(&mut self, path: &str, length: u64, sha256: &str, position: i64, next: i64) -> Result<()> {
         let kept = Oversized { path: path.to_owned(), bytes: length, sha256: sha256.to_owned() };
-        let reference = serde_json::json!(kept).to_string();
-        let reason = kept.rejection(self.reader.mapping().max_event_bytes);
-        self.batch.push_oversized(reference.as_bytes(), reason, position, next);
+        let limit = self.reader.mapping().max_event_bytes;
+        Ok(self.batch.push_oversized(&Incoming::default(), &kept, limit, position, next)?)
     }
 
     fn flush(&mut self) -> Result<Result<(), Stopped>> {

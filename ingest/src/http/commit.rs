@@ -13,7 +13,7 @@ use super::Refusal;
 use super::request::Events;
 use crate::envelope::{Mapping, Reader};
 use crate::files;
-use crate::rows::Batch;
+use crate::rows::{Batch, Incoming};
 
 /// A commit takes what arrives within this time after its first request.
 const GATHER: Duration = Duration::from_millis(10);
@@ -196,7 +196,7 @@ impl Run {
             for (number, range) in ranges.iter().enumerate() {
                 let event = &body[range.clone()];
                 let made = key.as_ref().map(|key| made_id(key, number, event));
-                let read = batch.push(&mut self.reader, event, position, position + 1, made);
+                let read = batch.push(&mut self.reader, &Incoming::of(event), position, position + 1, made);
                 answer.exactly_once &= key.is_some() || read.has_id || read.rejection.is_some();
                 if let Some(reason) = read.rejection {
                     answer.rejects += 1;

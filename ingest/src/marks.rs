@@ -1,4 +1,4 @@
-//! Which files a stream holds: the fold of its commits' marks, with a cache beside the table.
+//! What a stream's commits say of each partition: the fold of their marks, with a cache beside the table.
 //!
 //! The cache (`_starmere/landed/<version>.json`) is the fold up to a version. It is made from the log and may be
 //! lost, stale or torn at any time: what follows is read from the log again.
@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use starmere_lake::delta::{Snapshot, Table};
 use starmere_lake::landing::{self, SourcePartition, Stream};
 use starmere_lake::paths;
 
-use super::identity::{Known, Mark};
 use crate::Result;
 
 /// The cache is renewed when reading the log took more commits than this.
@@ -19,15 +19,15 @@ const CACHE_EVERY: u64 = 20;
 #[derive(Serialize, Deserialize)]
 struct Cached {
     partition: SourcePartition,
-    mark: Mark,
+    mark: Value,
 }
 
-/// The files of `source` that have landed in the stream, by `snapshot`; oldest first.
-pub(super) async fn known(stream: &Stream, snapshot: &Snapshot, source: &str) -> Result<Vec<Known>> {
+/// The newest mark of each partition of `source`, by `snapshot`; the partition that began first comes first.
+pub(crate) async fn marks(stream: &Stream, snapshot: &Snapshot, source: &str) -> Result<Vec<(SourcePartition, Value)>> {
     let (mut folded, cached) = read_cache(stream.table(), snapshot.version()).await?;
     for commit in stream.table().commits(cached, snapshot.version()).await? {
         for part in landing::parts(&commit) {
-            if let Some(mark) = part.mark.and_then(|mark| serde_json::from_value::<Mark>(mark).ok()) {
+            if let Some(mark) = part.mark {
                 folded.insert(part.partition, mark);
             }
         }
@@ -35,11 +35,7 @@ pub(super) async fn known(stream: &Stream, snapshot: &Snapshot, source: &str) ->
     if snapshot.version() - cached > CACHE_EVERY {
         write_cache(stream.table(), snapshot.version(), &folded).await;
     }
-    Ok(folded
-        .into_iter()
-        .filter(|(partition, _)| partition.source == source)
-        .map(|(partition, mark)| Known { partition, mark })
-        .collect())
+    Ok(folded.order.into_iter().filter(|(partition, _)| partition.source == source).collect())
 }
 
 async fn read_cache(table: &Table, version: u64) -> Result<(Fold, u64)> {
@@ -64,19 +60,19 @@ async fn write_cache(table: &Table, version: u64, fold: &Fold) {
         .collect();
     let Ok(bytes) = serde_json::to_vec(&cached) else { return };
     if let Err(error) = table.store().write(&table.path().landed(version), bytes.into()).await {
-        tracing::warn!(table = %table.path(), %error, "the fold of landed files was not kept; the next start takes longer");
+        tracing::warn!(table = %table.path(), %error, "the fold of marks was not kept; the next start takes longer");
     }
 }
 
 /// Marks by partition, in the order in which the partitions began.
 #[derive(Default)]
 struct Fold {
-    order: Vec<(SourcePartition, Mark)>,
+    order: Vec<(SourcePartition, Value)>,
     place: HashMap<SourcePartition, usize>,
 }
 
 impl Fold {
-    fn insert(&mut self, partition: SourcePartition, mark: Mark) {
+    fn insert(&mut self, partition: SourcePartition, mark: Value) {
         match self.place.get(&partition) {
             Some(&place) => self.order[place].1 = mark,
             None => {
@@ -84,9 +80,5 @@ impl Fold {
                 self.order.push((partition, mark));
             }
         }
-    }
-
-    fn into_iter(self) -> impl Iterator<Item = (SourcePartition, Mark)> {
-        self.order.into_iter()
     }
 }

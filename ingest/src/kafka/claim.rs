@@ -1,0 +1,124 @@
+//! A partition that is ours, and what its records ask for.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use sha2::Digest as _;
+use starmere_lake::landing::{Oversized, SourcePartition, Stream};
+use tokio::runtime::Handle;
+
+use super::consumer::{ANSWER, Context};
+use super::position::Seen;
+use super::stopped::{Stop, Why};
+use crate::Result;
+use crate::envelope::Reader;
+use crate::files::Progress;
+use crate::rows::{Batch, Header, Incoming};
+
+/// A partition that is ours.
+pub(super) struct Claim {
+    pub(super) queue: PartitionQueue<Context>,
+    pub(super) state: State,
+}
+
+pub(super) struct State {
+    pub(super) partition: SourcePartition,
+    /// The position behind what has landed or was gathered; none where that is nothing.
+    pub(super) next: Option<i64>,
+    /// Must come first: it has landed.
+    pub(super) expect: Option<Seen>,
+    /// The last record gathered.
+    pub(super) last: Option<Seen>,
+    /// Its share of the batch.
+    pub(super) part: Option<usize>,
+    /// Where it ended when it was claimed, where that is known.
+    pub(super) end: Option<i64>,
+    pub(super) at_end: bool,
+    pub(super) stopped: Option<Stop>,
+}
+
+/// What a record, or an error in its place, asks for.
+pub(super) enum Asks {
+    Nothing,
+    /// The partition is read again from its position.
+    Restart,
+    /// Everything is read again from the table.
+    Reset,
+    Stop(Why),
+}
+
+/// Neither the record that must come first nor the position may be there any more.
+pub(super) fn out_of_range(consumer: &BaseConsumer<Context>, state: &mut State) -> Asks {
+    if state.expect.take().is_some() {
+        // It has expired; the records after it may still be there.
+        return Asks::Restart;
+    }
+    let SourcePartition { topic, partition, .. } = &state.partition;
+    let Some(position) = state.next else { return Asks::Restart };
+    match consumer.fetch_watermarks(topic, *partition, ANSWER) {
+        Ok((earliest, _)) if earliest > position => Asks::Stop(Why::Expired { position, earliest }),
+        Ok((_, end)) if end < position => Asks::Stop(Why::MadeAgain { position }),
+        _ => Asks::Restart,
+    }
+}
+
+/// Adds records to the batch.
+pub(super) struct Gather<'a> {
+    pub(super) stream: &'a Stream,
+    pub(super) reader: &'a mut Reader,
+    pub(super) runtime: &'a Handle,
+    pub(super) progress: &'a Progress,
+    pub(super) batch: &'a mut Batch,
+    pub(super) begun: &'a mut Option<Instant>,
+}
+
+impl Gather<'_> {
+    pub(super) fn record(&mut self, state: &mut State, message: &BorrowedMessage<'_>) -> Result<Asks> {
+        if state.stopped.is_some() {
+            return Ok(Asks::Nothing);
+        }
+        let offset = message.offset();
+        // Where it is not the first, it was compacted away; what comes is behind it.
+        if let Some(expect) = state.expect.take().filter(|expect| expect.offset == offset) {
+            let position = state.next.unwrap_or(offset + 1);
+            if Seen::of(message) != expect {
+                return Ok(Asks::Stop(Why::MadeAgain { position }));
+            }
+            state.at_end = state.end == Some(position);
+            return Ok(Asks::Nothing);
+        }
+        let from = state.next.unwrap_or(offset);
+        if offset < from {
+            return Ok(Asks::Reset);
+        }
+        match state.part {
+            Some(part) => self.batch.go_on(part),
+            None => state.part = Some(self.batch.begin(state.partition.clone(), from)),
+        }
+        self.begun.get_or_insert_with(Instant::now);
+        let headers: Option<Vec<Header<'_>>> =
+            message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
+        let event = Incoming { payload: message.payload(), key: message.key(), headers: headers.as_deref() };
+        let limit = self.reader.mapping().max_event_bytes;
+        match event.payload.filter(|payload| payload.len() > limit) {
+            None => _ = self.batch.push(self.reader, &event, offset, offset + 1, None),
+            Some(payload) => {
+                let SourcePartition { source, topic, incarnation, partition } = &state.partition;
+                let table = self.stream.table();
+                let path = table.path().oversized(source, topic, *incarnation, *partition, offset);
+                self.runtime.block_on(table.store().write(&path, bytes::Bytes::copy_from_slice(payload)))?;
+                let sha256 = hex::encode(sha2::Sha256::digest(payload));
+                let kept = Oversized { path: path.to_string(), bytes: payload.len() as u64, sha256 };
+                self.batch.push_oversized(&event, &kept, limit, offset, offset + 1)?;
+            }
+        }
+        state.next = Some(offset + 1);
+        state.last = Some(Seen::of(message));
+        self.progress.bytes.fetch_add(message.payload_len() as u64, Ordering::Relaxed);
+        self.progress.events.fetch_add(1, Ordering::Relaxed);
+        Ok(Asks::Nothing)
+    }
+}

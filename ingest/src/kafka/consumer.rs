@@ -1,0 +1,112 @@
+//! The client: its settings, and what the group says between two records.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::{Membership, Source};
+
+/// How long to wait for the broker's answer to a question.
+pub(super) const ANSWER: Duration = Duration::from_secs(30);
+
+/// What the group has decided; to be carried out by the thread that reads.
+#[derive(Debug)]
+pub(super) enum Change {
+    Assigned(TopicPartitionList),
+    Revoked(TopicPartitionList),
+}
+
+/// Keeps what librdkafka calls back with.
+#[derive(Debug)]
+pub(super) struct Context {
+    source: String,
+    changes: Mutex<VecDeque<Change>>,
+    /// Nobody carries out changes any more: the consumer is being closed.
+    closing: AtomicBool,
+}
+
+impl Context {
+    /// The changes since it was asked last, oldest first.
+    pub(super) fn take_changes(&self) -> VecDeque<Change> {
+        std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
+        let source = self.source.as_str();
+        match level {
+            Emerg | Alert | Critical | Error => tracing::error!(source, facility, message, "kafka"),
+            Warning => tracing::warn!(source, facility, message, "kafka"),
+            Notice | Info | Debug => tracing::debug!(source, facility, message, "kafka"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(source = self.source, %error, reason, "kafka");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if self.closing.load(Ordering::Relaxed) {
+            if let Err(error) = consumer.incremental_unassign(partitions) {
+                tracing::debug!(source = self.source, %error, "partitions could not be given back");
+            }
+            return;
+        }
+        let change = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(partitions.clone()),
+            _ => Change::Revoked(partitions.clone()),
+        };
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(source = self.source, %error, "the group's offsets could not be committed; positions are in the table");
+        }
+    }
+}
+
+/// A consumer that is in no group yet. `once`: ends of partitions are told.
+pub(super) fn consumer(source: &Source, once: bool) -> KafkaResult<Arc<BaseConsumer<Context>>> {
+    let group = match &source.membership {
+        Membership::Group(group) => group.clone(),
+        // It is never joined; the client wants one all the same.
+        Membership::Partitions(_) => format!("starmere-{}", source.name),
+    };
+    let mut config = ClientConfig::new();
+    config
+        .set("client.id", "starmere")
+        .set("isolation.level", "read_committed")
+        // Unread records wait here, not in the broker's socket: per process, and beside the batch.
+        .set("queued.max.messages.kbytes", "65536")
+        .set("statistics.interval.ms", "0");
+    for (name, value) in &source.settings {
+        config.set(name, value);
+    }
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", if once { "true" } else { "false" })
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    let context = Context { source: source.name.clone(), changes: Mutex::default(), closing: AtomicBool::new(false) };
+    config.create_with_context(context).map(Arc::new)
+}

@@ -1,0 +1,285 @@
+//! Over librdkafka's mock cluster, in this process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use starmere_lake::delta::Warehouse;
+use starmere_lake::events::file_schema;
+use starmere_lake::landing::Stream;
+use starmere_lake::paths::TablePath;
+use starmere_lake::provider::PinnedTable;
+use starmere_lake::session::Engine;
+use starmere_lake::store::Store;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::envelope::{Mapping, TimeUnit, TypeOf};
+use crate::files::Progress;
+
+const TOPIC: &str = "orders";
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+struct World {
+    store: Store,
+    stream: Stream,
+    cluster: Cluster,
+    producer: ThreadedProducer<DefaultProducerContext>,
+}
+
+fn mapping() -> Mapping {
+    Mapping {
+        id: Some("id".into()),
+        event_type: TypeOf::Constant("placed".into()),
+        version: None,
+        time: "at".into(),
+        time_unit: TimeUnit::Text,
+        subject: None,
+        max_event_bytes: 500,
+    }
+}
+
+fn cluster(partitions: i32) -> (Cluster, ThreadedProducer<DefaultProducerContext>) {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic(TOPIC, partitions, 1).unwrap();
+    let producer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("linger.ms", "1")
+        .create()
+        .unwrap();
+    (cluster, producer)
+}
+
+fn event(number: usize) -> String {
+    format!(r#"{{"id":{number},"at":"2024-01-01T00:00:00Z"}}"#)
+}
+
+impl World {
+    fn new(partitions: i32) -> Self {
+        let store = Store::memory();
+        let table = Warehouse::new(store.clone()).table(TablePath::stream("d", "s"));
+        let (cluster, producer) = cluster(partitions);
+        Self { store, stream: Stream::new("s", table), cluster, producer }
+    }
+
+    fn produce(&self, partitions: i32, numbers: std::ops::Range<usize>) {
+        for number in numbers {
+            let payload = event(number);
+            let record = BaseRecord::<str, str>::to(TOPIC).partition(number as i32 % partitions).payload(&payload);
+            self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        self.producer.flush(Duration::from_secs(20)).unwrap();
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            name: "kafka".into(),
+            topics: vec![TOPIC.into()],
+            membership: Membership::Group("starmere".into()),
+            start: Start::Earliest,
+            settings: BTreeMap::from([
+                ("bootstrap.servers".to_owned(), self.cluster.bootstrap_servers()),
+                ("session.timeout.ms".to_owned(), "6000".to_owned()),
+                ("reconnect.backoff.max.ms".to_owned(), "200".to_owned()),
+            ]),
+        }
+    }
+
+    async fn drain(&self) -> Report {
+        self.drain_of(&self.source()).await
+    }
+
+    async fn drain_of(&self, source: &Source) -> Report {
+        land(&self.stream, &mapping(), source, &Arc::new(Progress::default()), Until::Drained).await.unwrap()
+    }
+
+    async fn rows(&self) -> RecordBatch {
+        let engine = Engine::new(&self.store, 1 << 28).unwrap();
+        let session = engine.session();
+        let snapshot = self.stream.open().await.unwrap();
+        session.register_table("s", Arc::new(PinnedTable::new(&self.store, snapshot))).unwrap();
+        let query = "SELECT * FROM s ORDER BY topic, partition, position";
+        let batches = session.sql(query).await.unwrap().collect().await.unwrap();
+        arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+    }
+
+    /// Each of the events is there once.
+    async fn has_once(&self, numbers: std::ops::Range<usize>) {
+        let rows = self.rows().await;
+        let payloads: Vec<Vec<u8>> = payloads(&rows);
+        let found: BTreeSet<&Vec<u8>> = payloads.iter().collect();
+        assert_eq!(payloads.len(), found.len(), "some are there twice");
+        let expected: Vec<Vec<u8>> = numbers.map(|number| event(number).into_bytes()).collect();
+        assert_eq!(found, expected.iter().collect());
+    }
+}
+
+fn payloads(rows: &RecordBatch) -> Vec<Vec<u8>> {
+    let column = arrow::compute::cast(rows.column_by_name("payload").unwrap(), &arrow::datatypes::DataType::Binary);
+    column.unwrap().as_binary::<i32>().iter().map(|payload| payload.unwrap().to_vec()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_lands_once() {
+    let world = World::new(3);
+    world.produce(3, 0..1000);
+    let report = world.drain().await;
+    assert_eq!((report.events, report.rejects, report.stops.len()), (1000, 0, 0));
+    assert_eq!(world.drain().await.events, 0);
+    world.produce(3, 1000..1100);
+    assert_eq!(world.drain().await.events, 100);
+    world.has_once(0..1100).await;
+    let rows = world.rows().await;
+    let partition = rows.column_by_name("partition").unwrap().as_primitive::<Int32Type>();
+    let position = rows.column_by_name("position").unwrap().as_primitive::<Int64Type>();
+    assert_eq!((partition.value(0), position.value(0)), (0, 0));
+    assert_eq!(arrow::compute::max(partition), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_headers_and_tombstones_are_kept() {
+    let world = World::new(1);
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "trace", value: Some("1") })
+        .insert(Header { key: "trace", value: Some("2") })
+        .insert(Header { key: "empty", value: None::<&str> });
+    let payload = event(1);
+    let with = BaseRecord::to(TOPIC).key("k1").payload(payload.as_str()).headers(headers);
+    world.producer.send(with).map_err(|(error, _)| error).unwrap();
+    world.producer.send(BaseRecord::<str, str>::to(TOPIC).key("k1")).map_err(|(error, _)| error).unwrap();
+    let long = format!(r#"{{"id":3,"at":"2024-01-01T00:00:00Z","text":"{}"}}"#, "x".repeat(600));
+    world.producer.send(BaseRecord::to(TOPIC).key("k3").payload(long.as_str())).map_err(|(error, _)| error).unwrap();
+    world.producer.flush(Duration::from_secs(20)).unwrap();
+    let report = world.drain().await;
+    assert_eq!((report.events, report.rejects), (3, 2));
+    let rows = world.rows().await;
+    assert_eq!(rows.num_rows(), 3);
+    let text = |column: &str, row: usize| {
+        let column = rows.column_by_name(column).unwrap();
+        column.is_valid(row).then(|| arrow::util::display::array_value_to_string(column, row).unwrap())
+    };
+    let hex = |text: &str| Some(hex::encode(text));
+    assert_eq!((text("key", 0), text("key", 1), text("key", 2)), (hex("k1"), hex("k1"), hex("k3")));
+    let headers = format!(
+        "[{{name: trace, value: {}}}, {{name: trace, value: {}}}, {{name: empty, value: }}]",
+        hex::encode("1"),
+        hex::encode("2")
+    );
+    assert_eq!((text("headers", 0), text("headers", 1)), (Some(headers), None));
+    assert_eq!((text("op", 0), text("op", 1)), (None, Some("delete".into())));
+    assert_eq!(text("rejection", 1).unwrap(), "a tombstone: it has a key, and no payload");
+    assert!(text("rejection", 2).unwrap().contains("max_event_bytes"));
+    assert_eq!(file_schema().fields().len() + 1, rows.num_columns());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_race_land_each_record_once() {
+    let world = World::new(4);
+    world.produce(4, 0..4000);
+    let source = world.source();
+    let (first, second, third) = tokio::join!(world.drain(), world.drain_of(&source), world.drain());
+    assert_eq!(first.events + second.events + third.events, 4000);
+    world.has_once(0..4000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_group_share_partitions_and_land_each_record_once() {
+    let world = World::new(4);
+    world.produce(4, 0..400);
+    let stops: Vec<CancellationToken> = (0..3).map(|_| CancellationToken::new()).collect();
+    let member = |stop: &CancellationToken| {
+        let (stream, source, until) = (world.stream.clone(), world.source(), Until::Stopped(stop.clone()));
+        tokio::spawn(async move { land(&stream, &mapping(), &source, &Arc::default(), until).await.unwrap() })
+    };
+    let mut running = vec![member(&stops[0])];
+    for round in 1..6 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.produce(4, round * 400..(round + 1) * 400);
+        match round {
+            1 => running.push(member(&stops[1])),
+            2 => running.push(member(&stops[2])),
+            4 => stops[0].cancel(),
+            _ => {}
+        }
+    }
+    for _ in 0..600 {
+        let snapshot = world.stream.open().await.unwrap();
+        if snapshot.rows() >= Some(2400) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stops.iter().for_each(CancellationToken::cancel);
+    for member in running {
+        member.await.unwrap();
+    }
+    world.has_once(0..2400).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_again_stops_until_it_is_told_to_go_on() {
+    for (before, after) in [(50, 200), (200, 50)] {
+        let mut world = World::new(1);
+        world.produce(1, 0..before);
+        world.drain().await;
+        (world.cluster, world.producer) = cluster(1);
+        world.produce(1, 1000..1000 + after);
+        let report = world.drain().await;
+        assert_eq!(report.events, 0);
+        let stopped = stops(&world.stream).await.unwrap();
+        assert_eq!(stopped, report.stops);
+        assert_eq!(stopped[0].why, Why::MadeAgain { position: before as i64 });
+        assert_eq!(world.drain().await.events, 0, "it stays stopped");
+        assert!(go_on(&world.stream, &stopped[0]).await.unwrap());
+        assert!(!go_on(&world.stream, &stopped[0]).await.unwrap(), "once");
+        assert_eq!(stops(&world.stream).await.unwrap(), []);
+        assert_eq!(world.drain().await.events, after as u64);
+        assert_eq!(world.drain().await.events, 0);
+        assert_eq!(payloads(&world.rows().await).len(), before + after);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_the_broker_lose_nothing() {
+    let world = World::new(2);
+    world.produce(2, 0..500);
+    use RDKafkaRespErr as E;
+    world.cluster.request_errors(
+        RDKafkaApiKey::Fetch,
+        &[
+            E::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            E::RD_KAFKA_RESP_ERR_UNKNOWN,
+            E::RD_KAFKA_RESP_ERR__TRANSPORT,
+            E::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        ],
+    );
+    world.cluster.request_errors(RDKafkaApiKey::ListOffsets, &[E::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE]);
+    world.drain().await;
+    world.produce(2, 500..600);
+    world.drain().await;
+    world.has_once(0..600).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_a_source_is_said() {
+    let world = World::new(1);
+    let error = |source: Source| {
+        let stream = world.stream.clone();
+        async move { land(&stream, &mapping(), &source, &Arc::default(), Until::Drained).await.unwrap_err().to_string() }
+    };
+    let missing = Source { membership: Membership::Partitions(vec![7]), ..world.source() };
+    assert_eq!(error(missing).await, "kafka source `kafka`: `orders` has no partition 7");
+    let mut wrong = world.source();
+    wrong.settings.insert("no.such.setting".into(), "1".into());
+    assert!(error(wrong).await.contains("no.such.setting"));
+    let pattern = Source { topics: vec!["^(".into()], ..world.source() };
+    assert!(error(pattern).await.contains("regex parse error"));
+}

@@ -1,0 +1,112 @@
+//! Landing what topics have.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use starmere_ingest::files::Progress;
+use starmere_ingest::kafka::{Report, Source, Stop, Until, go_on as accept, land, stops};
+use tokio_util::sync::CancellationToken;
+
+use super::{Feed, pace, undescribed};
+use crate::command_line::Ingest;
+use crate::failure::Mendable;
+use crate::output::{Output, bytes, counted};
+use crate::project::Opened;
+
+/// A source that failed is begun again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Lands what is there.
+pub(super) async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output) -> anyhow::Result<Report> {
+    let progress = Arc::new(Progress::default());
+    let step = output.step(format!("landing {}", source.name));
+    let begun = Instant::now();
+    let landing = land(&feed.stream, &feed.mapping, source, &progress, Until::Drained);
+    tokio::pin!(landing);
+    let report = loop {
+        tokio::select! {
+            report = &mut landing => break report.with_context(|| format!("could not land `{}`", source.name))?,
+            () = tokio::time::sleep(Duration::from_millis(200)) => {
+                let (events, read) = (&progress.events, &progress.bytes);
+                let (events, read) = (events.load(Ordering::Relaxed), read.load(Ordering::Relaxed));
+                step.now(pace(events, read, begun.elapsed().as_secs_f64()));
+            }
+        }
+    };
+    step.done(words(&report));
+    if let Some(words) = undescribed(opened, feed.stream.name(), &report.types) {
+        output.say(words);
+    }
+    for stop in &report.stops {
+        output.say(stopped(stop));
+    }
+    Ok(report)
+}
+
+/// Lands what comes until told to stop, and begins again where it failed.
+pub(super) async fn follow(feed: &Feed, source: &Source, output: &Output, stop: &CancellationToken) {
+    let mut told = None;
+    while !stop.is_cancelled() {
+        let until = Until::Stopped(stop.clone());
+        match land(&feed.stream, &feed.mapping, source, &Arc::default(), until).await {
+            Ok(report) => output.say(format!("landed {}: {}", source.name, words(&report))),
+            Err(error) => {
+                let words = error.to_string();
+                if told.as_ref() != Some(&words) {
+                    tracing::warn!(source = source.name, error = words, "could not land; trying again");
+                }
+                told = Some(words);
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN_AFTER) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+fn words(report: &Report) -> String {
+    let mut words = format!("{}, {}", counted(report.events, "event", "events"), bytes(report.bytes));
+    if report.rejects > 0 {
+        words += &format!(", {}", counted(report.rejects, "reject", "rejects"));
+    }
+    if report.commits > 0 {
+        words += &format!("; version {}", report.version);
+    }
+    words
+}
+
+/// What `--go-on` takes for a partition.
+fn place(stop: &Stop) -> String {
+    let of = &stop.partition;
+    format!("{}/{}/{}", of.source, of.topic, of.partition)
+}
+
+/// What is said of a partition that is stopped.
+pub(in crate::commands) fn stopped(stop: &Stop) -> String {
+    format!("stopped: {stop}; `starmere ingest --go-on {}` accepts that", place(stop))
+}
+
+/// Reads partitions on that are stopped, by accepting what was lost.
+pub(super) async fn go_on(opened: &Opened, arguments: &Ingest, output: &Output) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    for parsed in &opened.project.streams {
+        let (stream, _) = opened.stream(&parsed.definition.stream)?;
+        found.extend(stops(&stream).await?.into_iter().map(|stop| (stream.clone(), stop)));
+    }
+    for wanted in &arguments.go_on {
+        let Some((stream, stop)) = found.iter().find(|(_, stop)| place(stop) == *wanted) else {
+            let there: Vec<String> = found.iter().map(|(_, stop)| format!("`{}`", place(stop))).collect();
+            let hint = if there.is_empty() { "none is".to_owned() } else { format!("these are: {}", there.join(", ")) };
+            return Err(Mendable::error(format!("no partition `{wanted}` is stopped"), hint));
+        };
+        if accept(stream, stop).await? {
+            output.say(format!("accepted: {stop}"));
+        } else {
+            output.say(format!("`{wanted}` was read on in the meantime"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! `starmere ingest`.
+
+mod files;
+mod kafka;
+
+pub(super) use kafka::stopped;
+use starmere_ingest::envelope::Mapping;
+use starmere_ingest::rows::Types;
+use starmere_lake::landing::Stream;
+use tokio_util::sync::CancellationToken;
+
+use super::{TO_STOP, told_to_stop};
+use crate::command_line::Ingest;
+use crate::failure::{self, Mendable};
+use crate::output::{Output, bytes, count, counted};
+use crate::project::Opened;
+
+/// A source, and the stream it feeds.
+pub(super) struct Feed {
+    stream: Stream,
+    mapping: Mapping,
+    from: From,
+}
+
+enum From {
+    Files(starmere_ingest::files::Source),
+    Kafka(starmere_ingest::kafka::Source),
+}
+
+pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) -> anyhow::Result<()> {
+    if let Some(file) = &arguments.file {
+        return files::one_file(opened, arguments, file, output).await;
+    }
+    if !arguments.go_on.is_empty() {
+        return kafka::go_on(opened, arguments, output).await;
+    }
+    let feeds = feeds(opened, &arguments.streams, arguments.end_of_input)?;
+    if feeds.is_empty() {
+        let hint = "declare one under `sources` in starmere.yaml, or land a file with --file";
+        return Err(Mendable::error("the project has no such source", hint));
+    }
+    if arguments.once {
+        return all_once(opened, &feeds, output).await;
+    }
+    let stop = CancellationToken::new();
+    let landing = continuously(opened, &feeds, output, &stop);
+    tokio::pin!(landing);
+    tokio::select! {
+        () = &mut landing => {}
+        () = told_to_stop() => {
+            stop.cancel();
+            // What is not landed then is read again by the next run.
+            let _ = tokio::time::timeout(TO_STOP, landing).await;
+        }
+    }
+    Ok(())
+}
+
+/// The project's sources, of these streams or all.
+pub(super) fn feeds(opened: &Opened, only: &[String], end_of_input: bool) -> anyhow::Result<Vec<Feed>> {
+    for stream in only {
+        opened.stream(stream)?;
+    }
+    let wanted = |stream: &String| only.is_empty() || only.contains(stream);
+    let project = &opened.project;
+    let mut feeds = Vec::new();
+    for (name, source) in project.file.sources.iter().filter(|(_, source)| wanted(&source.stream)) {
+        let (stream, mapping) = opened.stream(&source.stream)?;
+        if let Some(pattern) = &source.files {
+            let pattern = project.root.join(pattern);
+            let source = starmere_ingest::files::Source { name: name.clone(), pattern, topic: None, end_of_input };
+            feeds.push(Feed { stream: stream.clone(), mapping: mapping.clone(), from: From::Files(source) });
+        }
+        if let Some(topics) = &source.kafka {
+            let source = topics.source(name, &project.root)?;
+            feeds.push(Feed { stream, mapping, from: From::Kafka(source) });
+        }
+    }
+    Ok(feeds)
+}
+
+/// Lands what is new in each source, whatever becomes of the others.
+async fn all_once(opened: &Opened, feeds: &[Feed], output: &Output) -> anyhow::Result<()> {
+    let (mut refused, mut stopped, mut troubles) = (0, 0, Vec::new());
+    for feed in feeds {
+        let landed = match &feed.from {
+            From::Files(source) => {
+                files::once(opened, feed, source, output, true).await.map(|report| refused += report.refused.len())
+            }
+            From::Kafka(source) => {
+                kafka::once(opened, feed, source, output).await.map(|report| stopped += report.stops.len())
+            }
+        };
+        troubles.extend(landed.err());
+    }
+    let rest = if troubles.is_empty() { "see above; everything else has landed" } else { "see above" };
+    if refused > 0 {
+        let message = format!("{} refused", counted(refused as u64, "file was", "files were"));
+        troubles.push(Mendable::error(message, rest));
+    }
+    if stopped > 0 {
+        let message = format!("{} stopped", counted(stopped as u64, "partition is", "partitions are"));
+        troubles.push(Mendable::error(message, rest));
+    }
+    // The worst comes last: it is told, and makes the status, where the program ends.
+    troubles.sort_by_key(failure::status);
+    let worst = troubles.pop();
+    troubles.iter().for_each(|error| output.error(error));
+    worst.map_or(Ok(()), Err)
+}
+
+/// Lands what is new until told to stop, and then what was read.
+pub(super) async fn continuously(opened: &Opened, feeds: &[Feed], output: &Output, stop: &CancellationToken) {
+    let of_files = files::follow_all(opened, feeds, output, stop);
+    let of_topics = feeds.iter().filter_map(|feed| match &feed.from {
+        From::Kafka(source) => Some(kafka::follow(feed, source, output, stop)),
+        From::Files(_) => None,
+    });
+    tokio::join!(of_files, futures::future::join_all(of_topics));
+}
+
+/// Events that no model can see, since the stream does not describe their types.
+fn undescribed(opened: &Opened, stream: &str, types: &Types) -> Option<String> {
+    /// So many types are named.
+    const MOST: usize = 5;
+    let parsed = opened.project.streams.iter().find(|parsed| *parsed.definition.stream == stream)?;
+    let described = &parsed.definition.events;
+    let (mut events, mut names) = (0, Vec::new());
+    for (name, count) in types.iter().filter(|(name, _)| !described.contains_key(*name)) {
+        events += count;
+        names.push(name);
+    }
+    let more = names.len().saturating_sub(MOST);
+    let more = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
+    names.truncate(MOST);
+    (events > 0).then(|| {
+        let (events, names) = (counted(events, "event", "events"), names.join(", "));
+        format!("{events} of types that the stream does not describe: {names}{more}")
+    })
+}
+
+/// Events and bytes, and their rate.
+fn pace(events: u64, read: u64, seconds: f64) -> String {
+    let rate = read as f64 / seconds.max(0.001);
+    format!("{}, {}, {}/s", counted(events, "event", "events"), bytes(read), bytes(rate as u64))
+}

@@ -1,0 +1,210 @@
+//! Where events come from: the sources of `starmere.yaml`, checked and made ready.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use starmere_ingest::files;
+use starmere_ingest::kafka::{self, Membership, OURS, Start};
+
+use crate::project::{is_whole, resolved};
+
+/// A source: files or topics, and the stream they feed.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceFile {
+    pub(crate) stream: String,
+    /// A file, a folder or a glob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kafka: Option<KafkaFile>,
+}
+
+/// Topics of a Kafka cluster.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KafkaFile {
+    /// Addresses to begin with: `host:port`, with commas between them; may hold references.
+    pub(crate) brokers: String,
+    /// Names, or patterns that begin with `^`.
+    pub(crate) topics: Vec<String>,
+    /// The consumer group whose members share the partitions; without it, `starmere`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+    /// These partitions of each topic, and no group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) partitions: Option<Vec<i32>>,
+    /// Where a partition begins of which nothing has landed: `earliest` (the default), `latest`, or a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<String>,
+    /// Where single partitions begin: topic, partition, offset.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Settings of librdkafka's; values may hold references.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) settings: BTreeMap<String, String>,
+}
+
+/// What is wrong with a source, and what to do.
+pub(crate) type Wrong = (String, String);
+
+fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
+    (message.into(), hint.into())
+}
+
+impl SourceFile {
+    /// What is wrong with it; `root` is the project's folder.
+    pub(crate) fn mistakes(&self, root: &Path) -> Vec<Wrong> {
+        match (&self.files, &self.kafka) {
+            (Some(files), None) if root.join(files).exists() => Vec::new(),
+            (Some(files), None) => wrong_files(files).into_iter().collect(),
+            (None, Some(kafka)) => kafka.mistakes(),
+            (Some(_), Some(_)) => {
+                vec![wrong("the source has both `files` and `kafka`", "make two sources; both may feed the stream")]
+            }
+            (None, None) => {
+                vec![wrong(
+                    "the source says not where events come from",
+                    "write `files: PATH`, or `kafka:` with topics",
+                )]
+            }
+        }
+    }
+}
+
+fn wrong_files(pattern: &str) -> Option<Wrong> {
+    if pattern.contains("${") {
+        let hint = "write the path";
+        return Some(wrong(format!("`{pattern}` has a reference, and `files` knows none"), hint));
+    }
+    let error = files::check_pattern(Path::new(pattern)).err()?;
+    Some(wrong(error.to_string(), error.hint().unwrap_or_default()))
+}
+
+impl KafkaFile {
+    fn mistakes(&self) -> Vec<Wrong> {
+        let mut mistakes = Vec::new();
+        if self.brokers.trim().is_empty() {
+            mistakes.push(wrong("`brokers` names no broker", "write `host:port`"));
+        }
+        if self.topics.iter().all(|topic| topic.trim().is_empty()) {
+            mistakes.push(wrong("`topics` names no topic", "name one, or write a pattern such as ^orders"));
+        }
+        if let (Some(_), Some(_)) = (&self.group, &self.partitions) {
+            let hint = "a group's members share the partitions; to read certain ones, leave `group` out";
+            mistakes.push(wrong("the source has both `group` and `partitions`", hint));
+        }
+        let has_pattern = self.topics.iter().any(|topic| topic.starts_with('^'));
+        if self.partitions.is_some() && has_pattern {
+            mistakes.push(wrong("`partitions` does not go with a pattern of topics", "name the topics"));
+        }
+        if let Err(mistake) = self.start() {
+            mistakes.push(mistake);
+        }
+        for (name, reason) in OURS.iter().filter(|(name, _)| self.settings.contains_key(*name)) {
+            mistakes.push(wrong(format!("`{name}` is no setting of a source's"), *reason));
+        }
+        let texts = self.settings.values().chain([&self.brokers]);
+        for text in texts.filter(|text| !is_whole(text)) {
+            mistakes.push(wrong(
+                format!("`{text}` has a reference that is not whole"),
+                "write ${env:NAME} or ${file:PATH}",
+            ));
+        }
+        let secrets = ["sasl.password", "ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"];
+        for name in secrets {
+            if self.settings.get(name).is_some_and(|value| !value.contains("${")) {
+                mistakes.push(wrong(format!("`{name}` stands in the file"), "write ${env:NAME} or ${file:PATH}"));
+            }
+        }
+        mistakes
+    }
+
+    fn start(&self) -> Result<Start, Wrong> {
+        match self.start.as_deref() {
+            Some(_) if !self.offsets.is_empty() => Err(wrong(
+                "the source has both `start` and `offsets`",
+                "leave `start` out: the rest begins at its earliest",
+            )),
+            None if !self.offsets.is_empty() => Ok(Start::Offsets(self.offsets.clone())),
+            None | Some("earliest") => Ok(Start::Earliest),
+            Some("latest") => Ok(Start::Latest),
+            Some(time) => match starmere_lake::time::micros(time) {
+                Some(micros) => Ok(Start::Time(micros.div_euclid(1000))),
+                None => {
+                    let hint = "write earliest, latest, or a time such as 2024-01-31T00:00:00Z";
+                    Err(wrong(format!("`{time}` is no place to start"), hint))
+                }
+            },
+        }
+    }
+
+    /// The source `name`, with its references looked up.
+    pub(crate) fn source(&self, name: &str, root: &Path) -> anyhow::Result<kafka::Source> {
+        let mut settings = BTreeMap::new();
+        for (setting, value) in &self.settings {
+            settings.insert(setting.clone(), resolved(root, value)?);
+        }
+        settings.insert("bootstrap.servers".to_owned(), resolved(root, &self.brokers)?);
+        let membership = match (&self.group, &self.partitions) {
+            (_, Some(partitions)) => {
+                let distinct: BTreeSet<i32> = partitions.iter().copied().collect();
+                Membership::Partitions(distinct.into_iter().collect())
+            }
+            (Some(group), None) => Membership::Group(group.clone()),
+            (None, None) => Membership::Group("starmere".to_owned()),
+        };
+        let start = self.start().map_err(|(message, hint)| crate::failure::Mendable::error(message, hint))?;
+        Ok(kafka::Source { name: name.to_owned(), topics: self.topics.clone(), membership, start, settings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kafka(change: impl FnOnce(&mut KafkaFile)) -> Vec<String> {
+        let mut file = KafkaFile {
+            brokers: "localhost:9092".into(),
+            topics: vec!["orders".into()],
+            group: None,
+            partitions: None,
+            start: None,
+            offsets: BTreeMap::new(),
+            settings: BTreeMap::new(),
+        };
+        change(&mut file);
+        file.mistakes().into_iter().map(|(message, _)| message).collect()
+    }
+
+    fn setting(name: &str, value: &str) -> Vec<String> {
+        kafka(|file| _ = file.settings.insert(name.into(), value.into()))
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        let none: [&str; 0] = [];
+        assert_eq!(kafka(|_| ()), none);
+        assert_eq!(kafka(|file| file.start = Some("2024-01-31T00:00:00Z".into())), none);
+        assert_eq!(kafka(|file| file.start = Some("soon".into())), ["`soon` is no place to start"]);
+        assert_eq!(kafka(|file| file.topics.clear()), ["`topics` names no topic"]);
+        let both = kafka(|file| (file.group, file.partitions) = (Some("g".into()), Some(vec![0])));
+        assert_eq!(both, ["the source has both `group` and `partitions`"]);
+        assert_eq!(setting("group.id", "g"), ["`group.id` is no setting of a source's"]);
+        assert_eq!(setting("sasl.password", "secret"), ["`sasl.password` stands in the file"]);
+        assert_eq!(setting("sasl.password", "${env:PASSWORD}"), none);
+        assert_eq!(setting("sasl.password", "${env:PASSWORD"), ["`${env:PASSWORD` has a reference that is not whole"]);
+    }
+
+    #[test]
+    fn globs_are_checked() {
+        for right in ["*", "a/**/*.{gz,zst}", "[]a]", "[!a-z]x", "{a,{b,c}}", "\\{a*"] {
+            assert_eq!(wrong_files(right), None, "{right}");
+        }
+        for wrong in ["[", "[a", "[]", "{a", "[z-a]", "*\\"] {
+            assert!(wrong_files(wrong).is_some(), "{wrong}");
+        }
+    }
+}
