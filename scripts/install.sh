@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the demo and the tests need besides Rust: system packages, and Python packages in a folder of their own.
 #
-#     scripts/install.sh system    make and Python, by apt-get, where they are missing
+#     scripts/install.sh system    make, g++, perl and Python, by apt-get, where they are missing
 #     scripts/install.sh demo      that, and what the demo needs of Python
 #     scripts/install.sh test      that, and all of tests/python/requirements.txt
 #
@@ -37,6 +37,9 @@ python_is_whole() { python3 -c 'import venv, ensurepip' 2>/dev/null; }
 system() {
     missing=
     command -v make >/dev/null || missing="$missing make"
+    # The Kafka client and OpenSSL are built from source.
+    command -v g++ >/dev/null || missing="$missing g++"
+    perl -MFindBin -MIPC::Cmd -MTime::Piece -e 1 2>/dev/null || missing="$missing perl"
     command -v python3 >/dev/null || missing="$missing python3"
     python_is_whole || missing="$missing python3-venv"
     if [ -n "$missing" ]; then
