@@ -96,6 +96,7 @@ pub async fn land(
             begun: None,
             flight: None,
             again: None,
+            failed: None,
             heard: Instant::now(),
             looked: Instant::now(),
             report: Report::default(),
@@ -135,6 +136,8 @@ struct Run {
     flight: Option<Flight>,
     /// The table is to be read again: when, and the pause after that.
     again: Option<(Instant, Duration)>,
+    /// Why landing failed last, and the pause after it.
+    failed: Option<(String, Duration)>,
     /// When the broker sent something last.
     heard: Instant,
     looked: Instant,
@@ -330,7 +333,7 @@ impl Run {
             Asks::Nothing => Ok(()),
             Asks::Restart => self.restart(key),
             Asks::Reset => {
-                self.reset(PAUSES.0);
+                self.reset(Duration::ZERO);
                 Ok(())
             }
             Asks::Stop(why) => self.stop(key, why),
@@ -381,14 +384,14 @@ impl Run {
         Ok(())
     }
 
-    /// Drops what was gathered; all is read again from the table.
+    /// Drops what was gathered; all is read again from the table, after a pause.
     fn reset(&mut self, pause: Duration) {
         self.batch = Batch::default();
         self.begun = None;
         for claim in self.claims.values_mut() {
             claim.state.part = None;
         }
-        self.again.get_or_insert((Instant::now(), pause));
+        self.again.get_or_insert((Instant::now() + pause, PAUSES.0));
     }
 
     /// Claims what waits to be claimed, and begins anew what was reset.
@@ -396,7 +399,7 @@ impl Run {
         let stopped = self.claims.values().any(|claim| claim.state.stopped.is_some());
         if stopped && self.looked.elapsed() > LOOK_AGAIN && !self.is_once() {
             self.looked = Instant::now();
-            self.reset(PAUSES.0);
+            self.reset(Duration::ZERO);
         }
         let Some((at, pause)) = self.again else { return Ok(()) };
         // A batch that is being landed decides where the table is.
@@ -471,10 +474,12 @@ impl Run {
     fn begin(&self, position: Position) -> Result<(Offset, State)> {
         let Position { partition, next, mark } = position;
         let (topic, number) = (partition.topic.as_str(), partition.partition);
-        let marks = self.consumer.fetch_watermarks(topic, number, ANSWER).map_err(|error| self.kafka(error));
-        let (_, end) = if self.is_once() { marks? } else { marks.unwrap_or((0, -1)) };
-        // An end before the position is none: the topic was made again, or the broker does not know better.
-        let end = (end >= next.unwrap_or(0)).then_some(end);
+        let mut end = None;
+        if self.is_once() {
+            let (_, last) = self.consumer.fetch_watermarks(topic, number, ANSWER).map_err(|error| self.kafka(error))?;
+            // An end before the position is none: the topic was made again, or the broker does not know better.
+            end = (last >= next.unwrap_or(0)).then_some(last);
+        }
         let (offset, expect) = match (next, mark) {
             (Some(_), Some(Mark::Last(seen))) => (Offset::Offset(seen.offset), Some(seen)),
             (Some(_), Some(Mark::WentOn(Why::MadeAgain { .. }))) => (Offset::Beginning, None),
@@ -546,7 +551,7 @@ impl Run {
             self.claims.remove(key);
         }
         if gathered {
-            self.reset(PAUSES.0);
+            self.reset(Duration::ZERO);
         }
         self.consumer.incremental_unassign(partitions).map_err(|error| self.kafka(error))
     }
@@ -599,6 +604,7 @@ impl Run {
                 self.report.types.add(&flight.types);
                 self.report.commits += 1;
                 self.report.version = snapshot.version();
+                self.failed = None;
                 if matches!((&self.source.membership, &self.until), (Membership::Group(_), Until::Stopped(_)))
                     && let Err(error) = self.consumer.commit(&flight.offsets, CommitMode::Async)
                 {
@@ -607,12 +613,20 @@ impl Run {
             }
             Ok(Outcome::Behind(_)) => {
                 tracing::info!(source = self.source.name, "another writer was first; reading again");
-                self.reset(PAUSES.0);
+                self.reset(Duration::ZERO);
             }
             Err(error) if self.is_once() => return Err(error),
             Err(error) => {
-                tracing::warn!(source = self.source.name, error = %error, "could not land; reading again");
-                self.reset(PAUSES.0);
+                let words = error.to_string();
+                let pause = match self.failed.take() {
+                    Some((said, pause)) if said == words => (pause * 2).min(PAUSES.1),
+                    _ => {
+                        tracing::warn!(source = self.source.name, error = words, "could not land; reading again");
+                        PAUSES.0
+                    }
+                };
+                self.reset(pause);
+                self.failed = Some((words, pause));
             }
         }
         Ok(())
