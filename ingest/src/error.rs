@@ -47,7 +47,12 @@ impl Error {
                 )
             );
         let kind = if is_invalid { Kind::Invalid } else { Kind::Unavailable };
-        Self::Kafka { source_name: source_name.to_owned(), message: error.to_string(), kind }
+        let message = match &error {
+            // Without the value: it may be a secret.
+            KafkaError::ClientConfig(_, reason, name, _) => format!("the setting `{name}`: {reason}"),
+            other => other.to_string(),
+        };
+        Self::Kafka { source_name: source_name.to_owned(), message, kind }
     }
 
     /// Who can do something about it.
