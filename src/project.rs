@@ -21,6 +21,7 @@ use starmere_models::define::{
     DimensionFile, FactFile, Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, suggestion,
 };
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
+use starmere_sql::check_listener;
 
 use crate::failure::{Mendable, Problems};
 use crate::sources::SourceFile;
@@ -148,8 +149,13 @@ impl Project {
             }),
             false => Meaning::default(),
         };
-        for parsed in streams.iter().filter(|parsed| parsed.definition.max_event_bytes == Some(0)) {
-            let place = place_of(root, &parsed.file, "max_event_bytes");
+        for (parsed, bytes) in
+            streams.iter().filter_map(|parsed| Some((parsed, parsed.definition.max_event_bytes.as_ref()?)))
+        {
+            if bytes.value > 0 {
+                continue;
+            }
+            let place = bytes.place(&parsed.file);
             let hint = "write how long an event may be, or leave it out";
             problems.push(Problem::new(place, "no event has 0 bytes").hint(hint));
         }
@@ -234,7 +240,7 @@ fn mapping(file: &StreamFile) -> Mapping {
             TimeUnitFile::Microseconds => TimeUnit::Microseconds,
         },
         subject: envelope.subject.clone(),
-        max_event_bytes: file.max_event_bytes.unwrap_or(MAX_EVENT_BYTES),
+        max_event_bytes: file.max_event_bytes.as_ref().map_or(MAX_EVENT_BYTES, |bytes| bytes.value),
     }
 }
 
@@ -321,10 +327,13 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
             problems.push(Problem::new(source.place(name), message).hint(hint));
         }
     }
-    let mut tell = |place: Place, wrong: Option<(String, &str)>| {
+    let mut tell = |place: Place, wrong: Option<(String, String)>| {
         problems.extend(wrong.map(|(message, hint)| Problem::new(place, message).hint(hint)));
     };
-    tell(file.warehouse.place(name), wrong_warehouse(&file.warehouse));
+    tell(
+        file.warehouse.place(name),
+        wrong_warehouse(&file.warehouse).map(|(message, hint)| (message, hint.to_owned())),
+    );
     for listener in [&file.listeners.http, &file.listeners.flight] {
         tell(listener.place(name), wrong_listener(listener, !file.users.is_empty()));
     }
@@ -349,31 +358,18 @@ fn wrong_warehouse(location: &str) -> Option<(String, &'static str)> {
     }
 }
 
-fn wrong_listener(address: &str, has_users: bool) -> Option<(String, &'static str)> {
+fn wrong_listener(address: &str, has_users: bool) -> Option<(String, String)> {
     let number = address.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     match number.as_deref().unwrap_or(address).parse::<SocketAddr>() {
         Err(_) => Some((
             format!("`{address}` is not an address to listen on"),
-            "write `IP:port`, such as 127.0.0.1:7070; port 0: the system chooses",
+            "write `IP:port`, such as 127.0.0.1:7070; port 0: the system chooses".to_owned(),
         )),
-        Ok(number) if !has_users && !number.ip().is_loopback() => Some((
-            format!("`{address}` can be reached from other machines, and no users are declared"),
-            "declare `users:`, or listen on 127.0.0.1 and put a proxy in front",
-        )),
-        Ok(_) => None,
+        Ok(number) => {
+            let error = check_listener(&number, has_users).err()?;
+            Some((error.to_string(), error.hint().unwrap_or_default().to_owned()))
+        }
     }
-}
-
-/// Where a key at the left margin has its value; for those that do not keep their place.
-fn place_of(root: &Path, file: &str, key: &str) -> Place {
-    let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
-    let found = text.lines().zip(1_u64..).find_map(|(line, number)| {
-        let value = line.strip_prefix(key)?.strip_prefix(':')?;
-        let blanks = value.chars().take_while(|character| character.is_whitespace()).count();
-        Some((number, (key.len() + 2 + blanks) as u64))
-    });
-    let (line, column) = found.unwrap_or((1, 1));
-    Place { file: file.to_owned(), line, column }
 }
 
 /// Where a value is to be had.

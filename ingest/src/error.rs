@@ -52,7 +52,12 @@ impl Error {
             KafkaError::ClientConfig(_, reason, name, _) => format!("the setting `{name}`: {reason}"),
             other => other.to_string(),
         };
-        Self::Kafka { source_name: source_name.to_owned(), message, kind }
+        Self::of_kafka(source_name, message, kind)
+    }
+
+    /// What is wrong with a source of Kafka's, in our words.
+    pub(crate) fn of_kafka(source_name: &str, message: impl Into<String>, kind: Kind) -> Self {
+        Self::Kafka { source_name: source_name.to_owned(), message: message.into(), kind }
     }
 
     /// Who can do something about it.

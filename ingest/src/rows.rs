@@ -15,6 +15,10 @@ use starmere_lake::{Error, Result, events};
 
 use crate::envelope::{Envelope, Reader};
 
+/// A batch is full with so many bytes of payloads, or so many rows.
+const FULL_BYTES: usize = 48 << 20;
+const FULL_ROWS: usize = 1 << 18;
+
 /// The rows of one commit, in the making. All parts' rows are in one file.
 #[derive(Debug)]
 pub struct Batch {
@@ -97,6 +101,8 @@ impl Headers {
 pub struct Pushed {
     /// The producer gave it an id.
     pub has_id: bool,
+    /// See [`row_digest`].
+    pub digest: u128,
     pub rejection: Option<String>,
 }
 
@@ -105,11 +111,28 @@ pub struct Pushed {
 pub struct Rows {
     pub columns: RecordBatch,
     pub parts: Vec<Part>,
+    pub counts: Counts,
+}
+
+/// What is in a batch, or in many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub events: u64,
     pub rejects: u64,
     /// How many events that were not rejected are of each type.
     pub types: Types,
     /// Payload bytes.
-    pub bytes: usize,
+    pub bytes: u64,
+}
+
+impl Counts {
+    /// Adds what another batch had.
+    pub fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.rejects += other.rejects;
+        self.types.add(&other.types);
+        self.bytes += other.bytes;
+    }
 }
 
 /// The `op` of an event that says that its key is no more.
@@ -142,8 +165,7 @@ impl Types {
         }
     }
 
-    /// Adds what another batch had.
-    pub fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: &Self) {
         other.0.iter().for_each(|(name, &count)| self.count(name, count));
     }
 
@@ -185,14 +207,9 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// Payload bytes so far.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Rows so far.
-    pub fn rows(&self) -> usize {
-        self.rows
+    /// It is large enough for a commit.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= FULL_BYTES || self.rows >= FULL_ROWS
     }
 
     /// Parts so far.
@@ -231,11 +248,11 @@ impl Batch {
             Some(payload) => reader.read(payload),
             None => Envelope { rejection: Some(TOMBSTONE.to_owned()), ..Envelope::default() },
         };
-        self.row(&envelope, event, position, next, id);
-        Pushed { has_id: envelope.id.is_some(), rejection: envelope.rejection }
+        let digest = self.row(&envelope, event, position, next, id);
+        Pushed { has_id: envelope.id.is_some(), digest, rejection: envelope.rejection }
     }
 
-    /// Adds an event of more than `limit` bytes; its payload is `kept` beside the table.
+    /// Adds an event of more than `limit` bytes; its payload is `kept` beside the table. The row's digest.
     pub fn push_oversized(
         &mut self,
         event: &Incoming<'_>,
@@ -243,11 +260,10 @@ impl Batch {
         limit: usize,
         position: i64,
         next: i64,
-    ) -> Result<()> {
+    ) -> Result<u128> {
         let envelope = Envelope { rejection: Some(kept.rejection(limit)), ..Envelope::default() };
         let reference = kept.reference()?;
-        self.row(&envelope, &Incoming { payload: Some(&reference), ..*event }, position, next, None);
-        Ok(())
+        Ok(self.row(&envelope, &Incoming { payload: Some(&reference), ..*event }, position, next, None))
     }
 
     /// Ends the open share: what its source needs to know it again.
@@ -265,12 +281,17 @@ impl Batch {
         }
     }
 
-    fn row(&mut self, envelope: &Envelope<'_>, event: &Incoming<'_>, position: i64, next: i64, id: Option<String>) {
+    /// Adds a row; its digest.
+    fn row(
+        &mut self,
+        envelope: &Envelope<'_>,
+        event: &Incoming<'_>,
+        position: i64,
+        next: i64,
+        id: Option<String>,
+    ) -> u128 {
         let payload = event.payload.unwrap_or_default();
-        let Some(part) = self.parts.get_mut(self.current) else {
-            debug_assert!(false, "a part is begun before its rows");
-            return;
-        };
+        let part = self.parts.get_mut(self.current).expect("a part is begun before its rows");
         let SourcePartition { source, topic, incarnation, partition } = &part.partition;
         match (&envelope.id, id) {
             (Some(id), _) => self.event_id.append_value(id),
@@ -294,10 +315,12 @@ impl Batch {
         self.rejection.append_option(envelope.rejection.as_deref());
         part.rows += 1;
         part.to = next;
-        part.digest = part.digest.wrapping_add(row_digest(position, payload, event.key));
+        let digest = row_digest(position, payload, event.key);
+        part.digest = part.digest.wrapping_add(digest);
         self.rejects += u64::from(envelope.rejection.is_some());
         self.rows += 1;
         self.bytes += payload.len();
+        digest
     }
 
     /// The columns. `landed_at` is in microseconds since 1970.
@@ -327,7 +350,9 @@ impl Batch {
             Arc::new(rejection),
         ];
         let columns = RecordBatch::try_new(schema.clone(), columns).map_err(Error::columns("a batch of events"))?;
-        Ok(Rows { columns, parts: self.parts, rejects: self.rejects, types, bytes: self.bytes })
+        let (events, bytes) = (self.rows as u64, self.bytes as u64);
+        let counts = Counts { events, rejects: self.rejects, types, bytes };
+        Ok(Rows { columns, parts: self.parts, counts })
     }
 }
 

@@ -102,8 +102,8 @@ impl Users {
 ///
 /// # Errors
 /// `Invalid`, with how to mend it, for an address that is not loopback while `users` is open.
-pub fn check_listener(address: &SocketAddr, users: &Users) -> Result<(), QueryError> {
-    if users.is_open() && !address.ip().is_loopback() {
+pub fn check_listener(address: &SocketAddr, has_users: bool) -> Result<(), QueryError> {
+    if !has_users && !address.ip().is_loopback() {
         return Err(QueryError::invalid(format!(
             "`{address}` can be reached from other machines, and no users are declared"
         ))

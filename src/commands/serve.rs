@@ -97,7 +97,7 @@ async fn listen(address: &str, users: &Users) -> anyhow::Result<TcpListener> {
         .map_err(|error| Mendable::error(format!("`{address}` is not an address: {error}"), hint))?;
     let none = || Mendable::error(format!("`{address}` is not an address"), hint);
     let address: SocketAddr = resolved.next().ok_or_else(none)?;
-    check_listener(&address, users)?;
+    check_listener(&address, !users.is_open())?;
     TcpListener::bind(address)
         .await
         .map_err(|error| Mendable::error(format!("could not listen on {address}: {error}"), hint))

@@ -14,12 +14,10 @@ use super::read::{self, Digest, Found, Index};
 use crate::envelope::{Mapping, Reader};
 use crate::lines::{Line, Lines};
 use crate::marks::marks;
-use crate::rows::{Batch, Incoming, Rows, Types};
+use crate::rows::{Batch, Counts, Incoming, Rows};
 use crate::{Error, Result};
 
-/// A batch is landed when its payloads reach this size, or its parts this number.
-const BATCH_BYTES: usize = 48 << 20;
-const BATCH_ROWS: usize = 1 << 18;
+/// A batch is also landed when its parts reach this number.
 const BATCH_PARTS: usize = 4096;
 /// Another writer may be first so often in a row.
 const MOST_TIMES_BEHIND: usize = 100;
@@ -54,11 +52,8 @@ pub struct Refused {
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    pub events: u64,
-    pub rejects: u64,
-    /// How many events that were not rejected are of each type.
-    pub types: Types,
-    pub bytes: u64,
+    /// What landed.
+    pub counts: Counts,
     pub commits: u64,
     pub files_new: u64,
     pub files_continued: u64,
@@ -95,15 +90,11 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
         let reader = tokio::task::spawn_blocking(move || reading.run());
         let mut behind = false;
         while let Some(mut rows) = receiver.recv().await {
-            let (events, rejects, bytes) = (rows.columns.num_rows() as u64, rows.rejects, rows.bytes as u64);
-            let types = std::mem::take(&mut rows.types);
+            let counts = std::mem::take(&mut rows.counts);
             let (parts, files) = encode(rows).await?;
             match stream.land(&parts, files).await? {
                 Outcome::Landed(snapshot) => {
-                    report.events += events;
-                    report.rejects += rejects;
-                    report.types.add(&types);
-                    report.bytes += bytes;
+                    report.counts.add(&counts);
                     report.commits += 1;
                     report.version = snapshot.version();
                     times_behind = 0;
@@ -125,15 +116,7 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
             tracing::info!(stream = stream.name(), source = source.name, "another writer was first; reading again");
             continue;
         }
-        return Ok(Report {
-            events: report.events,
-            rejects: report.rejects,
-            types: report.types,
-            bytes: report.bytes,
-            commits: report.commits,
-            version: report.version,
-            ..read
-        });
+        return Ok(Report { counts: report.counts, commits: report.commits, version: report.version, ..read });
     }
 }
 
@@ -354,7 +337,7 @@ impl Reading {
             self.progress.bytes.fetch_add((next - position) as u64, Ordering::Relaxed);
             self.progress.events.fetch_add(1, Ordering::Relaxed);
             open.position = next;
-            if self.batch.bytes() >= BATCH_BYTES || self.batch.rows() >= BATCH_ROWS {
+            if self.batch.is_full() {
                 self.batch.mark(next, open.mark(false));
                 if self.flush()?.is_err() {
                     return Ok(Err(Stopped));
@@ -429,7 +412,8 @@ impl Reading {
     fn push_oversized(&mut self, path: &str, length: u64, sha256: &str, position: i64, next: i64) -> Result<()> {
         let kept = Oversized { path: path.to_owned(), bytes: length, sha256: sha256.to_owned() };
         let limit = self.reader.mapping().max_event_bytes;
-        Ok(self.batch.push_oversized(&Incoming::default(), &kept, limit, position, next)?)
+        self.batch.push_oversized(&Incoming::default(), &kept, limit, position, next)?;
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<Result<(), Stopped>> {

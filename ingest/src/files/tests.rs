@@ -70,13 +70,13 @@ impl World {
 async fn a_file_lands_once_and_grows() {
     let world = World::new();
     world.write("a.jsonl", events(0..10));
-    assert_eq!(world.land().await.events, 10);
-    assert_eq!(world.land().await.events, 0);
+    assert_eq!(world.land().await.counts.events, 10);
+    assert_eq!(world.land().await.counts.events, 0);
     world.write("a.jsonl", events(0..15) + "{\"half");
     let report = world.land().await;
-    assert_eq!((report.events, report.files_continued, report.files_waiting), (5, 1, 1));
+    assert_eq!((report.counts.events, report.files_continued, report.files_waiting), (5, 1, 1));
     world.write("a.jsonl", events(0..15) + "{\"half\"}\n");
-    assert_eq!((world.land().await.rejects, world.rows().await), (1, 16));
+    assert_eq!((world.land().await.counts.rejects, world.rows().await), (1, 16));
 }
 
 #[tokio::test]
@@ -84,10 +84,10 @@ async fn a_last_line_counts_when_the_end_is_declared_and_its_newline_is_no_event
     let mut world = World::new();
     world.end_of_input = true;
     world.write("a", events(0..2).trim_end());
-    assert_eq!(world.land().await.events, 2);
+    assert_eq!(world.land().await.counts.events, 2);
     world.write("a", events(0..3));
     let report = world.land().await;
-    assert_eq!((report.events, report.rejects, world.rows().await), (1, 0, 3));
+    assert_eq!((report.counts.events, report.counts.rejects, world.rows().await), (1, 0, 3));
 }
 
 #[tokio::test]
@@ -95,12 +95,12 @@ async fn renamed_rotated_and_packed_files_are_known_again() {
     let world = World::new();
     world.write("log", events(0..100));
     world.write("other", events(500..510));
-    assert_eq!(world.land().await.events, 110);
+    assert_eq!(world.land().await.counts.events, 110);
     // log.1 is what log was; log is new and shorter.
     world.rename("log", "log.1");
     world.write("log", events(100..105));
     let report = world.land().await;
-    assert_eq!((report.events, report.files_new, report.refused), (5, 1, vec![]));
+    assert_eq!((report.counts.events, report.files_new, report.refused), (5, 1, vec![]));
     // Rotated once more, the oldest packed; and it had grown before.
     let packed = {
         use std::io::Write as _;
@@ -113,8 +113,8 @@ async fn renamed_rotated_and_packed_files_are_known_again() {
     world.rename("log", "log.1");
     world.write("log", events(105..106));
     let report = world.land().await;
-    assert_eq!((report.events, report.refused), (4, vec![]));
-    assert_eq!((world.land().await.events, world.rows().await), (0, 119));
+    assert_eq!((report.counts.events, report.refused), (4, vec![]));
+    assert_eq!((world.land().await.counts.events, world.rows().await), (0, 119));
 }
 
 #[tokio::test]
@@ -125,17 +125,17 @@ async fn a_copy_adds_nothing_and_a_replaced_file_is_refused() {
     world.land().await;
     world.write("copy/of/a", events(0..10));
     let report = world.land().await;
-    assert_eq!((report.events, report.files_copied), (0, 1));
+    assert_eq!((report.counts.events, report.files_copied), (0, 1));
     world.write("b", events(40..60));
     world.write("c", events(60..61));
     let report = world.land().await;
-    assert_eq!(report.events, 1, "the rest goes on");
+    assert_eq!(report.counts.events, 1, "the rest goes on");
     assert_eq!(report.refused.len(), 1);
     assert_eq!(report.refused[0].path, "b");
     assert!(report.refused[0].reason.contains("no longer the 480 bytes"), "{}", report.refused[0].reason);
     world.write("b", events(20..31));
     let report = world.land().await;
-    assert_eq!((report.events, report.refused, world.rows().await), (1, vec![], 22));
+    assert_eq!((report.counts.events, report.refused, world.rows().await), (1, vec![], 22));
 }
 
 #[tokio::test]
@@ -148,14 +148,14 @@ async fn copies_that_come_at_once_are_copies_too() {
     world.write("waits", "{\"half");
     world.write("waits too", "{\"half");
     let report = world.land().await;
-    assert_eq!((report.events, report.files_copied, world.rows().await), (600, 2, 600));
-    assert_eq!(report.types.iter().collect::<Vec<_>>(), [("t", 600)]);
+    assert_eq!((report.counts.events, report.files_copied, world.rows().await), (600, 2, 600));
+    assert_eq!(report.counts.types.iter().collect::<Vec<_>>(), [("t", 600)]);
     let report = world.land().await;
-    assert_eq!((report.events, report.files_copied, report.files_unchanged), (0, 2, 2));
+    assert_eq!((report.counts.events, report.files_copied, report.files_unchanged), (0, 2, 2));
     // One goes on, and a file with all of it comes at once.
     world.write("other", events(300..601));
     world.write("another", events(300..601));
-    assert_eq!((world.land().await.events, world.rows().await), (1, 601));
+    assert_eq!((world.land().await.counts.events, world.rows().await), (1, 601));
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn two_files_with_the_same_beginning_are_two_files() {
     world.write("a", event(1));
     world.land().await;
     world.write("b", event(1) + &event(2));
-    assert_eq!((world.land().await.events, world.rows().await), (2, 3));
+    assert_eq!((world.land().await.counts.events, world.rows().await), (2, 3));
 }
 
 #[tokio::test]
@@ -173,10 +173,10 @@ async fn a_line_too_long_for_a_row_is_kept_beside_the_table() {
     let long = "x".repeat(5_000_000);
     world.write("a", event(1) + &long + "\n" + &event(2) + &"y".repeat(2001) + "\n" + &event(3));
     let report = world.land().await;
-    assert_eq!((report.events, report.rejects), (5, 2));
+    assert_eq!((report.counts.events, report.counts.rejects), (5, 2));
     let object = world.stream.table().path().oversized("inbox", "a", 0, 0, event(1).len() as i64);
     assert_eq!(world.stream.table().store().read(&object).await.unwrap().unwrap(), long);
-    assert_eq!(world.land().await.events, 0);
+    assert_eq!(world.land().await.counts.events, 0);
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn many_small_files_take_few_commits_and_are_not_read_again() {
         world.write(&format!("{:02}/{number}.json", number % 100), event(number));
     }
     let report = world.land().await;
-    assert_eq!((report.events, report.files_new, report.commits), (6000, 6000, 2));
+    assert_eq!((report.counts.events, report.files_new, report.commits), (6000, 6000, 2));
     let report = world.land().await;
     assert_eq!((report.files_unchanged, report.commits), (6000, 0));
 }
@@ -199,7 +199,7 @@ async fn writers_that_race_land_everything_once() {
     }
     let racers = (0..4).map(|_| {
         let world = world.clone();
-        tokio::spawn(async move { world.land().await.events })
+        tokio::spawn(async move { world.land().await.counts.events })
     });
     let mut events = 0;
     for racer in racers.collect::<Vec<_>>() {
@@ -214,6 +214,6 @@ async fn a_glob_takes_what_it_names_and_an_empty_pattern_is_no_error() {
     world.write("in/a.jsonl", event(1));
     world.write("in/b.txt", event(2));
     world.write("in/.hidden.jsonl", event(3));
-    assert_eq!(world.land_at(&world.path("in/*.jsonl")).await.events, 1);
+    assert_eq!(world.land_at(&world.path("in/*.jsonl")).await.counts.events, 1);
     assert_eq!(world.land_at(&world.path("in/*.csv")).await, Report { version: 1, ..Report::default() });
 }

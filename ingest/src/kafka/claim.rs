@@ -1,5 +1,6 @@
 //! A partition that is ours, and what its records ask for.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use sha2::Digest as _;
-use starmere_lake::landing::{Oversized, SourcePartition, Stream};
+use starmere_lake::landing::{Oversized, SourcePartition, Stream, row_digest};
 use tokio::runtime::Handle;
 
 use super::consumer::{ANSWER, Context};
@@ -57,7 +58,10 @@ pub(super) fn out_of_range(consumer: &BaseConsumer<Context>, state: &mut State) 
         return Asks::Restart;
     }
     let SourcePartition { topic, partition, .. } = &state.partition;
-    let Some(position) = state.next else { return Asks::Restart };
+    let Some(position) = state.next else {
+        tracing::warn!(topic, partition, "there is no record where it should start; it is read from its earliest");
+        return Asks::Restart;
+    };
     match consumer.fetch_watermarks(topic, *partition, ANSWER) {
         Ok((earliest, _)) if earliest > position => Asks::Stop(Why::Expired { position, earliest }),
         Ok((_, end)) if end < position => Asks::Stop(Why::MadeAgain { position }),
@@ -65,17 +69,18 @@ pub(super) fn out_of_range(consumer: &BaseConsumer<Context>, state: &mut State) 
     }
 }
 
-/// Adds records to the batch.
-pub(super) struct Gather<'a> {
-    pub(super) stream: &'a Stream,
-    pub(super) reader: &'a mut Reader,
-    pub(super) runtime: &'a Handle,
-    pub(super) progress: &'a Progress,
-    pub(super) batch: &'a mut Batch,
-    pub(super) begun: &'a mut Option<Instant>,
+/// Gathers records into a batch.
+pub(super) struct Gather {
+    pub(super) stream: Stream,
+    pub(super) reader: Reader,
+    pub(super) runtime: Handle,
+    pub(super) progress: Arc<Progress>,
+    pub(super) batch: Batch,
+    /// When the first record of the batch came.
+    pub(super) begun: Option<Instant>,
 }
 
-impl Gather<'_> {
+impl Gather {
     pub(super) fn record(&mut self, state: &mut State, message: &BorrowedMessage<'_>) -> Result<Asks> {
         if state.stopped.is_some() {
             return Ok(Asks::Nothing);
@@ -103,8 +108,8 @@ impl Gather<'_> {
             message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
         let event = Incoming { payload: message.payload(), key: message.key(), headers: headers.as_deref() };
         let limit = self.reader.mapping().max_event_bytes;
-        match event.payload.filter(|payload| payload.len() > limit) {
-            None => _ = self.batch.push(self.reader, &event, offset, offset + 1, None),
+        let digest = match event.payload.filter(|payload| payload.len() > limit) {
+            None => self.batch.push(&mut self.reader, &event, offset, offset + 1, None).digest,
             Some(payload) => {
                 let SourcePartition { source, topic, incarnation, partition } = &state.partition;
                 let table = self.stream.table();
@@ -113,10 +118,11 @@ impl Gather<'_> {
                 let sha256 = hex::encode(sha2::Sha256::digest(payload));
                 let kept = Oversized { path: path.to_string(), bytes: payload.len() as u64, sha256 };
                 self.batch.push_oversized(&event, &kept, limit, offset, offset + 1)?;
+                row_digest(offset, payload, event.key)
             }
-        }
+        };
         state.next = Some(offset + 1);
-        state.last = Some(Seen::of(message));
+        state.last = Some(Seen::with(message, digest));
         self.progress.bytes.fetch_add(message.payload_len() as u64, Ordering::Relaxed);
         self.progress.events.fetch_add(1, Ordering::Relaxed);
         Ok(Asks::Nothing)

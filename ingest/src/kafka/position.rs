@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use rdkafka::message::Message;
 use serde::{Deserialize, Serialize};
-use starmere_lake::landing::{SourcePartition, Stream};
-use xxhash_rust::xxh3::Xxh3;
+use starmere_lake::landing::{SourcePartition, Stream, hexadecimal, row_digest};
 
 use super::stopped::Why;
 use crate::Result;
@@ -27,19 +26,18 @@ pub(super) struct Seen {
     pub(super) offset: i64,
     /// Milliseconds since 1970.
     pub(super) timestamp: Option<i64>,
-    /// Of key and value.
-    pub(super) digest: String,
+    /// See [`row_digest`].
+    #[serde(with = "hexadecimal")]
+    pub(super) digest: u128,
 }
 
 impl Seen {
     pub(super) fn of(message: &impl Message) -> Self {
-        let mut digest = Xxh3::new();
-        for bytes in [message.key(), message.payload()] {
-            digest.update(&bytes.map_or(-1, |bytes| bytes.len() as i64).to_le_bytes());
-            digest.update(bytes.unwrap_or_default());
-        }
-        let timestamp = message.timestamp().to_millis();
-        Self { offset: message.offset(), timestamp, digest: format!("{:032x}", digest.digest128()) }
+        Self::with(message, row_digest(message.offset(), message.payload().unwrap_or_default(), message.key()))
+    }
+
+    pub(super) fn with(message: &impl Message, digest: u128) -> Self {
+        Self { offset: message.offset(), timestamp: message.timestamp().to_millis(), digest }
     }
 }
 
@@ -75,6 +73,7 @@ impl Positions {
         Ok(Self { source: source.to_owned(), known })
     }
 
+    /// Where a partition stands; at nothing, where nothing of it has landed.
     pub(super) fn of(&self, topic: &str, partition: i32) -> Position {
         let place = (topic.to_owned(), partition);
         self.known.get(&place).cloned().unwrap_or_else(|| Position {

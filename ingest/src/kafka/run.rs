@@ -21,13 +21,11 @@ use super::stopped::{self, Stop, Why};
 use super::{Membership, Source, Start};
 use crate::envelope::{Mapping, Reader};
 use crate::files::{Progress, encode};
-use crate::rows::{Batch, Types};
+use crate::marks::marks;
+use crate::rows::{Batch, Counts};
 use crate::{Error, Result};
 
-/// A batch is landed when its payloads reach this size, or its rows this number.
-const BATCH_BYTES: usize = 48 << 20;
-const BATCH_ROWS: usize = 1 << 18;
-/// ... or, unless the source is drained, this long after its first record.
+/// A batch is landed when it is full or, unless the source is drained, this long after its first record.
 const BATCH_AGE: Duration = Duration::from_millis(250);
 /// Records that are read of one partition before the next one has its turn.
 const TURN: usize = 512;
@@ -39,6 +37,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const SILENCE: Duration = Duration::from_secs(60);
 /// Partitions that are stopped are looked at again this often: somebody may have said to go on.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The fold of marks is renewed after so many commits, so that the next start reads few of them.
+const MARKS_EVERY: u64 = 100;
 /// How long a partition that is taken from us may wait for its last batch.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
@@ -54,10 +54,8 @@ pub enum Until {
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    pub events: u64,
-    pub rejects: u64,
-    pub types: Types,
-    pub bytes: u64,
+    /// What landed.
+    pub counts: Counts,
     pub commits: u64,
     pub stops: Vec<Stop>,
     /// The table's version after the last commit.
@@ -82,18 +80,13 @@ pub async fn land(
         let once = matches!(until, Until::Drained);
         let consumer = consumer::consumer(&source, once).map_err(|error| Error::kafka(&source.name, error))?;
         let mut run = Run {
-            stream,
             source,
-            reader,
             consumer,
-            runtime,
-            progress,
+            gather: Gather { stream, reader, runtime, progress, batch: Batch::default(), begun: None },
             until,
             dropped,
             claims: BTreeMap::new(),
             unclaimed: VecDeque::new(),
-            batch: Batch::default(),
-            begun: None,
             flight: None,
             again: None,
             failed: None,
@@ -108,31 +101,27 @@ pub async fn land(
     tokio::task::spawn_blocking(running).await.map_err(|error| Error::Task(error.to_string()))?
 }
 
+/// Topics and numbers of partitions.
+fn keys_of(partitions: &TopicPartitionList) -> Vec<(String, i32)> {
+    partitions.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
+}
+
 /// A batch that is being landed.
 struct Flight {
     task: JoinHandle<Result<Outcome>>,
-    events: u64,
-    rejects: u64,
-    bytes: u64,
-    types: Types,
+    counts: Counts,
     offsets: TopicPartitionList,
 }
 
 struct Run {
-    stream: Stream,
     source: Source,
-    reader: Reader,
     consumer: Arc<BaseConsumer<Context>>,
-    runtime: Handle,
-    progress: Arc<Progress>,
+    gather: Gather,
     until: Until,
     dropped: CancellationToken,
     claims: BTreeMap<(String, i32), Claim>,
     /// Partitions that were assigned while the table could not be read.
-    unclaimed: VecDeque<TopicPartitionList>,
-    batch: Batch,
-    /// When the first record of the batch came.
-    begun: Option<Instant>,
+    unclaimed: VecDeque<Vec<(String, i32)>>,
     flight: Option<Flight>,
     /// The table is to be read again: when, and the pause after that.
     again: Option<(Instant, Duration)>,
@@ -162,14 +151,14 @@ impl Run {
             (Membership::Group(_), Until::Drained) => None,
             (Membership::Partitions(numbers), _) => Some(numbers.clone()),
         };
-        let mut all = TopicPartitionList::new();
+        let mut all = Vec::new();
         for (topic, there) in self.partitions()? {
             for number in fixed.as_ref().unwrap_or(&there) {
                 if !there.contains(number) {
                     let message = format!("`{topic}` has no partition {number}");
-                    return Err(Error::Kafka { source_name: self.source.name.clone(), message, kind: Kind::Invalid });
+                    return Err(Error::of_kafka(&self.source.name, message, Kind::Invalid));
                 }
-                all.add_partition(&topic, *number);
+                all.push((topic.clone(), *number));
             }
         }
         self.unclaimed.push_back(all);
@@ -179,8 +168,7 @@ impl Run {
 
     /// The source's topics, with their partitions.
     fn partitions(&self) -> Result<BTreeMap<String, Vec<i32>>> {
-        let invalid =
-            |message: String| Error::Kafka { source_name: self.source.name.clone(), message, kind: Kind::Invalid };
+        let invalid = |message: String| Error::of_kafka(&self.source.name, message, Kind::Invalid);
         let metadata = self.consumer.fetch_metadata(None, ANSWER).map_err(|error| self.kafka(error))?;
         let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         for wanted in &self.source.topics {
@@ -213,7 +201,7 @@ impl Run {
             for change in self.consumer.context().take_changes() {
                 match change {
                     Change::Assigned(partitions) => {
-                        self.unclaimed.push_back(partitions);
+                        self.unclaimed.push_back(keys_of(&partitions));
                         self.again.get_or_insert((Instant::now(), PAUSES.0));
                     }
                     Change::Revoked(partitions) => self.give_back(&partitions)?,
@@ -224,12 +212,12 @@ impl Run {
                 Until::Stopped(stop) => stop.is_cancelled(),
                 Until::Drained => self.is_drained(),
             };
-            let full = self.batch.bytes() >= BATCH_BYTES || self.batch.rows() >= BATCH_ROWS;
-            let old = !self.is_once() && self.begun.is_some_and(|begun| begun.elapsed() >= BATCH_AGE);
+            let full = self.gather.batch.is_full();
+            let old = !self.is_once() && self.gather.begun.is_some_and(|begun| begun.elapsed() >= BATCH_AGE);
             if (full || old || stopping) && self.flight.is_none() && self.again.is_none() {
                 self.flush()?;
             }
-            if stopping && self.flight.is_none() && (self.batch.is_empty() || self.again.is_some()) {
+            if stopping && self.flight.is_none() && (self.gather.batch.is_empty() || self.again.is_some()) {
                 return Ok(());
             }
             let waits = full || stopping || self.again.is_some();
@@ -238,8 +226,7 @@ impl Run {
                 self.heard = Instant::now();
             } else if self.is_once() && self.flight.is_none() && self.heard.elapsed() > SILENCE {
                 let message = format!("the broker has sent nothing for {} s", SILENCE.as_secs());
-                let kind = Kind::Unavailable;
-                return Err(Error::Kafka { source_name: self.source.name.clone(), message, kind });
+                return Err(Error::of_kafka(&self.source.name, message, Kind::Unavailable));
             }
             self.poll(if read > 0 { Duration::ZERO } else { IDLE })?;
         }
@@ -257,15 +244,7 @@ impl Run {
                 Ok(message) => {
                     let key = (message.topic().to_owned(), message.partition());
                     let Some(claim) = self.claims.get_mut(&key) else { continue };
-                    let mut gather = Gather {
-                        stream: &self.stream,
-                        reader: &mut self.reader,
-                        runtime: &self.runtime,
-                        progress: &self.progress,
-                        batch: &mut self.batch,
-                        begun: &mut self.begun,
-                    };
-                    let asks = gather.record(&mut claim.state, &message)?;
+                    let asks = self.gather.record(&mut claim.state, &message)?;
                     self.answer(&key, asks)?;
                 }
                 // It came before the partition had a queue of its own; its end is known from when it was claimed.
@@ -285,18 +264,10 @@ impl Run {
             if state.stopped.is_some() {
                 continue;
             }
-            let mut gather = Gather {
-                stream: &self.stream,
-                reader: &mut self.reader,
-                runtime: &self.runtime,
-                progress: &self.progress,
-                batch: &mut self.batch,
-                begun: &mut self.begun,
-            };
             for _ in 0..TURN {
                 let asks = match queue.poll(Duration::ZERO) {
                     None => break,
-                    Some(Ok(message)) => gather.record(state, &message)?,
+                    Some(Ok(message)) => self.gather.record(state, &message)?,
                     Some(Err(KafkaError::PartitionEOF(_))) => {
                         state.at_end = true;
                         Asks::Nothing
@@ -314,7 +285,7 @@ impl Run {
                     asked.push((key.clone(), Ok(asks)));
                     break;
                 }
-                if gather.batch.bytes() >= BATCH_BYTES || gather.batch.rows() >= BATCH_ROWS {
+                if self.gather.batch.is_full() {
                     break;
                 }
             }
@@ -347,7 +318,7 @@ impl Run {
         tracing::warn!(source = self.source.name, "{stop}; `starmere ingest --go-on` accepts the loss");
         claim.state.stopped = Some(stop.clone());
         self.report.stops.push(stop.clone());
-        self.runtime.block_on(stopped::record(&self.stream, &stop))
+        self.gather.runtime.block_on(stopped::record(&self.gather.stream, &stop))
     }
 
     /// Whether everything that was there has been gathered.
@@ -361,24 +332,10 @@ impl Run {
 
     /// An error of the client's: those that it does not mend itself end the run.
     fn trouble(&mut self, error: KafkaError) -> Result<()> {
-        use RDKafkaErrorCode::{
-            BrokerNotAvailable, GroupAuthorizationFailed, SaslAuthenticationFailed, TopicAuthorizationFailed,
-            UnknownTopicOrPartition,
-        };
-        let code = error.rdkafka_error_code();
         let is_final = matches!(error, KafkaError::MessageConsumptionFatal(_));
-        let is_invalid = matches!(
-            code,
-            Some(
-                GroupAuthorizationFailed
-                    | SaslAuthenticationFailed
-                    | TopicAuthorizationFailed
-                    | UnknownTopicOrPartition
-                    | BrokerNotAvailable
-            )
-        );
-        if is_final || (self.is_once() && is_invalid) {
-            return Err(self.kafka(error));
+        let error = self.kafka(error);
+        if is_final || (self.is_once() && error.kind() == Kind::Invalid) {
+            return Err(error);
         }
         tracing::warn!(source = self.source.name, %error, "kafka; trying again");
         Ok(())
@@ -386,8 +343,8 @@ impl Run {
 
     /// Drops what was gathered; all is read again from the table, after a pause.
     fn reset(&mut self, pause: Duration) {
-        self.batch = Batch::default();
-        self.begun = None;
+        self.gather.batch = Batch::default();
+        self.gather.begun = None;
         for claim in self.claims.values_mut() {
             claim.state.part = None;
         }
@@ -406,7 +363,7 @@ impl Run {
         if Instant::now() < at || self.flight.is_some() {
             return Ok(());
         }
-        let positions = self.runtime.block_on(Positions::read(&self.stream, &self.source.name));
+        let positions = self.gather.runtime.block_on(Positions::read(&self.gather.stream, &self.source.name));
         let claimed = positions.and_then(|positions| self.claim_all(&positions));
         match claimed {
             Ok(()) => {
@@ -431,8 +388,7 @@ impl Run {
                 continue;
             };
             let position = positions.of(&key.0, key.1);
-            let (Why::Expired { position: at, .. } | Why::MadeAgain { position: at }) = stop.why;
-            if position.partition != stop.partition || position.next != Some(at) {
+            if position.partition != stop.partition || position.next != Some(stop.why.position()) {
                 keys.push(key.clone());
             }
         }
@@ -440,9 +396,7 @@ impl Run {
         for (topic, number) in &keys {
             old.add_partition(topic, *number);
         }
-        for waiting in &self.unclaimed {
-            keys.extend(waiting.elements().iter().map(|element| (element.topic().to_owned(), element.partition())));
-        }
+        keys.extend(self.unclaimed.iter().flatten().cloned());
         if keys.is_empty() {
             // An assignment of nothing is to be answered, too.
             if self.unclaimed.pop_front().is_some() {
@@ -534,21 +488,20 @@ impl Run {
         let until = Instant::now() + HAND_OVER;
         while !lost && self.again.is_none() && Instant::now() < until {
             if self.flight.is_none() {
-                if self.batch.is_empty() {
+                if self.gather.batch.is_empty() {
                     break;
                 }
                 self.flush()?;
             }
             self.landed(until.saturating_duration_since(Instant::now()))?;
         }
-        let keys = partitions
-            .elements()
-            .iter()
-            .map(|element| (element.topic().to_owned(), element.partition()))
-            .collect::<Vec<_>>();
+        let keys = keys_of(partitions);
         let gathered = keys.iter().any(|key| self.claims.get(key).is_some_and(|claim| claim.state.part.is_some()));
         for key in &keys {
             self.claims.remove(key);
+            for waiting in &mut self.unclaimed {
+                waiting.retain(|waiting| waiting != key);
+            }
         }
         if gathered {
             self.reset(Duration::ZERO);
@@ -558,7 +511,7 @@ impl Run {
 
     /// Sends the batch to the table.
     fn flush(&mut self) -> Result<()> {
-        if self.batch.is_empty() {
+        if self.gather.batch.is_empty() {
             return Ok(());
         }
         let mut offsets = TopicPartitionList::new();
@@ -566,23 +519,29 @@ impl Run {
             let state = &mut claim.state;
             let (Some(part), Some(next)) = (state.part.take(), state.next) else { continue };
             let mark = state.last.clone().and_then(|last| serde_json::to_value(Mark::Last(last)).ok());
-            self.batch.go_on(part);
-            self.batch.mark(next, mark);
+            self.gather.batch.go_on(part);
+            self.gather.batch.mark(next, mark);
             offsets
                 .add_partition_offset(topic, *number, Offset::Offset(next))
                 .map_err(|error| Error::kafka(&self.source.name, error))?;
         }
-        let batch = std::mem::take(&mut self.batch);
-        self.begun = None;
+        let batch = std::mem::take(&mut self.gather.batch);
+        self.gather.begun = None;
         let mut rows = batch.finish(chrono::Utc::now().timestamp_micros())?;
-        let (events, rejects, bytes) = (rows.columns.num_rows() as u64, rows.rejects, rows.bytes as u64);
-        let types = std::mem::take(&mut rows.types);
-        let stream = self.stream.clone();
-        let task = self.runtime.spawn(async move {
+        let counts = std::mem::take(&mut rows.counts);
+        let stream = self.gather.stream.clone();
+        let source = self.source.name.clone();
+        let renews_marks = self.report.commits % MARKS_EVERY == MARKS_EVERY - 1;
+        let task = self.gather.runtime.spawn(async move {
             let (parts, files) = encode(rows).await?;
-            Ok(stream.land(&parts, files).await?)
+            let outcome = stream.land(&parts, files).await?;
+            if let (Outcome::Landed(snapshot), true) = (&outcome, renews_marks) {
+                // For the next start; what was landed does not depend on it.
+                _ = marks(&stream, snapshot, &source).await;
+            }
+            Ok(outcome)
         });
-        self.flight = Some(Flight { task, events, rejects, bytes, types, offsets });
+        self.flight = Some(Flight { task, counts, offsets });
         Ok(())
     }
 
@@ -593,15 +552,12 @@ impl Run {
             return Ok(());
         }
         let ended = async { tokio::time::timeout(wait, &mut flight.task).await };
-        let Ok(outcome) = self.runtime.block_on(ended) else { return Ok(()) };
+        let Ok(outcome) = self.gather.runtime.block_on(ended) else { return Ok(()) };
         let outcome = outcome.map_err(|error| Error::Task(error.to_string()))?;
         let Some(flight) = self.flight.take() else { return Ok(()) };
         match outcome {
             Ok(Outcome::Landed(snapshot)) => {
-                self.report.events += flight.events;
-                self.report.rejects += flight.rejects;
-                self.report.bytes += flight.bytes;
-                self.report.types.add(&flight.types);
+                self.report.counts.add(&flight.counts);
                 self.report.commits += 1;
                 self.report.version = snapshot.version();
                 self.failed = None;

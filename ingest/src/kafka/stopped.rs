@@ -50,12 +50,20 @@ impl std::fmt::Display for Stop {
     }
 }
 
+impl Why {
+    /// The partition's position when it was stopped.
+    pub(super) fn position(&self) -> i64 {
+        let (Self::Expired { position, .. } | Self::MadeAgain { position }) = self;
+        *position
+    }
+}
+
 impl Stop {
     /// Nobody has gone on since: the table's positions are as they were.
     pub(super) fn holds(&self, stream: &Stream, snapshot: &Snapshot) -> bool {
         let next = SourcePartition { incarnation: self.partition.incarnation + 1, ..self.partition.clone() };
-        let (Why::Expired { position, .. } | Why::MadeAgain { position }) = self.why;
-        stream.position(snapshot, &self.partition) == Some(position) && stream.position(snapshot, &next).is_none()
+        stream.position(snapshot, &self.partition) == Some(self.why.position())
+            && stream.position(snapshot, &next).is_none()
     }
 }
 

@@ -132,10 +132,10 @@ async fn what_is_there_lands_once() {
     let world = World::new(3);
     world.produce(3, 0..1000);
     let report = world.drain().await;
-    assert_eq!((report.events, report.rejects, report.stops.len()), (1000, 0, 0));
-    assert_eq!(world.drain().await.events, 0);
+    assert_eq!((report.counts.events, report.counts.rejects, report.stops.len()), (1000, 0, 0));
+    assert_eq!(world.drain().await.counts.events, 0);
     world.produce(3, 1000..1100);
-    assert_eq!(world.drain().await.events, 100);
+    assert_eq!(world.drain().await.counts.events, 100);
     world.has_once(0..1100).await;
     let rows = world.rows().await;
     let partition = rows.column_by_name("partition").unwrap().as_primitive::<Int32Type>();
@@ -159,7 +159,7 @@ async fn keys_headers_and_tombstones_are_kept() {
     world.producer.send(BaseRecord::to(TOPIC).key("k3").payload(long.as_str())).map_err(|(error, _)| error).unwrap();
     world.producer.flush(Duration::from_secs(20)).unwrap();
     let report = world.drain().await;
-    assert_eq!((report.events, report.rejects), (3, 2));
+    assert_eq!((report.counts.events, report.counts.rejects), (3, 2));
     let rows = world.rows().await;
     assert_eq!(rows.num_rows(), 3);
     let text = |column: &str, row: usize| {
@@ -186,7 +186,7 @@ async fn runs_that_race_land_each_record_once() {
     world.produce(4, 0..4000);
     let source = world.source();
     let (first, second, third) = tokio::join!(world.drain(), world.drain_of(&source), world.drain());
-    assert_eq!(first.events + second.events + third.events, 4000);
+    assert_eq!(first.counts.events + second.counts.events + third.counts.events, 4000);
     world.has_once(0..4000).await;
 }
 
@@ -233,18 +233,43 @@ async fn a_topic_that_was_made_again_stops_until_it_is_told_to_go_on() {
         (world.cluster, world.producer) = cluster(1);
         world.produce(1, 1000..1000 + after);
         let report = world.drain().await;
-        assert_eq!(report.events, 0);
+        assert_eq!(report.counts.events, 0);
         let stopped = stops(&world.stream).await.unwrap();
         assert_eq!(stopped, report.stops);
         assert_eq!(stopped[0].why, Why::MadeAgain { position: before as i64 });
-        assert_eq!(world.drain().await.events, 0, "it stays stopped");
+        assert_eq!(world.drain().await.counts.events, 0, "it stays stopped");
         assert!(go_on(&world.stream, &stopped[0]).await.unwrap());
         assert!(!go_on(&world.stream, &stopped[0]).await.unwrap(), "once");
         assert_eq!(stops(&world.stream).await.unwrap(), []);
-        assert_eq!(world.drain().await.events, after as u64);
-        assert_eq!(world.drain().await.events, 0);
+        assert_eq!(world.drain().await.counts.events, after as u64);
+        assert_eq!(world.drain().await.counts.events, 0);
         assert_eq!(payloads(&world.rows().await).len(), before + after);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_begins_where_it_is_told_to() {
+    let world = World::new(2);
+    world.produce(2, 0..100);
+    let offsets = BTreeMap::from([(TOPIC.to_owned(), BTreeMap::from([(0, 40), (1, 1000)]))]);
+    let from = Source { start: Start::Offsets(offsets), ..world.source() };
+    assert_eq!(world.drain_of(&from).await.counts.events, 10 + 50, "what is out of range begins at the earliest");
+    let latest = Source { name: "late".into(), start: Start::Latest, ..world.source() };
+    assert_eq!(world.drain_of(&latest).await.counts.events, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_by_pattern_and_partitions_by_number() {
+    let world = World::new(3);
+    world.cluster.create_topic("returns", 1, 1).unwrap();
+    world.produce(3, 0..30);
+    world.producer.send(BaseRecord::<str, str>::to("returns").payload("{}")).map_err(|(error, _)| error).unwrap();
+    world.producer.flush(Duration::from_secs(20)).unwrap();
+    let fixed = Source { membership: Membership::Partitions(vec![1]), ..world.source() };
+    assert_eq!(world.drain_of(&fixed).await.counts.events, 10);
+    let pattern = Source { topics: vec!["^o.*s$".into()], ..world.source() };
+    assert_eq!(world.drain_of(&pattern).await.counts.events, 20, "the rest of the topic, and no other");
+    world.has_once(0..30).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

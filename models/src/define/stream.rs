@@ -17,7 +17,7 @@ pub struct StreamFile {
     pub description: Option<String>,
     /// A longer event is kept beside the table.
     #[serde(default)]
-    pub max_event_bytes: Option<usize>,
+    pub max_event_bytes: Option<Placed<usize>>,
     pub envelope: EnvelopeFile,
     /// Event types.
     #[serde(default)]

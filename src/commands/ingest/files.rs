@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use sha2::Digest;
 use starmere_ingest::files::{Progress, Refused, Report, Source, land};
 use tokio_util::sync::CancellationToken;
 
-use super::{Feed, From, pace, undescribed};
+use super::{Feed, From, shown, undescribed};
 use crate::command_line::Ingest;
 use crate::failure::Mendable;
 use crate::output::{Output, bytes, counted};
@@ -80,27 +79,14 @@ pub(super) async fn once(
     }
     let progress = Arc::new(Progress::default());
     let step = always.then(|| output.step(format!("landing {}", source.name)));
-    let begun = Instant::now();
-    let landing = land(stream, mapping, source, &progress);
-    tokio::pin!(landing);
-    let report = loop {
-        tokio::select! {
-            report = &mut landing => break report.with_context(|| format!("could not land `{}`", source.name))?,
-            () = tokio::time::sleep(Duration::from_millis(200)) => {
-                if let Some(step) = &step {
-                    let events = progress.events.load(Ordering::Relaxed);
-                    let read = progress.bytes.load(Ordering::Relaxed);
-                    step.now(pace(events, read, begun.elapsed().as_secs_f64()));
-                }
-            }
-        }
-    };
+    let landing = shown(land(stream, mapping, source, &progress), step.as_ref(), &progress);
+    let report = landing.await.with_context(|| format!("could not land `{}`", source.name))?;
     if let Some(step) = step {
         step.done(words(&report));
-    } else if report.events > 0 {
+    } else if report.counts.events > 0 {
         output.say(format!("landed {}: {}", source.name, words(&report)));
     }
-    if let Some(words) = undescribed(opened, stream.name(), &report.types) {
+    if let Some(words) = undescribed(opened, stream.name(), &report.counts.types) {
         output.say(words);
     }
     if always {
@@ -116,13 +102,13 @@ pub(super) async fn once(
 }
 
 fn words(report: &Report) -> String {
-    let mut words = format!("{}, {}", counted(report.events, "event", "events"), bytes(report.bytes));
+    let mut words = format!("{}, {}", counted(report.counts.events, "event", "events"), bytes(report.counts.bytes));
     let mut also = |number: u64, one: &str, many: &str| {
         if number > 0 {
             words += &format!(", {}", counted(number, one, many));
         }
     };
-    also(report.rejects, "reject", "rejects");
+    also(report.counts.rejects, "reject", "rejects");
     also(report.files_new, "file new", "files new");
     also(report.files_continued, "continued", "continued");
     also(report.files_unchanged, "unchanged", "unchanged");
@@ -190,11 +176,14 @@ fn spool() -> anyhow::Result<(tempfile::NamedTempFile, String)> {
 
 #[cfg(test)]
 mod tests {
+    use starmere_ingest::rows::Counts;
+
     use super::*;
 
     #[test]
     fn one_is_not_many() {
-        let report = Report { events: 1, rejects: 1, files_new: 1, files_copied: 2, ..Report::default() };
+        let counts = Counts { events: 1, rejects: 1, ..Counts::default() };
+        let report = Report { counts, files_new: 1, files_copied: 2, ..Report::default() };
         assert_eq!(words(&report), "1 event, 0 B, 1 reject, 1 file new, 2 copies; version 0");
     }
 }

@@ -1,15 +1,14 @@
 //! Landing what topics have.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use starmere_ingest::files::Progress;
 use starmere_ingest::kafka::{Report, Source, Stop, Until, go_on as accept, land, stops};
 use tokio_util::sync::CancellationToken;
 
-use super::{Feed, pace, undescribed};
+use super::{Feed, shown, undescribed};
 use crate::command_line::Ingest;
 use crate::failure::Mendable;
 use crate::output::{Output, bytes, counted};
@@ -22,21 +21,11 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub(super) async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output) -> anyhow::Result<Report> {
     let progress = Arc::new(Progress::default());
     let step = output.step(format!("landing {}", source.name));
-    let begun = Instant::now();
     let landing = land(&feed.stream, &feed.mapping, source, &progress, Until::Drained);
-    tokio::pin!(landing);
-    let report = loop {
-        tokio::select! {
-            report = &mut landing => break report.with_context(|| format!("could not land `{}`", source.name))?,
-            () = tokio::time::sleep(Duration::from_millis(200)) => {
-                let (events, read) = (&progress.events, &progress.bytes);
-                let (events, read) = (events.load(Ordering::Relaxed), read.load(Ordering::Relaxed));
-                step.now(pace(events, read, begun.elapsed().as_secs_f64()));
-            }
-        }
-    };
+    let report = shown(landing, Some(&step), &progress).await;
+    let report = report.with_context(|| format!("could not land `{}`", source.name))?;
     step.done(words(&report));
-    if let Some(words) = undescribed(opened, feed.stream.name(), &report.types) {
+    if let Some(words) = undescribed(opened, feed.stream.name(), &report.counts.types) {
         output.say(words);
     }
     for stop in &report.stops {
@@ -68,9 +57,9 @@ pub(super) async fn follow(feed: &Feed, source: &Source, output: &Output, stop: 
 }
 
 fn words(report: &Report) -> String {
-    let mut words = format!("{}, {}", counted(report.events, "event", "events"), bytes(report.bytes));
-    if report.rejects > 0 {
-        words += &format!(", {}", counted(report.rejects, "reject", "rejects"));
+    let mut words = format!("{}, {}", counted(report.counts.events, "event", "events"), bytes(report.counts.bytes));
+    if report.counts.rejects > 0 {
+        words += &format!(", {}", counted(report.counts.rejects, "reject", "rejects"));
     }
     if report.commits > 0 {
         words += &format!("; version {}", report.version);

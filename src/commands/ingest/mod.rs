@@ -4,7 +4,11 @@ mod files;
 mod kafka;
 
 pub(super) use kafka::stopped;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
 use starmere_ingest::envelope::Mapping;
+use starmere_ingest::files::Progress;
 use starmere_ingest::rows::Types;
 use starmere_lake::landing::Stream;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{TO_STOP, told_to_stop};
 use crate::command_line::Ingest;
 use crate::failure::{self, Mendable};
-use crate::output::{Output, bytes, count, counted};
+use crate::output::{Output, Step, bytes, count, counted};
 use crate::project::Opened;
 
 /// A source, and the stream it feeds.
@@ -139,8 +143,19 @@ fn undescribed(opened: &Opened, stream: &str, types: &Types) -> Option<String> {
     })
 }
 
-/// Events and bytes, and their rate.
-fn pace(events: u64, read: u64, seconds: f64) -> String {
-    let rate = read as f64 / seconds.max(0.001);
-    format!("{}, {}, {}/s", counted(events, "event", "events"), bytes(read), bytes(rate as u64))
+/// Waits for `landing`, and shows how far it is.
+async fn shown<T>(landing: impl Future<Output = T>, step: Option<&Step>, progress: &Progress) -> T {
+    let begun = Instant::now();
+    tokio::pin!(landing);
+    loop {
+        tokio::select! {
+            outcome = &mut landing => return outcome,
+            () = tokio::time::sleep(Duration::from_millis(200)) => {
+                let Some(step) = step else { continue };
+                let (events, read) = (progress.events.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
+                let rate = read as f64 / begun.elapsed().as_secs_f64().max(0.001);
+                step.now(format!("{}, {}, {}/s", counted(events, "event", "events"), bytes(read), bytes(rate as u64)));
+            }
+        }
+    }
 }
