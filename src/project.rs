@@ -26,8 +26,6 @@ use starmere_sql::check_listener;
 use crate::failure::{Mendable, Problems};
 use crate::sources::SourceFile;
 
-/// Events may be as long as this unless the stream says otherwise.
-const MAX_EVENT_BYTES: usize = 16 << 20;
 /// Memory that queries may use before they spill.
 const QUERY_MEMORY: usize = 8 << 30;
 
@@ -109,7 +107,8 @@ impl Project {
         }
         let mut reading = Reading { root: root.to_path_buf(), problems: Vec::new(), read: BTreeSet::new() };
         let file: Option<Parsed<ProjectFile>> = reading.one(&main);
-        let streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));
+        let mut streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));
+        reading.schemas(&mut streams);
         let mut definitions = Definitions { streams: streams.clone(), ..Definitions::default() };
         let mut products = Vec::new();
         for domain in folders(&root.join("domains")) {
@@ -226,13 +225,14 @@ fn mapping(file: &StreamFile) -> Mapping {
     let envelope = &file.envelope;
     let event_type = match (&envelope.event_type, &envelope.constant_type) {
         (_, Some(constant)) => TypeOf::Constant(constant.clone()),
-        (path, None) => TypeOf::Path(path.clone().unwrap_or_default()),
+        (Some(path), None) => TypeOf::Path(path.clone()),
+        (None, None) => TypeOf::Convention,
     };
+    let mapping = Mapping::new(event_type, envelope.time.clone());
     Mapping {
+        format: file.format(),
         id: envelope.id.clone(),
-        event_type,
         version: envelope.version.clone(),
-        time: envelope.time.to_string(),
         time_unit: match envelope.time_unit {
             TimeUnitFile::Text => TimeUnit::Text,
             TimeUnitFile::Seconds => TimeUnit::Seconds,
@@ -240,7 +240,9 @@ fn mapping(file: &StreamFile) -> Mapping {
             TimeUnitFile::Microseconds => TimeUnit::Microseconds,
         },
         subject: envelope.subject.clone(),
-        max_event_bytes: file.max_event_bytes.as_ref().map_or(MAX_EVENT_BYTES, |bytes| bytes.value),
+        tombstone: envelope.tombstone.clone(),
+        max_event_bytes: file.max_event_bytes.as_ref().map_or(mapping.max_event_bytes, |bytes| bytes.value),
+        ..mapping
     }
 }
 
@@ -269,6 +271,21 @@ impl Reading {
 
     fn all<T: serde::de::DeserializeOwned>(&mut self, folder: &Path) -> Vec<Parsed<T>> {
         yaml_files(folder).iter().filter_map(|path| self.one(path)).collect()
+    }
+
+    /// Reads the schemas that streams declare.
+    fn schemas(&mut self, streams: &mut [Parsed<StreamFile>]) {
+        for stream in streams {
+            let Some(schema) = &stream.definition.schema else { continue };
+            match std::fs::read_to_string(self.root.join(schema.as_str())) {
+                Ok(text) => stream.definition.schema_text = Some(text),
+                Err(error) => {
+                    let problem =
+                        Problem::new(schema.place(&stream.file), format!("`{}` could not be read: {error}", &**schema));
+                    self.problems.push(problem.hint("name a file of the project"));
+                }
+            }
+        }
     }
 
     /// Tells of files that look like definitions and stand where nobody looks.

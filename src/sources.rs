@@ -6,7 +6,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use starmere_ingest::files;
-use starmere_ingest::kafka::{self, Membership, OURS, Start};
+use starmere_ingest::kafka::{self, Membership, OURS, Registry, Start};
 
 use crate::project::{is_whole, resolved};
 
@@ -42,9 +42,33 @@ pub(crate) struct KafkaFile {
     /// Where single partitions begin: topic, partition, offset.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// The schema registry of payloads in Confluent's wire format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) registry: Option<RegistryFile>,
     /// Settings of librdkafka's; values may hold references.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) settings: BTreeMap<String, String>,
+}
+
+/// A schema registry.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RegistryFile {
+    /// Of http or https; may hold references.
+    pub(crate) url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
+    /// A reference: `${env:NAME}` or `${file:PATH}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) password: Option<String>,
+}
+
+impl RegistryFile {
+    fn open(&self, root: &Path) -> anyhow::Result<Registry> {
+        let optional = |text: &Option<String>| text.as_ref().map(|text| resolved(root, text)).transpose();
+        let (user, password) = (optional(&self.user)?, optional(&self.password)?);
+        Ok(Registry::new(&resolved(root, &self.url)?, user.map(|user| (user, password)))?)
+    }
 }
 
 /// What is wrong with a source, and what to do.
@@ -106,12 +130,26 @@ impl KafkaFile {
         for (name, reason) in OURS.iter().filter(|(name, _)| self.settings.contains_key(*name)) {
             mistakes.push(wrong(format!("`{name}` is no setting of a source's"), *reason));
         }
-        let texts = self.settings.values().chain([&self.brokers]);
+        let of_registry = self.registry.iter().flat_map(|registry| {
+            [Some(&registry.url), registry.user.as_ref(), registry.password.as_ref()].into_iter().flatten()
+        });
+        let texts = self.settings.values().chain([&self.brokers]).chain(of_registry);
         for text in texts.filter(|text| !is_whole(text)) {
             mistakes.push(wrong(
                 format!("`{text}` has a reference that is not whole"),
                 "write ${env:NAME} or ${file:PATH}",
             ));
+        }
+        if let Some(registry) = &self.registry {
+            if let Some(mistake) =
+                (!registry.url.contains("${")).then(|| Registry::new(&registry.url, None).err()).flatten()
+            {
+                mistakes.push(wrong(mistake.to_string(), "write http://host:port or https://host"));
+            }
+            if registry.password.as_ref().is_some_and(|password| !password.contains("${")) {
+                mistakes
+                    .push(wrong("the registry's `password` stands in the file", "write ${env:NAME} or ${file:PATH}"));
+            }
         }
         let secrets = ["sasl.password", "ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"];
         for name in secrets {
@@ -157,7 +195,8 @@ impl KafkaFile {
             (None, None) => Membership::Group("starmere".to_owned()),
         };
         let start = self.start().map_err(|(message, hint)| crate::failure::Mendable::error(message, hint))?;
-        Ok(kafka::Source { name: name.to_owned(), topics: self.topics.clone(), membership, start, settings })
+        let registry = self.registry.as_ref().map(|registry| registry.open(root)).transpose()?;
+        Ok(kafka::Source { name: name.to_owned(), topics: self.topics.clone(), membership, start, registry, settings })
     }
 }
 
@@ -173,6 +212,7 @@ mod tests {
             partitions: None,
             start: None,
             offsets: BTreeMap::new(),
+            registry: None,
             settings: BTreeMap::new(),
         };
         change(&mut file);

@@ -17,12 +17,18 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A file is not what its stream has.
+    #[error("{reason}")]
+    Content { path: String, reason: String },
     /// A pattern of a file source is none.
     #[error("`{pattern}` is not a pattern of files: {reason}")]
     Pattern { pattern: String, reason: String },
     /// A broker refused, failed, or is not there.
     #[error("kafka source `{source_name}`: {message}")]
     Kafka { source_name: String, message: String, kind: Kind },
+    /// A schema registry refused, failed, or is not there.
+    #[error("schema registry `{url}`: {message}")]
+    Registry { url: String, message: String, kind: Kind },
     /// The lake refused or failed.
     #[error(transparent)]
     Lake(#[from] starmere_lake::Error),
@@ -32,6 +38,10 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Read { path: path.display().to_string(), source }
+    }
+
     pub(crate) fn kafka(source_name: &str, error: rdkafka::error::KafkaError) -> Self {
         use rdkafka::error::{KafkaError, RDKafkaErrorCode};
         let is_invalid = matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_))
@@ -63,8 +73,8 @@ impl Error {
     /// Who can do something about it.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Read { .. } | Self::Pattern { .. } => Kind::Invalid,
-            Self::Kafka { kind, .. } => *kind,
+            Self::Read { .. } | Self::Content { .. } | Self::Pattern { .. } => Kind::Invalid,
+            Self::Kafka { kind, .. } | Self::Registry { kind, .. } => *kind,
             Self::Lake(error) => error.kind(),
             Self::Task(_) => Kind::Internal,
         }
@@ -74,8 +84,10 @@ impl Error {
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Read { path, .. } => Some(format!("check that `{path}` exists and may be read").into()),
+            Self::Content { path, .. } => Some(format!("mend `{path}`, or land it into another stream").into()),
             Self::Pattern { .. } => Some("name a file, a folder, or a pattern such as `events/*.jsonl`".into()),
             Self::Kafka { .. } => Some("check `brokers`, `topics` and `settings` of the source".into()),
+            Self::Registry { .. } => Some("check `registry` of the source".into()),
             Self::Lake(error) => error.hint(),
             Self::Task(_) => None,
         }

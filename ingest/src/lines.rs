@@ -1,4 +1,4 @@
-//! Lines of a byte stream, in bounded memory however long a line is.
+//! Lines of a byte stream, or records of CSV, in bounded memory however long one is.
 
 use std::io::{self, Read};
 
@@ -17,9 +17,58 @@ pub enum Line<'a> {
     End,
 }
 
+/// Where a line ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// At each newline.
+    Newline,
+    /// At each newline that is not within quotes, as RFC 4180 has them; one in a field that began without is a mere
+    /// character.
+    Csv { delimiter: u8, within: Within },
+}
+
+/// Where in a record of CSV we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// At the beginning of a field.
+    Start,
+    /// In a field without quotes, or behind the closing one.
+    Field,
+    Quotes,
+    /// Behind a quote within quotes: the closing one, or the first of two.
+    Quote,
+}
+
+impl Ends {
+    /// Records of CSV.
+    pub fn csv(delimiter: u8) -> Self {
+        Self::Csv { delimiter, within: Within::Start }
+    }
+
+    /// The place of the newline that ends the line; `bytes` follow what was searched before.
+    pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        let Self::Csv { delimiter, within } = self else { return memchr::memchr(b'\n', bytes) };
+        for (place, &byte) in bytes.iter().enumerate() {
+            *within = match (*within, byte) {
+                (Within::Quotes, b'"') => Within::Quote,
+                (Within::Quotes, _) => Within::Quotes,
+                (_, b'\n') => {
+                    *within = Within::Start;
+                    return Some(place);
+                }
+                (_, byte) if byte == *delimiter => Within::Start,
+                (Within::Start | Within::Quote, b'"') => Within::Quotes,
+                _ => Within::Field,
+            };
+        }
+        None
+    }
+}
+
 /// Splits a stream into lines. Memory: the limit plus one block.
 #[derive(Debug)]
 pub struct Lines<R> {
+    ends: Ends,
     stream: R,
     buffer: Vec<u8>,
     /// Unread bytes of the buffer.
@@ -37,7 +86,13 @@ const BLOCK: usize = 1 << 20;
 impl<R: Read> Lines<R> {
     /// Lines of `stream`; those longer than `limit` bytes come in pieces.
     pub fn new(stream: R, limit: usize) -> Self {
+        Self::of(stream, limit, Ends::Newline)
+    }
+
+    /// The same, where lines end elsewhere.
+    pub fn of(stream: R, limit: usize, ends: Ends) -> Self {
         Self {
+            ends,
             stream,
             buffer: vec![0; BLOCK.min(limit.max(1) * 2)],
             start: 0,
@@ -53,7 +108,7 @@ impl<R: Read> Lines<R> {
     pub fn next_line(&mut self) -> io::Result<Line<'_>> {
         loop {
             let unread = &self.buffer[self.searched..self.end];
-            if let Some(found) = memchr::memchr(b'\n', unread) {
+            if let Some(found) = self.ends.find(unread) {
                 let newline = self.searched + found;
                 let from = self.start;
                 self.start = newline + 1;
@@ -118,6 +173,19 @@ mod tests {
             into[..count].copy_from_slice(&self.0[..count]);
             self.0 = &self.0[count..];
             Ok(count)
+        }
+    }
+
+    #[test]
+    fn records_end_where_no_quotes_are_open() {
+        let text = b"a,b\n\"x\n\"\"y\"\"\n\",1\r\n5\" pipe,2\n\"\"\n\"open,\nto the end\n";
+        let expected: [&[u8]; 4] = [b"a,b", b"\"x\n\"\"y\"\"\n\",1\r", b"5\" pipe,2", b"\"\""];
+        for step in 1..text.len() {
+            let mut lines = Lines::of(Slow(text, step), 100, Ends::csv(b','));
+            for record in expected {
+                assert_eq!(lines.next_line().unwrap(), Line::Whole(record), "step {step}");
+            }
+            assert_eq!(lines.next_line().unwrap(), Line::Unterminated(b"\"open,\nto the end\n"));
         }
     }
 

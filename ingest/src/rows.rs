@@ -10,6 +10,7 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
 use starmere_lake::delta::{EncodedFile, FileOptions};
+use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Oversized, Part, SourcePartition, row_digest};
 use starmere_lake::{Error, Result, events};
 
@@ -42,26 +43,6 @@ pub struct Batch {
     parts: Vec<Part>,
     /// The part that rows are added to.
     current: usize,
-}
-
-/// A header's name, and its value if it has one.
-pub type Header<'a> = (&'a str, Option<&'a [u8]>);
-
-/// An event as its source gives it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Incoming<'a> {
-    /// None where the source says that there is none: a tombstone of its key.
-    pub payload: Option<&'a [u8]>,
-    pub key: Option<&'a [u8]>,
-    /// Names may recur.
-    pub headers: Option<&'a [Header<'a>]>,
-}
-
-impl<'a> Incoming<'a> {
-    /// A payload and nothing else.
-    pub fn of(payload: &'a [u8]) -> Self {
-        Self { payload: Some(payload), ..Self::default() }
-    }
 }
 
 /// The column of headers, in the making.
@@ -134,11 +115,6 @@ impl Counts {
         self.bytes += other.bytes;
     }
 }
-
-/// The `op` of an event that says that its key is no more.
-const DELETE: &str = "delete";
-/// Why an event without a payload is no event of the stream.
-const TOMBSTONE: &str = "a tombstone: it has a key, and no payload";
 
 /// How many events are of each type, of a thousand types at most: more are a mistake in the mapping.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -244,10 +220,7 @@ impl Batch {
         next: i64,
         id: Option<String>,
     ) -> Pushed {
-        let envelope = match event.payload {
-            Some(payload) => reader.read(payload),
-            None => Envelope { rejection: Some(TOMBSTONE.to_owned()), ..Envelope::default() },
-        };
+        let envelope = reader.read(event);
         let digest = self.row(&envelope, event, position, next, id);
         Pushed { has_id: envelope.id.is_some(), digest, rejection: envelope.rejection }
     }
@@ -310,7 +283,7 @@ impl Batch {
         self.position.append_value(position);
         self.key.append_option(event.key);
         self.headers.append(event.headers);
-        self.op.append_option(event.payload.is_none().then_some(DELETE));
+        self.op.append_option(envelope.op);
         self.payload.append_value(payload);
         self.rejection.append_option(envelope.rejection.as_deref());
         part.rows += 1;

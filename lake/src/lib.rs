@@ -11,6 +11,7 @@
 //! | [`provider`] | a pinned Delta version as plain Parquet scans for DataFusion |
 //! | [`session`] | DataFusion sessions, set up for star joins |
 //! | [`json`] | many paths of a JSON text in one validating pass |
+//! | [`formats`] | what payloads are written in, and how each is read as JSON |
 //! | [`time`] | timestamps as events write them |
 //!
 //! Invariant of the room: a file that a reader can see is complete, and durable before anybody is told of it.
@@ -20,6 +21,7 @@ mod corrections;
 pub mod delta;
 mod error;
 pub mod events;
+pub mod formats;
 pub mod json;
 pub mod landing;
 pub mod paths;

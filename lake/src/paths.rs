@@ -5,6 +5,8 @@
 //!   lake/<domain>/<stream>/                       a stream: a Delta table
 //!     _delta_log/  ingest_date=2026-11-21/…        its log and its files
 //!     _starmere/oversized/<source>/…              events too long for a row
+//!     _starmere/schemas/<id>.json                 schemas that its payloads were written with
+//!     _starmere/stopped/<source>/…                partitions that are not read on, and why
 //!     _starmere/landed/<version>.json             which files have landed, folded up to a version
 //!   models/<domain>/<model>/<fingerprint>/<part>/ a derived table: a Delta table
 //!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
@@ -98,6 +100,16 @@ impl TablePath {
         Path::from(format!("{}/_starmere/stopped/{source}/{topic}/{incarnation}/{partition}.json", self.0))
     }
 
+    /// The folder of [`Self::schema`].
+    pub fn schemas_folder(&self) -> Path {
+        Path::from(format!("{}/_starmere/schemas", self.0))
+    }
+
+    /// A schema that payloads were written with.
+    pub fn schema(&self, name: &str) -> Path {
+        Path::from(format!("{}/_starmere/schemas/{name}.json", self.0))
+    }
+
     /// The folder of [`Self::landed`].
     pub fn landed_folder(&self) -> Path {
         Path::from(format!("{}/_starmere/landed", self.0))
@@ -149,6 +161,11 @@ pub fn catalog_folder() -> Path {
 /// A catalog snapshot.
 pub fn catalog(number: u64) -> Path {
     Path::from(format!("catalog/{number:020}.json"))
+}
+
+/// The name of a schema, from its path.
+pub fn schema_name(path: &Path) -> Option<&str> {
+    path.filename()?.strip_suffix(".json")
 }
 
 /// The number of a catalog snapshot, or of a fold of landed files.

@@ -18,7 +18,7 @@ use crate::calendar;
 use crate::define::ModelName;
 use crate::derived::{Change, Derived};
 use crate::dimension::{self, Index};
-use crate::events::{EventChanges, changes};
+use crate::events::{EventChanges, Payloads, changes};
 use crate::fact;
 use crate::resolve::{CalendarModel, Model, Models};
 use crate::{Error, Result};
@@ -51,12 +51,21 @@ pub trait Watch: Send + Sync {
 /// A stream, and the version after which its events are new.
 type Since = (String, Option<u64>);
 
+/// A stream at a version.
+#[derive(Debug)]
+struct Input {
+    /// As the catalog calls it.
+    name: String,
+    table: Table,
+    version: u64,
+    payloads: Arc<Payloads>,
+}
+
 /// Everything a build reads from: streams at a version each.
 #[derive(Debug)]
 pub struct Builder {
     warehouse: Warehouse,
-    /// Streams by name: table and version.
-    streams: BTreeMap<String, (String, Table, u64)>,
+    streams: BTreeMap<String, Input>,
     /// Instead of what is published: tables that are filled from the lake, aside.
     aside: Option<String>,
     /// Published tables that were filled aside, by model: what follows the fingerprint in their paths.
@@ -75,8 +84,9 @@ impl Builder {
         for stream in models.streams.values() {
             let table = warehouse.table(TablePath::stream(&stream.domain, &stream.name));
             let snapshot = table.open_or_create(lake_events::table_schema(), &[lake_events::INGEST_DATE]).await?;
-            let input = format!("lake.{}.{}", stream.domain, stream.name);
-            streams.insert(stream.name.clone(), (input, table, snapshot.version()));
+            let name = format!("lake.{}.{}", stream.domain, stream.name);
+            let payloads = Arc::new(Payloads::of(stream, &table).await?);
+            streams.insert(stream.name.clone(), Input { name, table, version: snapshot.version(), payloads });
         }
         let aside = full.then(|| format!("-{}", name_aside()));
         Ok(Self {
@@ -105,9 +115,9 @@ impl Builder {
 
     /// The same, at given versions of the streams.
     pub fn at(mut self, versions: &BTreeMap<String, u64>) -> Self {
-        for (input, _, version) in self.streams.values_mut() {
-            if let Some(wanted) = versions.get(input) {
-                *version = *wanted;
+        for input in self.streams.values_mut() {
+            if let Some(wanted) = versions.get(&input.name) {
+                input.version = *wanted;
             }
         }
         self
@@ -119,29 +129,30 @@ impl Builder {
 
     /// The name of a stream in the catalog.
     pub(crate) fn stream_input(&self, stream: &str) -> String {
-        self.streams.get(stream).map_or_else(|| stream.to_owned(), |(input, ..)| input.clone())
+        self.streams.get(stream).map_or_else(|| stream.to_owned(), |input| input.name.clone())
     }
 
     /// The versions of these streams, by their names in the catalog.
     pub(crate) fn stream_inputs(&self, streams: BTreeSet<&str>) -> BTreeMap<String, u64> {
         let found = streams.into_iter().filter_map(|stream| self.streams.get(stream));
-        found.map(|(input, _, version)| (input.clone(), *version)).collect()
+        found.map(|input| (input.name.clone(), input.version)).collect()
     }
 
     /// How a catalog snapshot pins the streams.
     pub fn stream_pins(&self) -> BTreeMap<String, Pin> {
-        let pin = |table: &Table, version: u64| Pin { path: table.path().clone(), version, consumed: BTreeMap::new() };
-        self.streams.values().map(|(input, table, version)| (input.clone(), pin(table, *version))).collect()
+        let pin =
+            |input: &Input| Pin { path: input.table.path().clone(), version: input.version, consumed: BTreeMap::new() };
+        self.streams.values().map(|input| (input.name.clone(), pin(input))).collect()
     }
 
     pub(crate) async fn changes(&self, stream: &str, from: Option<u64>) -> Result<Arc<EventChanges>> {
-        let (_, table, to) =
+        let input =
             self.streams.get(stream).ok_or_else(|| Error::Task(format!("the stream `{stream}` is not pinned")))?;
         let mut known = self.events.lock().await;
         if let Some(found) = known.get(&(stream.to_owned(), from)) {
             return Ok(found.clone());
         }
-        let found = Arc::new(changes(table, from, *to).await?);
+        let found = Arc::new(changes(&input.table, &input.payloads, from, input.version).await?);
         known.insert((stream.to_owned(), from), found.clone());
         Ok(found)
     }
@@ -178,7 +189,7 @@ impl Builder {
 
     /// Brings all `models` up to date; returns their tables by name.
     pub async fn build(&self, models: &Models, watch: &dyn Watch) -> Result<BTreeMap<String, Pin>> {
-        for (_, table, version) in self.streams.values() {
+        for Input { table, version, .. } in self.streams.values() {
             self.check_whole(table.path(), Some(*version))?;
         }
         let mut pins: BTreeMap<String, Pin> = self.stream_pins();

@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use starmere_ingest::envelope::{Mapping, Reader, TimeUnit, TypeOf};
-use starmere_ingest::rows::{Batch, Incoming};
+use starmere_ingest::envelope::{Mapping, Reader};
+use starmere_ingest::rows::Batch;
 use starmere_lake::Kind;
 use starmere_lake::catalog::Pin;
 use starmere_lake::delta::Warehouse;
+use starmere_lake::formats::Incoming;
 use starmere_lake::landing::{Outcome, SourcePartition, Stream};
 use starmere_lake::paths::TablePath;
 use starmere_lake::store::Store;
@@ -23,6 +25,7 @@ use starmere_models::resolve::Model;
 
 use super::definitions::{DIMENSIONS, DOMAIN, KEYS, models};
 use super::history::Landed;
+use crate::support::models::mapping;
 
 /// A row: column and text. Two rows are equal where all values are.
 pub(crate) type Row = BTreeMap<String, String>;
@@ -130,15 +133,8 @@ impl World {
         for (name, parts) in streams {
             let stream = Stream::new(name, self.warehouse.table(TablePath::stream(DOMAIN, name)));
             let snapshot = stream.open().await?;
-            let mut reader = Reader::new(Mapping {
-                id: Some("id".into()),
-                event_type: TypeOf::Path("type".into()),
-                version: Some("v".into()),
-                time: "at".into(),
-                time_unit: TimeUnit::Text,
-                subject: None,
-                max_event_bytes: 1 << 20,
-            });
+            let mapping = Mapping { version: Some("v".into()), max_event_bytes: 1 << 20, ..mapping() };
+            let mut reader = Reader::new(mapping, &Arc::default());
             let mut batch = Batch::default();
             for (partition, rows) in parts {
                 let from = stream.position(&snapshot, &partition).unwrap_or_default();

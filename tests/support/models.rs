@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use starmere_ingest::envelope::{Mapping, TimeUnit, TypeOf};
+use starmere_ingest::envelope::{Mapping, TypeOf};
 use starmere_ingest::files::{Progress, Source, land};
 use starmere_lake::Kind;
 use starmere_lake::catalog::{Catalog, CatalogSnapshot};
@@ -40,12 +40,8 @@ pub(crate) fn models() -> Models {
 pub(crate) fn mapping() -> Mapping {
     Mapping {
         id: Some("id".into()),
-        event_type: TypeOf::Path("type".into()),
-        version: None,
-        time: "at".into(),
-        time_unit: TimeUnit::Text,
-        subject: None,
         max_event_bytes: 1000,
+        ..Mapping::new(TypeOf::Path("type".into()), Some("at".into()))
     }
 }
 

@@ -20,6 +20,12 @@ pub struct Mark {
     pub digest: String,
     /// Digest of the first [`HEAD`] of them, or of all where there are fewer.
     pub head: String,
+    /// The position behind what landed, where that is not [`Self::length`]: files of Parquet and Avro count rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<i64>,
+    /// Of a file that is known by all of its bytes, not all rows have landed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
     /// Size, time of change and inode of the file when all of it had landed: while these stay, nobody reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
@@ -95,6 +101,7 @@ pub fn decide(known: &[Known], observed: &[Observed]) -> Vec<Decision> {
             && let Some(&(_, whole)) = file.begins_with.iter().find(|&&(candidate, _)| candidate == index)
         {
             claimed[index] = true;
+            let whole = whole && !known[index].mark.is_partial;
             *decision =
                 Some(if whole { Decision::Unchanged { known: index } } else { Decision::Continue { known: index } });
         }

@@ -1,5 +1,5 @@
-//! Files as a source: newline-delimited events, plain, gzip or zstd, in a file, a folder, a glob or standard
-//! input.
+//! Files as a source: newline-delimited events or CSV, plain, gzip or zstd, and files of Parquet and Avro, in a
+//! file, a folder, a glob or standard input.
 //!
 //! A file's identity is its content: how many bytes (unpacked) have landed and the digest of exactly those. So a
 //! file that grew is continued, a renamed, rotated or packed one is known again, a copy adds nothing, and a file
@@ -13,11 +13,14 @@
 //!                            `Behind`: another process was first ─► start over from the table
 //! ```
 //!
-//! Positions are byte offsets of the unpacked content; a batch ends at the end of a line. A last line without
-//! newline waits, unless the end of input is declared. On a crash nothing is left but what the table says.
+//! Positions of lines and records are byte offsets of the unpacked content; a batch ends at the end of one. A last
+//! line without newline waits, unless the end of input is declared. Positions in files of Parquet and Avro are
+//! numbers of rows. On a crash nothing is left but what the table says.
 
+mod containers;
 mod identity;
 mod read;
+mod records;
 mod run;
 #[cfg(test)]
 mod tests;

@@ -46,7 +46,7 @@ pub(super) fn find(pattern: &Path) -> Result<Vec<Found>> {
     };
     let matcher = is_glob.then(|| glob(&text)).transpose()?.map(|glob| glob.compile_matcher());
     let base = if root.is_file() { root.parent().unwrap_or(&root).to_path_buf() } else { root.clone() };
-    let failed = |path: &Path, source: io::Error| Error::Read { path: path.display().to_string(), source };
+    let failed = Error::read;
     let mut found = Vec::new();
     let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
     for entry in walkdir::WalkDir::new(&root).follow_links(true).into_iter().filter_entry(|entry| !hidden(entry)) {
@@ -91,6 +91,23 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole)?),
         _ => Box::new(whole),
     })
+}
+
+/// Reads the first `length` bytes of `content`; their digest and the last of them.
+pub(super) fn skip(content: &mut impl Read, length: u64) -> io::Result<(Digest, Option<u8>)> {
+    let (mut digest, mut last) = (Digest::default(), None);
+    let mut block = vec![0; 1 << 16];
+    while digest.length() < length {
+        let wanted = (length - digest.length()).min(block.len() as u64) as usize;
+        match content.read(&mut block[..wanted])? {
+            0 => return Err(io::Error::other("the file became shorter while it was read")),
+            read => {
+                digest.update(&block[..read]);
+                last = Some(block[read - 1]);
+            }
+        }
+    }
+    Ok((digest, last))
 }
 
 /// Digest of a beginning, continued byte by byte.
@@ -205,9 +222,7 @@ impl<'a> Index<'a> {
         let untouched = untouched.filter(|&place| self.known[place].mark.seen.as_ref() == Some(&found.seen));
         let mut observed = Observed { path: found.name.clone(), begins_with: Vec::new(), untouched };
         if untouched.is_none() && !self.known.is_empty() {
-            observed.begins_with = self
-                .begins_with(&found.path)
-                .map_err(|source| Error::Read { path: found.path.display().to_string(), source })?;
+            observed.begins_with = self.begins_with(&found.path).map_err(|source| Error::read(&found.path, source))?;
         }
         Ok(observed)
     }

@@ -1,17 +1,38 @@
+mod formats;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::envelope::{Mapping, TimeUnit, TypeOf};
+use crate::envelope::{Mapping, TypeOf};
+use arrow::array::RecordBatch;
 use starmere_lake::delta::Warehouse;
+use starmere_lake::formats::{Encoding, Format};
 use starmere_lake::landing::Stream;
 use starmere_lake::paths::TablePath;
+use starmere_lake::provider::PinnedTable;
+use starmere_lake::session::Engine;
 use starmere_lake::store::Store;
 
 struct World {
     folder: tempfile::TempDir,
     stream: Stream,
     end_of_input: bool,
+    format: Format,
+}
+
+/// Columns of a stream's rows as text, by their order in the source.
+async fn texts(stream: &Stream, columns: &[&str]) -> Vec<Vec<String>> {
+    let store = stream.table().store();
+    let session = Engine::new(store, 1 << 28).unwrap().session();
+    session.register_table("s", Arc::new(PinnedTable::new(store, stream.open().await.unwrap()))).unwrap();
+    let query = format!("SELECT {} FROM s ORDER BY topic, partition, position", columns.join(", "));
+    let batches = session.sql(&query).await.unwrap().collect().await.unwrap();
+    let of_row = |batch: &RecordBatch, row: usize| {
+        let columns = batch.columns().iter();
+        columns.map(|column| arrow::util::display::array_value_to_string(column, row).unwrap()).collect()
+    };
+    batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|row| of_row(batch, row)).collect::<Vec<_>>()).collect()
 }
 
 fn event(number: u32) -> String {
@@ -26,11 +47,15 @@ impl World {
     fn new() -> Self {
         let warehouse = Warehouse::new(Store::memory());
         let stream = Stream::new("s", warehouse.table(TablePath::stream("d", "s")));
-        Self { folder: tempfile::tempdir().unwrap(), stream, end_of_input: false }
+        Self { folder: tempfile::tempdir().unwrap(), stream, end_of_input: false, format: Format::default() }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
+    }
+
+    fn of(encoding: Encoding) -> Self {
+        Self { format: Format { encoding, convention: None }, ..Self::new() }
     }
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) {
@@ -48,13 +73,9 @@ impl World {
 
     async fn land_at(&self, pattern: &Path) -> Report {
         let mapping = Mapping {
-            id: None,
-            event_type: TypeOf::Path("type".into()),
-            version: None,
-            time: "at".into(),
-            time_unit: TimeUnit::Text,
-            subject: None,
             max_event_bytes: 2000,
+            format: self.format.clone(),
+            ..Mapping::new(TypeOf::Path("type".into()), Some("at".into()))
         };
         let source =
             Source { name: "inbox".into(), pattern: pattern.into(), topic: None, end_of_input: self.end_of_input };

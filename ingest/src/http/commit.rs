@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Outcome, SourcePartition, Stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -13,7 +14,7 @@ use super::Refusal;
 use super::request::Events;
 use crate::envelope::{Mapping, Reader};
 use crate::files;
-use crate::rows::{Batch, Incoming};
+use crate::rows::Batch;
 
 /// A commit takes what arrives within this time after its first request.
 const GATHER: Duration = Duration::from_millis(10);
@@ -63,7 +64,7 @@ impl Committer {
                 partition: 0,
             },
             stream,
-            reader: Reader::new(mapping),
+            reader: Reader::new(mapping, &Arc::default()),
             position: 0,
         };
         let task = tokio::spawn(run.commit_all(requests, stop));
@@ -190,13 +191,17 @@ impl Run {
         batch.begin(self.partition.clone(), self.position);
         let mut position = self.position;
         let answers = group.iter().map(|request| {
-            let Events { body, ranges, key } = &request.events;
+            let Events { body, ranges, headers, key, at } = &request.events;
+            let headers: Vec<Header<'_>> =
+                headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_slice()))).collect();
+            let headers = Some(headers.as_slice()).filter(|headers| !headers.is_empty());
             let mut answer =
                 Answer { version: 0, events: ranges.len() as u64, rejects: 0, first_reject: None, exactly_once: true };
             for (number, range) in ranges.iter().enumerate() {
                 let event = &body[range.clone()];
                 let made = key.as_ref().map(|key| made_id(key, number, event));
-                let read = batch.push(&mut self.reader, &Incoming::of(event), position, position + 1, made);
+                let incoming = Incoming { headers, timestamp: Some(*at), ..Incoming::of(event) };
+                let read = batch.push(&mut self.reader, &incoming, position, position + 1, made);
                 answer.exactly_once &= key.is_some() || read.has_id || read.rejection.is_some();
                 if let Some(reason) = read.rejection {
                     answer.rejects += 1;

@@ -1,7 +1,8 @@
 //! The HTTP listener: `POST /v1/streams/{stream}/events`.
 //!
 //! The body is one event (`application/json`) or newline-delimited events (`application/x-ndjson`; also without a
-//! content type). Requests are grouped into commits and answered after theirs:
+//! content type); for streams of CSV a header and records (`text/csv`); for CloudEvents also one in structured or
+//! binary mode, or a batch. Requests are grouped into commits and answered after theirs:
 //!
 //! ```text
 //! request ─► read whole ─► queue (bounded) ─► batch ─► encode ─► land ─► answer: version, counts
@@ -140,7 +141,7 @@ async fn post(
         Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{name}`"), hint)
     })?;
     let body = request::whole(body, &headers, listener.limits.body_bytes).await?;
-    let events = request::events(body, &headers, endpoint.mapping.max_event_bytes)?;
+    let events = request::events(body, &headers, &endpoint.mapping)?;
     let answer = endpoint.committer.submit(events, listener.limits.wait).await?;
     Ok(respond(&name, &answer))
 }

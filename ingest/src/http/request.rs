@@ -4,8 +4,12 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use starmere_lake::formats::{Convention, Encoding, csv};
+use starmere_lake::json::{self, Kind, Paths, Span};
 
 use super::Refusal;
+use crate::envelope::Mapping;
+use crate::lines::Ends;
 
 /// The events of one request.
 #[derive(Debug)]
@@ -13,8 +17,12 @@ pub(super) struct Events {
     pub(super) body: Bytes,
     /// Where in the body each event is.
     pub(super) ranges: Vec<std::ops::Range<usize>>,
+    /// What comes with each of them: the attributes of a CloudEvent, the header of CSV.
+    pub(super) headers: Vec<(String, Vec<u8>)>,
     /// The request's `Idempotency-Key`.
     pub(super) key: Option<String>,
+    /// When the request came, in milliseconds since 1970.
+    pub(super) at: i64,
 }
 
 /// The whole body, or nothing: a body that is cut off or too large is refused.
@@ -50,58 +58,142 @@ pub(super) async fn whole(body: Body, headers: &HeaderMap, limit: usize) -> Resu
     Ok(whole.freeze())
 }
 
+/// What a body holds, by its content type and its stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Holds {
+    One,
+    Lines,
+    /// An array of CloudEvents.
+    Batch,
+    Csv(u8),
+}
+
+fn invalid(message: impl Into<String>, hint: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, message, hint)
+}
+
 /// Finds the events in the body.
-pub(super) fn events(body: Bytes, headers: &HeaderMap, max_event_bytes: usize) -> Result<Events, Refusal> {
-    let invalid = |message: &str, hint: &str| Refusal::new(StatusCode::BAD_REQUEST, message, hint);
+pub(super) fn events(body: Bytes, headers: &HeaderMap, mapping: &Mapping) -> Result<Events, Refusal> {
     let key = match headers.get("idempotency-key").map(|key| key.to_str()) {
         None => None,
         Some(Ok(key)) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
         Some(_) => return Err(invalid("the Idempotency-Key cannot be read", "use up to 255 visible ASCII characters")),
     };
-    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let single = match media.as_str() {
-        "application/json" => true,
-        ""
-        | "application/x-ndjson"
-        | "application/jsonl"
-        | "application/x-jsonlines"
-        | "application/ndjson"
-        | "text/plain"
-        | "application/octet-stream"
-        | "application/x-www-form-urlencoded" => false,
-        other => {
-            let message = format!("content type `{other}` is not read here");
-            let hint = "send one event as application/json, or one a line as application/x-ndjson";
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
+    let at = chrono::Utc::now().timestamp_millis();
+    let is_cloud_events = mapping.format.convention == Some(Convention::CloudEvents);
+    if is_cloud_events && headers.contains_key("ce-specversion") {
+        let headers = attributes(headers);
+        return within_limit(
+            Events { ranges: std::iter::once(0..body.len()).collect(), body, headers, key, at },
+            mapping,
+        );
+    }
+    let mut common = Vec::new();
+    let ranges = match holds(headers, mapping)? {
+        Holds::One => {
+            if body.trim_ascii_start().first() == Some(&b'[') {
+                return Err(invalid("an array is not an event", "send one event a line as application/x-ndjson"));
+            }
+            if body.is_empty() { Vec::new() } else { std::iter::once(0..body.len()).collect() }
         }
+        Holds::Lines => lines(&body, Ends::Newline),
+        Holds::Csv(delimiter) => {
+            let mut records = lines(&body, Ends::csv(delimiter)).into_iter();
+            if let Some(header) = records.next() {
+                common.push((csv::HEADER.to_owned(), csv::header(&body[header]).to_vec()));
+            }
+            records.filter(|record| !body[record.clone()].trim_ascii().is_empty()).collect()
+        }
+        Holds::Batch => elements(&body)?,
     };
-    let ranges = if single { std::iter::once(0..body.len()).collect() } else { lines(&body) };
-    if body.is_empty() || ranges.is_empty() {
+    if ranges.is_empty() {
         return Err(invalid("the body holds no event", "send one event, or one a line"));
     }
-    if single && body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(invalid("an array is not an event", "send one event a line as application/x-ndjson"));
+    within_limit(Events { body, ranges, headers: common, key, at }, mapping)
+}
+
+fn within_limit(events: Events, mapping: &Mapping) -> Result<Events, Refusal> {
+    let limit = mapping.max_event_bytes;
+    if let Some((number, range)) = events.ranges.iter().enumerate().find(|(_, range)| range.len() > limit) {
+        let message = format!("event {} has {} bytes, more than `max_event_bytes` ({limit})", number + 1, range.len());
+        let hint = "nothing has landed; land it from a file instead";
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, hint));
     }
-    if let Some((number, range)) = ranges.iter().enumerate().find(|(_, range)| range.len() > max_event_bytes) {
-        let message =
-            format!("event {} has {} bytes, more than `max_event_bytes` ({max_event_bytes})", number + 1, range.len());
-        return Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            message,
-            "nothing has landed; land it from a file instead",
-        ));
+    Ok(events)
+}
+
+fn holds(headers: &HeaderMap, mapping: &Mapping) -> Result<Holds, Refusal> {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let unsupported =
+        |message: String, hint: &str| Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
+    // What clients say that say nothing.
+    let unsaid =
+        matches!(media.as_str(), "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded");
+    match (&mapping.format.encoding, media.as_str()) {
+        (Encoding::Avro { .. } | Encoding::Confluent, _) => {
+            unsupported("the stream's payloads do not come over HTTP".to_owned(), "send them by Kafka or as files")
+        }
+        (Encoding::Csv { delimiter }, "text/csv") => Ok(Holds::Csv(*delimiter)),
+        (Encoding::Csv { delimiter }, _) if unsaid => Ok(Holds::Csv(*delimiter)),
+        (Encoding::Csv { .. }, other) => {
+            unsupported(format!("content type `{other}` is not read here"), "send text/csv, with a header")
+        }
+        (Encoding::Json, "application/json") => Ok(Holds::One),
+        (Encoding::Json, "application/cloudevents+json" | "application/cloudevents-batch+json")
+            if mapping.format.convention != Some(Convention::CloudEvents) =>
+        {
+            unsupported(
+                "the stream has no CloudEvents".to_owned(),
+                "write `convention: cloudevents` into its definition",
+            )
+        }
+        (Encoding::Json, "application/cloudevents+json") => Ok(Holds::One),
+        (Encoding::Json, "application/cloudevents-batch+json") => Ok(Holds::Batch),
+        (
+            Encoding::Json,
+            "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" | "application/ndjson",
+        ) => Ok(Holds::Lines),
+        (Encoding::Json, _) if unsaid => Ok(Holds::Lines),
+        (Encoding::Json, other) => {
+            let hint = "send one event as application/json, or one a line as application/x-ndjson";
+            unsupported(format!("content type `{other}` is not read here"), hint)
+        }
     }
-    Ok(Events { body, ranges, key })
+}
+
+/// The headers that belong to a CloudEvent in binary mode.
+fn attributes(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let belongs = |name: &str| name.starts_with("ce-") || name == "content-type";
+    let headers = headers.iter().filter(|(name, _)| belongs(name.as_str()));
+    headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+/// The elements of an array of JSON.
+fn elements(body: &[u8]) -> Result<Vec<std::ops::Range<usize>>, Refusal> {
+    let hint = "send a JSON array of CloudEvents";
+    let mut whole = [Span::MISSING];
+    json::scan(&Paths::new(&[""]), body, &mut whole).map_err(|error| invalid(format!("not JSON: {error}"), hint))?;
+    if whole[0].kind != Kind::Array {
+        return Err(invalid("a batch is an array", hint));
+    }
+    let start = whole[0].start as usize;
+    let found = json::elements(whole[0].raw(body)).map(|element| (element, start));
+    found
+        .map(|(element, start)| match element.kind {
+            Kind::Object => Ok(start + element.start as usize..start + element.end as usize),
+            _ => Err(invalid("an element of the batch is not an object", hint)),
+        })
+        .collect()
 }
 
 /// Lines without their newlines; what follows the last newline is a line if there is anything.
-fn lines(body: &[u8]) -> Vec<std::ops::Range<usize>> {
+fn lines(body: &[u8], mut ends: Ends) -> Vec<std::ops::Range<usize>> {
     let mut lines = Vec::new();
     let mut start = 0;
-    for newline in memchr::memchr_iter(b'\n', body) {
-        lines.push(start..newline);
-        start = newline + 1;
+    while let Some(length) = ends.find(&body[start..]) {
+        lines.push(start..start + length);
+        start += length + 1;
     }
     if start < body.len() {
         lines.push(start..body.len());

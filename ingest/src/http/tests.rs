@@ -1,5 +1,5 @@
 use super::*;
-use crate::envelope::{TimeUnit, TypeOf};
+use crate::envelope::TypeOf;
 use axum::body::Body;
 use starmere_lake::delta::Warehouse;
 use starmere_lake::paths::TablePath;
@@ -10,12 +10,8 @@ fn listener(stop: &CancellationToken) -> (Listener, Stream) {
     let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
     let mapping = Mapping {
         id: Some("id".into()),
-        event_type: TypeOf::Path("type".into()),
-        version: None,
-        time: "at".into(),
-        time_unit: TimeUnit::Text,
-        subject: None,
         max_event_bytes: 200,
+        ..Mapping::new(TypeOf::Path("type".into()), Some("at".into()))
     };
     let limits = Limits { body_bytes: 1000, ..Limits::default() };
     (Listener::new(vec![(stream.clone(), mapping)], limits, stop), stream)

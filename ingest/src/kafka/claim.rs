@@ -8,16 +8,18 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use sha2::Digest as _;
+use starmere_lake::formats::{Header, Incoming, SchemaId};
 use starmere_lake::landing::{Oversized, SourcePartition, Stream, row_digest};
 use tokio::runtime::Handle;
 
 use super::consumer::{ANSWER, Context};
 use super::position::Seen;
+use super::registry::Registry;
 use super::stopped::{Stop, Why};
 use crate::Result;
 use crate::envelope::Reader;
 use crate::files::Progress;
-use crate::rows::{Batch, Header, Incoming};
+use crate::rows::Batch;
 
 /// A partition that is ours.
 pub(super) struct Claim {
@@ -73,6 +75,7 @@ pub(super) fn out_of_range(consumer: &BaseConsumer<Context>, state: &mut State) 
 pub(super) struct Gather {
     pub(super) stream: Stream,
     pub(super) reader: Reader,
+    pub(super) registry: Option<Registry>,
     pub(super) runtime: Handle,
     pub(super) progress: Arc<Progress>,
     pub(super) batch: Batch,
@@ -106,7 +109,15 @@ impl Gather {
         self.begun.get_or_insert_with(Instant::now);
         let headers: Option<Vec<Header<'_>>> =
             message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
-        let event = Incoming { payload: message.payload(), key: message.key(), headers: headers.as_deref() };
+        let event = Incoming {
+            payload: message.payload(),
+            key: message.key(),
+            headers: headers.as_deref(),
+            timestamp: message.timestamp().to_millis(),
+        };
+        while let Some(id) = self.reader.missing(&event) {
+            self.learn(id)?;
+        }
         let limit = self.reader.mapping().max_event_bytes;
         let digest = match event.payload.filter(|payload| payload.len() > limit) {
             None => self.batch.push(&mut self.reader, &event, offset, offset + 1, None).digest,
@@ -126,5 +137,21 @@ impl Gather {
         self.progress.bytes.fetch_add(message.payload_len() as u64, Ordering::Relaxed);
         self.progress.events.fetch_add(1, Ordering::Relaxed);
         Ok(Asks::Nothing)
+    }
+
+    /// Asks the registry for a schema and keeps it, or remembers that there is none.
+    fn learn(&self, id: SchemaId) -> Result<()> {
+        let schemas = self.reader.schemas();
+        let (Some(registry), SchemaId::Registered(number)) = (&self.registry, id) else {
+            schemas.refuse(id, format!("the schema {id} is not known, and the source names no `registry`"));
+            return Ok(());
+        };
+        self.runtime.block_on(async {
+            match registry.fetch(number).await? {
+                Ok(schema) => schemas.keep(self.stream.table(), id, &schema).await?,
+                Err(reason) => schemas.refuse(id, reason),
+            }
+            Ok(())
+        })
     }
 }

@@ -25,6 +25,7 @@
 mod claim;
 mod consumer;
 mod position;
+mod registry;
 mod run;
 mod stopped;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+pub use registry::Registry;
 pub use run::{Report, Until, land};
 pub use stopped::{Stop, Why, go_on, stops};
 
@@ -43,6 +45,8 @@ pub struct Source {
     pub topics: Vec<String>,
     pub membership: Membership,
     pub start: Start,
+    /// Where payloads' schemas are registered.
+    pub registry: Option<Registry>,
     /// Settings of librdkafka's, `bootstrap.servers` among them.
     pub settings: BTreeMap<String, String>,
 }

@@ -75,14 +75,15 @@ pub async fn land(
     let dropped = CancellationToken::new();
     let _guard = dropped.clone().drop_guard();
     let (stream, source, progress) = (stream.clone(), source.clone(), progress.clone());
-    let (reader, runtime) = (Reader::new(mapping.clone()), Handle::current());
+    let (reader, runtime) = (Reader::of(mapping.clone(), &stream).await?, Handle::current());
     let running = move || -> Result<Report> {
         let once = matches!(until, Until::Drained);
         let consumer = consumer::consumer(&source, once).map_err(|error| Error::kafka(&source.name, error))?;
+        let registry = source.registry.clone();
         let mut run = Run {
             source,
             consumer,
-            gather: Gather { stream, reader, runtime, progress, batch: Batch::default(), begun: None },
+            gather: Gather { stream, reader, registry, runtime, progress, batch: Batch::default(), begun: None },
             until,
             dropped,
             claims: BTreeMap::new(),

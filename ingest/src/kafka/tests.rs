@@ -21,7 +21,7 @@ use starmere_lake::store::Store;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::envelope::{Mapping, TimeUnit, TypeOf};
+use crate::envelope::{Mapping, TypeOf};
 use crate::files::Progress;
 
 const TOPIC: &str = "orders";
@@ -38,12 +38,8 @@ struct World {
 fn mapping() -> Mapping {
     Mapping {
         id: Some("id".into()),
-        event_type: TypeOf::Constant("placed".into()),
-        version: None,
-        time: "at".into(),
-        time_unit: TimeUnit::Text,
-        subject: None,
         max_event_bytes: 500,
+        ..Mapping::new(TypeOf::Constant("placed".into()), Some("at".into()))
     }
 }
 
@@ -85,6 +81,7 @@ impl World {
             topics: vec![TOPIC.into()],
             membership: Membership::Group("starmere".into()),
             start: Start::Earliest,
+            registry: None,
             settings: BTreeMap::from([
                 ("bootstrap.servers".to_owned(), self.cluster.bootstrap_servers()),
                 ("session.timeout.ms".to_owned(), "6000".to_owned()),
@@ -175,7 +172,7 @@ async fn keys_headers_and_tombstones_are_kept() {
     );
     assert_eq!((text("headers", 0), text("headers", 1)), (Some(headers), None));
     assert_eq!((text("op", 0), text("op", 1)), (None, Some("delete".into())));
-    assert_eq!(text("rejection", 1).unwrap(), "a tombstone: it has a key, and no payload");
+    assert!(text("rejection", 1).unwrap().starts_with("a tombstone: it has a key, and no payload"));
     assert!(text("rejection", 2).unwrap().contains("max_event_bytes"));
     assert_eq!(file_schema().fields().len() + 1, rows.num_columns());
 }

@@ -21,8 +21,8 @@ pub use model::{
 };
 pub use place::{Place, Placed, Problem, suggestion};
 pub use stream::{
-    CastStep, DefaultStep, EnvelopeFile, EventFile, FieldFile, RenameStep, SqlStep, Step, StreamFile, TimeUnitFile,
-    VersionFile,
+    CastStep, ConventionFile, DefaultStep, EnvelopeFile, EventFile, FieldFile, FormatFile, RenameStep, SqlStep, Step,
+    StreamFile, TimeUnitFile, VersionFile,
 };
 pub use types::FieldType;
 

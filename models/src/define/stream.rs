@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use starmere_lake::formats::{Convention, Encoding, Format};
 
 use super::{FieldType, Placed};
 
@@ -18,10 +19,46 @@ pub struct StreamFile {
     /// A longer event is kept beside the table.
     #[serde(default)]
     pub max_event_bytes: Option<Placed<usize>>,
-    pub envelope: EnvelopeFile,
+    /// What payloads are written in.
+    #[serde(default)]
+    pub format: FormatFile,
+    /// Between the fields of `csv`; a comma where it is left out.
+    #[serde(default)]
+    pub delimiter: Option<Placed<String>>,
+    /// A file with the schema of payloads of `avro` that do not name theirs.
+    #[serde(default)]
+    pub schema: Option<Placed<String>>,
+    /// What the file of `schema` says; read with the definition.
+    #[serde(skip)]
+    pub schema_text: Option<String>,
+    /// How events are built, where that is a convention of many.
+    #[serde(default)]
+    pub convention: Option<ConventionFile>,
+    pub envelope: Placed<EnvelopeFile>,
     /// Event types.
     #[serde(default)]
     pub events: IndexMap<String, Placed<EventFile>>,
+}
+
+impl StreamFile {
+    /// What its payloads are.
+    pub fn format(&self) -> Format {
+        let encoding = match self.format {
+            FormatFile::Json => Encoding::Json,
+            FormatFile::Csv => {
+                let delimiter = self.delimiter.as_ref().and_then(|text| text.bytes().next());
+                Encoding::Csv { delimiter: delimiter.unwrap_or(b',') }
+            }
+            FormatFile::Avro => Encoding::Avro { schema: self.schema_text.clone() },
+            FormatFile::Confluent => Encoding::Confluent,
+        };
+        let convention = self.convention.map(|convention| match convention {
+            ConventionFile::Cloudevents => Convention::CloudEvents,
+            ConventionFile::Debezium => Convention::Debezium,
+            ConventionFile::Outbox => Convention::Outbox,
+        });
+        Format { encoding, convention }
+    }
 }
 
 /// Where a payload keeps what every event has.
@@ -37,11 +74,40 @@ pub struct EnvelopeFile {
     pub constant_type: Option<String>,
     #[serde(default)]
     pub version: Option<String>,
-    pub time: Placed<String>,
+    #[serde(default)]
+    pub time: Option<String>,
     #[serde(default)]
     pub time_unit: TimeUnitFile,
     #[serde(default)]
     pub subject: Option<String>,
+    /// The type of tombstones: keys without a payload.
+    #[serde(default)]
+    pub tombstone: Option<String>,
+}
+
+/// What payloads are written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatFile {
+    #[default]
+    Json,
+    /// Records, whose fields the header of their file names.
+    Csv,
+    /// Avro, of a schema that payloads name by its fingerprint, or that is declared.
+    Avro,
+    /// Avro, Protocol Buffers or JSON, after the number of a schema in a registry.
+    Confluent,
+}
+
+/// Conventions of how events are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConventionFile {
+    Cloudevents,
+    /// Change events.
+    Debezium,
+    /// What Debezium's outbox router sends.
+    Outbox,
 }
 
 /// How the time is written.

@@ -24,19 +24,17 @@ use starmere_lake::delta::{Add, Table};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::read::{lake_columns, read_file};
+use super::view::Payloads;
 use crate::{Error, Result};
 
 /// Files read side by side.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Columns that models read of the lake.
-const COLUMNS: [&str; 9] =
-    ["event_id", "event_type", "event_version", "occurred_at", "source", "topic", "partition", "position", "payload"];
-
 /// What is new in a stream.
 #[derive(Debug)]
 pub struct EventChanges {
     table: Table,
+    payloads: Arc<Payloads>,
     /// New files, and which of their rows count.
     files: Vec<(Arc<Add>, BooleanArray)>,
     /// Old rows that no longer count: file, and which rows.
@@ -67,16 +65,21 @@ impl EventChanges {
     /// The rows of a new file, and which of them count.
     pub async fn read(&self, file: usize) -> Result<(RecordBatch, BooleanArray)> {
         let (add, counts) = &self.files[file];
-        Ok((read_file(&self.table, add, &lake_columns(&COLUMNS)).await?, counts.clone()))
+        Ok((self.rows_of(add, counts).await?, counts.clone()))
     }
 
     /// The rows that no longer count, file by file.
     pub async fn taken_back(&self) -> Result<Vec<(RecordBatch, BooleanArray)>> {
         let mut all = Vec::with_capacity(self.superseded.len());
         for (add, rows) in &self.superseded {
-            all.push((read_file(&self.table, add, &lake_columns(&COLUMNS)).await?, rows.clone()));
+            all.push((self.rows_of(add, rows).await?, rows.clone()));
         }
         Ok(all)
+    }
+
+    async fn rows_of(&self, add: &Add, wanted: &BooleanArray) -> Result<RecordBatch> {
+        let batch = read_file(&self.table, add, self.payloads.columns()).await?;
+        self.payloads.read(batch, wanted, &self.table)
     }
 }
 
@@ -99,7 +102,7 @@ struct Copy {
 
 /// What is new in the stream stored in `table` after version `from` (from the beginning where it is none), up to
 /// version `to`.
-pub async fn changes(table: &Table, from: Option<u64>, to: u64) -> Result<EventChanges> {
+pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>, to: u64) -> Result<EventChanges> {
     let new: Vec<Arc<Add>> = match from {
         None => table.snapshot_at(to).await?.files().cloned().collect(),
         Some(from) if from >= to => Vec::new(),
@@ -161,7 +164,7 @@ pub async fn changes(table: &Table, from: Option<u64>, to: u64) -> Result<EventC
     }
     let superseded = resolve(table, &new, &old, recurring, &mut counts).await?;
     let files = new.into_iter().zip(counts.into_iter().map(BooleanArray::from)).collect();
-    Ok(EventChanges { table: table.clone(), files, superseded })
+    Ok(EventChanges { table: table.clone(), payloads: payloads.clone(), files, superseded })
 }
 
 /// For each file, the hash of each row's event id; none for rows that take no part.

@@ -15,6 +15,7 @@ use starmere_lake::json::{self, Kind, Paths, Span};
 
 use super::columns::Column;
 use super::upcast::{self, Frame, Ready, Types};
+use super::view::UNREADABLE;
 use super::{Event, Field, Version};
 use crate::define::FieldType;
 use crate::expression::RowError;
@@ -139,10 +140,12 @@ impl Decoder {
     }
 
     /// Decodes the rows of a batch of the lake that are of this event type and that `counts` says count. The
-    /// batch has the columns `event_type`, `event_version` and `payload`.
+    /// batch has the columns `event_type`, `event_version` and `payload` (what it says, as JSON), and `unreadable`
+    /// where some payloads are.
     pub fn decode(&self, batch: &RecordBatch, counts: &BooleanArray) -> Result<Decoded> {
         let text = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>().cloned());
         let event_types = text("event_type").ok_or_else(|| internal("event_type"))?;
+        let unreadable = text(UNREADABLE);
         let versions = batch.column_by_name("event_version").ok_or_else(|| internal("event_version"))?;
         let versions = versions.as_primitive::<Int32Type>();
         let payloads = batch.column_by_name("payload").ok_or_else(|| internal("payload"))?.as_binary::<i32>();
@@ -150,6 +153,10 @@ impl Decoder {
         let mut rejects = Vec::new();
         for row in 0..batch.num_rows() {
             if !counts.value(row) || !event_types.is_valid(row) || event_types.value(row) != self.event {
+                continue;
+            }
+            if let Some(reason) = unreadable.as_ref().filter(|reasons| reasons.is_valid(row)) {
+                rejects.push((row as u32, reason.value(row).to_owned()));
                 continue;
             }
             let number = versions.value(row);

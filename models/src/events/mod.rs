@@ -1,7 +1,7 @@
 //! The lake as models see it: each event once, in its newest version, with typed fields.
 //!
 //! ```text
-//! lake files ─► changes: which rows count (each event id once) ─► decode: JSON ─► fields ─► upcast ─► columns
+//! lake files ─► changes: which rows count (each event id once) ─► view: payload as JSON ─► decode: fields ─► upcast ─► columns
 //!                                                                     └─ rows that do not fit: rejects
 //! ```
 //!
@@ -13,10 +13,14 @@ mod columns;
 mod decode;
 mod read;
 mod upcast;
+mod view;
 
 pub use changes::{EventChanges, changes};
 pub use decode::{Decoded, Decoder, Elements, Need};
 pub use read::read_file;
+pub use view::Payloads;
+
+use starmere_lake::formats::Format;
 
 use crate::define::FieldType;
 
@@ -26,10 +30,17 @@ pub struct Stream {
     pub domain: String,
     pub name: String,
     pub description: Option<String>,
+    pub format: Format,
     pub events: Vec<Event>,
 }
 
 impl Stream {
+    /// The paths of all fields of its events.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        let versions = self.events.iter().flat_map(|event| &event.versions);
+        versions.flat_map(|version| &version.fields).map(|field| field.path.as_str())
+    }
+
     /// The event type `name`.
     pub fn event(&self, name: &str) -> Option<&Event> {
         self.events.iter().find(|event| event.name == name)

@@ -275,8 +275,9 @@ impl Resolving<'_> {
 
     fn fingerprints(&mut self) {
         let event_of = |streams: &BTreeMap<String, Arc<Stream>>, stream: &str, event: &str| {
-            let event = streams.get(stream).and_then(|stream| stream.event(event));
-            serde_json::to_value(event).unwrap_or_default()
+            let stream = streams.get(stream);
+            let event = stream.and_then(|stream| stream.event(event));
+            serde_json::to_value((stream.map(|stream| &stream.format), event)).unwrap_or_default()
         };
         let streams = self.models.streams.clone();
         let facts: BTreeMap<ModelName, Arc<Fact>> = self

@@ -9,7 +9,11 @@ use arrow::datatypes::DataType;
 use indexmap::IndexMap;
 
 use super::{Resolving, beginning, check_name};
-use crate::define::{EventFile, FieldFile, FieldType, Placed, Problem, Step, StreamFile, VersionFile, suggestion};
+use starmere_lake::formats::Schema;
+
+use crate::define::{
+    EventFile, FieldFile, FieldType, FormatFile, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
+};
 use crate::events::{Decoder, Event, Field, FieldKind, Need, Stream, Version};
 use crate::expression::castable;
 
@@ -29,6 +33,7 @@ impl Resolving<'_> {
                     domain: file.domain.to_string(),
                     name: file.stream.to_string(),
                     description: file.description.clone(),
+                    format: file.format(),
                     events,
                 };
                 self.models.streams.entry(stream.name.clone()).or_insert_with(|| Arc::new(stream));
@@ -37,16 +42,47 @@ impl Resolving<'_> {
     }
 
     fn envelope(&mut self, file: &StreamFile, name: &str) {
-        let place = file.envelope.time.place(name);
+        let place = || file.envelope.place(name);
         match (&file.envelope.event_type, &file.envelope.constant_type) {
             (Some(_), Some(_)) => {
-                self.problem(Problem::new(place, "an envelope has `type` or `constant_type`, not both"));
+                self.problem(Problem::new(place(), "an envelope has `type` or `constant_type`, not both"));
             }
-            (None, None) => {
+            (None, None) if file.convention.is_none() => {
                 let hint = "say where the type is (`type: path`), or which it always is (`constant_type: name`)";
-                self.problem(Problem::new(place, "the envelope does not say the type of an event").hint(hint));
+                self.problem(Problem::new(place(), "the envelope does not say the type of an event").hint(hint));
             }
             _ => {}
+        }
+        if file.envelope.time.is_none() && file.convention.is_none() {
+            let hint = "say where it is: `time: path`; `time: $timestamp` is when the source got the event";
+            self.problem(Problem::new(place(), "the envelope does not say the time of an event").hint(hint));
+        }
+        self.format(file, name);
+    }
+
+    fn format(&mut self, file: &StreamFile, name: &str) {
+        if let Some(delimiter) = &file.delimiter {
+            let is_csv = file.format == FormatFile::Csv;
+            if !is_csv {
+                let problem = Problem::new(delimiter.place(name), "only `csv` has a `delimiter`");
+                self.problem(problem.hint("write `format: csv`, or leave it out"));
+            } else if !matches!(delimiter.as_bytes(), [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r'))
+            {
+                let problem =
+                    Problem::new(delimiter.place(name), "a delimiter is one character of ASCII, and no quote");
+                self.problem(problem.hint("such as ; or a tab: `delimiter: \"\\t\"`"));
+            }
+        }
+        if let Some(schema) = &file.schema
+            && file.format != FormatFile::Avro
+        {
+            let problem = Problem::new(schema.place(name), "only `avro` has a `schema`");
+            self.problem(problem.hint("write `format: avro`, or leave it out"));
+        }
+        if let (Some(schema), Some(text)) = (&file.schema, &file.schema_text)
+            && let Err(reason) = Schema::avro(text.clone()).fingerprint()
+        {
+            self.problem(Problem::new(schema.place(name), format!("`{}` is {reason}", &**schema)));
         }
     }
 

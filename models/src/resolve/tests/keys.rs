@@ -15,7 +15,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
             (
                 "id: id",
                 "ident: id",
-                "3:13: unknown key `ident` (there are: `id`, `type`, `constant_type`, `version`, `time`, `time_unit`, `subject`)",
+                "3:13: unknown key `ident` (there are: `id`, `type`, `constant_type`, `version`, `time`, `time_unit`, `subject`, `tombstone`)",
             ),
             ("    versions:", "    version:", "6:5: unknown key `version` (did you mean `versions`?)"),
             ("from_previous:", "from_previos:", "30:9: unknown key `from_previos` (did you mean `from_previous`?)"),

@@ -10,12 +10,12 @@ fn streams_say_where_the_envelope_is_and_what_fields_are() {
             (
                 "type: type",
                 "type: type, constant_type: order_placed",
-                "3:86: an envelope has `type` or `constant_type`, not both",
+                "3:11: an envelope has `type` or `constant_type`, not both",
             ),
             (
                 " type: type,",
                 "",
-                "3:45: the envelope does not say the type of an event (say where the type is (`type: path`), or which it always is (`constant_type: name`))",
+                "3:11: the envelope does not say the type of an event (say where the type is (`type: path`), or which it always is (`constant_type: name`))",
             ),
             ("weight: { type: double }", "weight: {}", "23:19: the field `weight` needs either a `type` or `each`"),
             (
