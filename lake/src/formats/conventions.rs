@@ -1,6 +1,9 @@
 //! What events look like by convention: CloudEvents, Debezium's change events, and its outbox.
 
 use super::Header;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::json::{string, text_or_base64};
 use crate::json::{self, Kind, Paths, Span};
 
@@ -96,7 +99,7 @@ pub(super) fn of_binary_cloud_event(headers: &[Header<'_>], data: &[u8], out: &m
         out.push(b',');
     }
     let is_json = match media {
-        Some(media) => media.ends_with("/json") || media.ends_with("+json"),
+        Some(media) => is_json_media(media),
         None => json::scan(&Paths::new::<&str>(&[]), data, &mut []).is_ok(),
     };
     out.extend_from_slice(b"\"data\":");
@@ -107,6 +110,43 @@ pub(super) fn of_binary_cloud_event(headers: &[Header<'_>], data: &[u8], out: &m
     }
     out.push(b'}');
     true
+}
+
+fn is_json_media(media: &str) -> bool {
+    media.ends_with("/json") || media.ends_with("+json")
+}
+
+/// Members of a CloudEvent in structured mode whose data are bytes.
+pub(super) fn of_bytes() -> Members {
+    Members::new(&["data_base64", "datacontenttype", "data"])
+}
+
+/// A CloudEvent in structured mode whose data are bytes of JSON, with the data as JSON; or the text itself.
+pub(super) fn with_data<'a>(members: &mut Members, text: &'a [u8], out: &'a mut Vec<u8>) -> &'a [u8] {
+    let Some(&[bytes, media, data]) = members.find(text) else { return text };
+    if bytes.kind != Kind::String || data.kind != Kind::Missing {
+        return text;
+    }
+    let media = media.str(text).to_ascii_lowercase();
+    let media = media.split(';').next().unwrap_or_default().trim();
+    if !media.is_empty() && !is_json_media(media) {
+        return text;
+    }
+    let (Ok(decoded), Some(rest)) =
+        (STANDARD.decode(bytes.str(text).as_ref()), text.trim_ascii_start().strip_prefix(b"{"))
+    else {
+        return text;
+    };
+    let nothing = Paths::new::<&str>(&[]);
+    if simdutf8::basic::from_utf8(&decoded).is_err() || json::scan(&nothing, &decoded, &mut []).is_err() {
+        return text;
+    }
+    out.clear();
+    out.extend_from_slice(b"{\"data\":");
+    out.extend_from_slice(&decoded);
+    out.push(b',');
+    out.extend_from_slice(rest);
+    out
 }
 
 fn percent_decoded(value: &[u8]) -> Vec<u8> {
@@ -150,6 +190,21 @@ mod tests {
         assert_eq!(json(&http, b"\xff").unwrap(), r#"{"specversion":"1.0","id":"7 ","data":"/w=="}"#);
         assert_eq!(json(&http, b"[1]").unwrap(), r#"{"specversion":"1.0","id":"7 ","data":[1]}"#);
         assert_eq!(json(&[("trace", Some(b"1"))], b"{}"), None);
+    }
+
+    #[test]
+    fn data_that_are_bytes_of_json_are_read() {
+        let mut members = of_bytes();
+        let mut json = |text: &'static str| {
+            let mut out = Vec::new();
+            String::from_utf8(with_data(&mut members, text.as_bytes(), &mut out).to_vec()).unwrap()
+        };
+        assert_eq!(json(r#"{"data_base64":"eyJhIjoxfQ=="}"#), r#"{"data":{"a":1},"data_base64":"eyJhIjoxfQ=="}"#);
+        for same in
+            [r#"{"data_base64":"/w=="}"#, r#"{"data_base64":"MQ==","datacontenttype":"text/plain"}"#, r#"{"data":1}"#]
+        {
+            assert_eq!(json(same), same);
+        }
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub struct View {
     /// Some path asks for what is not in the payload.
     outside: bool,
     connect: Members,
+    bytes: Members,
     decoded: Vec<u8>,
     rebuilt: Vec<u8>,
     whole: Vec<u8>,
@@ -155,6 +156,7 @@ impl View {
             schemas: schemas.clone(),
             outside: paths.into_iter().any(|path| path.starts_with(OUTSIDE)),
             connect: conventions::of_connect(),
+            bytes: conventions::of_bytes(),
             decoded: Vec::new(),
             rebuilt: Vec::new(),
             whole: Vec::new(),
@@ -192,7 +194,7 @@ impl View {
     ///
     /// Why it cannot be read; never because of the moment, and never by a panic.
     pub fn json<'a>(&'a mut self, event: &Incoming<'a>) -> Result<&'a [u8], Unreadable> {
-        let Self { encoding, convention, schemas, outside, connect, decoded, rebuilt, whole } = self;
+        let Self { encoding, convention, schemas, outside, connect, bytes, decoded, rebuilt, whole } = self;
         decoded.clear();
         let text = match event.payload {
             None => b"null",
@@ -204,7 +206,10 @@ impl View {
             Some(Convention::Outbox) => conventions::of_outbox(connect, text, rebuilt),
             Some(Convention::CloudEvents) => {
                 let headers = event.headers.unwrap_or_default();
-                if conventions::of_binary_cloud_event(headers, text, rebuilt) { rebuilt.as_slice() } else { text }
+                match conventions::of_binary_cloud_event(headers, text, rebuilt) {
+                    true => rebuilt.as_slice(),
+                    false => conventions::with_data(bytes, text, rebuilt),
+                }
             }
         };
         if !*outside {
