@@ -80,6 +80,10 @@ pub(crate) enum Command {
     ///
     /// The rebuilt tables stay in the warehouse, beside those that are published.
     Verify(Verify),
+    /// Put small files together, forget what streams no longer retain, delete what nobody needs
+    ///
+    /// No row changes, and nobody is disturbed; `up` and `ingest` do it as well, from time to time.
+    Upkeep(Upkeep),
     /// List events that could not be read, with the reasons
     Rejects(Rejects),
 }
@@ -135,6 +139,9 @@ pub(crate) struct Build {
     /// Build from the lake, aside, then swap
     #[arg(long)]
     pub(crate) full: bool,
+    /// Build from what is left of this stream, which has forgotten its oldest events
+    #[arg(long, value_name = "STREAM")]
+    pub(crate) accept_loss: Vec<String>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -161,6 +168,13 @@ pub(crate) struct Verify {
     /// Only that nothing is lost or doubled in the lake, without rebuilding
     #[arg(long)]
     pub(crate) lake_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Upkeep {
+    /// Only tell what would be deleted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

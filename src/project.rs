@@ -26,6 +26,8 @@ use starmere_sql::check_listener;
 use crate::failure::{Mendable, Problems};
 use crate::sources::SourceFile;
 
+/// Catalog snapshots are retained so many days unless the project says otherwise.
+const SNAPSHOT_DAYS: u32 = 30;
 /// Memory that queries may use before they spill.
 const QUERY_MEMORY: usize = 8 << 30;
 
@@ -40,9 +42,19 @@ pub(crate) struct ProjectFile {
     pub(crate) sources: BTreeMap<String, Placed<SourceFile>>,
     #[serde(default)]
     pub(crate) listeners: Listeners,
+    /// How long an earlier catalog snapshot may be asked for, in days; 30 where it is left out.
+    #[serde(default)]
+    pub(crate) snapshot_days: Option<u32>,
     /// Without users, only loopback addresses may be listened on.
     #[serde(default)]
     pub(crate) users: BTreeMap<String, Placed<User>>,
+}
+
+impl ProjectFile {
+    /// How long catalog snapshots are retained.
+    pub(crate) fn snapshot_days(&self) -> u32 {
+        self.snapshot_days.unwrap_or(SNAPSHOT_DAYS)
+    }
 }
 
 /// Where to listen.
@@ -157,6 +169,14 @@ impl Project {
             let place = bytes.place(&parsed.file);
             let hint = "write how long an event may be, or leave it out";
             problems.push(Problem::new(place, "no event has 0 bytes").hint(hint));
+        }
+        for (parsed, days) in
+            streams.iter().filter_map(|parsed| Some((parsed, parsed.definition.retention_days.as_ref()?)))
+        {
+            if days.value == 0 {
+                let hint = "write for how many days events are kept, or leave it out: then all are";
+                problems.push(Problem::new(days.place(&parsed.file), "events are kept for a day at least").hint(hint));
+            }
         }
         let Some(Parsed { definition: file, file: name }) = file else { return Err(Problems(problems).into()) };
         for (source, definition) in &file.sources {

@@ -18,17 +18,29 @@ use crate::project::Opened;
 /// How often a build is begun anew because another one was ahead.
 const ATTEMPTS: u32 = 20;
 
+/// How to build.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct How {
+    /// From the lake, aside.
+    pub(crate) full: bool,
+    /// Streams that may be read from their beginning although they have forgotten some of it.
+    pub(crate) accepted_losses: Vec<String>,
+}
+
 /// Builds `only` (everything where it is empty) and what hangs on the same streams, and publishes it.
 pub(crate) async fn build_and_publish(
     opened: &Opened,
     only: &[String],
-    full: bool,
+    how: &How,
     output: &Output,
 ) -> anyhow::Result<CatalogSnapshot> {
     let models = selected(&opened.project.models, only)?;
+    for stream in &how.accepted_losses {
+        opened.stream(stream)?;
+    }
     let mut attempt = 1;
     loop {
-        match once(opened, &models, full, output).await {
+        match once(opened, &models, how, output).await {
             Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
                 tracing::info!(attempt, "another build was first; beginning anew");
                 attempt += 1;
@@ -45,9 +57,10 @@ fn is_conflict(error: &anyhow::Error) -> bool {
     })
 }
 
-async fn once(opened: &Opened, models: &Models, full: bool, output: &Output) -> anyhow::Result<CatalogSnapshot> {
+async fn once(opened: &Opened, models: &Models, how: &How, output: &Output) -> anyhow::Result<CatalogSnapshot> {
     let newest = opened.catalog.newest().await?;
-    let builder = Builder::new(&opened.warehouse, models, full).await?.going_on_from(&newest, models);
+    let builder = Builder::new(&opened.warehouse, models, how.full).await?;
+    let builder = builder.going_on_from(&newest, models).accepting_losses(&how.accepted_losses);
     let pins = builder.build(models, &Bars::new(output)).await?;
     keep_contracts(opened, &newest, &pins).await?;
     let meaning = serde_json::to_value(&opened.project.meaning)?;

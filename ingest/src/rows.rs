@@ -9,7 +9,7 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
-use starmere_lake::delta::{EncodedFile, FileOptions};
+use starmere_lake::delta::EncodedFile;
 use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Oversized, Part, SourcePartition, row_digest};
 use starmere_lake::{Error, Result, events};
@@ -335,13 +335,8 @@ impl Rows {
         if self.columns.num_rows() == 0 {
             return Ok(None);
         }
-        let options = FileOptions {
-            small: true,
-            plain: vec!["payload".into(), "position".into(), "event_id".into()],
-            row_group: 1 << 16,
-            ..FileOptions::default()
-        };
-        let file = EncodedFile::of(events::file_schema(), std::slice::from_ref(&self.columns), &options)?;
+        let file =
+            EncodedFile::of(events::file_schema(), std::slice::from_ref(&self.columns), &events::file_options())?;
         let day = chrono::DateTime::from_timestamp_micros(landed_at).unwrap_or_default().date_naive();
         Ok(Some(file.in_partition(events::INGEST_DATE, day.to_string())))
     }

@@ -4,8 +4,20 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use crate::delta::FileOptions;
+
 /// The partition column: the day (UTC) on which an event landed.
 pub const INGEST_DATE: &str = "ingest_date";
+
+/// How a stream's files are encoded.
+pub fn file_options() -> FileOptions {
+    FileOptions {
+        small: true,
+        plain: vec!["payload".into(), "position".into(), "event_id".into()],
+        row_group: 1 << 16,
+        ..FileOptions::default()
+    }
+}
 
 /// Type of every timestamp.
 pub fn timestamp() -> DataType {

@@ -12,6 +12,7 @@
 //! | [`session`] | DataFusion sessions, set up for star joins |
 //! | [`json`] | many paths of a JSON text in one validating pass |
 //! | [`formats`] | what payloads are written in, and how each is read as JSON |
+//! | [`upkeep`] | compaction of small files, and clean-up of what nobody needs |
 //! | [`time`] | timestamps as events write them |
 //!
 //! Invariant of the room: a file that a reader can see is complete, and durable before anybody is told of it.
@@ -30,5 +31,6 @@ pub mod session;
 mod star;
 pub mod store;
 pub mod time;
+pub mod upkeep;
 
 pub use error::{Error, Kind, Result};

@@ -46,6 +46,16 @@ impl TablePath {
         }
     }
 
+    /// It is a stream's.
+    pub fn is_stream(&self) -> bool {
+        self.0.starts_with("lake/")
+    }
+
+    /// The object is a part of the table's log.
+    pub fn is_log(&self, object: &Path) -> bool {
+        object.prefix_matches(&self.log())
+    }
+
     /// As text, without slashes at the ends.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -153,6 +163,33 @@ pub fn checkpoint_version(path: &Path) -> Option<u64> {
     (name.len() == 20).then(|| name.parse().ok())?
 }
 
+/// Where tables are.
+pub fn table_folders() -> [Path; 3] {
+    ["lake", "models", "ledger"].map(Path::from)
+}
+
+/// The table that an object belongs to.
+pub fn table_of(object: &Path) -> Option<TablePath> {
+    let parts: Vec<_> = object.parts().collect();
+    let depth = match parts.first()?.as_ref() {
+        "lake" => 3,
+        "ledger" => 4,
+        "models" => 5,
+        _ => return None,
+    };
+    let names: Vec<&str> = parts.get(..depth).filter(|_| parts.len() > depth)?.iter().map(AsRef::as_ref).collect();
+    Some(TablePath(names.join("/")))
+}
+
+/// The object is a data file of the table at `table`: not of its log, nor of what is beside it.
+pub fn is_data_file(table: &TablePath, object: &Path) -> bool {
+    let is_hidden = object
+        .prefix_match(&table.root())
+        .and_then(|mut parts| parts.next())
+        .is_none_or(|first| first.as_ref().starts_with('_'));
+    !is_hidden && object.extension() == Some("parquet")
+}
+
 /// The folder of catalog snapshots.
 pub fn catalog_folder() -> Path {
     Path::from("catalog")
@@ -206,6 +243,20 @@ mod tests {
         assert_eq!(commit_version(&table.checkpoint(7)), None);
         assert_eq!(checkpoint_version(&table.checkpoint(7)), Some(7));
         assert_eq!(commit_version(&table.last_checkpoint()), None);
+    }
+
+    #[test]
+    fn an_object_tells_its_table() {
+        for table in
+            [TablePath::stream("d", "s"), TablePath::model("d", "m", "f00", "rows"), TablePath::ledger("d", "s", "f00")]
+        {
+            assert_eq!(table_of(&table.commit(0)), Some(table.clone()));
+            let file = table.file(&new_file(Some(("ingest_date", "2026-01-01")), None));
+            assert_eq!(table_of(&file), Some(table.clone()));
+            assert!(is_data_file(&table, &file) && table.is_log(&table.commit(3)) && !table.is_log(&file));
+            assert!(!is_data_file(&table, &table.checkpoint(3)) && !is_data_file(&table, &table.landed(3)));
+        }
+        assert_eq!(table_of(&catalog(3)), None);
     }
 
     #[test]

@@ -8,10 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use chrono::NaiveDate;
+
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{FileOptions, Snapshot, Table, Warehouse};
 use starmere_lake::events as lake_events;
 use starmere_lake::paths::TablePath;
+use starmere_lake::upkeep::cut_of;
 use tokio::sync::Mutex;
 
 use crate::calendar;
@@ -59,6 +62,8 @@ struct Input {
     table: Table,
     version: u64,
     payloads: Arc<Payloads>,
+    /// What landed before this day is forgotten, and nobody has accepted that.
+    cut: Option<NaiveDate>,
 }
 
 /// Everything a build reads from: streams at a version each.
@@ -86,7 +91,8 @@ impl Builder {
             let snapshot = table.open_or_create(lake_events::table_schema(), &[lake_events::INGEST_DATE]).await?;
             let name = format!("lake.{}.{}", stream.domain, stream.name);
             let payloads = Arc::new(Payloads::of(stream, &table).await?);
-            streams.insert(stream.name.clone(), Input { name, table, version: snapshot.version(), payloads });
+            let (version, cut) = (snapshot.version(), cut_of(&snapshot));
+            streams.insert(stream.name.clone(), Input { name, table, version, payloads, cut });
         }
         let aside = full.then(|| format!("-{}", name_aside()));
         Ok(Self {
@@ -123,6 +129,17 @@ impl Builder {
         self
     }
 
+    /// Models may be built from what is left of these streams.
+    #[must_use]
+    pub fn accepting_losses(mut self, streams: &[String]) -> Self {
+        for stream in streams {
+            if let Some(input) = self.streams.get_mut(stream) {
+                input.cut = None;
+            }
+        }
+        self
+    }
+
     pub(crate) fn warehouse(&self) -> &Warehouse {
         &self.warehouse
     }
@@ -151,6 +168,9 @@ impl Builder {
         let mut known = self.events.lock().await;
         if let Some(found) = known.get(&(stream.to_owned(), from)) {
             return Ok(found.clone());
+        }
+        if let (Some(day), None) = (input.cut, from) {
+            return Err(Error::CutOff { stream: stream.to_owned(), day });
         }
         let found = Arc::new(changes(&input.table, &input.payloads, from, input.version).await?);
         known.insert((stream.to_owned(), from), found.clone());

@@ -29,6 +29,11 @@ pub enum Error {
     /// The rows do not keep what a contract promises.
     #[error("`{port}` breaks its contract: {reason}")]
     Contract { port: String, reason: String },
+    /// A stream no longer has its first events, and somebody wants to read them.
+    #[error(
+        "the stream `{stream}` has forgotten what landed before {day}, and a model is to be built from its beginning"
+    )]
+    CutOff { stream: String, day: chrono::NaiveDate },
     /// A task of ours died.
     #[error("a task of the build died: {0}")]
     Task(String),
@@ -39,7 +44,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Lake(error) => error.kind(),
-            Self::Expression { .. } | Self::Contract { .. } => Kind::Invalid,
+            Self::Expression { .. } | Self::Contract { .. } | Self::CutOff { .. } => Kind::Invalid,
             Self::Collision { .. } => Kind::Corrupt,
             Self::Columns { .. } | Self::Task(_) => Kind::Internal,
         }
@@ -53,6 +58,9 @@ impl Error {
                 Some("mend the events or the model, or publish a new major version of the product".into())
             }
             Self::Collision { .. } => Some("rename the dimension: its keys are derived from its name".into()),
+            Self::CutOff { stream, .. } => {
+                Some(format!("`starmere build --accept-loss {stream}` builds it from what is left").into())
+            }
             _ => None,
         }
     }

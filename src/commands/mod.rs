@@ -6,6 +6,7 @@ mod init;
 mod inspect;
 mod serve;
 mod sql;
+mod upkeep;
 mod verify;
 
 use crate::command_line::{Command, CommandLine};
@@ -27,13 +28,15 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,
         Command::Build(arguments) => {
             let step = output.step("build");
-            let snapshot = publish::build_and_publish(&open()?, &arguments.models, arguments.full, output).await?;
+            let how = publish::How { full: arguments.full, accepted_losses: arguments.accept_loss };
+            let snapshot = publish::build_and_publish(&open()?, &arguments.models, &how, output).await?;
             step.done(format!("catalog snapshot {}", snapshot.number));
             Ok(())
         }
         Command::Serve(arguments) => serve::run(&open()?, &arguments, false, output).await,
         Command::Up(arguments) => serve::run(&open()?, &arguments, true, output).await,
         Command::Sql(arguments) => sql::run(&open()?, arguments, output).await,
+        Command::Upkeep(arguments) => upkeep::run(&open()?, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&open()?, &arguments, output).await,
     }
 }

@@ -10,12 +10,12 @@ use starmere_sql::{Access, Limits, Queries, Users, check_listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{TO_STOP, ingest, told_to_stop};
+use super::{TO_STOP, ingest, told_to_stop, upkeep};
 use crate::command_line::Serve;
 use crate::failure::Mendable;
 use crate::output::Output;
 use crate::project::Opened;
-use crate::publish::build_and_publish;
+use crate::publish::{How, build_and_publish};
 use crate::views::ProjectViews;
 
 /// `up` looks this often whether something is to be built.
@@ -116,7 +116,7 @@ async fn keep_up(opened: &Opened, output: &Output, stop: &CancellationToken) {
         let mut last_trouble: Option<String> = None;
         let mut number = None;
         loop {
-            match build_and_publish(opened, &[], false, &quiet).await {
+            match build_and_publish(opened, &[], &How::default(), &quiet).await {
                 Ok(snapshot) => {
                     if number != Some(snapshot.number) {
                         output.say(format!("published catalog snapshot {}", snapshot.number));
@@ -141,7 +141,7 @@ async fn keep_up(opened: &Opened, output: &Output, stop: &CancellationToken) {
             () = stop.cancelled() => {}
         }
     };
-    tokio::join!(landing, building);
+    tokio::join!(landing, building, upkeep::continuously(opened, stop));
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use starmere_lake::delta::{Add, Snapshot, Table};
 use starmere_lake::landing::{Oversized, SourcePartition, lost, parts, row_digest};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
+use starmere_lake::upkeep::{Forgotten, forgotten};
 use starmere_models::build::{Builder, Built, Watch};
 use starmere_models::events::read_file;
 use starmere_models::resolve::Model;
@@ -51,8 +52,15 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
     if !arguments.lake_only && newest.number > 0 {
         let step = output.step("rebuilding aside");
         let found = rebuild(opened, &newest).await;
-        step.done(in_words(found.broken.len(), "published tables equal the rebuild"));
+        let none = match found.not_verified.is_empty() {
+            true => "published tables equal the rebuild",
+            false => "not rebuilt",
+        };
+        step.done(in_words(found.broken.len(), none));
         rows.extend(found.broken);
+        for finding in found.not_verified {
+            output.say(finding.join(": "));
+        }
         not_built = found.not_built;
     }
     let (broken, waiting) = (rows.len() as u64, not_built.len() as u64);
@@ -101,6 +109,10 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
             let SourcePartition { source, topic, partition, .. } = part.partition;
             let sum = said.entry((source, topic, partition)).or_default();
             *sum = (sum.0 + part.rows, sum.1.wrapping_add(part.digest));
+        }
+        for Forgotten { source, topic, partition, rows, digest } in forgotten(&commit) {
+            let sum = said.entry((source, topic, partition)).or_default();
+            *sum = (sum.0.wrapping_sub(rows), sum.1.wrapping_sub(digest));
         }
     }
     // What is there.
@@ -165,6 +177,8 @@ async fn read_whole(table: &Table, add: &Add, columns: &SchemaRef) -> Result<Rec
 #[derive(Default)]
 struct Found {
     broken: Vec<Vec<String>>,
+    /// Streams have forgotten what they were made of.
+    not_verified: Vec<Vec<String>>,
     /// Their definitions have changed since.
     not_built: Vec<Vec<String>>,
 }
@@ -197,6 +211,10 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
     }
     let rebuilt = match aside(opened, newest).await {
         Ok(rebuilt) => rebuilt,
+        Err(error) if error.downcast_ref::<starmere_models::Error>().is_some_and(is_cut_off) => {
+            found.not_verified.push(vec!["models".into(), told(error)]);
+            return found;
+        }
         Err(error) => {
             found.broken.push(vec!["models".into(), format!("could not be rebuilt: {}", told(error))]);
             return found;
@@ -211,6 +229,11 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
         found.broken.extend(findings.into_iter().map(|finding| vec![name.clone(), finding]));
     }
     found
+}
+
+/// What is published was made of events that are forgotten; nobody can make it again.
+fn is_cut_off(error: &starmere_models::Error) -> bool {
+    matches!(error, starmere_models::Error::CutOff { .. })
 }
 
 /// The models' tables, filled from the lake.

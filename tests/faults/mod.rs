@@ -40,6 +40,7 @@ use crate::support::project::Project;
 use crate::support::seeds;
 use crate::support::stores::{Failing, Faulty, Trouble, plain, tampered};
 use crate::support::tables;
+use crate::support::upkeep::compact_all;
 
 /// What happens to an operation, and how many after it fail as well.
 const TROUBLES: [(Trouble, usize); 4] =
@@ -58,6 +59,7 @@ fn places(trouble: Trouble, (operations, writes): (usize, usize)) -> Range<usize
 enum Work {
     Land,
     Build,
+    Compact,
 }
 
 /// A warehouse in which much has landed and been built, and something is left to do.
@@ -101,7 +103,8 @@ async fn land_in_time(stream: &Stream, folder: &Path) -> Result<()> {
 
 fn kind(error: &anyhow::Error) -> Option<Kind> {
     let ingest = error.downcast_ref::<starmere_ingest::Error>().map(starmere_ingest::Error::kind);
-    ingest.or(error.downcast_ref::<starmere_models::Error>().map(starmere_models::Error::kind))
+    let lake = error.downcast_ref::<starmere_lake::Error>().map(starmere_lake::Error::kind);
+    ingest.or(lake).or(error.downcast_ref::<starmere_models::Error>().map(starmere_models::Error::kind))
 }
 
 impl Scene {
@@ -134,7 +137,7 @@ impl Scene {
         producer.take(&so_far[told..], &mut random);
         (0..8).for_each(|_| producer.act(&mut random));
         producer.finish(&mut random);
-        if work == Work::Build {
+        if work != Work::Land {
             land(&warehouse, inbox.path()).await.unwrap();
         }
         let (published, expected) = (expected(&so_far[..told]), expected(so_far));
@@ -151,6 +154,12 @@ impl Scene {
             Work::Land => land(warehouse, self.inbox.path()).await,
             Work::Build => {
                 build_once(warehouse, &self.models).await?;
+                Ok(())
+            }
+            Work::Compact => {
+                for name in STREAMS {
+                    compact_all(warehouse, name).await?;
+                }
                 Ok(())
             }
         }
@@ -172,7 +181,7 @@ impl Scene {
         }
         let snapshot = Catalog::new(&warehouse).newest().await.unwrap();
         let (number, lines) = match self.work {
-            Work::Land => (self.number, &self.published),
+            Work::Land | Work::Compact => (self.number, &self.published),
             Work::Build => (self.number + 1, &self.expected),
         };
         assert_eq!(snapshot.number, number, "what is built is published once");
@@ -276,6 +285,12 @@ async fn building_and_publishing_survive_trouble_at_any_operation() {
 }
 
 /// From any write on there is no room: it is said, as often as it is tried, and readers keep what they had.
+/// Tries to lose rows, or to have them twice, while files are put together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_survives_trouble_at_any_operation() {
+    Scene::new(Work::Compact, 0).await.survives_all(&TROUBLES).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_told_and_harms_nothing() {
     for work in [Work::Land, Work::Build] {

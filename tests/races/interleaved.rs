@@ -20,6 +20,7 @@ use crate::support::models::{build, land_folder, land_inbox, models};
 use crate::support::producer::Producer;
 use crate::support::stores::{Interrupt, plain, tampered};
 use crate::support::tables;
+use crate::support::upkeep::{clean_up_after, compact_all};
 
 /// A warehouse with something built and something new, and more that has not landed.
 struct Scene {
@@ -152,4 +153,39 @@ async fn a_landing_that_is_outrun_at_any_operation_lands_each_line_once() {
         operations += 1;
     }
     assert!(operations > 5, "a landing has more than {operations} operations");
+}
+
+/// Tries to count events twice, or to lose some, by putting the streams' files together before each single operation
+/// of a build, and by deleting afterwards what nobody needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_during_which_files_are_put_together_counts_each_event_once() {
+    let scene = scene().await;
+    for number in 0.. {
+        let store = Arc::new(scene.store.fork());
+        let other = {
+            let store = store.clone();
+            async move {
+                for name in STREAMS {
+                    compact_all(&plain(&store), name).await.unwrap();
+                }
+            }
+        };
+        let interrupt = Interrupt::new(move |operation, _| operation == number, other);
+        build(&tampered(&store, &interrupt), &scene.models).await;
+        if !interrupt.happened() {
+            assert!(number > 30, "a build has more than {number} operations");
+            break;
+        }
+        land_inbox(&plain(&store), "more", scene.more.path()).await.unwrap();
+        for (days, events) in [(8, &scene.events[..40]), (16, &scene.events[..])] {
+            let warehouse = plain(&store);
+            if days > 8 {
+                build(&warehouse, &scene.models).await;
+            }
+            clean_up_after(&warehouse, days).await.unwrap();
+            let snapshot = Catalog::new(&warehouse).newest().await.unwrap();
+            let published = tables::published(&warehouse, &snapshot).await;
+            assert_eq!(published, expected(events), "files put together before operation {number}");
+        }
+    }
 }

@@ -1,63 +1,19 @@
-//! Files of a stream are replaced by others with the same rows, as compaction will do: nothing changes for anybody.
+//! Files of a stream are put together while others land and build: nothing changes for anybody.
 
 use fastrand::Rng;
-use starmere_lake::Error;
-use starmere_lake::delta::{Commit, EncodedFile, FileOptions, REWRITE, Table, Txn};
-use starmere_lake::events::{INGEST_DATE, file_schema};
-use starmere_models::events::read_file;
 
 use crate::support::events::{STREAMS, events, expected};
 use crate::support::producer::Producer;
 use crate::support::project::Project;
-use crate::support::tables;
+use crate::support::upkeep::compact_all;
 
 const INGEST: &[&str] = &["ingest", "--once"];
 const BUILD: &[&str] = &["build"];
 
-/// Replaces the first two files of the table by one; does nothing where there are fewer. Begins anew while others
-/// commit.
-async fn rewrite(table: &Table) {
-    loop {
-        let Some(base) = table.snapshot().await.unwrap() else { return };
-        let two: Vec<_> = base.files().take(2).cloned().collect();
-        let [first, _] = two.as_slice() else { return };
-        // Tests that run over midnight have files of two days, which no file could hold.
-        if two.iter().any(|add| add.partition_values != first.partition_values) {
-            return;
-        }
-        let day = first.partition_values[INGEST_DATE].clone().unwrap();
-        let mut batches = Vec::new();
-        for add in &two {
-            batches.push(read_file(table, add, file_schema()).await.unwrap());
-        }
-        let file =
-            EncodedFile::of(file_schema(), &batches, &FileOptions::default()).unwrap().in_partition(INGEST_DATE, day);
-        let mut add = table.upload(file).await.unwrap();
-        add.data_change = false;
-        let removes = two.iter().map(|add| {
-            let mut remove = add.remove();
-            remove.data_change = false;
-            remove
-        });
-        let commit = Commit {
-            adds: vec![add],
-            removes: removes.collect(),
-            txns: vec![Txn::now(REWRITE.to_owned(), base.version() as i64 + 1)],
-            operation: "OPTIMIZE",
-            facts: serde_json::Value::Null,
-        };
-        match table.commit(&base, commit).await {
-            Ok(_) => return,
-            Err(Error::Conflict { .. }) => {}
-            Err(error) => panic!("a rewrite failed: {error}"),
-        }
-    }
-}
-
 async fn rewrite_streams(project: &Project) {
     let warehouse = project.warehouse();
     for name in STREAMS {
-        rewrite(&tables::stream(&warehouse, name)).await;
+        compact_all(&warehouse, name).await.unwrap();
     }
 }
 

@@ -22,3 +22,4 @@ pub(crate) fn seeds(usual: u64) -> Range<u64> {
         None => 0..number(&text),
     }
 }
+pub(crate) mod upkeep;

@@ -17,6 +17,7 @@
 
 mod actions;
 mod checkpoint;
+mod read;
 mod schema;
 mod snapshot;
 pub(crate) mod statistics;
@@ -33,6 +34,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 
 pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
+pub use read::DataFile;
 pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
 pub use snapshot::Snapshot;
 pub use write::{EncodedFile, FileOptions, FileWriter};

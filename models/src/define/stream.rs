@@ -19,6 +19,9 @@ pub struct StreamFile {
     /// A longer event is kept beside the table.
     #[serde(default)]
     pub max_event_bytes: Option<Placed<usize>>,
+    /// Events that landed longer ago are forgotten; all are kept where it is left out.
+    #[serde(default)]
+    pub retention_days: Option<Placed<u32>>,
     /// What payloads are written in.
     #[serde(default)]
     pub format: FormatFile,

@@ -13,7 +13,7 @@ use starmere_ingest::rows::Types;
 use starmere_lake::landing::Stream;
 use tokio_util::sync::CancellationToken;
 
-use super::{TO_STOP, told_to_stop};
+use super::{TO_STOP, told_to_stop, upkeep};
 use crate::command_line::Ingest;
 use crate::failure::{self, Mendable};
 use crate::output::{Output, Step, bytes, count, counted};
@@ -47,7 +47,9 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
         return all_once(opened, &feeds, output).await;
     }
     let stop = CancellationToken::new();
-    let landing = continuously(opened, &feeds, output, &stop);
+    let landing = async {
+        tokio::join!(continuously(opened, &feeds, output, &stop), upkeep::continuously(opened, &stop));
+    };
     tokio::pin!(landing);
     tokio::select! {
         () = &mut landing => {}

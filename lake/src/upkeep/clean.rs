@@ -1,0 +1,177 @@
+//! Deleting what nobody needs any more.
+//!
+//! A data file is needed while
+//!
+//! - a retained catalog snapshot pins a version that has it, or
+//! - it was added to a stream after the version that a table of a retained snapshot has consumed of it, or
+//! - the newest version of its table has it, or
+//! - it is young: somebody may be about to commit it, or be reading the version before.
+//!
+//! Logs of tables that are needed are never cut: `verify` reads them from their beginning. A table of a model that no
+//! retained snapshot pins, and to which nothing young belongs, is deleted whole. Snapshots of the catalog older than
+//! what is retained are deleted first, so that nobody finds one whose files are gone; the newest always stays.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use futures::StreamExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use crate::catalog::{Catalog, CatalogSnapshot};
+use crate::delta::Warehouse;
+use crate::paths::{self, TablePath};
+use crate::{Error, Result};
+
+/// What is kept although nobody may need it.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Catalog snapshots published after this, in milliseconds since 1970, and the last one before.
+    pub snapshots_since: i64,
+    /// Objects made after this, in milliseconds since 1970.
+    pub objects_since: i64,
+}
+
+impl Keep {
+    /// Objects are young for a week.
+    pub const YOUNG: i64 = 7 * 24 * 60 * 60 * 1000;
+
+    /// At `now`, in milliseconds since 1970, with snapshots retained for so many days.
+    pub fn at(now: i64, snapshot_days: u32) -> Self {
+        let snapshots_since = now - i64::from(snapshot_days) * 24 * 60 * 60 * 1000;
+        Self { snapshots_since, objects_since: now - Self::YOUNG }
+    }
+}
+
+/// What was deleted; or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    pub snapshots: usize,
+    pub files: usize,
+    pub bytes: u64,
+    /// Tables that are gone as a whole.
+    pub tables: Vec<String>,
+}
+
+/// Deletes what nobody needs; with `dry`, only tells.
+pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<Cleaned> {
+    let mut cleaned = Cleaned::default();
+    let catalog = Catalog::new(warehouse);
+    let (retained, expired) = snapshots(&catalog, keep).await?;
+    cleaned.snapshots = expired.len();
+    let expired: Vec<Path> = expired.into_iter().map(paths::catalog).collect();
+    if !dry {
+        delete(warehouse, expired).await?;
+    }
+    let needed = Needed::of(&retained);
+    let mut objects: BTreeMap<TablePath, Vec<object_store::ObjectMeta>> = BTreeMap::new();
+    for folder in paths::table_folders() {
+        for object in warehouse.store().list(&folder, None).await? {
+            if let Some(table) = paths::table_of(&object.location) {
+                objects.entry(table).or_default().push(object);
+            }
+        }
+    }
+    for (path, objects) in objects {
+        let is_young = |object: &object_store::ObjectMeta| object.last_modified.timestamp_millis() > keep.objects_since;
+        let doomed: Vec<&object_store::ObjectMeta> = if needed.is_dropped(&path) {
+            if objects.iter().any(is_young) {
+                continue;
+            }
+            cleaned.tables.push(path.to_string());
+            objects.iter().collect()
+        } else {
+            let files = needed.files(warehouse, &path).await?;
+            let is_file = |object: &&object_store::ObjectMeta| paths::is_data_file(&path, &object.location);
+            let unneeded = |object: &&object_store::ObjectMeta| !files.contains(&object.location);
+            objects.iter().filter(|object| !is_young(object)).filter(is_file).filter(unneeded).collect()
+        };
+        cleaned.files += doomed.len();
+        cleaned.bytes += doomed.iter().map(|object| object.size).sum::<u64>();
+        if !dry {
+            // The log of a table that goes as a whole goes last: until then it is a table without files.
+            let (log, files): (Vec<Path>, Vec<Path>) =
+                doomed.iter().map(|object| object.location.clone()).partition(|location| path.is_log(location));
+            delete(warehouse, files).await?;
+            delete(warehouse, log).await?;
+        }
+    }
+    Ok(cleaned)
+}
+
+/// Snapshots that are retained, and the numbers of those that are not.
+async fn snapshots(catalog: &Catalog, keep: &Keep) -> Result<(Vec<CatalogSnapshot>, Vec<u64>)> {
+    let mut all = Vec::new();
+    for number in catalog.numbers().await? {
+        all.push(catalog.at(number).await?);
+    }
+    // The one before the first that is young was the newest when the time that is retained began.
+    let first = all.iter().position(|snapshot| snapshot.published_at >= keep.snapshots_since).unwrap_or(all.len());
+    let retained = all.split_off(first.saturating_sub(1));
+    Ok((retained, all.into_iter().map(|snapshot| snapshot.number).collect()))
+}
+
+/// What retained snapshots need.
+struct Needed {
+    /// Versions that are pinned, by table.
+    pinned: HashMap<TablePath, BTreeSet<u64>>,
+    /// The least version of a table that somebody has consumed: what came later is still to be read.
+    consumed: HashMap<TablePath, u64>,
+}
+
+impl Needed {
+    fn of(snapshots: &[CatalogSnapshot]) -> Self {
+        let (mut pinned, mut consumed): (HashMap<TablePath, BTreeSet<u64>>, HashMap<TablePath, u64>) =
+            Default::default();
+        for snapshot in snapshots {
+            for pin in snapshot.tables.values() {
+                pinned.entry(pin.path.clone()).or_default().insert(pin.version);
+                for (input, &version) in &pin.consumed {
+                    let Some(input) = snapshot.tables.get(input) else { continue };
+                    let least = consumed.entry(input.path.clone()).or_insert(version);
+                    *least = version.min(*least);
+                }
+            }
+        }
+        Self { pinned, consumed }
+    }
+
+    /// A table that only snapshots have pinned that are gone. Streams are never dropped: nothing can replace them.
+    fn is_dropped(&self, path: &TablePath) -> bool {
+        !path.is_stream() && !self.pinned.contains_key(path)
+    }
+
+    /// The files that are needed of a table.
+    async fn files(&self, warehouse: &Warehouse, path: &TablePath) -> Result<HashSet<Path>> {
+        let table = warehouse.table(path.clone());
+        let mut needed = HashSet::new();
+        let Some(newest) = table.snapshot().await? else { return Ok(needed) };
+        needed.extend(newest.files().map(|add| path.file(&add.path)));
+        for &version in self.pinned.get(path).into_iter().flatten() {
+            if version < newest.version() {
+                needed.extend(table.snapshot_at(version).await?.files().map(|add| path.file(&add.path)));
+            }
+        }
+        if let Some(&consumed) = self.consumed.get(path) {
+            for commit in table.commits(consumed, newest.version()).await? {
+                needed.extend(commit.added().map(|add| path.file(&add.path)));
+            }
+        }
+        Ok(needed)
+    }
+}
+
+async fn delete(warehouse: &Warehouse, paths: Vec<Path>) -> Result<()> {
+    let objects = warehouse.store().objects();
+    let mut deleting = futures::stream::iter(paths)
+        .map(|path| async move {
+            match objects.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(source) => Err(Error::Store { action: "delete", path: path.to_string(), source }),
+            }
+        })
+        .buffer_unordered(16);
+    while let Some(deleted) = deleting.next().await {
+        deleted?;
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Small files become large ones; rows stay what and where they are.
+//!
+//! A commit of a compaction takes files out and puts one in, with `dataChange` false, and carries the `txn` of
+//! [`REWRITE`]. It is made at an exact version. Where somebody else was first, the files are looked for again in the
+//! newest version: if all of them are still there, the same file takes their place; if not, it is dropped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use arrow::datatypes::{Schema, SchemaRef};
+use futures::TryStreamExt;
+
+use crate::delta::{Add, Commit, EncodedFile, FileOptions, FileWriter, REWRITE, Remove, Snapshot, Table, Txn};
+use crate::{Error, Result};
+
+/// How often a commit is offered while others commit in between.
+const ATTEMPTS: usize = 100;
+/// Rows that are in memory at a time, beside the file in the making.
+const ROWS: usize = 8192;
+
+/// How large files are to be, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// A file of this size is left alone, and a new one is ended when it has it.
+    pub target: i64,
+    /// Fewer files than this are only put together when they reach the target: so a row is rewritten a few times,
+    /// not with every commit.
+    pub fewest: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        // A file is what a build reads at once, unpacked.
+        Self { target: 16 << 20, fewest: 8 }
+    }
+}
+
+/// What a compaction has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Files that were taken out, and the files that took their place.
+    pub files: usize,
+    pub into: usize,
+    pub rows: u64,
+}
+
+/// The files that are to become one, group by group. They are of one partition, and neighbours in the order of
+/// their paths, which is the order in which they were made.
+pub fn groups<'a>(files: impl Iterator<Item = &'a Arc<Add>>, sizes: &Sizes) -> Vec<Vec<Arc<Add>>> {
+    let mut by_partition: BTreeMap<_, Vec<Vec<Arc<Add>>>> = BTreeMap::new();
+    for add in files.filter(|add| add.size < sizes.target / 2) {
+        let groups = by_partition.entry(&add.partition_values).or_default();
+        let is_full = |group: &Vec<Arc<Add>>| group.iter().map(|add| add.size).sum::<i64>() + add.size > sizes.target;
+        match groups.last_mut().filter(|group| !is_full(group)) {
+            Some(group) => group.push(add.clone()),
+            None => groups.push(vec![add.clone()]),
+        }
+    }
+    let is_worth_it = |group: &Vec<Arc<Add>>| {
+        let size: i64 = group.iter().map(|add| add.size).sum();
+        group.len() >= sizes.fewest || (group.len() > 1 && size >= sizes.target / 2)
+    };
+    by_partition.into_values().flatten().filter(is_worth_it).collect()
+}
+
+/// Puts small files of `table` together, whose files have the columns `schema`.
+pub async fn compact(table: &Table, schema: &SchemaRef, options: &FileOptions, sizes: &Sizes) -> Result<Compacted> {
+    let mut compacted = Compacted::default();
+    let Some(snapshot) = table.snapshot().await? else { return Ok(compacted) };
+    for group in groups(snapshot.files(), sizes) {
+        let rows = group.iter().map(|add| add.rows()).sum::<Option<u64>>();
+        let file = rewritten(table, &group, schema, options).await?;
+        let written = file.rows;
+        if rows.is_some_and(|rows| rows != written) {
+            let (path, reason) = (table.path().to_string(), format!("files with {rows:?} rows have {written}"));
+            return Err(Error::Corrupt { path, reason });
+        }
+        if replace(table, &group, file).await? {
+            compacted.files += group.len();
+            compacted.into += 1;
+            compacted.rows += written;
+        }
+    }
+    Ok(compacted)
+}
+
+/// The rows of all files of the group, as one file.
+async fn rewritten(
+    table: &Table,
+    group: &[Arc<Add>],
+    schema: &SchemaRef,
+    options: &FileOptions,
+) -> Result<EncodedFile> {
+    let mut writer = FileWriter::new(schema.clone(), options)?;
+    for add in group {
+        let path = table.path().file(&add.path);
+        let damaged = |error| Error::parquet(path.to_string())(error);
+        let mut rows = table.reader(add).await?.with_batch_size(ROWS).build().map_err(damaged)?;
+        while let Some(batch) = rows.try_next().await.map_err(damaged)? {
+            let batch = of_schema(&batch, schema).map_err(Error::columns(path.to_string()))?;
+            // Encoding is what takes the time.
+            writer = tokio::task::spawn_blocking(move || writer.write(&batch).map(|()| writer))
+                .await
+                .map_err(|error| Error::Invalid { what: "a task of compaction".into(), reason: error.to_string() })??;
+        }
+    }
+    let mut file = writer.finish()?;
+    if let Some((column, Some(value))) = group.first().and_then(|add| add.partition_values.iter().next()) {
+        file = file.in_partition(column, value.clone());
+    }
+    Ok(file)
+}
+
+fn of_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let found: Arc<Schema> = batch.schema();
+    let columns =
+        schema.fields().iter().map(|field| cast(batch.column(found.index_of(field.name())?), field.data_type()));
+    RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
+}
+
+/// Puts the file in place of the group's; whether they were still there.
+async fn replace(table: &Table, group: &[Arc<Add>], file: EncodedFile) -> Result<bool> {
+    let mut add = table.upload(file).await?;
+    add.data_change = false;
+    for _ in 0..ATTEMPTS {
+        let Some(snapshot) = table.snapshot().await? else { return Ok(false) };
+        if snapshot.file(&add.path).is_some() {
+            // An answer was lost.
+            return Ok(true);
+        }
+        if !group.iter().all(|old| snapshot.file(&old.path).is_some()) {
+            return Ok(false);
+        }
+        match table.commit(&snapshot, commit(&snapshot, group, &add)).await {
+            Ok(_) => return Ok(true),
+            Err(Error::Conflict { .. }) => {}
+            Err(error) => {
+                // Unknown: the table tells, or the next compaction does.
+                let newest = table.snapshot().await?;
+                return if newest.is_some_and(|newest| newest.file(&add.path).is_some()) {
+                    Ok(true)
+                } else {
+                    Err(error)
+                };
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn commit(snapshot: &Snapshot, group: &[Arc<Add>], add: &Add) -> Commit {
+    let removes = group.iter().map(|old| Remove { data_change: false, ..old.remove() });
+    Commit {
+        adds: vec![add.clone()],
+        removes: removes.collect(),
+        txns: vec![Txn::now(REWRITE.to_owned(), snapshot.version() as i64 + 1)],
+        operation: "OPTIMIZE",
+        facts: serde_json::json!({ "compacted": group.len() }),
+    }
+}

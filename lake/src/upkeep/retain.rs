@@ -1,0 +1,154 @@
+//! Retention: a stream forgets what landed before a day.
+//!
+//! Files of older partitions are taken out in one commit, which says per source partition how many rows they had and
+//! with which digest, so that `verify` still reconciles. The `txn` of [`CUT`] says the day. Published tables keep what
+//! they have made of the events; what cannot be made again is refused to whoever builds from the beginning. Where a
+//! copy of a forgotten event comes again, it is a new event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use chrono::NaiveDate;
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use crate::delta::{Add, Commit, Committed, REWRITE, Snapshot, Table, Txn};
+use crate::events::INGEST_DATE;
+use crate::landing::{Oversized, hexadecimal, row_digest};
+use crate::{Error, Result};
+
+/// The `txn` application id whose version is the day before which everything is forgotten, in days since 1970.
+const CUT: &str = "starmere/cut";
+/// How often a commit is offered while others commit in between.
+const ATTEMPTS: usize = 100;
+
+/// Rows of a source partition that were forgotten, incarnations together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    pub source: String,
+    pub topic: String,
+    pub partition: i32,
+    pub rows: u64,
+    /// Sum of the rows' digests.
+    #[serde(with = "hexadecimal")]
+    pub digest: u128,
+}
+
+/// The day before which everything that landed is forgotten, if there is one.
+pub fn cut_of(snapshot: &Snapshot) -> Option<NaiveDate> {
+    let days = chrono::Duration::try_days(snapshot.txn(CUT)?)?;
+    NaiveDate::default().checked_add_signed(days)
+}
+
+/// What a commit has forgotten.
+pub fn forgotten(commit: &Committed) -> Vec<Forgotten> {
+    #[derive(Deserialize)]
+    struct Facts {
+        #[serde(default)]
+        forgotten: Vec<Forgotten>,
+    }
+    let facts = commit.info().and_then(|info| serde_json::from_value::<Facts>(info.starmere.clone()).ok());
+    facts.map(|facts| facts.forgotten).unwrap_or_default()
+}
+
+/// Forgets what landed before `day`; how many rows.
+pub async fn retain(table: &Table, day: NaiveDate) -> Result<u64> {
+    let days = day.signed_duration_since(NaiveDate::default()).num_days();
+    for _ in 0..ATTEMPTS {
+        let Some(snapshot) = table.snapshot().await? else { return Ok(0) };
+        let is_older = |add: &&Arc<Add>| {
+            let landed = add.partition_values.get(INGEST_DATE).and_then(Option::as_deref);
+            landed.and_then(|landed| landed.parse::<NaiveDate>().ok()).is_some_and(|landed| landed < day)
+        };
+        let old: Vec<Arc<Add>> = snapshot.files().filter(is_older).cloned().collect();
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let Counted { sums, oversized } = count(table, &old).await?;
+        let rows = sums.iter().map(|sum| sum.rows).sum();
+        let commit = Commit {
+            removes: old.iter().map(|add| add.remove()).collect(),
+            txns: vec![Txn::now(REWRITE.to_owned(), snapshot.version() as i64 + 1), Txn::now(CUT.to_owned(), days)],
+            operation: "DELETE",
+            facts: serde_json::json!({ "forgotten": sums }),
+            ..Commit::default()
+        };
+        match table.commit(&snapshot, commit).await {
+            Ok(_) => {
+                delete(table, oversized).await?;
+                return Ok(rows);
+            }
+            // Somebody else was first: what is old is looked for again.
+            Err(Error::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Conflict { table: table.path().to_string(), version: 0 })
+}
+
+struct Counted {
+    sums: Vec<Forgotten>,
+    /// Events that were too long for a row.
+    oversized: Vec<Path>,
+}
+
+async fn count(table: &Table, files: &[Arc<Add>]) -> Result<Counted> {
+    let mut sums: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
+    let mut oversized = Vec::new();
+    for add in files {
+        let path = table.path().file(&add.path);
+        let damaged = |error| Error::parquet(path.to_string())(error);
+        let mut rows = table.reader(add).await?.build().map_err(damaged)?;
+        while let Some(batch) = rows.try_next().await.map_err(damaged)? {
+            add_up(&batch, &mut sums, &mut oversized)
+                .ok_or_else(|| Error::Corrupt { path: path.to_string(), reason: "it is no file of a stream".into() })?;
+        }
+    }
+    let sums = sums.into_iter().map(|((source, topic, partition), (rows, digest))| Forgotten {
+        source,
+        topic,
+        partition,
+        rows,
+        digest,
+    });
+    Ok(Counted { sums: sums.collect(), oversized })
+}
+
+fn add_up(
+    batch: &RecordBatch,
+    sums: &mut BTreeMap<(String, String, i32), (u64, u128)>,
+    oversized: &mut Vec<Path>,
+) -> Option<()> {
+    let column = |name: &str| batch.column_by_name(name);
+    let (source, topic) = (column("source")?.as_string_opt::<i32>()?, column("topic")?.as_string_opt::<i32>()?);
+    let partition = column("partition")?.as_primitive_opt::<Int32Type>()?;
+    let position = column("position")?.as_primitive_opt::<Int64Type>()?;
+    let (payload, key) = (column("payload")?.as_binary_opt::<i32>()?, column("key")?.as_binary_opt::<i32>()?);
+    let rejection = column("rejection")?.as_string_opt::<i32>()?;
+    for row in 0..batch.num_rows() {
+        let of = (source.value(row).to_owned(), topic.value(row).to_owned(), partition.value(row));
+        let key = key.is_valid(row).then(|| key.value(row));
+        let sum = sums.entry(of).or_default();
+        *sum = (sum.0 + 1, sum.1.wrapping_add(row_digest(position.value(row), payload.value(row), key)));
+        if rejection.is_valid(row)
+            && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
+        {
+            oversized.extend(Path::parse(kept.path).ok());
+        }
+    }
+    Some(())
+}
+
+async fn delete(table: &Table, paths: Vec<Path>) -> Result<()> {
+    for path in paths {
+        match table.store().objects().delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(source) => return Err(Error::Store { action: "delete", path: path.to_string(), source }),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! `starmere upkeep`: compaction, retention and clean-up; `up` and `ingest` do the same from time to time.
+
+use std::time::Duration;
+
+use chrono::{Days, Utc};
+use starmere_lake::events::{file_options, file_schema};
+use starmere_lake::upkeep::{Compacted, Keep, Sizes, clean_up, compact, retain};
+use tokio_util::sync::CancellationToken;
+
+use crate::command_line::Upkeep;
+use crate::output::{Output, bytes, counted};
+use crate::project::Opened;
+
+/// Streams are compacted this often while events come.
+const COMPACT_EVERY: Duration = Duration::from_secs(60);
+/// Retention and clean-up are looked after this often.
+const CLEAN_EVERY: Duration = Duration::from_secs(60 * 60);
+
+pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) -> anyhow::Result<()> {
+    if !arguments.dry_run {
+        for parsed in &opened.project.streams {
+            let name = parsed.definition.stream.as_str();
+            let step = output.step(format!("stream {name}"));
+            let forgotten = forget(opened, name).await?;
+            let compacted = compacted(opened, name).await?;
+            step.done(words(forgotten, &compacted));
+        }
+    }
+    let step = output.step("clean-up");
+    let now = Utc::now().timestamp_millis();
+    let cleaned =
+        clean_up(&opened.warehouse, &Keep::at(now, opened.project.file.snapshot_days()), arguments.dry_run).await?;
+    let what = format!(
+        "{} of {} and {}",
+        counted(cleaned.files as u64, "object", "objects"),
+        bytes(cleaned.bytes),
+        counted(cleaned.snapshots as u64, "catalog snapshot", "catalog snapshots"),
+    );
+    step.done(if arguments.dry_run { format!("would delete {what}") } else { format!("deleted {what}") });
+    for table in cleaned.tables {
+        output.say(format!("{table}: no snapshot pins it any more"));
+    }
+    Ok(())
+}
+
+fn words(forgotten: u64, compacted: &Compacted) -> String {
+    let mut words = Vec::new();
+    if forgotten > 0 {
+        words.push(format!("{} forgotten", counted(forgotten, "event", "events")));
+    }
+    if compacted.files > 0 {
+        let (files, into) = (compacted.files as u64, compacted.into as u64);
+        words.push(format!("{} put together into {into}", counted(files, "file", "files")));
+    }
+    if words.is_empty() { "nothing to do".to_owned() } else { words.join(", ") }
+}
+
+async fn forget(opened: &Opened, stream: &str) -> anyhow::Result<u64> {
+    let parsed = opened.project.streams.iter().find(|parsed| *parsed.definition.stream == stream);
+    let days = parsed.and_then(|parsed| parsed.definition.retention_days.as_ref());
+    let Some(day) = days.and_then(|days| Utc::now().date_naive().checked_sub_days(Days::new(u64::from(days.value))))
+    else {
+        return Ok(0);
+    };
+    let (stream, _) = opened.stream(stream)?;
+    Ok(retain(stream.table(), day).await?)
+}
+
+async fn compacted(opened: &Opened, stream: &str) -> anyhow::Result<Compacted> {
+    let (stream, _) = opened.stream(stream)?;
+    Ok(compact(stream.table(), file_schema(), &file_options(), &Sizes::default()).await?)
+}
+
+/// Keeps the lake healthy until told to stop. Trouble is told, and tried again the next time.
+pub(super) async fn continuously(opened: &Opened, stop: &CancellationToken) {
+    let work = async {
+        let mut cleaned = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(COMPACT_EVERY).await;
+            let cleans = cleaned.elapsed() >= CLEAN_EVERY;
+            for parsed in &opened.project.streams {
+                let name = parsed.definition.stream.as_str();
+                let done = async {
+                    if cleans {
+                        forget(opened, name).await?;
+                    }
+                    compacted(opened, name).await
+                };
+                match done.await {
+                    Ok(Compacted { files: 0, .. }) => {}
+                    Ok(compacted) => tracing::info!(stream = name, compacted.files, compacted.into, "compacted"),
+                    Err(error) => {
+                        tracing::warn!(stream = name, error = format!("{error:#}"), "no upkeep; trying again later")
+                    }
+                }
+            }
+            if cleans {
+                cleaned = tokio::time::Instant::now();
+                let keep = Keep::at(Utc::now().timestamp_millis(), opened.project.file.snapshot_days());
+                if let Err(error) = clean_up(&opened.warehouse, &keep, false).await {
+                    tracing::warn!(%error, "no clean-up; trying again later");
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = stop.cancelled() => {}
+    }
+}
