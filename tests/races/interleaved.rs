@@ -189,3 +189,44 @@ async fn a_build_during_which_files_are_put_together_counts_each_event_once() {
         }
     }
 }
+
+/// Tries to lose rows, or to have them twice, by another compaction, and more that lands, before each single operation
+/// of a compaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compaction_that_is_overtaken_by_another_changes_no_row() {
+    let scene = scene().await;
+    let landed = async |store: &Arc<InMemory>| {
+        let warehouse = plain(store);
+        let mut payloads = Vec::new();
+        for name in STREAMS {
+            let table = tables::stream(&warehouse, name);
+            assert_eq!(tables::holes(&table).await, [""; 0]);
+            payloads.push(tables::payloads(&table).await);
+        }
+        payloads
+    };
+    let untouched = Arc::new(scene.store.fork());
+    land_inbox(&plain(&untouched), "more", scene.more.path()).await.unwrap();
+    let expected = landed(&untouched).await;
+    for number in 0.. {
+        let store = Arc::new(scene.store.fork());
+        let other = {
+            let (store, more) = (store.clone(), scene.more.path().to_path_buf());
+            async move {
+                land_inbox(&plain(&store), "more", &more).await.unwrap();
+                for name in STREAMS {
+                    compact_all(&plain(&store), name).await.unwrap();
+                }
+            }
+        };
+        let interrupt = Interrupt::new(move |operation, _| operation == number, other);
+        for name in STREAMS {
+            compact_all(&tampered(&store, &interrupt), name).await.unwrap();
+        }
+        if !interrupt.happened() {
+            assert!(number > 10, "a compaction has more than {number} operations");
+            break;
+        }
+        assert_eq!(landed(&store).await, expected, "another compaction before operation {number}");
+    }
+}
