@@ -6,5 +6,6 @@ mod faults;
 mod incremental;
 mod moments;
 mod races;
+mod retention;
 mod rooms;
 mod support;
