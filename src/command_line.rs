@@ -184,6 +184,15 @@ pub(crate) struct Rejects {
     /// At most so many
     #[arg(long, default_value_t = 100)]
     pub(crate) limit: usize,
+    /// Only a few of each reason, with how many there are
+    #[arg(long)]
+    pub(crate) sample: bool,
+    /// Take the stream's rejects up again that its mended definition can read
+    ///
+    /// They take the places of their rejects, in one commit; builds see them as new events. Rejects of models are tried
+    /// again by every build whose definition has changed.
+    #[arg(long, requires = "of", conflicts_with = "sample")]
+    pub(crate) repair: bool,
 }
 
 #[cfg(test)]

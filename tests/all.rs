@@ -6,6 +6,7 @@ mod faults;
 mod incremental;
 mod moments;
 mod races;
+mod repair;
 mod retention;
 mod rooms;
 mod support;

@@ -7,6 +7,7 @@
 //! | [`lines`] | bytes in, lines out, however long |
 //! | [`files`] | files and standard input: which have landed, what is new |
 //! | [`kafka`] | topics: which partitions are ours, what of them has landed |
+//! | [`repair`] | rejected rows, taken up again after a mapping was mended |
 //! | [`http`] | the listener: requests in, commits out, answered after the commit |
 //!
 //! Every source ends in [`starmere_lake::landing`]; nothing here remembers a position of its own.
@@ -18,6 +19,7 @@ pub mod http;
 pub mod kafka;
 pub mod lines;
 mod marks;
+pub mod repair;
 pub mod rows;
 
 pub use error::{Error, Result};

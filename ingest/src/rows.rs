@@ -275,7 +275,9 @@ impl Batch {
         }
         self.event_type.append_option(envelope.event_type.as_deref());
         self.event_version.append_option(envelope.version);
-        self.occurred_at.append_option(envelope.occurred_at);
+        // A reject keeps when its source got it: a mended mapping may ask for that.
+        let got = || event.timestamp.filter(|_| envelope.rejection.is_some()).and_then(|got| got.checked_mul(1_000));
+        self.occurred_at.append_option(envelope.occurred_at.or_else(got));
         self.subject.append_option(envelope.subject.as_deref());
         self.source.append_value(source);
         self.topic.append_value(topic);

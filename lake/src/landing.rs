@@ -280,15 +280,41 @@ impl Stream {
     }
 }
 
+/// Rows of a source partition, incarnations together, as commits speak of them that do not land.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub source: String,
+    pub topic: String,
+    pub partition: i32,
+    pub rows: u64,
+    /// Sum of the rows' digests.
+    #[serde(with = "hexadecimal")]
+    pub digest: u128,
+}
+
+/// What a commit of a stream says that it has done with rows. Whoever only rewrites files says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// Rows that are new, with their positions.
+    pub landed: Vec<Part>,
+    /// Rows that are there no more: their time was up, or they were rejects that are repaired.
+    pub forgotten: Vec<Tally>,
+    /// Rows that took the place of rejects.
+    pub repaired: Vec<Tally>,
+}
+
+impl Facts {
+    /// Those of a commit.
+    pub fn of(commit: &Committed) -> Self {
+        let facts = commit.info().and_then(|info| serde_json::from_value(info.starmere.clone()).ok());
+        facts.unwrap_or_default()
+    }
+}
+
 /// The parts that a commit of a stream landed.
 pub fn parts(commit: &Committed) -> Vec<Part> {
-    #[derive(Deserialize)]
-    struct Facts {
-        #[serde(default)]
-        landed: Vec<Part>,
-    }
-    let facts = commit.info().and_then(|info| serde_json::from_value::<Facts>(info.starmere.clone()).ok());
-    facts.map(|facts| facts.landed).unwrap_or_default()
+    Facts::of(commit).landed
 }
 
 /// A digest as 32 hexadecimal digits.

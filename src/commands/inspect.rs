@@ -1,16 +1,12 @@
-//! `starmere streams`, `status`, `rejects`: what there is.
+//! `starmere streams`, `status`: what there is.
 
 use anyhow::Context;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use starmere_lake::events;
 use starmere_lake::paths::TablePath;
-use starmere_lake::provider::PinnedTable;
-use starmere_sql::wire;
 use std::sync::Arc;
 
-use crate::command_line::{Format, Rejects};
-use crate::failure::Mendable;
+use crate::command_line::Format;
 use crate::output::{Output, bytes, count};
 use crate::project::Opened;
 
@@ -183,69 +179,6 @@ pub(super) async fn status(opened: &Opened, output: &Output) -> anyhow::Result<(
         ("last commit (UTC)", Holds::Text),
     ];
     listing(output, &columns, &rows)
-}
-
-pub(super) async fn rejects(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::Result<()> {
-    let newest = opened.catalog.newest().await?;
-    let session = opened.engine.session();
-    let mut selects = Vec::new();
-    let store = opened.warehouse.store();
-    let wanted =
-        |name: &str| arguments.of.as_deref().is_none_or(|of| of == name || name.rsplit('.').next() == Some(of));
-    let mut number = 0;
-    let mut register = |table: PinnedTable| -> anyhow::Result<String> {
-        number += 1;
-        let name = format!("rejects_{number}");
-        session.register_table(datafusion::common::TableReference::bare(name.clone()), Arc::new(table))?;
-        Ok(name)
-    };
-    let text = |of: &str| of.replace('\'', "''");
-    for parsed in &opened.project.streams {
-        let file = &parsed.definition;
-        if !wanted(&file.stream) {
-            continue;
-        }
-        let table = opened.warehouse.table(TablePath::stream(&file.domain, &file.stream));
-        let snapshot = table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await?;
-        let name = register(PinnedTable::new(store, snapshot))?;
-        selects.push(format!(
-            "SELECT '{}' AS rejected_by, rejection AS reason, source, topic, position, event_id, \
-             substr(arrow_cast(arrow_cast(payload, 'Binary'), 'Utf8'), 1, 80) AS payload FROM {name} WHERE rejection IS NOT NULL \
-             AND rejection NOT LIKE 'not UTF-8%' \
-             UNION ALL SELECT '{}', rejection, source, topic, position, event_id, NULL FROM {name} \
-             WHERE rejection LIKE 'not UTF-8%'",
-            text(&file.stream),
-            text(&file.stream)
-        ));
-    }
-    for (name, pin) in newest.tables.iter().filter_map(|(name, pin)| Some((name.strip_suffix("/rejects")?, pin))) {
-        if !wanted(name) {
-            continue;
-        }
-        let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
-        let table = register(PinnedTable::new(store, snapshot))?;
-        selects.push(format!(
-            "SELECT '{}' AS rejected_by, reason, source, topic, position, event_id, event_type FROM {table}",
-            text(name)
-        ));
-    }
-    if selects.is_empty() {
-        let Some(of) = arguments.of.as_deref() else {
-            let hint = "describe one in `streams/`; see docs/definitions.md";
-            return Err(Mendable::error("the project has no streams, so nothing could be rejected", hint));
-        };
-        return Err(Mendable::error(
-            format!("there is no stream or published model `{of}`"),
-            "see `starmere streams` and `starmere plan`",
-        ));
-    }
-    let query =
-        format!("SELECT * FROM ({}) ORDER BY 1, 3, 4, 5 LIMIT {}", selects.join(" UNION ALL "), arguments.limit);
-    let answer = session.sql(&query).await?;
-    let schema = wire::wire_schema(answer.schema().as_arrow());
-    let batches = answer.collect().await?;
-    let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
-    output.data(&schema, &batches)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod definitions;
 mod ingest;
 mod init;
 mod inspect;
+mod rejects;
 mod serve;
 mod sql;
 mod upkeep;
@@ -24,7 +25,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Products => definitions::products(&Project::load(&root)?, output),
         Command::Streams => inspect::streams(&open()?, output).await,
         Command::Status => inspect::status(&open()?, output).await,
-        Command::Rejects(arguments) => inspect::rejects(&open()?, &arguments, output).await,
+        Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,
         Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,
         Command::Build(arguments) => {
             let step = output.step("build");

@@ -11,10 +11,9 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{Add, Snapshot, Table};
-use starmere_lake::landing::{Oversized, SourcePartition, lost, parts, row_digest};
+use starmere_lake::landing::{Facts, Oversized, SourcePartition, Tally, lost, row_digest};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
-use starmere_lake::upkeep::{Forgotten, forgotten};
 use starmere_models::build::{Builder, Built, Watch};
 use starmere_models::events::read_file;
 use starmere_models::resolve::Model;
@@ -96,7 +95,8 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
     let mut said: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
     let mut positions: BTreeMap<SourcePartition, i64> = BTreeMap::new();
     for commit in table.commits(0, snapshot.version()).await? {
-        for part in parts(&commit) {
+        let Facts { landed, forgotten, repaired } = Facts::of(&commit);
+        for part in landed {
             let position = positions.insert(part.partition.clone(), part.to);
             if let Some(position) = position.filter(|&position| position != part.from) {
                 let SourcePartition { source, topic, .. } = &part.partition;
@@ -110,9 +110,13 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
             let sum = said.entry((source, topic, partition)).or_default();
             *sum = (sum.0 + part.rows, sum.1.wrapping_add(part.digest));
         }
-        for Forgotten { source, topic, partition, rows, digest } in forgotten(&commit) {
+        for Tally { source, topic, partition, rows, digest } in forgotten {
             let sum = said.entry((source, topic, partition)).or_default();
             *sum = (sum.0.wrapping_sub(rows), sum.1.wrapping_sub(digest));
+        }
+        for Tally { source, topic, partition, rows, digest } in repaired {
+            let sum = said.entry((source, topic, partition)).or_default();
+            *sum = (sum.0.wrapping_add(rows), sum.1.wrapping_add(digest));
         }
     }
     // What is there.

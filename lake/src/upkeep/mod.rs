@@ -18,4 +18,4 @@ mod tests;
 
 pub use clean::{Cleaned, Keep, clean_up};
 pub use compact::{Compacted, Sizes, compact, groups};
-pub use retain::{Forgotten, cut_of, forgotten, retain};
+pub use retain::{cut_of, retain};

@@ -14,11 +14,10 @@ use chrono::NaiveDate;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use serde::{Deserialize, Serialize};
 
-use crate::delta::{Add, Commit, Committed, REWRITE, Snapshot, Table, Txn};
+use crate::delta::{Add, Commit, REWRITE, Snapshot, Table, Txn};
 use crate::events::INGEST_DATE;
-use crate::landing::{Oversized, hexadecimal, row_digest};
+use crate::landing::{Oversized, Tally, row_digest};
 use crate::{Error, Result};
 
 /// The `txn` application id whose version is the day before which everything is forgotten, in days since 1970.
@@ -26,33 +25,10 @@ const CUT: &str = "starmere/cut";
 /// How often a commit is offered while others commit in between.
 const ATTEMPTS: usize = 100;
 
-/// Rows of a source partition that were forgotten, incarnations together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forgotten {
-    pub source: String,
-    pub topic: String,
-    pub partition: i32,
-    pub rows: u64,
-    /// Sum of the rows' digests.
-    #[serde(with = "hexadecimal")]
-    pub digest: u128,
-}
-
 /// The day before which everything that landed is forgotten, if there is one.
 pub fn cut_of(snapshot: &Snapshot) -> Option<NaiveDate> {
     let days = chrono::Duration::try_days(snapshot.txn(CUT)?)?;
     NaiveDate::default().checked_add_signed(days)
-}
-
-/// What a commit has forgotten.
-pub fn forgotten(commit: &Committed) -> Vec<Forgotten> {
-    #[derive(Deserialize)]
-    struct Facts {
-        #[serde(default)]
-        forgotten: Vec<Forgotten>,
-    }
-    let facts = commit.info().and_then(|info| serde_json::from_value::<Facts>(info.starmere.clone()).ok());
-    facts.map(|facts| facts.forgotten).unwrap_or_default()
 }
 
 /// Forgets what landed before `day`; how many rows.
@@ -91,7 +67,7 @@ pub async fn retain(table: &Table, day: NaiveDate) -> Result<u64> {
 }
 
 struct Counted {
-    sums: Vec<Forgotten>,
+    sums: Vec<Tally>,
     /// Events that were too long for a row.
     oversized: Vec<Path>,
 }
@@ -108,7 +84,7 @@ async fn count(table: &Table, files: &[Arc<Add>]) -> Result<Counted> {
                 .ok_or_else(|| Error::Corrupt { path: path.to_string(), reason: "it is no file of a stream".into() })?;
         }
     }
-    let sums = sums.into_iter().map(|((source, topic, partition), (rows, digest))| Forgotten {
+    let sums = sums.into_iter().map(|((source, topic, partition), (rows, digest))| Tally {
         source,
         topic,
         partition,

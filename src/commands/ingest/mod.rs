@@ -126,7 +126,7 @@ pub(super) async fn continuously(opened: &Opened, feeds: &[Feed], output: &Outpu
 }
 
 /// Events that no model can see, since the stream does not describe their types.
-fn undescribed(opened: &Opened, stream: &str, types: &Types) -> Option<String> {
+pub(super) fn undescribed(opened: &Opened, stream: &str, types: &Types) -> Option<String> {
     /// So many types are named.
     const MOST: usize = 5;
     let parsed = opened.project.streams.iter().find(|parsed| *parsed.definition.stream == stream)?;

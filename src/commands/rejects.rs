@@ -1,0 +1,146 @@
+//! `starmere rejects`: what could not be read, and taking it up again.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use starmere_ingest::repair::{Repaired, repair};
+use starmere_lake::events;
+use starmere_lake::paths::TablePath;
+use starmere_lake::provider::PinnedTable;
+use starmere_sql::wire;
+
+use crate::command_line::Rejects;
+use crate::failure::Mendable;
+use crate::output::{Output, counted};
+use crate::project::Opened;
+
+/// Rejects of a reason that a sample has.
+const SAMPLE: u32 = 3;
+/// So much of a payload is shown.
+const SHOWN: usize = 80;
+
+pub(super) async fn run(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::Result<()> {
+    match &arguments.of {
+        Some(stream) if arguments.repair => take_up(opened, stream, output).await,
+        _ => list(opened, arguments, output).await,
+    }
+}
+
+/// Takes rejected rows of a stream up again.
+async fn take_up(opened: &Opened, stream: &str, output: &Output) -> anyhow::Result<()> {
+    let (stream, mapping) = opened.stream(stream)?;
+    let step = output.step(format!("repairing {}", stream.name()));
+    let Repaired { events, still_rejected, version, types } =
+        repair(&stream, &mapping).await.with_context(|| format!("could not repair rejects of `{}`", stream.name()))?;
+    let rest = match still_rejected {
+        0 => String::new(),
+        rest => format!(", {} left", counted(rest, "reject", "rejects")),
+    };
+    step.done(format!("{} repaired{rest}; version {version}", counted(events, "reject", "rejects")));
+    if let Some(words) = super::ingest::undescribed(opened, stream.name(), &types) {
+        output.say(words);
+    }
+    Ok(())
+}
+
+async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::Result<()> {
+    let newest = opened.catalog.newest().await?;
+    let session = opened.engine.session();
+    let mut selects = Vec::new();
+    let store = opened.warehouse.store();
+    let wanted =
+        |name: &str| arguments.of.as_deref().is_none_or(|of| of == name || name.rsplit('.').next() == Some(of));
+    let mut number = 0;
+    let mut register = |table: PinnedTable| -> anyhow::Result<String> {
+        number += 1;
+        let name = format!("rejects_{number}");
+        session.register_table(datafusion::common::TableReference::bare(name.clone()), Arc::new(table))?;
+        Ok(name)
+    };
+    let text = |of: &str| of.replace('\'', "''");
+    for parsed in &opened.project.streams {
+        let file = &parsed.definition;
+        if !wanted(&file.stream) {
+            continue;
+        }
+        let table = opened.warehouse.table(TablePath::stream(&file.domain, &file.stream));
+        let snapshot = table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await?;
+        let name = register(PinnedTable::new(store, snapshot))?;
+        selects.push(format!(
+            "SELECT '{}' AS rejected_by, rejection AS reason, source, topic, position, event_id, \
+             arrow_cast(payload, 'Binary') AS payload FROM {name} WHERE rejection IS NOT NULL",
+            text(&file.stream)
+        ));
+    }
+    for (name, pin) in newest.tables.iter().filter_map(|(name, pin)| Some((name.strip_suffix("/rejects")?, pin))) {
+        if !wanted(name) {
+            continue;
+        }
+        let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+        let table = register(PinnedTable::new(store, snapshot))?;
+        selects.push(format!(
+            "SELECT '{}' AS rejected_by, reason, source, topic, position, event_id, \
+             arrow_cast(event_type, 'Binary') AS payload FROM {table}",
+            text(name)
+        ));
+    }
+    if selects.is_empty() {
+        let Some(of) = arguments.of.as_deref() else {
+            let hint = "describe one in `streams/`; see docs/definitions.md";
+            return Err(Mendable::error("the project has no streams, so nothing could be rejected", hint));
+        };
+        return Err(Mendable::error(
+            format!("there is no stream or published model `{of}`"),
+            "see `starmere streams` and `starmere plan`",
+        ));
+    }
+    let all = selects.join(" UNION ALL ");
+    // Reasons that differ only in their numbers are one.
+    let kind = "rejected_by, regexp_replace(reason, '[0-9]+', '0', 'g')";
+    let query = match arguments.sample {
+        false => format!("SELECT * FROM ({all}) ORDER BY 1, 3, 4, 5 LIMIT {}", arguments.limit),
+        true => format!(
+            "SELECT rejected_by, count, reason, source, topic, position, event_id, payload FROM (\
+             SELECT *, count(*) OVER (PARTITION BY {kind}) AS count, \
+             row_number() OVER (PARTITION BY {kind} ORDER BY source, topic, position) AS number FROM ({all})) \
+             WHERE number <= {SAMPLE} ORDER BY 1, 2 DESC, 3, 4, 5, 6 LIMIT {}",
+            arguments.limit
+        ),
+    };
+    let answer = session.sql(&query).await?;
+    let batches = answer.collect().await?;
+    let batches = batches.iter().map(readable).collect::<anyhow::Result<Vec<_>>>()?;
+    let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    let schema = wire::wire_schema(&schema);
+    let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
+    output.data(&schema, &batches)
+}
+
+/// The batch, with payloads as people read them.
+fn readable(batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
+    let schema: SchemaRef = batch.schema();
+    let (mut fields, mut columns) = (Vec::new(), Vec::<ArrayRef>::new());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        match column.as_binary_opt::<i32>() {
+            Some(payloads) => {
+                fields.push(Field::new(field.name(), DataType::Utf8, true));
+                columns.push(Arc::new(payloads.iter().map(|payload| payload.map(shown)).collect::<StringArray>()));
+            }
+            None => {
+                fields.push(field.as_ref().clone());
+                columns.push(column.clone());
+            }
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).context("could not show the rejects")
+}
+
+/// The beginning of a payload: as text, or in hexadecimal digits.
+fn shown(payload: &[u8]) -> String {
+    match std::str::from_utf8(payload) {
+        Ok(text) => text.chars().take(SHOWN).collect(),
+        Err(_) => format!("x'{}'", hex::encode(&payload[..payload.len().min(SHOWN / 2)])),
+    }
+}
