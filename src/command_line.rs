@@ -59,7 +59,7 @@ pub(crate) enum Command {
     /// Read all definitions and report every mistake, before any data is touched
     Check,
     /// List streams and what has landed in them
-    Streams,
+    Streams(Streams),
     /// Land events from the project's sources, a file or standard input
     Ingest(Ingest),
     /// List what would be built, and why
@@ -109,6 +109,27 @@ pub(crate) struct Init {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Example {
     Shop,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Streams {
+    #[command(subcommand)]
+    pub(crate) what: Option<StreamsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamsCommand {
+    /// Propose the definition of a stream, from what has landed in it
+    Infer(Infer),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Infer {
+    /// The stream
+    pub(crate) stream: String,
+    /// Look at so many events
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) events: u32,
 }
 
 #[derive(Debug, Args)]

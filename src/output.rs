@@ -42,6 +42,12 @@ impl Output {
         self.write(schema, batches, std::io::BufWriter::new(out))
     }
 
+    /// Text that somebody will keep, to standard output.
+    pub(crate) fn text(&self, text: &str) -> anyhow::Result<()> {
+        let mut out = WhileRead { out: std::io::stdout().lock(), closed: false };
+        Ok(out.write_all(text.as_bytes())?)
+    }
+
     fn write(&self, schema: &SchemaRef, batches: &[RecordBatch], mut out: impl Write) -> anyhow::Result<()> {
         let plain = Arc::new(Schema::new(schema.fields().clone()));
         match self.format {

@@ -9,6 +9,7 @@
 //! | [`keys`] | surrogate keys |
 //! | [`dimension`] | change logs, versions, as-of look-ups |
 //! | [`fact`] | rows, and keying them again |
+//! | [`infer`] | what payloads seem to be that nobody described |
 //! | [`calendar`] | days |
 //! | [`rejects`] | what a model could not read |
 //! | [`build`] | what is out of date, and bringing it up to date |
@@ -22,6 +23,7 @@ mod error;
 pub mod events;
 pub mod expression;
 pub mod fact;
+pub mod infer;
 pub mod keys;
 pub mod rejects;
 pub mod resolve;

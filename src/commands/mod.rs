@@ -1,6 +1,7 @@
 //! The commands: each loads the project, calls the rooms, prints.
 
 mod definitions;
+mod infer;
 mod ingest;
 mod init;
 mod inspect;
@@ -10,7 +11,7 @@ mod sql;
 mod upkeep;
 mod verify;
 
-use crate::command_line::{Command, CommandLine};
+use crate::command_line::{Command, CommandLine, Streams, StreamsCommand};
 use crate::output::Output;
 use crate::project::{Opened, Project};
 use crate::publish;
@@ -23,7 +24,10 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Check => definitions::check(&Project::load(&root)?, output),
         Command::Plan => definitions::plan(&open()?, output).await,
         Command::Products => definitions::products(&Project::load(&root)?, output),
-        Command::Streams => inspect::streams(&open()?, output).await,
+        Command::Streams(Streams { what: None }) => inspect::streams(&open()?, output).await,
+        Command::Streams(Streams { what: Some(StreamsCommand::Infer(arguments)) }) => {
+            infer::run(&open()?, &arguments, output).await
+        }
         Command::Status => inspect::status(&open()?, output).await,
         Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,
         Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,

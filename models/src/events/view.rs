@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, RecordBatch, StringBuilder};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use starmere_lake::Error as LakeError;
 use starmere_lake::delta::Table;
@@ -48,6 +49,21 @@ impl Payloads {
     /// The columns that are read of the lake.
     pub(super) fn columns(&self) -> &SchemaRef {
         &self.columns
+    }
+
+    /// The batch, with what all of its payloads say, as far as they can be read.
+    pub fn texts(&self, batch: &RecordBatch, table: &Table) -> Result<RecordBatch> {
+        let failed = || Error::columns("a batch of events");
+        let schema = starmere_lake::events::file_schema();
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+            let field = schema.field_with_name(field.name()).map_err(failed())?.clone().with_nullable(true);
+            columns.push(cast(column, field.data_type()).map_err(failed())?);
+            fields.push(field);
+        }
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed())?;
+        let all = BooleanArray::from(vec![true; batch.num_rows()]);
+        self.read(batch, &all, table)
     }
 
     /// The batch, with what the payloads of the rows in `wanted` say.

@@ -1,0 +1,237 @@
+//! `starmere streams infer`: a definition for what has landed, proposed.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int32Type;
+use starmere_lake::formats::Convention;
+use starmere_lake::provider::PinnedTable;
+use starmere_models::events::Payloads;
+use starmere_models::infer::{Proposed, ProposedKind, Shape, Shapes};
+
+use super::inspect::{Cell, Holds, listing};
+use crate::command_line::{Format, Infer};
+use crate::failure::Mendable;
+use crate::output::{Output, counted};
+use crate::project::Opened;
+
+pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> anyhow::Result<()> {
+    let (stream, mapping) = opened.stream(&arguments.stream)?;
+    let Some(snapshot) = stream.table().snapshot().await?.filter(|snapshot| snapshot.rows() > Some(0)) else {
+        let hint = "land some: `starmere ingest`; a definition with any envelope will do";
+        return Err(Mendable::error(format!("nothing has landed in `{}`", arguments.stream), hint));
+    };
+    let session = opened.engine.session();
+    session.register_table("s", Arc::new(PinnedTable::new(opened.warehouse.store(), snapshot)))?;
+    let columns = "event_type, event_version, rejection, payload, key, headers, op";
+    let query = format!("SELECT {columns} FROM s LIMIT {}", arguments.events);
+    let batches = session.sql(&query).await?.collect().await?;
+    let convention = mapping.format.convention;
+    let definition = starmere_models::events::Stream {
+        domain: String::new(),
+        name: arguments.stream.clone(),
+        description: None,
+        format: mapping.format.clone(),
+        events: Vec::new(),
+    };
+    let payloads = Payloads::of(&definition, stream.table()).await?;
+    let (mut shapes, mut rejects, mut unreadable) = (Shapes::new(), Shape::default(), 0);
+    for batch in &batches {
+        let batch = payloads.texts(batch, stream.table())?;
+        unreadable += add(&batch, &mut shapes, &mut rejects);
+    }
+    let found = Found { shapes, rejects, unreadable, convention };
+    match output.format() {
+        Format::Table => output.text(&found.definition(&arguments.stream)),
+        _ => listing(output, &COLUMNS, &found.rows()),
+    }
+}
+
+/// Counts the rows of a batch; how many cannot be read.
+fn add(batch: &RecordBatch, shapes: &mut Shapes, rejects: &mut Shape) -> u64 {
+    let column = |name: &str| batch.column_by_name(name).expect("the query asks for it");
+    let (types, rejections) = (column("event_type").as_string::<i32>(), column("rejection").as_string::<i32>());
+    let versions = column("event_version").as_primitive::<Int32Type>();
+    let texts = column("payload").as_binary::<i32>();
+    let mut unreadable = 0;
+    for row in 0..batch.num_rows() {
+        let Ok(text) = std::str::from_utf8(texts.value(row)) else { continue };
+        match (rejections.is_valid(row), types.is_valid(row)) {
+            (true, _) if text.trim_start().starts_with('{') => rejects.add(text),
+            (true, _) => unreadable += 1,
+            (false, true) => {
+                shapes.entry((types.value(row).to_owned(), versions.value(row))).or_default().add(text);
+            }
+            (false, false) => {}
+        }
+    }
+    unreadable
+}
+
+const COLUMNS: [(&str, Holds); 10] = [
+    ("event", Holds::Text),
+    ("version", Holds::Number),
+    ("field", Holds::Text),
+    ("path", Holds::Text),
+    ("type", Holds::Text),
+    ("events", Holds::Number),
+    ("present", Holds::Number),
+    ("nulls", Holds::Number),
+    ("sure in percent", Holds::Number),
+    ("conflict", Holds::Text),
+];
+
+struct Found {
+    shapes: Shapes,
+    rejects: Shape,
+    unreadable: u64,
+    convention: Option<Convention>,
+}
+
+impl Found {
+    /// Where the fields of an event are, by convention.
+    fn prefix(&self, event: &str) -> &'static str {
+        match self.convention {
+            Some(Convention::CloudEvents) => "data.",
+            Some(Convention::Debezium) if event.ends_with(".deleted") => "before.",
+            Some(Convention::Debezium) => "after.",
+            Some(Convention::Outbox) | None => "",
+        }
+    }
+
+    fn definition(&self, stream: &str) -> String {
+        let mut text =
+            format!("# Proposed for streams/{stream}.yaml, from what has landed; read it before you use it.\n");
+        let events: u64 = self.shapes.values().map(|shape| shape.events).sum();
+        if self.rejects.events > events {
+            self.envelope(&mut text);
+        }
+        if self.unreadable > 0 {
+            let rows = counted(self.unreadable, "row", "rows");
+            let _ = writeln!(text, "# {rows} could not be read at all; see `starmere rejects {stream} --sample`");
+        }
+        if self.shapes.is_empty() {
+            return text;
+        }
+        text += "events:\n";
+        let mut last = None;
+        for ((event, version), shape) in &self.shapes {
+            if last != Some(event) {
+                let _ = writeln!(text, "  {}:\n    versions:", quoted(event));
+            }
+            last = Some(event);
+            let _ = writeln!(text, "      {version}:  # {}", counted(shape.events, "event", "events"));
+            let fields = shape.fields(self.prefix(event));
+            text += if fields.is_empty() { "        fields: {}\n" } else { "        fields:\n" };
+            write_fields(&mut text, &fields, 10);
+            if shape.unreachable() > 0 {
+                let names = counted(shape.unreachable(), "name", "names");
+                let _ = writeln!(
+                    text,
+                    "          # {names} left out: names with dots have no path, and a few thousand are enough"
+                );
+            }
+        }
+        text
+    }
+
+    fn envelope(&self, text: &mut String) {
+        let found = self.rejects.envelope();
+        let rejects = counted(self.rejects.events, "reject", "rejects");
+        let _ =
+            writeln!(text, "# {rejects}: the envelope is elsewhere. Then: starmere rejects STREAM --repair\nenvelope:");
+        let mut line = |key: &str, path: &Option<String>, missing: &str| {
+            let _ = match path {
+                Some(path) => writeln!(text, "  {key}: {}", quoted(path)),
+                None => writeln!(text, "  # {missing}"),
+            };
+        };
+        line("id", &found.id, "id: none was found; without one, an event that is sent again counts again");
+        line("type", &found.event_type, "type: none was found; write `constant_type: NAME` if all are of one type");
+        line("version", &found.version, "version: none was found; all are version 1");
+        let (time, unit) = found.time.unzip();
+        line("time", &time, "time: none was found; `time: $timestamp` is when the source got the event");
+        if let Some(unit) = unit.flatten() {
+            let _ = writeln!(text, "  time_unit: {unit}");
+        }
+    }
+
+    fn rows(&self) -> Vec<Vec<Cell>> {
+        let mut rows = Vec::new();
+        for ((event, version), shape) in &self.shapes {
+            add_rows(&mut rows, event, *version, "", &shape.fields(self.prefix(event)));
+        }
+        rows
+    }
+}
+
+fn add_rows(rows: &mut Vec<Vec<Cell>>, event: &str, version: i32, within: &str, fields: &[Proposed]) {
+    for field in fields {
+        let name = format!("{within}{}", field.name);
+        rows.push(vec![
+            Cell::Text(event.to_owned()),
+            Cell::Number(version.unsigned_abs().into()),
+            Cell::Text(name.clone()),
+            Cell::Text(field.path.clone()),
+            Cell::Text(match &field.kind {
+                ProposedKind::Value(kind) => kind.to_string(),
+                ProposedKind::Each(_) => "each".to_owned(),
+            }),
+            Cell::Number(field.of),
+            Cell::Number(field.present),
+            Cell::Number(field.nulls),
+            Cell::Number((field.sure * 100.0) as u64),
+            field.conflict.clone().map_or(Cell::Nothing, Cell::Text),
+        ]);
+        if let ProposedKind::Each(fields) = &field.kind {
+            add_rows(rows, event, version, &format!("{name}."), fields);
+        }
+    }
+}
+
+fn write_fields(text: &mut String, fields: &[Proposed], indent: usize) {
+    for field in fields {
+        let (name, path, words) = (&field.name, quoted(&field.path), words(field));
+        let path = if field.path == *name { String::new() } else { format!("path: {path}, ") };
+        let _ = match &field.kind {
+            ProposedKind::Value(kind) => {
+                let kind = kind.to_string();
+                let kind = if kind.contains(',') { format!("\"{kind}\"") } else { kind };
+                writeln!(text, "{:indent$}{name}: {{ {path}type: {kind} }}  # {words}", "")
+            }
+            ProposedKind::Each(elements) => {
+                let mut written = format!("{:indent$}{name}:  # {words}\n", "");
+                if !path.is_empty() {
+                    let _ = writeln!(written, "{:indent$}  path: {}", "", quoted(&field.path));
+                }
+                written += &format!("{:indent$}  each:{}\n", "", if elements.is_empty() { " {}" } else { "" });
+                text.push_str(&written);
+                write_fields(text, elements, indent + 4);
+                Ok(())
+            }
+        };
+    }
+}
+
+/// How often a field is there, and how sure its type is.
+fn words(field: &Proposed) -> String {
+    let mut words = match (field.of - field.present, field.nulls) {
+        (0, 0) => "always there".to_owned(),
+        (0, nulls) => format!("always there, {nulls} null"),
+        (_, _) => format!("in {} of {}", field.present, field.of),
+    };
+    let _ = write!(words, "; sure: {:.1} %", field.sure * 100.0);
+    if let Some(conflict) = &field.conflict {
+        let _ = write!(words, "; conflict: also {conflict}");
+    }
+    words
+}
+
+/// Text as YAML has it.
+fn quoted(text: &str) -> String {
+    let is_plain = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && text.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '_' | '.' | '-'))
+        && !matches!(text, "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n");
+    if is_plain { text.to_owned() } else { serde_json::to_string(text).unwrap_or_default() }
+}
