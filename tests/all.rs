@@ -4,6 +4,7 @@
 mod crash;
 mod faults;
 mod incremental;
+mod infer;
 mod moments;
 mod races;
 mod repair;

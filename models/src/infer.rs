@@ -29,6 +29,8 @@ pub struct Shape {
     paths: IndexMap<String, Seen>,
     /// Names that no path can say, since they have dots, and those beyond the most.
     unreachable: u64,
+    /// Everything is text, as in CSV: what looks like a number is one.
+    is_text: bool,
 }
 
 /// What was seen at a path.
@@ -47,6 +49,8 @@ struct Seen {
     times: u64,
     dates: u64,
     texts: u64,
+    /// Texts that are numbers, as a number is written.
+    number_texts: u64,
     objects: u64,
     arrays: u64,
     /// Of arrays that hold nothing but objects.
@@ -90,6 +94,11 @@ pub struct ProposedEnvelope {
 }
 
 impl Shape {
+    /// Of events in which everything is text.
+    pub fn of_text() -> Self {
+        Self { is_text: true, ..Self::default() }
+    }
+
     /// Counts an event, by what it says. Whatever is no object is counted and has no paths.
     pub fn add(&mut self, text: &str) {
         self.events += 1;
@@ -137,7 +146,7 @@ impl Shape {
             if seen.objects > 0 && seen.objects + seen.nulls == seen.present && !maps.contains(&format!("{path}.")) {
                 continue;
             }
-            let Some((kind, agree, conflict)) = seen.propose() else { continue };
+            let Some((kind, agree, conflict)) = seen.propose(self.is_text) else { continue };
             let values = seen.present - seen.nulls;
             let mut name = snake_case(rest);
             while !names.insert(name.clone()) {
@@ -180,9 +189,10 @@ impl Shape {
             let ranked = found.filter_map(|(path, _)| Some((named(path, names)?, path.matches('.').count(), path)));
             ranked.min().map(|(.., path)| path.clone())
         };
-        let is_unique = |seen: &Seen| {
+        // Events may have been sent more than once.
+        let tells_apart = |seen: &Seen| {
             (seen.texts + seen.integers) == seen.present
-                && seen.distinct.len() as u64 == self.events.min(MOST_DISTINCT as u64)
+                && seen.distinct.len() as u64 >= (self.events / 4).min(MOST_DISTINCT as u64)
         };
         let is_time = |seen: &Seen| {
             seen.times + seen.dates == seen.present || (seen.integers == seen.present && unit(seen.least).is_some())
@@ -192,7 +202,7 @@ impl Shape {
         let time = best(&TIMES, &is_time)
             .or_else(|| always().find(|(_, seen)| seen.times == seen.present).map(|(path, _)| path.clone()));
         ProposedEnvelope {
-            id: best(&["event_id", "id", "message_id", "uuid", "event_uuid"], &is_unique),
+            id: best(&["event_id", "id", "message_id", "uuid", "event_uuid"], &tells_apart),
             event_type: best(&["event_type", "type", "event", "event_name", "kind", "action", "name"], &|seen| {
                 seen.texts == seen.present && seen.distinct.len() <= MOST_NAMES
             }),
@@ -258,6 +268,16 @@ impl Seen {
             self.times += 1;
         } else {
             self.texts += 1;
+            let digits = text.strip_prefix('-').unwrap_or(&text);
+            let begins = digits.bytes().next().is_some_and(|first| first.is_ascii_digit());
+            let is_code = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
+            let is_number = begins && !is_code && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+            if is_number && text.parse::<f64>().is_ok() && digits.len() <= 18 {
+                self.number_texts += 1;
+                let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+                self.whole = self.whole.max(whole.len());
+                self.scale = self.scale.max(fraction.len());
+            }
         }
     }
 
@@ -277,7 +297,7 @@ impl Seen {
     }
 
     /// What it is, how many values are that, and what the others are.
-    fn propose(&self) -> Option<(ProposedKind, u64, Option<String>)> {
+    fn propose(&self, is_text: bool) -> Option<(ProposedKind, u64, Option<String>)> {
         let values = self.present - self.nulls;
         if values == 0 {
             return None;
@@ -292,6 +312,17 @@ impl Seen {
         }
         if scalars < values {
             return value(FieldType::Json, values - scalars);
+        }
+        // Definitions take numbers that are written as text; some producers cannot decide.
+        let written = if is_text || numbers > 0 { self.number_texts } else { 0 };
+        if written > 0 && numbers + written == values && self.floats == 0 {
+            let kind = match self.scale {
+                0 if self.fractions == 0 => FieldType::Bigint,
+                scale if self.whole + scale <= 18 && scale <= 6 => FieldType::Decimal(18, scale.max(2) as i8),
+                _ => FieldType::Double,
+            };
+            let words = (!is_text).then(|| format!("{written} written as text"));
+            return Some((ProposedKind::Value(kind), values, words));
         }
         match () {
             () if self.bools == values => value(FieldType::Bool, values),
@@ -375,6 +406,9 @@ mod tests {
         assert_eq!(types(&[r#"{"a":"2024-01-31T00:00:00Z"}"#, r#"{"a":"2024-01-31"}"#]), ["a timestamp"]);
         assert_eq!(types(&[r#"{"a":"2024-01-31"}"#, r#"{"a":"soon"}"#]), ["a string"]);
         assert_eq!(types(&[r#"{"a":"x"}"#, r#"{"a":1}"#]), ["a string"]);
+        assert_eq!(types(&[r#"{"a":"1.5"}"#, r#"{"a":1}"#]), ["a decimal(18,2)"], "a producer that cannot decide");
+        assert_eq!(types(&[r#"{"a":"15"}"#, r#"{"a":"16"}"#]), ["a string"], "it may be a code");
+        assert_eq!(types(&[r#"{"a":"015"}"#, r#"{"a":16}"#]), ["a string"]);
         assert_eq!(types(&[r#"{"a":{"b":1}}"#, r#"{"a":2}"#]), ["a json", "a_b bigint"]);
         assert_eq!(types(&[r#"{"a":[1,2]}"#, r#"{"a":[]}"#]), ["a json"]);
         assert_eq!(types(&[r#"{"a":[{"b":1},{"c":2}]}"#, r#"{"a":[]}"#]), ["a each 2"]);

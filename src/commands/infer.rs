@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int32Type;
-use starmere_lake::formats::Convention;
+use starmere_ingest::envelope::TypeOf;
+use starmere_lake::formats::{Convention, Encoding};
 use starmere_lake::provider::PinnedTable;
 use starmere_models::events::Payloads;
-use starmere_models::infer::{Proposed, ProposedKind, Shape, Shapes};
+use starmere_models::infer::{Proposed, ProposedKind, Shape, Shapes, snake_case};
 
 use super::inspect::{Cell, Holds, listing};
 use crate::command_line::{Format, Infer};
@@ -28,6 +29,16 @@ pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> 
     let query = format!("SELECT {columns} FROM s LIMIT {}", arguments.events);
     let batches = session.sql(&query).await?.collect().await?;
     let convention = mapping.format.convention;
+    let is_text = matches!(mapping.format.encoding, Encoding::Csv { .. });
+    let event_type = match &mapping.event_type {
+        TypeOf::Path(path) => Some(path.clone()),
+        TypeOf::Constant(_) | TypeOf::Convention => None,
+    };
+    // An id may be a key of the business; one that is the event's own says so.
+    let own = ["id", "event_id", "message_id", "uuid"];
+    let id =
+        mapping.id.clone().filter(|path| own.contains(&snake_case(path.rsplit('.').next().unwrap_or(path)).as_str()));
+    let envelope = [id, event_type, mapping.version.clone(), mapping.time.clone()];
     let definition = starmere_models::events::Stream {
         domain: String::new(),
         name: arguments.stream.clone(),
@@ -39,9 +50,10 @@ pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> 
     let (mut shapes, mut rejects, mut unreadable) = (Shapes::new(), Shape::default(), 0);
     for batch in &batches {
         let batch = payloads.texts(batch, stream.table())?;
-        unreadable += add(&batch, &mut shapes, &mut rejects);
+        unreadable += add(&batch, is_text, &mut shapes, &mut rejects);
     }
-    let found = Found { shapes, rejects, unreadable, convention };
+    let envelope = envelope.into_iter().flatten().collect();
+    let found = Found { shapes, rejects, unreadable, convention, envelope };
     match output.format() {
         Format::Table => output.text(&found.definition(&arguments.stream)),
         _ => listing(output, &COLUMNS, &found.rows()),
@@ -49,7 +61,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> 
 }
 
 /// Counts the rows of a batch; how many cannot be read.
-fn add(batch: &RecordBatch, shapes: &mut Shapes, rejects: &mut Shape) -> u64 {
+fn add(batch: &RecordBatch, is_text: bool, shapes: &mut Shapes, rejects: &mut Shape) -> u64 {
     let column = |name: &str| batch.column_by_name(name).expect("the query asks for it");
     let (types, rejections) = (column("event_type").as_string::<i32>(), column("rejection").as_string::<i32>());
     let versions = column("event_version").as_primitive::<Int32Type>();
@@ -61,7 +73,8 @@ fn add(batch: &RecordBatch, shapes: &mut Shapes, rejects: &mut Shape) -> u64 {
             (true, _) if text.trim_start().starts_with('{') => rejects.add(text),
             (true, _) => unreadable += 1,
             (false, true) => {
-                shapes.entry((types.value(row).to_owned(), versions.value(row))).or_default().add(text);
+                let shape = shapes.entry((types.value(row).to_owned(), versions.value(row)));
+                shape.or_insert_with(|| if is_text { Shape::of_text() } else { Shape::default() }).add(text);
             }
             (false, false) => {}
         }
@@ -87,6 +100,8 @@ struct Found {
     rejects: Shape,
     unreadable: u64,
     convention: Option<Convention>,
+    /// Paths of the envelope: SQL has these columns anyway.
+    envelope: Vec<String>,
 }
 
 impl Found {
@@ -98,6 +113,12 @@ impl Found {
             Some(Convention::Debezium) => "after.",
             Some(Convention::Outbox) | None => "",
         }
+    }
+
+    fn fields(&self, event: &str, shape: &Shape) -> Vec<Proposed> {
+        let mut fields = shape.fields(self.prefix(event));
+        fields.retain(|field| !self.envelope.contains(&field.path));
+        fields
     }
 
     fn definition(&self, stream: &str) -> String {
@@ -122,7 +143,7 @@ impl Found {
             }
             last = Some(event);
             let _ = writeln!(text, "      {version}:  # {}", counted(shape.events, "event", "events"));
-            let fields = shape.fields(self.prefix(event));
+            let fields = self.fields(event, shape);
             text += if fields.is_empty() { "        fields: {}\n" } else { "        fields:\n" };
             write_fields(&mut text, &fields, 10);
             if shape.unreachable() > 0 {
@@ -160,7 +181,7 @@ impl Found {
     fn rows(&self) -> Vec<Vec<Cell>> {
         let mut rows = Vec::new();
         for ((event, version), shape) in &self.shapes {
-            add_rows(&mut rows, event, *version, "", &shape.fields(self.prefix(event)));
+            add_rows(&mut rows, event, *version, "", &self.fields(event, shape));
         }
         rows
     }

@@ -75,6 +75,7 @@ impl Payloads {
         let payloads = place.as_binary::<i32>();
         let keys = column("key").map(|keys| keys.as_binary::<i32>());
         let headers = column("headers").map(Headers::of);
+        let rejections = column("rejection").map(|rejections| rejections.as_string::<i32>());
         let ops = batch.column_by_name("op").map(|ops| ops.as_string::<i32>());
         let mut texts = BinaryBuilder::with_capacity(batch.num_rows(), payloads.value_data().len());
         let mut unreadable = StringBuilder::new();
@@ -102,6 +103,11 @@ impl Payloads {
                 Err(Unreadable::Wrong(reason)) => {
                     texts.append_value(b"");
                     unreadable.append_value(reason);
+                }
+                // Only rejects name schemas that nobody has.
+                Err(Unreadable::Unknown(_)) if rejections.is_some_and(|rejections| rejections.is_valid(row)) => {
+                    texts.append_value(b"");
+                    unreadable.append_value("its schema is not known");
                 }
                 Err(Unreadable::Unknown(id)) => {
                     let path = table.path().schemas_folder().to_string();
