@@ -74,8 +74,8 @@ pub(crate) enum Command {
     Sql(Sql),
     /// List data products and their contracts
     Products,
-    /// Show how fresh and how large everything is
-    Status,
+    /// Show how fresh and how large everything is, and how far the sources have been read
+    Status(Status),
     /// Prove on the data at hand that nothing is lost or doubled, and that tables equal a rebuild
     ///
     /// The rebuilt tables stay in the warehouse, beside those that are published.
@@ -182,6 +182,13 @@ pub(crate) struct Sql {
     /// Against this catalog snapshot instead of the newest
     #[arg(long, value_name = "NUMBER")]
     pub(crate) as_of: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Only the sources: partitions, positions, lag, rate (with a format for programs, say which of the two)
+    #[arg(long)]
+    pub(crate) sources: bool,
 }
 
 #[derive(Debug, Args)]

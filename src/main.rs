@@ -7,6 +7,7 @@ mod command_line;
 mod commands;
 mod example;
 mod failure;
+mod health;
 mod output;
 mod project;
 mod publish;

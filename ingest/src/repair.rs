@@ -17,7 +17,6 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use serde::Deserialize;
 use starmere_lake::delta::{Add, Commit, EncodedFile, REWRITE, Remove, Txn};
 use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Oversized, SourcePartition, Stream, Tally, row_digest};
@@ -106,18 +105,7 @@ async fn attempt(stream: &Stream, mapping: &Mapping) -> Result<Repaired> {
 
 /// Whether a file may have rejected rows, as far as its statistics tell.
 fn has_rejects(add: &Add) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Statistics {
-        num_records: u64,
-        null_count: Nulls,
-    }
-    #[derive(Deserialize)]
-    struct Nulls {
-        rejection: Option<u64>,
-    }
-    let statistics = add.stats.as_deref().and_then(|text| serde_json::from_str::<Statistics>(text).ok());
-    statistics.is_none_or(|found| found.null_count.rejection != Some(found.num_records))
+    add.rows().is_none_or(|rows| add.nulls("rejection") != Some(rows))
 }
 
 async fn read(stream: &Stream, add: &Add) -> Result<RecordBatch> {

@@ -34,7 +34,7 @@ use tokio::sync::OnceCell;
 use crate::catalog::Catalog;
 use crate::delta::{Add, Commit, Committed, EncodedFile, Snapshot, Table, Txn};
 use crate::events;
-use crate::paths::escape;
+use crate::paths::{escape, unescape};
 use crate::store::Store;
 use crate::{Error, Result};
 
@@ -56,6 +56,15 @@ impl SourcePartition {
     pub fn application(&self, stream: &str) -> String {
         let Self { source, topic, incarnation, partition } = self;
         format!("{}/{}/{}/{incarnation}/{partition}", escape(stream), escape(source), escape(topic))
+    }
+
+    /// The partition of such an application id of `stream`.
+    fn of_application(application: &str, stream: &str) -> Option<Self> {
+        let parts: Vec<&str> = application.split('/').collect();
+        let &[of, source, topic, incarnation, partition] = parts.as_slice() else { return None };
+        let (incarnation, partition) = (incarnation.parse().ok()?, partition.parse().ok()?);
+        (of == escape(stream)).then_some(())?;
+        Some(Self { source: unescape(source)?, topic: unescape(topic)?, incarnation, partition })
     }
 }
 
@@ -229,6 +238,14 @@ impl Stream {
     /// The committed position of `partition`.
     pub fn position(&self, snapshot: &Snapshot, partition: &SourcePartition) -> Option<i64> {
         snapshot.txn(&partition.application(&self.name))
+    }
+
+    /// All partitions of which something has landed, and their positions.
+    pub fn positions(&self, snapshot: &Snapshot) -> Vec<(SourcePartition, i64)> {
+        let of = |(application, position): (&str, i64)| {
+            Some((SourcePartition::of_application(application, &self.name)?, position))
+        };
+        snapshot.txns().filter_map(of).collect()
     }
 
     /// Lands `parts`, whose rows are in `files`, in one commit. Each file must name its partition of the table.
@@ -426,6 +443,9 @@ mod tests {
         };
         let text = serde_json::to_string(&part).unwrap();
         assert_eq!(serde_json::from_str::<Part>(&text).unwrap(), part);
-        assert_eq!(part.partition.application("or/ders"), "or%2Fders/files/a%20b%2Fc/0/0");
+        let application = part.partition.application("or/ders");
+        assert_eq!(application, "or%2Fders/files/a%20b%2Fc/0/0");
+        assert_eq!(SourcePartition::of_application(&application, "or/ders"), Some(part.partition));
+        assert_eq!(SourcePartition::of_application("starmere/rewrite", "starmere"), None);
     }
 }

@@ -226,6 +226,26 @@ pub fn escape(part: &str) -> String {
     escaped
 }
 
+/// What [`escape`] was given; none, where it has given nothing like it.
+pub fn unescape(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        match byte {
+            b'%' => {
+                let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = &after[2..];
+            }
+            byte => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,5 +282,9 @@ mod tests {
     #[test]
     fn escaping_leaves_no_separator() {
         assert_eq!(escape("a/b c"), "a%2Fb%20c");
+        for text in ["a/b c", "", "%", "東京", "a-b_c.d"] {
+            assert_eq!(unescape(&escape(text)).as_deref(), Some(text));
+        }
+        assert!(unescape("%2").is_none() && unescape("%zz").is_none() && unescape("%ff").is_none());
     }
 }

@@ -3,10 +3,13 @@
 use anyhow::Context;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::delta::Snapshot;
 use starmere_lake::paths::TablePath;
 use std::sync::Arc;
 
-use crate::command_line::Format;
+use crate::command_line::{Format, Status};
+use crate::health::{self, StreamHealth};
 use crate::output::{Output, bytes, count};
 use crate::project::Opened;
 
@@ -130,41 +133,49 @@ pub(super) async fn streams(opened: &Opened, output: &Output) -> anyhow::Result<
     listing(output, &columns, &rows)
 }
 
-pub(super) async fn status(opened: &Opened, output: &Output) -> anyhow::Result<()> {
+pub(super) async fn status(opened: &Opened, arguments: &Status, output: &Output) -> anyhow::Result<()> {
     let newest = opened.catalog.newest().await?;
+    output.say(format!("catalog snapshot {}", newest.number));
+    if !arguments.sources {
+        tables(opened, &newest, output).await?;
+    }
+    if arguments.sources || output.format() == Format::Table {
+        sources(opened, output).await?;
+    }
+    Ok(())
+}
+
+async fn tables(opened: &Opened, newest: &CatalogSnapshot, output: &Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    let mut waiting = Vec::new();
-    let mut names: Vec<(String, TablePath, Option<u64>)> = Vec::new();
-    for parsed in &opened.project.streams {
-        let file = &parsed.definition;
-        let name = format!("lake.{}.{}", *file.domain, *file.stream);
-        let published = newest.tables.get(&name).map(|pin| pin.version);
-        names.push((name, TablePath::stream(&file.domain, &file.stream), published));
-    }
-    for (name, pin) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.")) {
-        names.push((name.clone(), pin.path.clone(), Some(pin.version)));
-    }
-    for (name, path, published) in names {
-        let Some(snapshot) = opened.warehouse.table(path).snapshot().await? else { continue };
+    let mut row = |name: &str, snapshot: &Snapshot, published: Option<u64>, rejects: Option<u64>| {
         let size: i64 = snapshot.files().map(|add| add.size).sum();
-        let at = chrono::DateTime::from_timestamp_millis(snapshot.timestamp()).filter(|_| snapshot.timestamp() > 0);
-        if !name.starts_with("lake.") && published.is_some_and(|published| published < snapshot.version()) {
-            waiting.push(name.clone());
-        }
         rows.push(vec![
-            Cell::Text(name),
+            Cell::Text(name.to_owned()),
             Cell::Number(snapshot.version()),
             published.map_or(Cell::Nothing, Cell::Number),
             Cell::Number(snapshot.rows().unwrap_or_default()),
+            rejects.map_or(Cell::Nothing, Cell::Number),
             Cell::Number(snapshot.files().len() as u64),
             Cell::Bytes(size as u64),
-            at.map_or(Cell::Nothing, |at| Cell::Text(at.format("%Y-%m-%d %H:%M:%S").to_string())),
+            moment(snapshot.timestamp()),
         ]);
+    };
+    for StreamHealth { name, snapshot, rejects, cut } in health::streams(opened).await? {
+        let parsed = opened.project.streams.iter().find(|parsed| *parsed.definition.stream == name);
+        let Some(parsed) = parsed else { continue };
+        let named = format!("lake.{}.{}", *parsed.definition.domain, name);
+        row(&named, &snapshot, newest.tables.get(&named).map(|pin| pin.version), rejects);
+        if let Some(day) = cut {
+            output.say(format!("{named}: what landed before {day} is forgotten"));
+        }
     }
-    output.say(format!("catalog snapshot {}", newest.number));
-    for parsed in &opened.project.streams {
-        let (stream, _) = opened.stream(&parsed.definition.stream)?;
-        starmere_ingest::kafka::stops(&stream).await?.iter().for_each(|stop| output.say(super::ingest::stopped(stop)));
+    let mut waiting = Vec::new();
+    for (name, pin) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.")) {
+        let Some(snapshot) = opened.warehouse.table(pin.path.clone()).snapshot().await? else { continue };
+        if pin.version < snapshot.version() {
+            waiting.push(name.clone());
+        }
+        row(name, &snapshot, Some(pin.version), None);
     }
     if !waiting.is_empty() {
         output.say(format!("built but not published: {}; `starmere build` says why", waiting.join(", ")));
@@ -174,11 +185,57 @@ pub(super) async fn status(opened: &Opened, output: &Output) -> anyhow::Result<(
         ("version", Holds::Number),
         ("published", Holds::Number),
         ("rows", Holds::Number),
+        ("rejects", Holds::Number),
         ("files", Holds::Number),
         ("size", Holds::Number),
         ("last commit (UTC)", Holds::Text),
     ];
     listing(output, &columns, &rows)
+}
+
+async fn sources(opened: &Opened, output: &Output) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for partition in health::partitions(opened, true).await? {
+        if let Some(stop) = &partition.stopped {
+            output.say(super::ingest::stopped(stop));
+        }
+        let (topic, number) = partition.topic.clone().unzip();
+        let inputs = topic.is_none().then_some(partition.inputs);
+        let lag = partition.lag();
+        rows.push(vec![
+            Cell::Text(partition.stream),
+            Cell::Text(partition.source),
+            topic.map_or(Cell::Nothing, Cell::Text),
+            number.map_or(Cell::Nothing, |number| Cell::Number(u64::from(number.unsigned_abs()))),
+            inputs.map_or(Cell::Nothing, Cell::Number),
+            partition.position.map_or(Cell::Nothing, |position| Cell::Number(position.unsigned_abs())),
+            lag.map_or(Cell::Nothing, Cell::Number),
+            partition.events_per_second.map_or(Cell::Nothing, |rate| Cell::Number(rate.round() as u64)),
+            partition.last_landed.map_or(Cell::Nothing, moment),
+            Cell::Flag(partition.stopped.is_some()),
+        ]);
+    }
+    if rows.is_empty() && output.format() == Format::Table {
+        return Ok(());
+    }
+    let columns = [
+        ("stream", Holds::Text),
+        ("source", Holds::Text),
+        ("topic", Holds::Text),
+        ("partition", Holds::Number),
+        ("files", Holds::Number),
+        ("position", Holds::Number),
+        ("lag", Holds::Number),
+        ("events/s", Holds::Number),
+        ("last landed (UTC)", Holds::Text),
+        ("stopped", Holds::Flag),
+    ];
+    listing(output, &columns, &rows)
+}
+
+fn moment(millis: i64) -> Cell {
+    let at = chrono::DateTime::from_timestamp_millis(millis).filter(|_| millis > 0);
+    at.map_or(Cell::Nothing, |at| Cell::Text(at.format("%Y-%m-%d %H:%M:%S").to_string()))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Streams(Streams { what: Some(StreamsCommand::Infer(arguments)) }) => {
             infer::run(&open()?, &arguments, output).await
         }
-        Command::Status => inspect::status(&open()?, output).await,
+        Command::Status(arguments) => inspect::status(&open()?, &arguments, output).await,
         Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,
         Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,
         Command::Build(arguments) => {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
 use starmere_sql::{Access, Limits, Queries, Users, check_listener};
 use tokio::net::TcpListener;
@@ -13,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{TO_STOP, ingest, told_to_stop, upkeep};
 use crate::command_line::Serve;
 use crate::failure::Mendable;
+use crate::health;
 use crate::output::Output;
 use crate::project::Opened;
 use crate::publish::{How, build_and_publish};
@@ -43,9 +47,10 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default()).on(engine.handle().clone());
 
     let events = Listener::new(streams, HttpLimits::default(), &stop);
-    let router = starmere_sql::http::guarded(events.router(), access.clone())
+    let watched = axum::Router::new().route(METRICS_PATH, axum::routing::get(metrics)).with_state(opened.clone());
+    let router = starmere_sql::http::guarded(events.router().merge(watched), access.clone())
         .merge(starmere_sql::http::router(queries.clone(), access.clone()));
-    let router = starmere_sql::http::answering_all(router, &[format!("POST {EVENTS_PATH}").as_str()]);
+    let router = starmere_sql::http::answering_all(router, &[format!("POST {EVENTS_PATH}").as_str(), "GET /metrics"]);
 
     let web = {
         let stop = stop.clone();
@@ -77,6 +82,16 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         grpc.context("the Flight listener died")??;
     }
     Ok(())
+}
+
+/// Where Prometheus scrapes.
+const METRICS_PATH: &str = "/metrics";
+
+async fn metrics(State(opened): State<Opened>) -> Response {
+    match health::metrics(&opened).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+    }
 }
 
 /// A secret that resolves to nothing would let in everybody who knows a name.

@@ -1,9 +1,9 @@
 //! The client: its settings, and what the group says between two records.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -31,7 +31,12 @@ pub(super) struct Context {
     changes: Mutex<VecDeque<Change>>,
     /// Nobody carries out changes any more: the consumer is being closed.
     closing: AtomicBool,
+    /// What was said, and when: a broker that is down is told of several times a second.
+    said: Mutex<HashMap<String, Instant>>,
 }
+
+/// The same trouble is said again after so long.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 impl Context {
     /// The changes since it was asked last, oldest first.
@@ -49,9 +54,9 @@ impl ClientContext for Context {
         use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
         let source = self.source.as_str();
         match level {
-            Emerg | Alert | Critical | Error => tracing::error!(source, facility, message, "kafka"),
-            Warning => tracing::warn!(source, facility, message, "kafka"),
-            Notice | Info | Debug => tracing::debug!(source, facility, message, "kafka"),
+            Emerg | Alert | Critical => tracing::error!(source, facility, message, "kafka"),
+            // Errors come by the callback as well.
+            Error | Warning | Notice | Info | Debug => tracing::debug!(source, facility, message, "kafka"),
         }
     }
 
@@ -59,7 +64,13 @@ impl ClientContext for Context {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
         }
-        tracing::warn!(source = self.source, %error, reason, "kafka");
+        let words = error.to_string();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.get(&words).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+            return;
+        }
+        tracing::warn!(source = self.source, error = words, reason, "kafka");
+        said.insert(words, Instant::now());
     }
 }
 
@@ -110,6 +121,11 @@ pub(super) fn consumer(source: &Source, once: bool) -> KafkaResult<Arc<BaseConsu
         .set("enable.partition.eof", if once { "true" } else { "false" })
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set_log_level(RDKafkaLogLevel::Warning);
-    let context = Context { source: source.name.clone(), changes: Mutex::default(), closing: AtomicBool::new(false) };
+    let context = Context {
+        source: source.name.clone(),
+        changes: Mutex::default(),
+        closing: AtomicBool::new(false),
+        said: Mutex::default(),
+    };
     config.create_with_context(context).map(Arc::new)
 }

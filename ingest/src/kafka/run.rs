@@ -107,6 +107,57 @@ fn keys_of(partitions: &TopicPartitionList) -> Vec<(String, i32)> {
     partitions.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
 }
 
+/// The source's topics, with their partitions.
+fn partitions(
+    consumer: &BaseConsumer<Context>,
+    source: &Source,
+    patience: Duration,
+) -> Result<BTreeMap<String, Vec<i32>>> {
+    let invalid = |message: String| Error::of_kafka(&source.name, message, Kind::Invalid);
+    let metadata = consumer.fetch_metadata(None, patience).map_err(|error| Error::kafka(&source.name, error))?;
+    let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+    for wanted in &source.topics {
+        let pattern = match wanted.starts_with('^') {
+            true => Some(regex::Regex::new(wanted).map_err(|error| invalid(format!("`{wanted}`: {error}")))?),
+            false => None,
+        };
+        let mut found = false;
+        for topic in metadata.topics() {
+            let name = topic.name();
+            let is_wanted = pattern.as_ref().map_or(name == wanted, |pattern| pattern.is_match(name));
+            if is_wanted && !topic.partitions().is_empty() {
+                found = true;
+                topics.insert(name.to_owned(), topic.partitions().iter().map(|partition| partition.id()).collect());
+            }
+        }
+        if !found && pattern.is_none() {
+            return Err(invalid(format!("there is no topic `{wanted}`")));
+        }
+    }
+    Ok(topics)
+}
+
+/// Where the partitions of a source's topics end: topic, number, and the position behind the last record.
+pub async fn ends(source: &Source) -> Result<Vec<(String, i32, i64)>> {
+    /// For whoever looks at a status.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let source = source.clone();
+    let asking = move || {
+        let failed = |error| Error::kafka(&source.name, error);
+        let consumer = consumer::consumer(&source, true).map_err(failed)?;
+        let mut ends = Vec::new();
+        for (topic, there) in partitions(&consumer, &source, PATIENCE)? {
+            for number in there {
+                let (_, end) = consumer.fetch_watermarks(&topic, number, PATIENCE).map_err(failed)?;
+                ends.push((topic.clone(), number, end));
+            }
+        }
+        consumer.context().close();
+        Ok(ends)
+    };
+    tokio::task::spawn_blocking(asking).await.map_err(|error| Error::Task(error.to_string()))?
+}
+
 /// A batch that is being landed.
 struct Flight {
     task: JoinHandle<Result<Outcome>>,
@@ -153,7 +204,7 @@ impl Run {
             (Membership::Partitions(numbers), _) => Some(numbers.clone()),
         };
         let mut all = Vec::new();
-        for (topic, there) in self.partitions()? {
+        for (topic, there) in partitions(&self.consumer, &self.source, ANSWER)? {
             for number in fixed.as_ref().unwrap_or(&there) {
                 if !there.contains(number) {
                     let message = format!("`{topic}` has no partition {number}");
@@ -165,32 +216,6 @@ impl Run {
         self.unclaimed.push_back(all);
         self.again = Some((Instant::now(), PAUSES.0));
         Ok(())
-    }
-
-    /// The source's topics, with their partitions.
-    fn partitions(&self) -> Result<BTreeMap<String, Vec<i32>>> {
-        let invalid = |message: String| Error::of_kafka(&self.source.name, message, Kind::Invalid);
-        let metadata = self.consumer.fetch_metadata(None, ANSWER).map_err(|error| self.kafka(error))?;
-        let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-        for wanted in &self.source.topics {
-            let pattern = match wanted.starts_with('^') {
-                true => Some(regex::Regex::new(wanted).map_err(|error| invalid(format!("`{wanted}`: {error}")))?),
-                false => None,
-            };
-            let mut found = false;
-            for topic in metadata.topics() {
-                let name = topic.name();
-                let is_wanted = pattern.as_ref().map_or(name == wanted, |pattern| pattern.is_match(name));
-                if is_wanted && !topic.partitions().is_empty() {
-                    found = true;
-                    topics.insert(name.to_owned(), topic.partitions().iter().map(|partition| partition.id()).collect());
-                }
-            }
-            if !found && pattern.is_none() {
-                return Err(invalid(format!("there is no topic `{wanted}`")));
-            }
-        }
-        Ok(topics)
     }
 
     fn run(&mut self) -> Result<()> {

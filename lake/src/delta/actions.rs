@@ -117,6 +117,16 @@ impl Add {
         serde_json::from_str::<Rows>(self.stats.as_deref()?).ok().map(|stats| stats.rows)
     }
 
+    /// The number of nulls in a column, where the statistics tell.
+    pub fn nulls(&self, column: &str) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Nulls {
+            #[serde(rename = "nullCount")]
+            counts: BTreeMap<String, serde_json::Value>,
+        }
+        serde_json::from_str::<Nulls>(self.stats.as_deref()?).ok()?.counts.get(column)?.as_u64()
+    }
+
     /// The action that takes the file out of the table again.
     pub fn remove(&self) -> Remove {
         Remove {

@@ -161,6 +161,11 @@ impl Snapshot {
         self.txns.iter().map(|(application, &version)| (application.as_str(), version))
     }
 
+    /// The number of nulls in a column, where every file tells.
+    pub fn nulls(&self, column: &str) -> Option<u64> {
+        self.files.values().map(|add| add.nulls(column)).sum()
+    }
+
     /// The number of rows, where every file tells.
     pub fn rows(&self) -> Option<u64> {
         self.files.values().map(|add| add.rows()).sum()
