@@ -298,6 +298,10 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
             producer = begin(address)
             if tests.check("kafka: drained, twice", lambda: drained(producer)):
                 tests.check("kafka: two members follow, one is killed", lambda: followed(producer))
+                tests.check("kafka: nothing lags", lambda: same(
+                    starmere_does("--format", "csv", "status", "--sources").split("\n")[1].split(",")[:7],
+                    ["s", "k", "orders", "0", "", "2167", "0"]))
+                tests.check("kafka: small files are put together", lambda: (starmere_does("upkeep"), has_once(6500)))
                 tests.check("kafka: verified", lambda: starmere_does("verify", "--lake-only"))
         finally:
             for member in members:

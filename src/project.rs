@@ -36,7 +36,7 @@ const QUERY_MEMORY: usize = 8 << 30;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProjectFile {
     pub(crate) project: String,
-    /// A folder, `s3://bucket/prefix` or `memory://`; may hold references.
+    /// A folder, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `memory://`; may hold references.
     pub(crate) warehouse: Placed<String>,
     #[serde(default)]
     pub(crate) sources: BTreeMap<String, Placed<SourceFile>>,
@@ -378,7 +378,7 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
 }
 
 fn wrong_warehouse(location: &str) -> Option<(String, &'static str)> {
-    const KINDS: &str = "write a folder, s3://bucket/prefix or memory://";
+    const KINDS: &str = "write a folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or memory://";
     if location.contains("${") {
         return (!is_whole(location))
             .then(|| (format!("`{location}` has a reference that is not whole"), "write ${env:NAME} or ${file:PATH}"));
@@ -387,10 +387,10 @@ fn wrong_warehouse(location: &str) -> Option<(String, &'static str)> {
         return Some(("nothing where a warehouse belongs".to_owned(), KINDS));
     }
     match location.split_once("://") {
-        Some(("s3", rest)) if rest.starts_with('/') || rest.is_empty() => {
-            Some((format!("`{location}` names no bucket"), "write s3://bucket/prefix"))
+        Some(("s3" | "gs" | "az", rest)) if rest.starts_with('/') || rest.is_empty() => {
+            Some((format!("`{location}` names no bucket"), KINDS))
         }
-        None | Some(("file" | "memory" | "s3", _)) => None,
+        None | Some(("file" | "memory" | "s3" | "gs" | "az", _)) => None,
         Some((scheme, _)) => Some((format!("`{scheme}` is not a kind of warehouse"), KINDS)),
     }
 }
@@ -533,10 +533,31 @@ mod tests {
 
     #[test]
     fn warehouses_of_unknown_kinds_and_broken_references_are_refused() {
-        for right in ["warehouse", "/a/b", "file:///a", "memory://", "s3://bucket", "${env:WH}", "s3://${env:B}/x"] {
+        for right in [
+            "warehouse",
+            "/a/b",
+            "file:///a",
+            "memory://",
+            "s3://bucket",
+            "gs://bucket/x",
+            "az://container",
+            "${env:WH}",
+            "s3://${env:B}/x",
+        ] {
             assert_eq!(wrong_warehouse(right), None);
         }
-        for wrong in ["", "gs://bucket/x", "s3://", "s3:///x", "${env:WH", "${WH}", "${env:}", "a/${vault:x}"] {
+        for wrong in [
+            "",
+            "ftp://bucket/x",
+            "s3://",
+            "gs://",
+            "az:///x",
+            "s3:///x",
+            "${env:WH",
+            "${WH}",
+            "${env:}",
+            "a/${vault:x}",
+        ] {
             assert!(wrong_warehouse(wrong).is_some(), "{wrong}");
         }
     }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use croner::Cron;
+use croner::parser::{CronParser, Seconds};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use starmere_ingest::files;
@@ -20,6 +22,9 @@ pub(crate) struct SourceFile {
     pub(crate) files: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kafka: Option<KafkaFile>,
+    /// When `up` and `ingest` drain the source, as cron writes it (UTC); without it, they follow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) schedule: Option<String>,
 }
 
 /// Topics of a Kafka cluster.
@@ -81,6 +86,21 @@ fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
 impl SourceFile {
     /// What is wrong with it; `root` is the project's folder.
     pub(crate) fn mistakes(&self, root: &Path) -> Vec<Wrong> {
+        let mut mistakes = self.where_from(root);
+        mistakes.extend(self.schedule().err());
+        mistakes
+    }
+
+    /// When the source is drained.
+    pub(crate) fn schedule(&self) -> Result<Option<Cron>, Wrong> {
+        let Some(schedule) = &self.schedule else { return Ok(None) };
+        let hint =
+            "write minute, hour, day, month, weekday, such as \"*/15 * * * *\"; a sixth field in front is the second";
+        let parser = CronParser::builder().seconds(Seconds::Optional).build();
+        parser.parse(schedule).map(Some).map_err(|error| wrong(format!("`{schedule}` is no schedule: {error}"), hint))
+    }
+
+    fn where_from(&self, root: &Path) -> Vec<Wrong> {
         match (&self.files, &self.kafka) {
             (Some(files), None) if root.join(files).exists() => Vec::new(),
             (Some(files), None) => wrong_files(files).into_iter().collect(),
@@ -236,6 +256,20 @@ mod tests {
         assert_eq!(setting("sasl.password", "secret"), ["`sasl.password` stands in the file"]);
         assert_eq!(setting("sasl.password", "${env:PASSWORD}"), none);
         assert_eq!(setting("sasl.password", "${env:PASSWORD"), ["`${env:PASSWORD` has a reference that is not whole"]);
+    }
+
+    #[test]
+    fn schedules_are_checked() {
+        let source = |schedule: &str| SourceFile {
+            stream: "s".into(),
+            files: Some("in".into()),
+            kafka: None,
+            schedule: Some(schedule.into()),
+        };
+        assert!(source("*/15 * * * *").mistakes(Path::new(".")).is_empty());
+        for wrong in ["", "soon", "61 * * * *", "* * * *"] {
+            assert_eq!(source(wrong).mistakes(Path::new(".")).len(), 1, "{wrong}");
+        }
     }
 
     #[test]

@@ -10,4 +10,5 @@ mod races;
 mod repair;
 mod retention;
 mod rooms;
+mod schedule;
 mod support;

@@ -82,7 +82,7 @@ impl Error {
                 Some(format!("allow reading and writing below `{path}`").into())
             }
             Self::Warehouse { .. } => {
-                Some("a warehouse is a folder, `file:///path`, `memory://` or `s3://bucket/prefix`".into())
+                Some("a warehouse is a folder, `file:///path`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`".into())
             }
             Self::Corrupt { .. } => {
                 Some("restore the object from a copy; `starmere verify` lists what else is damaged".into())

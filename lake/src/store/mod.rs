@@ -13,7 +13,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use url::Url;
 
@@ -30,9 +34,18 @@ pub struct Store {
     location: String,
 }
 
+/// A bucket of S3 or of what speaks like it, of Google's or of Azure's.
+fn in_cloud(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    Ok(match scheme {
+        "gs" => Arc::new(GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).build()?),
+        "az" => Arc::new(MicrosoftAzureBuilder::from_env().with_container_name(bucket).build()?),
+        _ => Arc::new(AmazonS3Builder::from_env().with_bucket_name(bucket).build()?),
+    })
+}
+
 impl Store {
-    /// Opens a folder (a path or `file://`), `memory://`, or `s3://bucket/prefix` (credentials, region and
-    /// endpoint from the usual `AWS_…` variables). A relative folder is relative to `base`. A folder that
+    /// Opens a folder (a path or `file://`), `memory://`, or a bucket: `s3://bucket/prefix`, `gs://bucket/prefix`,
+    /// `az://container/prefix` (who asks, and where, by the usual variables `AWS_…`, `GOOGLE_…`, `AZURE_…`). A relative folder is relative to `base`. A folder that
     /// does not exist is made.
     pub fn open(location: &str, base: &FolderPath) -> Result<Self> {
         let refuse = |reason: String| Error::Warehouse { location: location.to_owned(), reason };
@@ -42,16 +55,12 @@ impl Store {
         if location.starts_with("memory:") {
             return Ok(Self::memory());
         }
-        if let Some(rest) = location.strip_prefix("s3://") {
+        if let Some((scheme @ ("s3" | "gs" | "az"), rest)) = location.split_once("://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let s3 = object_store::aws::AmazonS3Builder::from_env()
-                .with_bucket_name(bucket)
-                .build()
-                .map_err(|error| refuse(error.to_string()))?;
-            let objects: Arc<dyn ObjectStore> = if prefix.trim_matches('/').is_empty() {
-                Arc::new(s3)
-            } else {
-                Arc::new(object_store::prefix::PrefixStore::new(s3, prefix.trim_matches('/')))
+            let objects = in_cloud(scheme, bucket).map_err(|error| refuse(error.to_string()))?;
+            let objects: Arc<dyn ObjectStore> = match prefix.trim_matches('/') {
+                "" => objects,
+                prefix => Arc::new(PrefixStore::new(objects, prefix)),
             };
             return Ok(Self::over(objects, location));
         }

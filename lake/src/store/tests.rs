@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use object_store::path::Path;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
 use super::*;
 
@@ -51,6 +52,19 @@ async fn conforms(store: &Store) {
 #[tokio::test]
 async fn memory_conforms() {
     conforms(&Store::memory()).await;
+}
+
+#[tokio::test]
+async fn a_slow_store_conforms() {
+    let wait = std::time::Duration::from_millis(2);
+    let slow = ThrottleConfig {
+        wait_put_per_call: wait,
+        wait_get_per_call: wait,
+        wait_list_per_call: wait,
+        ..Default::default()
+    };
+    let objects = ThrottledStore::new(object_store::memory::InMemory::new(), slow);
+    conforms(&Store::over(Arc::new(objects), "slow")).await;
 }
 
 #[tokio::test]

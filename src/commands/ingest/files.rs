@@ -19,7 +19,7 @@ use crate::project::Opened;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Lands what is new in each source of files, until told to stop.
-pub(super) async fn follow_all(opened: &Opened, feeds: &[Feed], output: &Output, stop: &CancellationToken) {
+pub(super) async fn follow_all(opened: &Opened, feeds: &[&Feed], output: &Output, stop: &CancellationToken) {
     let mut told: BTreeMap<&str, Told> = BTreeMap::new();
     let looking = async {
         loop {
@@ -148,7 +148,7 @@ pub(super) async fn one_file(
         end_of_input: arguments.end_of_input || from_input,
     };
     let (stream, mapping) = opened.stream(stream)?;
-    let feed = Feed { stream, mapping, from: From::Files(source.clone()) };
+    let feed = Feed { stream, mapping, from: From::Files(source.clone()), schedule: None };
     match once(opened, &feed, &source, output, true).await?.refused.as_slice() {
         [] => Ok(()),
         _ => Err(Mendable::error("the file was refused", "see above")),

@@ -7,6 +7,8 @@ pub(super) use kafka::stopped;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
+use croner::Cron;
 use starmere_ingest::envelope::Mapping;
 use starmere_ingest::files::Progress;
 use starmere_ingest::rows::Types;
@@ -24,6 +26,8 @@ pub(super) struct Feed {
     stream: Stream,
     mapping: Mapping,
     from: From,
+    /// When it is drained, where it is not followed.
+    schedule: Option<Cron>,
 }
 
 enum From {
@@ -72,14 +76,16 @@ pub(super) fn feeds(opened: &Opened, only: &[String], end_of_input: bool) -> any
     let mut feeds = Vec::new();
     for (name, source) in project.file.sources.iter().filter(|(_, source)| wanted(&source.stream)) {
         let (stream, mapping) = opened.stream(&source.stream)?;
+        let schedule = source.schedule().map_err(|(message, hint)| Mendable::error(message, hint))?;
         if let Some(pattern) = &source.files {
             let pattern = project.root.join(pattern);
             let source = starmere_ingest::files::Source { name: name.clone(), pattern, topic: None, end_of_input };
-            feeds.push(Feed { stream: stream.clone(), mapping: mapping.clone(), from: From::Files(source) });
+            let schedule = schedule.clone();
+            feeds.push(Feed { stream: stream.clone(), mapping: mapping.clone(), from: From::Files(source), schedule });
         }
         if let Some(topics) = &source.kafka {
             let source = topics.source(name, &project.root)?;
-            feeds.push(Feed { stream, mapping, from: From::Kafka(source) });
+            feeds.push(Feed { stream, mapping, from: From::Kafka(source), schedule });
         }
     }
     Ok(feeds)
@@ -117,12 +123,39 @@ async fn all_once(opened: &Opened, feeds: &[Feed], output: &Output) -> anyhow::R
 
 /// Lands what is new until told to stop, and then what was read.
 pub(super) async fn continuously(opened: &Opened, feeds: &[Feed], output: &Output, stop: &CancellationToken) {
-    let of_files = files::follow_all(opened, feeds, output, stop);
-    let of_topics = feeds.iter().filter_map(|feed| match &feed.from {
+    let (scheduled, followed): (Vec<&Feed>, Vec<&Feed>) = feeds.iter().partition(|feed| feed.schedule.is_some());
+    let of_files = files::follow_all(opened, &followed, output, stop);
+    let of_topics = followed.iter().filter_map(|feed| match &feed.from {
         From::Kafka(source) => Some(kafka::follow(feed, source, output, stop)),
         From::Files(_) => None,
     });
-    tokio::join!(of_files, futures::future::join_all(of_topics));
+    let of_schedules = scheduled.into_iter().map(|feed| by_schedule(opened, feed, output, stop));
+    let of_schedules = futures::future::join_all(of_schedules);
+    tokio::join!(of_files, futures::future::join_all(of_topics), of_schedules);
+}
+
+/// Drains a source at its times, until told to stop.
+async fn by_schedule(opened: &Opened, feed: &Feed, output: &Output, stop: &CancellationToken) {
+    let Some(schedule) = &feed.schedule else { return };
+    let draining = async {
+        loop {
+            let now = Utc::now();
+            // A schedule may be over: the 30th of February never comes.
+            let Ok(next) = schedule.find_next_occurrence(&now, false) else { return std::future::pending().await };
+            tokio::time::sleep((next - now).to_std().unwrap_or_default()).await;
+            let drained = match &feed.from {
+                From::Files(source) => files::once(opened, feed, source, output, false).await.map(drop),
+                From::Kafka(source) => kafka::once(opened, feed, source, output).await.map(drop),
+            };
+            if let Err(error) = drained {
+                output.error(&error);
+            }
+        }
+    };
+    tokio::select! {
+        () = draining => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 /// Events that no model can see, since the stream does not describe their types.
