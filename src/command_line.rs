@@ -82,7 +82,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Put small files together, forget what streams no longer retain, delete what nobody needs
     ///
-    /// No row changes, and nobody is disturbed; `up` and `ingest` do it as well, from time to time.
+    /// But for what `retention_days` forgets, no row changes, and nobody is disturbed. `up` and `ingest` do it as well, from
+    /// time to time.
     Upkeep(Upkeep),
     /// List events that could not be read, with the reasons
     Rejects(Rejects),
@@ -200,7 +201,7 @@ pub(crate) struct Verify {
 
 #[derive(Debug, Args)]
 pub(crate) struct Upkeep {
-    /// Only tell what would be deleted
+    /// Only tell which objects would be deleted; nothing is put together or forgotten
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

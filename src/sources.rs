@@ -166,6 +166,13 @@ impl KafkaFile {
             {
                 mistakes.push(wrong(mistake.to_string(), "write http://host:port or https://host"));
             }
+            if registry
+                .url
+                .split_once("://")
+                .is_some_and(|(_, rest)| rest.split('/').next().unwrap_or(rest).contains('@'))
+            {
+                mistakes.push(wrong("the registry's `url` names a user", "write `user:` and `password: ${env:NAME}`"));
+            }
             if registry.password.as_ref().is_some_and(|password| !password.contains("${")) {
                 mistakes
                     .push(wrong("the registry's `password` stands in the file", "write ${env:NAME} or ${file:PATH}"));

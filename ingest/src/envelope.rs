@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use starmere_lake::formats::{Convention, Encoding, Format, Incoming, SchemaId, Schemas, Unreadable, View};
+use starmere_lake::formats::{
+    Convention, Encoding, Format, Incoming, OUTSIDE, SchemaId, Schemas, Unreadable, View, csv,
+};
 use starmere_lake::json::{self, Kind, Paths, Span};
 use starmere_lake::landing::Stream;
 use starmere_lake::time;
@@ -204,6 +206,23 @@ impl Reader {
     /// The schema that has to be known before `event` can be read, and is not.
     pub fn missing(&self, event: &Incoming<'_>) -> Option<SchemaId> {
         self.view.missing(event)
+    }
+
+    /// What is wrong with a header of CSV: without the columns of the envelope, it is none.
+    pub fn wrong_header(&self, delimiter: u8, header: &[u8]) -> Option<String> {
+        let shown = || String::from_utf8_lossy(header).trim().chars().take(80).collect::<String>();
+        let names = match csv::names(delimiter, header) {
+            Ok(names) => names,
+            Err(reason) => return Some(format!("its header cannot be read: {reason}")),
+        };
+        let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name));
+        if let Some((_, name)) = twice {
+            return Some(format!("its header has `{name}` twice: `{}`", shown()));
+        }
+        let wanted = [&self.at.event_type, &self.at.time].into_iter();
+        let mut wanted = wanted.filter(|path| *path != NOWHERE && !path.starts_with(OUTSIDE));
+        let missing = wanted.find(|path| !names.contains(path))?;
+        Some(format!("its header has no `{missing}`, which the envelope asks for: `{}`", shown()))
     }
 
     /// Reads one event. Whatever is wrong with it is said in `rejection`, never by an error.

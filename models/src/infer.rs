@@ -21,6 +21,9 @@ const MOST_DISTINCT: usize = 1000;
 /// An object with more names than this, of which few recur, is a map and not a record.
 const MOST_NAMES: usize = 50;
 
+/// Columns that every event has in SQL.
+const RESERVED: [&str; 3] = ["occurred_at", "event_id", "ordinal"];
+
 /// What was seen of one kind of event, or of elements.
 #[derive(Debug, Default)]
 pub struct Shape {
@@ -149,6 +152,9 @@ impl Shape {
             let Some((kind, agree, conflict)) = seen.propose(self.is_text) else { continue };
             let values = seen.present - seen.nulls;
             let mut name = snake_case(rest);
+            if RESERVED.contains(&name.as_str()) {
+                name = format!("payload_{name}");
+            }
             while !names.insert(name.clone()) {
                 name.push('_');
             }

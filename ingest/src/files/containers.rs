@@ -10,8 +10,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use apache_avro::Codec;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema as ArrowSchema};
+use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use starmere_lake::formats::{AvroLengths, Incoming, SINGLE_OBJECT, Schema, SchemaId};
@@ -87,18 +91,14 @@ impl Reading {
         for batch in batches.map_err(|error| damaged(error.to_string()))? {
             let batch = match batch {
                 Ok(batch) => batch,
-                Err(error) => {
-                    self.batch.mark(position, mark(file, &digest, position, true));
-                    return Err(damaged(error.to_string()));
-                }
+                Err(error) => return self.end_of_broken(file, &digest, landed, position, damaged(error.to_string())),
             };
             text.clear();
-            let mut writer = WriterBuilder::new().build::<_, LineDelimited>(&mut text);
-            let written = writer.write(&batch).and_then(|()| writer.finish());
+            let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut text);
+            let written = said(&batch).and_then(|batch| writer.write(&batch)).and_then(|()| writer.finish());
             drop(writer);
             if let Err(error) = written {
-                self.batch.mark(position, mark(file, &digest, position, true));
-                return Err(damaged(error.to_string()));
+                return self.end_of_broken(file, &digest, landed, position, damaged(error.to_string()));
             }
             for row in text.split(|&byte| byte == b'\n').filter(|row| !row.is_empty()) {
                 self.push(&Incoming::of(row), &partition, position, position + 1)?;
@@ -143,7 +143,8 @@ impl Reading {
         if let Some(mark) = landed {
             blocks.skip_to(mark.length).map_err(failed)?;
         }
-        let mut position = landed.and_then(|mark| mark.position).unwrap_or_default();
+        let from = landed.and_then(|mark| mark.position).unwrap_or_default();
+        let mut position = from;
         self.batch.begin(partition.clone(), position);
         let outcome = loop {
             let (count, data) = match blocks.next_block() {
@@ -161,12 +162,12 @@ impl Reading {
                         rest = &rest[length..];
                         ends.push(data.len() - rest.len());
                     }
-                    Err(reason) => return self.end_of_avro(file, &blocks, position, Err(damaged(reason))),
+                    Err(reason) => return self.end_of_avro(file, &blocks, (from, position), Err(damaged(reason))),
                 }
             }
             if !rest.is_empty() {
                 let reason = format!("{} bytes follow the last datum of a block", rest.len());
-                return self.end_of_avro(file, &blocks, position, Err(damaged(reason)));
+                return self.end_of_avro(file, &blocks, (from, position), Err(damaged(reason)));
             }
             blocks.accept();
             let mut start = 0;
@@ -186,7 +187,24 @@ impl Reading {
                 self.batch.begin(partition.clone(), position);
             }
         };
-        self.end_of_avro(file, &blocks, position, outcome)
+        self.end_of_avro(file, &blocks, (from, position), outcome)
+    }
+
+    /// Ends the share of a file that cannot be read on; nothing is said where nothing is new.
+    fn end_of_broken(
+        &mut self,
+        file: &Found,
+        digest: &Digest,
+        landed: Option<&Mark>,
+        position: i64,
+        error: Error,
+    ) -> Result<Result<(), Stopped>> {
+        if position == landed.and_then(|mark| mark.position).unwrap_or_default() {
+            self.batch.forget_last();
+        } else {
+            self.batch.mark(position, mark(file, digest, position, true));
+        }
+        Err(error)
     }
 
     /// Ends the share of a file; whether it was read to its end.
@@ -194,17 +212,49 @@ impl Reading {
         &mut self,
         file: &Found,
         blocks: &Blocks,
-        position: i64,
+        (from, position): (i64, i64),
         outcome: Result<bool>,
     ) -> Result<Result<(), Stopped>> {
         let is_whole = matches!(outcome, Ok(true));
         if matches!(outcome, Ok(false)) {
             self.report.files_waiting += 1;
         }
-        self.batch.mark(position, mark(file, &blocks.digest, position, !is_whole));
+        if !is_whole && position == from {
+            self.batch.forget_last();
+        } else {
+            self.batch.mark(position, mark(file, &blocks.digest, position, !is_whole));
+        }
         outcome?;
         self.flush_parts()
     }
+}
+
+/// The batch, with numbers that JSON does not have as text: `NaN`, `inf`.
+fn said(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns: Vec<ArrayRef> = batch.columns().iter().map(with_text).collect::<Result<_, _>>()?;
+    let fields =
+        batch.schema().fields().iter().zip(&columns).map(|(field, column)| retyped(field, column)).collect::<Vec<_>>();
+    RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), columns)
+}
+
+fn retyped(field: &Field, column: &ArrayRef) -> Field {
+    field.clone().with_data_type(column.data_type().clone())
+}
+
+fn with_text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let is_odd = match column.data_type() {
+        DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().any(|value| !value.is_finite()),
+        DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().any(|value| !value.is_finite()),
+        DataType::Struct(fields) => {
+            let members = column.as_struct();
+            let columns: Vec<ArrayRef> = members.columns().iter().map(with_text).collect::<Result<_, _>>()?;
+            let fields: Vec<Field> =
+                fields.iter().zip(&columns).map(|(field, column)| retyped(field, column)).collect();
+            return Ok(Arc::new(StructArray::try_new(fields.into(), columns, members.nulls().cloned())?));
+        }
+        _ => false,
+    };
+    if is_odd { arrow::compute::cast(column, &DataType::Utf8) } else { Ok(column.clone()) }
 }
 
 /// The blocks of a file of Avro.

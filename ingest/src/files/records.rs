@@ -61,6 +61,9 @@ impl Reading {
                     }
                     Line::Unterminated(_) | Line::End => None,
                 };
+                if let Some(wrong) = header.as_deref().and_then(|header| self.reader.wrong_header(delimiter, header)) {
+                    return Err(Error::Content { path: file.name.clone(), reason: wrong });
+                }
                 (Ends::csv(delimiter), header)
             }
             _ => (Ends::Newline, None),
@@ -79,8 +82,8 @@ impl Reading {
         if !complete && read.is_ok() {
             self.report.files_waiting += 1;
         }
-        if reading.position == 0 {
-            // Not one whole line: there is nothing to know the file by.
+        if reading.position == 0 || (reading.position == from as i64 && !complete) {
+            // Not one whole line: there is nothing to know the file by, or nothing new.
             self.batch.forget_last();
         } else {
             self.batch.mark(reading.position, reading.mark(complete));

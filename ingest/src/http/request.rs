@@ -1,5 +1,7 @@
 //! From a request's body to events.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
@@ -8,7 +10,7 @@ use starmere_lake::formats::{Convention, Encoding, csv};
 use starmere_lake::json::{self, Kind, Paths, Span};
 
 use super::Refusal;
-use crate::envelope::Mapping;
+use crate::envelope::{Mapping, Reader};
 use crate::lines::Ends;
 
 /// The events of one request.
@@ -100,6 +102,10 @@ pub(super) fn events(body: Bytes, headers: &HeaderMap, mapping: &Mapping) -> Res
         Holds::Csv(delimiter) => {
             let mut records = lines(&body, Ends::csv(delimiter)).into_iter();
             if let Some(header) = records.next() {
+                let reader = Reader::new(mapping.clone(), &Arc::default());
+                if let Some(wrong) = reader.wrong_header(delimiter, &body[header.clone()]) {
+                    return Err(invalid(wrong, "begin the body with a header"));
+                }
                 common.push((csv::HEADER.to_owned(), csv::header(&body[header]).to_vec()));
             }
             records.filter(|record| !body[record.clone()].trim_ascii().is_empty()).collect()

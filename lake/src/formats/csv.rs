@@ -13,6 +13,13 @@ pub fn header(record: &[u8]) -> &[u8] {
     record.strip_suffix(b"\r").unwrap_or(record)
 }
 
+/// The names in a header.
+pub fn names(delimiter: u8, record: &[u8]) -> Result<Vec<String>, String> {
+    let mut parser = Parser::default();
+    let fields = parser.parse(delimiter, header(record))?;
+    (0..fields).map(|field| parser.field(field).map(str::to_owned)).collect()
+}
+
 /// Reads records.
 pub(super) struct Records {
     delimiter: u8,

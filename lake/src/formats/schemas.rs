@@ -92,12 +92,17 @@ impl Schema {
 
     /// The fingerprint of a schema of Avro, or what is wrong with it.
     pub fn fingerprint(&self) -> Result<SchemaId, String> {
+        self.compile()?;
         let references: Vec<String> = self.references.iter().map(|reference| reference.schema.clone()).collect();
         let (schema, _) = avro::parse(&self.schema, &references)?;
         Ok(SchemaId::Fingerprint(avro::fingerprint(&schema)))
     }
 
     pub(super) fn compile(&self) -> Result<Compiled, String> {
+        let texts = self.references.iter().map(|reference| &reference.schema).chain([&self.schema]);
+        if texts.map(|text| nesting(text)).max() > Some(MOST_NESTING) {
+            return Err(format!("not a schema: it is nested more than {MOST_NESTING} deep"));
+        }
         match self.kind {
             SchemaKind::Json => Ok(Compiled::Json),
             SchemaKind::Avro => {
@@ -115,6 +120,23 @@ impl Schema {
             }
         }
     }
+}
+
+/// Parsers of schemas descend as deep as a text is nested; ours is a stack like any other.
+const MOST_NESTING: usize = 64;
+
+/// How deep a text is nested, at most.
+fn nesting(text: &str) -> usize {
+    let (mut depth, mut most) = (0_usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'{' | b'[' | b'(' | b'<' => depth += 1,
+            b'}' | b']' | b')' | b'>' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(depth);
+    }
+    most
 }
 
 /// The schemas of a stream.

@@ -12,7 +12,7 @@ use super::{Resolving, beginning, check_name};
 use starmere_lake::formats::Schema;
 
 use crate::define::{
-    EventFile, FieldFile, FieldType, FormatFile, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
+    EventFile, FieldFile, FieldType, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
 };
 use crate::events::{Decoder, Event, Field, FieldKind, Need, Stream, Version};
 use crate::expression::castable;
@@ -57,7 +57,28 @@ impl Resolving<'_> {
             let hint = "say where it is: `time: path`; `time: $timestamp` is when the source got the event";
             self.problem(Problem::new(place(), "the envelope does not say the time of an event").hint(hint));
         }
+        let envelope = &file.envelope;
+        for path in [&envelope.id, &envelope.event_type, &envelope.version, &envelope.time, &envelope.subject]
+            .into_iter()
+            .flatten()
+        {
+            self.outside(path, true, place());
+        }
         self.format(file, name);
+    }
+
+    /// A path to what is not in the payload is one that there is.
+    fn outside(&mut self, path: &str, in_envelope: bool, place: Place) {
+        let is_known = match path.split('.').next().unwrap_or(path) {
+            "$key" => true,
+            "$headers" => path.len() > "$headers.".len(),
+            "$timestamp" => in_envelope && path == "$timestamp",
+            first => !first.starts_with('$'),
+        };
+        if !is_known {
+            let hint = "outside the payload are `$key`, `$headers.NAME` and, in the envelope, `$timestamp`";
+            self.problem(Problem::new(place, format!("`{path}` is nowhere")).hint(hint));
+        }
     }
 
     fn format(&mut self, file: &StreamFile, name: &str) {
@@ -203,6 +224,7 @@ impl Resolving<'_> {
                 }
             };
             let path = file.path.clone().unwrap_or_else(|| name.clone());
+            self.outside(&path, false, place);
             fields.push(Field {
                 name: name.clone(),
                 path,

@@ -45,6 +45,13 @@ async fn a_file_of_csv_needs_its_header() {
     let report = world.land().await;
     assert_eq!((report.counts.events, report.files_waiting, report.refused.len()), (0, 1, 1));
     assert!(report.refused[0].reason.contains("its header has more than"), "{:?}", report.refused);
+    let version = report.version;
+    world.write("none.csv", format!("t;{AT}\nt;{AT}\n"));
+    world.write("twice.csv", format!("type;at;at\nt;{AT};{AT}\n"));
+    let report = world.land().await;
+    assert_eq!((report.counts.events, report.version), (0, version), "{:?}", report.refused);
+    assert!(report.refused[1].reason.contains("its header has no `type`"), "{:?}", report.refused);
+    assert!(report.refused[2].reason.contains("its header has `at` twice"), "{:?}", report.refused);
 }
 
 fn parquet(numbers: std::ops::Range<i64>) -> Vec<u8> {
@@ -127,6 +134,7 @@ async fn data_of_avro_land_with_their_schema() {
         world.write("a.avro", &long[..long.len() - 1]);
         let report = world.land().await;
         assert_eq!((report.counts.events, report.counts.rejects, report.files_waiting), (3, 0, 1), "{codec:?}");
+        assert_eq!(world.land().await.version, report.version, "waiting makes no commits");
         world.write("a.avro", &long);
         let report = world.land().await;
         assert_eq!((report.counts.events, report.files_continued, report.refused), (2, 1, vec![]), "{codec:?}");
