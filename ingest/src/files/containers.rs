@@ -144,6 +144,7 @@ impl Reading {
             blocks.skip_to(mark.length).map_err(failed)?;
         }
         let from = landed.and_then(|mark| mark.position).unwrap_or_default();
+        let is_where_it_was = landed.is_some_and(|mark| mark.path == file.name);
         let mut position = from;
         self.batch.begin(partition.clone(), position);
         let outcome = loop {
@@ -162,12 +163,19 @@ impl Reading {
                         rest = &rest[length..];
                         ends.push(data.len() - rest.len());
                     }
-                    Err(reason) => return self.end_of_avro(file, &blocks, (from, position), Err(damaged(reason))),
+                    Err(reason) => {
+                        return self.end_of_avro(
+                            file,
+                            &blocks,
+                            (from, position, is_where_it_was),
+                            Err(damaged(reason)),
+                        );
+                    }
                 }
             }
             if !rest.is_empty() {
                 let reason = format!("{} bytes follow the last datum of a block", rest.len());
-                return self.end_of_avro(file, &blocks, (from, position), Err(damaged(reason)));
+                return self.end_of_avro(file, &blocks, (from, position, is_where_it_was), Err(damaged(reason)));
             }
             blocks.accept();
             let mut start = 0;
@@ -187,7 +195,7 @@ impl Reading {
                 self.batch.begin(partition.clone(), position);
             }
         };
-        self.end_of_avro(file, &blocks, (from, position), outcome)
+        self.end_of_avro(file, &blocks, (from, position, is_where_it_was), outcome)
     }
 
     /// Ends the share of a file that cannot be read on; nothing is said where nothing is new.
@@ -199,7 +207,11 @@ impl Reading {
         position: i64,
         error: Error,
     ) -> Result<Result<(), Stopped>> {
-        if position == landed.and_then(|mark| mark.position).unwrap_or_default() {
+        let is_nothing_new = match landed {
+            None => position == 0,
+            Some(mark) => mark.position == Some(position) && mark.path == file.name,
+        };
+        if is_nothing_new {
             self.batch.forget_last();
         } else {
             self.batch.mark(position, mark(file, digest, position, true));
@@ -212,14 +224,14 @@ impl Reading {
         &mut self,
         file: &Found,
         blocks: &Blocks,
-        (from, position): (i64, i64),
+        (from, position, is_where_it_was): (i64, i64, bool),
         outcome: Result<bool>,
     ) -> Result<Result<(), Stopped>> {
         let is_whole = matches!(outcome, Ok(true));
         if matches!(outcome, Ok(false)) {
             self.report.files_waiting += 1;
         }
-        if !is_whole && position == from {
+        if !is_whole && position == from && (position == 0 || is_where_it_was) {
             self.batch.forget_last();
         } else {
             self.batch.mark(position, mark(file, &blocks.digest, position, !is_whole));

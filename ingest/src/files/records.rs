@@ -37,13 +37,14 @@ impl Open<'_> {
 }
 
 impl Reading {
-    /// Lands the records of `file` from byte `from` on.
+    /// Lands the records of `file` behind what `landed` says.
     pub(super) fn records(
         &mut self,
         file: &Found,
         partition: SourcePartition,
-        from: u64,
+        landed: Option<&Mark>,
     ) -> Result<Result<(), Stopped>> {
+        let from = landed.map_or(0, |mark| mark.length);
         let failed = |source| Error::read(&file.path, source);
         let mut content = read::open(&file.path).map_err(failed)?;
         let (digest, last) = read::skip(&mut content, from).map_err(failed)?;
@@ -82,8 +83,9 @@ impl Reading {
         if !complete && read.is_ok() {
             self.report.files_waiting += 1;
         }
-        if reading.position == 0 || (reading.position == from as i64 && !complete) {
-            // Not one whole line: there is nothing to know the file by, or nothing new.
+        let is_where_it_was = landed.is_some_and(|mark| mark.path == file.name);
+        if reading.position == 0 || (reading.position == from as i64 && !complete && is_where_it_was) {
+            // Not one whole line: there is nothing to know the file by, or nothing new. Where it is now is new.
             self.batch.forget_last();
         } else {
             self.batch.mark(reading.position, reading.mark(complete));

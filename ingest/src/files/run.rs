@@ -237,9 +237,7 @@ impl Reading {
             (Container::Avro, _) => refused("a file of Avro, and the stream's payloads are not `format: avro`"),
             (Container::None, Encoding::Avro { .. }) => refused("not a file of Avro, and the stream's payloads are"),
             (Container::None, Encoding::Confluent) => refused("payloads of `format: confluent` come by Kafka"),
-            (Container::None, Encoding::Json | Encoding::Csv { .. }) => {
-                self.records(file, partition, landed.map_or(0, |mark| mark.length))
-            }
+            (Container::None, Encoding::Json | Encoding::Csv { .. }) => self.records(file, partition, landed),
         }
     }
 

@@ -238,3 +238,18 @@ async fn a_glob_takes_what_it_names_and_an_empty_pattern_is_no_error() {
     assert_eq!(world.land_at(&world.path("in/*.jsonl")).await.counts.events, 1);
     assert_eq!(world.land_at(&world.path("in/*.csv")).await, Report { version: 1, ..Report::default() });
 }
+
+#[tokio::test]
+async fn a_file_that_waits_and_is_renamed_leaves_its_name_to_others() {
+    let world = World::new();
+    world.write("a.jsonl", format!("{}{{", event(1)));
+    assert_eq!(world.land().await.counts.events, 1);
+    let version = world.land().await.version;
+    assert_eq!(world.land().await.version, version, "waiting makes no commits");
+    world.rename("a.jsonl", "b.jsonl");
+    world.land().await;
+    std::fs::remove_file(world.path("b.jsonl")).unwrap();
+    world.write("a.jsonl", event(2));
+    let report = world.land().await;
+    assert_eq!((report.counts.events, report.refused), (1, vec![]));
+}
