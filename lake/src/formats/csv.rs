@@ -95,6 +95,9 @@ impl Parser {
             return Err(format!("more follows the record at byte {read}"));
         }
         self.ends.truncate(fields);
+        if ends_within_quotes(delimiter, record) {
+            return Err("a quote is not closed".to_owned());
+        }
         Ok(fields)
     }
 
@@ -103,6 +106,25 @@ impl Parser {
         let bytes = &self.text[start..self.ends[place]];
         std::str::from_utf8(bytes).map_err(|_| format!("field {} is not UTF-8", place + 1))
     }
+}
+
+/// Whether the last field of a record begins with a quote that has no end.
+fn ends_within_quotes(delimiter: u8, record: &[u8]) -> bool {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Within {
+        Start,
+        Field,
+        Quotes,
+        /// Behind a quote within quotes: the closing one, or the first of two that stand for one.
+        Quote,
+    }
+    let last = record.iter().fold(Within::Start, |within, &byte| match (within, byte) {
+        (Within::Quotes, b'"') => Within::Quote,
+        (Within::Quotes, _) | (Within::Start | Within::Quote, b'"') => Within::Quotes,
+        (_, byte) if byte == delimiter => Within::Start,
+        _ => Within::Field,
+    });
+    last == Within::Quotes
 }
 
 fn memchr_count(byte: u8, bytes: &[u8]) -> usize {
@@ -132,5 +154,11 @@ mod tests {
         assert_eq!(json("a,b", b"1,2,3").unwrap_err(), "the record has 3 fields, and the header 2");
         assert_eq!(json("a,b", b"1,\xff").unwrap_err(), "field 2 is not UTF-8");
         assert_eq!(json("a,b", b"").unwrap_err(), "there is no record");
+        for open in [&b"1,\"2"[..], b"\"1,2", b"1,\"2\"\"", b"1,\"2\"\"\"\""] {
+            assert_eq!(json("a,b", open).unwrap_err(), "a quote is not closed", "{}", String::from_utf8_lossy(open));
+        }
+        for closed in [&b"1,2\""[..], b"5\" pipe,2", b"\"1\",\"\"", b"\"\"\"1\"\"\",2", b"\"a,b\",\"c\nd\""] {
+            assert!(json("a,b", closed).is_ok(), "{}", String::from_utf8_lossy(closed));
+        }
     }
 }
