@@ -56,6 +56,8 @@ struct Seen {
     number_texts: u64,
     objects: u64,
     arrays: u64,
+    /// Arrays that hold something else than objects.
+    mixed: u64,
     /// Of arrays that hold nothing but objects.
     elements: Option<Box<Shape>>,
     distinct: HashSet<u64>,
@@ -291,15 +293,11 @@ impl Seen {
         self.arrays += 1;
         let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(value) else { return };
         if depth >= MOST_DEPTH || !elements.iter().all(|element| element.get().starts_with('{')) {
-            // Once an array holds something else, it is a value.
-            self.elements = None;
-            self.objects += u64::from(!elements.is_empty());
+            self.mixed += 1;
             return;
         }
-        if self.objects == 0 {
-            let shape = self.elements.get_or_insert_default();
-            elements.iter().for_each(|element| shape.add(element.get()));
-        }
+        let shape = self.elements.get_or_insert_default();
+        elements.iter().for_each(|element| shape.add(element.get()));
     }
 
     /// What it is, how many values are that, and what the others are.
@@ -312,7 +310,8 @@ impl Seen {
         let (numbers, strings) = (self.integers + self.fractions + self.floats, self.times + self.dates + self.texts);
         let scalars = numbers + strings + self.bools;
         if self.arrays == values
-            && let Some(elements) = self.elements.as_ref().filter(|_| self.objects == 0)
+            && self.mixed == 0
+            && let Some(elements) = &self.elements
         {
             return Some((ProposedKind::Each(elements.fields("")), values, None));
         }
@@ -417,6 +416,7 @@ mod tests {
         assert_eq!(types(&[r#"{"a":"015"}"#, r#"{"a":16}"#]), ["a string"]);
         assert_eq!(types(&[r#"{"a":{"b":1}}"#, r#"{"a":2}"#]), ["a json", "a_b bigint"]);
         assert_eq!(types(&[r#"{"a":[1,2]}"#, r#"{"a":[]}"#]), ["a json"]);
+        assert_eq!(types(&[r#"{"a":[1,{"b":2}]}"#]), ["a json"]);
         assert_eq!(types(&[r#"{"a":[{"b":1},{"c":2}]}"#, r#"{"a":[]}"#]), ["a each 2"]);
         assert_eq!(types(&[r#"{"a":null}"#]), [""; 0], "nothing is known of it");
         assert_eq!(types(&[r#"{"orderId":{"lineNo":1},"9":2,"a.b":3}"#]), ["order_id_line_no bigint", "f_9 bigint"]);

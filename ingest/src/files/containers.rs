@@ -50,23 +50,12 @@ pub(super) fn kind(path: &Path) -> io::Result<Container> {
     if begin == b"PAR1" {
         return Ok(Container::Parquet);
     }
-    begin.clear();
-    // What cannot be unpacked is told by whoever reads it.
-    let unpacked = read::open(path).and_then(|content| content.take(4).read_to_end(&mut begin));
-    Ok(if unpacked.is_ok() && begin == AVRO { Container::Avro } else { Container::None })
-}
-
-fn mark(file: &Found, digest: &Digest, position: i64, is_partial: bool) -> Option<serde_json::Value> {
-    let mark = Mark {
-        path: file.name.clone(),
-        length: digest.length(),
-        digest: digest.digest(),
-        head: digest.head(),
-        position: Some(position),
-        is_partial,
-        seen: (!is_partial).then(|| file.seen.clone()),
-    };
-    serde_json::to_value(mark).ok()
+    if read::is_packed(&begin) {
+        begin.clear();
+        // What cannot be unpacked is told by whoever reads it.
+        let _ = read::open(path).and_then(|content| content.take(4).read_to_end(&mut begin));
+    }
+    Ok(if begin == AVRO { Container::Avro } else { Container::None })
 }
 
 impl Reading {
@@ -91,21 +80,21 @@ impl Reading {
         for batch in batches.map_err(|error| damaged(error.to_string()))? {
             let batch = match batch {
                 Ok(batch) => batch,
-                Err(error) => return self.end_of_broken(file, &digest, landed, position, damaged(error.to_string())),
+                Err(error) => return self.end(file, &digest, landed, position, Err(damaged(error.to_string()))),
             };
             text.clear();
             let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut text);
             let written = said(&batch).and_then(|batch| writer.write(&batch)).and_then(|()| writer.finish());
             drop(writer);
             if let Err(error) = written {
-                return self.end_of_broken(file, &digest, landed, position, damaged(error.to_string()));
+                return self.end(file, &digest, landed, position, Err(damaged(error.to_string())));
             }
             for row in text.split(|&byte| byte == b'\n').filter(|row| !row.is_empty()) {
                 self.push(&Incoming::of(row), &partition, position, position + 1)?;
                 self.count(row.len() as u64);
                 position += 1;
                 if self.batch.is_full() {
-                    self.batch.mark(position, mark(file, &digest, position, true));
+                    self.batch.mark(position, read::mark(file, &digest, Some(position), false));
                     if self.flush()?.is_err() {
                         return Ok(Err(Stopped));
                     }
@@ -113,8 +102,7 @@ impl Reading {
                 }
             }
         }
-        self.batch.mark(position, mark(file, &digest, position, false));
-        self.flush_parts()
+        self.end(file, &digest, landed, position, Ok(true))
     }
 
     /// Lands the data of a file of Avro, block by block.
@@ -143,9 +131,7 @@ impl Reading {
         if let Some(mark) = landed {
             blocks.skip_to(mark.length).map_err(failed)?;
         }
-        let from = landed.and_then(|mark| mark.position).unwrap_or_default();
-        let is_where_it_was = landed.is_some_and(|mark| mark.path == file.name);
-        let mut position = from;
+        let mut position = landed.and_then(|mark| mark.position).unwrap_or_default();
         self.batch.begin(partition.clone(), position);
         let outcome = loop {
             let (count, data) = match blocks.next_block() {
@@ -164,18 +150,13 @@ impl Reading {
                         ends.push(data.len() - rest.len());
                     }
                     Err(reason) => {
-                        return self.end_of_avro(
-                            file,
-                            &blocks,
-                            (from, position, is_where_it_was),
-                            Err(damaged(reason)),
-                        );
+                        return self.end(file, &blocks.digest, landed, position, Err(damaged(reason)));
                     }
                 }
             }
             if !rest.is_empty() {
                 let reason = format!("{} bytes follow the last datum of a block", rest.len());
-                return self.end_of_avro(file, &blocks, (from, position, is_where_it_was), Err(damaged(reason)));
+                return self.end(file, &blocks.digest, landed, position, Err(damaged(reason)));
             }
             blocks.accept();
             let mut start = 0;
@@ -188,53 +169,37 @@ impl Reading {
                 start = end;
             }
             if self.batch.is_full() {
-                self.batch.mark(position, mark(file, &blocks.digest, position, true));
+                self.batch.mark(position, read::mark(file, &blocks.digest, Some(position), false));
                 if self.flush()?.is_err() {
                     return Ok(Err(Stopped));
                 }
                 self.batch.begin(partition.clone(), position);
             }
         };
-        self.end_of_avro(file, &blocks, (from, position, is_where_it_was), outcome)
+        self.end(file, &blocks.digest, landed, position, outcome)
     }
 
-    /// Ends the share of a file that cannot be read on; nothing is said where nothing is new.
-    fn end_of_broken(
+    /// Ends the share of a file: `outcome` says whether that was its end. Nothing is said where nothing is new.
+    fn end(
         &mut self,
         file: &Found,
         digest: &Digest,
         landed: Option<&Mark>,
         position: i64,
-        error: Error,
-    ) -> Result<Result<(), Stopped>> {
-        let is_nothing_new = match landed {
-            None => position == 0,
-            Some(mark) => mark.position == Some(position) && mark.path == file.name,
-        };
-        if is_nothing_new {
-            self.batch.forget_last();
-        } else {
-            self.batch.mark(position, mark(file, digest, position, true));
-        }
-        Err(error)
-    }
-
-    /// Ends the share of a file; whether it was read to its end.
-    fn end_of_avro(
-        &mut self,
-        file: &Found,
-        blocks: &Blocks,
-        (from, position, is_where_it_was): (i64, i64, bool),
         outcome: Result<bool>,
     ) -> Result<Result<(), Stopped>> {
         let is_whole = matches!(outcome, Ok(true));
         if matches!(outcome, Ok(false)) {
             self.report.files_waiting += 1;
         }
-        if !is_whole && position == from && (position == 0 || is_where_it_was) {
+        let is_nothing_new = match landed {
+            None => position == 0,
+            Some(mark) => mark.position == Some(position) && mark.path == file.name,
+        };
+        if is_nothing_new && !is_whole {
             self.batch.forget_last();
         } else {
-            self.batch.mark(position, mark(file, &blocks.digest, position, !is_whole));
+            self.batch.mark(position, read::mark(file, digest, Some(position), is_whole));
         }
         outcome?;
         self.flush_parts()

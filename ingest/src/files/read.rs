@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::identity::{HEAD, Known, Observed, Seen};
+use super::identity::{HEAD, Known, Mark, Observed, Seen};
 use crate::{Error, Result};
 
 /// A file of a source.
@@ -87,10 +87,35 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     }
     let whole = io::Cursor::new(magic[..read].to_vec()).chain(file);
     Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, whole))),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole)?),
+        [a, b, ..] if [a, b] == GZIP => {
+            Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, whole)))
+        }
+        magic if magic == ZSTD => Box::new(zstd::Decoder::new(whole)?),
         _ => Box::new(whole),
     })
+}
+
+/// How packed files begin.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Whether a file that begins so is packed.
+pub(super) fn is_packed(begin: &[u8]) -> bool {
+    begin.starts_with(&GZIP) || begin.starts_with(&ZSTD)
+}
+
+/// What a commit says of a file of which `digest` has landed. `position`: where that is not the length.
+pub(super) fn mark(file: &Found, digest: &Digest, position: Option<i64>, is_whole: bool) -> Option<serde_json::Value> {
+    let mark = Mark {
+        path: file.name.clone(),
+        length: digest.length(),
+        digest: digest.digest(),
+        head: digest.head(),
+        position,
+        is_partial: position.is_some() && !is_whole,
+        seen: is_whole.then(|| file.seen.clone()),
+    };
+    serde_json::to_value(mark).ok()
 }
 
 /// Reads the first `length` bytes of `content`; their digest and the last of them.

@@ -32,7 +32,7 @@ struct Open<'a> {
 
 impl Open<'_> {
     fn mark(&self, complete: bool) -> Option<serde_json::Value> {
-        mark(self.file, &self.digest, complete)
+        read::mark(self.file, &self.digest, None, complete)
     }
 }
 
@@ -239,17 +239,4 @@ impl Reading {
         self.batch.push_oversized(&Incoming::default(), &kept, limit, position, next)?;
         Ok(())
     }
-}
-
-fn mark(file: &Found, digest: &Digest, complete: bool) -> Option<serde_json::Value> {
-    let mark = Mark {
-        path: file.name.clone(),
-        length: digest.length(),
-        digest: digest.digest(),
-        head: digest.head(),
-        position: None,
-        is_partial: false,
-        seen: complete.then(|| file.seen.clone()),
-    };
-    serde_json::to_value(mark).ok()
 }

@@ -92,17 +92,22 @@ impl Schema {
 
     /// The fingerprint of a schema of Avro, or what is wrong with it.
     pub fn fingerprint(&self) -> Result<SchemaId, String> {
-        self.compile()?;
+        self.check_nesting()?;
         let references: Vec<String> = self.references.iter().map(|reference| reference.schema.clone()).collect();
         let (schema, _) = avro::parse(&self.schema, &references)?;
         Ok(SchemaId::Fingerprint(avro::fingerprint(&schema)))
     }
 
-    pub(super) fn compile(&self) -> Result<Compiled, String> {
-        let texts = self.references.iter().map(|reference| &reference.schema).chain([&self.schema]);
-        if texts.map(|text| nesting(text)).max() > Some(MOST_NESTING) {
-            return Err(format!("not a schema: it is nested more than {MOST_NESTING} deep"));
+    fn check_nesting(&self) -> Result<(), String> {
+        let mut texts = self.references.iter().map(|reference| &reference.schema).chain([&self.schema]);
+        match texts.any(|text| nesting(text) > MOST_NESTING) {
+            true => Err(format!("not a schema: it is nested more than {MOST_NESTING} deep")),
+            false => Ok(()),
         }
+    }
+
+    pub(super) fn compile(&self) -> Result<Compiled, String> {
+        self.check_nesting()?;
         match self.kind {
             SchemaKind::Json => Ok(Compiled::Json),
             SchemaKind::Avro => {

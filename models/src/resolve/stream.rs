@@ -20,6 +20,14 @@ use crate::expression::castable;
 /// Columns that every event has for SQL, besides its fields.
 pub(super) const BUILT_IN: [&str; 3] = ["occurred_at", "event_id", "ordinal"];
 
+/// Where a path stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Within {
+    Envelope,
+    Field,
+    Element,
+}
+
 impl Resolving<'_> {
     pub(super) fn streams(&mut self) {
         let definitions = self.definitions;
@@ -62,21 +70,21 @@ impl Resolving<'_> {
             .into_iter()
             .flatten()
         {
-            self.outside(path, true, place());
+            self.outside(path, Within::Envelope, place());
         }
         self.format(file, name);
     }
 
     /// A path to what is not in the payload is one that there is.
-    fn outside(&mut self, path: &str, in_envelope: bool, place: Place) {
+    fn outside(&mut self, path: &str, within: Within, place: Place) {
         let is_known = match path.split('.').next().unwrap_or(path) {
-            "$key" => true,
-            "$headers" => path.len() > "$headers.".len(),
-            "$timestamp" => in_envelope && path == "$timestamp",
+            "$key" => within != Within::Element,
+            "$headers" => within != Within::Element && path.len() > "$headers.".len(),
+            "$timestamp" => within == Within::Envelope && path == "$timestamp",
             first => !first.starts_with('$'),
         };
         if !is_known {
-            let hint = "outside the payload are `$key`, `$headers.NAME` and, in the envelope, `$timestamp`";
+            let hint = "outside the payload are `$key`, `$headers.NAME` and, in the envelope, `$timestamp`; elements have none";
             self.problem(Problem::new(place, format!("`{path}` is nowhere")).hint(hint));
         }
     }
@@ -224,7 +232,7 @@ impl Resolving<'_> {
                 }
             };
             let path = file.path.clone().unwrap_or_else(|| name.clone());
-            self.outside(&path, false, place);
+            self.outside(&path, if outer { Within::Field } else { Within::Element }, place);
             fields.push(Field {
                 name: name.clone(),
                 path,
