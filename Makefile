@@ -10,7 +10,7 @@ DEV    := $(TARGET)/debug/starmere
 
 # For `make demo`: how many orders.
 ORDERS ?= 10000
-# For `make bench`: the scale (1 is six million lines), and a folder for data and warehouses.
+# For `make bench`: the scale (1 is six million lines), and a folder for data and warehouses, of some 20 GB.
 SCALE  ?= 1
 BENCH  ?= $(TARGET)/bench
 
@@ -22,7 +22,7 @@ help:
 	@echo "make test     everything that must hold"
 	@echo "make check    formatting and lints"
 	@echo "make fmt      format the code"
-	@echo "make bench    the Star Schema Benchmark, beside DuckDB          (SCALE=$(SCALE))"
+	@echo "make bench    landing and the Star Schema Benchmark, beside others (SCALE=$(SCALE))"
 
 # The binary is the one that the tests use: somewhat slower than what is shipped, but built once.
 demo:
@@ -46,4 +46,5 @@ fmt:
 bench:
 	@scripts/install.sh test
 	cargo build --workspace --release
+	@$(PYTHON) bench/landing.py $(TARGET)/release/starmere $(BENCH)
 	@$(PYTHON) bench/bench.py $(TARGET)/release/starmere $(BENCH) $(SCALE)

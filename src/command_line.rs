@@ -152,6 +152,9 @@ pub(crate) struct Ingest {
     /// A last line without newline is an event too (always so for standard input)
     #[arg(long)]
     pub(crate) end_of_input: bool,
+    /// Answer `GET /metrics` here, while events are landed; port 0: the system chooses
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["file", "once", "go_on"])]
+    pub(crate) metrics: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -201,7 +204,7 @@ pub(crate) struct Verify {
 
 #[derive(Debug, Args)]
 pub(crate) struct Upkeep {
-    /// Only tell which objects would be deleted; nothing is put together or forgotten
+    /// Only tell what would be forgotten and deleted; nothing is done
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

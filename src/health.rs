@@ -218,6 +218,11 @@ pub(crate) async fn metrics(opened: &Opened) -> anyhow::Result<String> {
             text.add("starmere_source_inputs", "Files, or processes that took requests", &of, Some(partition.inputs));
         }
     }
+    let memory = &opened.memory;
+    let (used, bytes, waiting) = (memory.used() as u64, memory.bytes() as u64, memory.waiting() as u64);
+    text.add("starmere_ingest_memory_used_bytes", "Memory of events on their way into the lake", &[], Some(used));
+    text.add("starmere_ingest_memory_bytes", "The most that it may be", &[], Some(bytes));
+    text.add("starmere_ingest_waiting", "Sources and requests that wait for memory", &[], Some(waiting));
     let newest = opened.catalog.newest().await?;
     text.add("starmere_catalog_snapshot", "Number of the newest catalog snapshot", &[], Some(newest.number));
     let at = Some(newest.published_at / 1000).filter(|&at| at > 0);

@@ -9,6 +9,7 @@ use anyhow::Context;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use starmere_ingest::envelope::{Mapping, TimeUnit, TypeOf};
+use starmere_ingest::memory::Memory;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
 use starmere_lake::landing::Stream;
@@ -28,6 +29,8 @@ use crate::sources::SourceFile;
 
 /// Catalog snapshots are retained so many days unless the project says otherwise.
 const SNAPSHOT_DAYS: u32 = 30;
+/// The least memory of ingestion, in MiB.
+const LEAST_INGEST_MEMORY_MIB: usize = 32;
 /// Memory that queries may use before they spill.
 const QUERY_MEMORY: usize = 8 << 30;
 
@@ -45,6 +48,9 @@ pub(crate) struct ProjectFile {
     /// How long an earlier catalog snapshot may be asked for, in days; 30 where it is left out.
     #[serde(default)]
     pub(crate) snapshot_days: Option<u32>,
+    /// Memory that events may take on their way into the lake, over all sources; 512 where it is left out.
+    #[serde(default)]
+    pub(crate) ingest_memory_mib: Option<Placed<usize>>,
     /// Without users, only loopback addresses may be listened on.
     #[serde(default)]
     pub(crate) users: BTreeMap<String, Placed<User>>,
@@ -54,6 +60,12 @@ impl ProjectFile {
     /// How long catalog snapshots are retained.
     pub(crate) fn snapshot_days(&self) -> u32 {
         self.snapshot_days.unwrap_or(SNAPSHOT_DAYS)
+    }
+
+    fn ingest_memory(&self) -> Memory {
+        self.ingest_memory_mib
+            .as_ref()
+            .map_or_else(Memory::default, |mib| Memory::new(mib.value.saturating_mul(1 << 20)))
     }
 }
 
@@ -107,6 +119,8 @@ pub(crate) struct Opened {
     pub(crate) warehouse: Warehouse,
     pub(crate) catalog: Catalog,
     pub(crate) engine: Engine,
+    /// The memory that sources share.
+    pub(crate) memory: Memory,
 }
 
 impl Project {
@@ -186,6 +200,12 @@ impl Project {
                 let hint = suggestion(&definition.stream, known.iter().copied());
                 let message = format!("the source `{source}` feeds `{}`, which is no stream", definition.stream);
                 problems.push(Problem::new(place, message).hint(hint));
+            } else if let Some((message, hint)) = streams
+                .iter()
+                .find(|parsed| *parsed.definition.stream == definition.stream)
+                .and_then(|parsed| definition.misfit(&parsed.definition))
+            {
+                problems.push(Problem::new(place, format!("the source `{source}` {message}")).hint(hint));
             } else if source == "http" {
                 problems.push(
                     Problem::new(place, "`http` is the name of the listener").hint("give the source another name"),
@@ -217,7 +237,8 @@ impl Project {
         let warehouse = Warehouse::new(store);
         let catalog = Catalog::new(&warehouse);
         let engine = Engine::new(warehouse.store(), QUERY_MEMORY).context("could not set up the query engine")?;
-        Ok(Opened { project: Arc::new(self), warehouse, catalog, engine })
+        let memory = self.file.ingest_memory();
+        Ok(Opened { project: Arc::new(self), warehouse, catalog, engine, memory })
     }
 
     /// Users and their passwords, looked up.
@@ -374,6 +395,11 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
     for listener in [&file.listeners.http, &file.listeners.flight] {
         tell(listener.place(name), wrong_listener(listener, !file.users.is_empty()));
     }
+    if let Some(mib) = file.ingest_memory_mib.as_ref().filter(|mib| mib.value < LEAST_INGEST_MEMORY_MIB) {
+        let message = format!("{} MiB are too little memory for events on their way", mib.value);
+        let hint = format!("write {LEAST_INGEST_MEMORY_MIB} or more, or leave it out: then it is 512");
+        problems.push(Problem::new(mib.place(name), message).hint(hint));
+    }
     problems
 }
 
@@ -493,10 +519,46 @@ mod tests {
                 "`x/[a` is not a pattern of files: unclosed character class",
             ),
             ("sources: { a: { stream: s, files: '${env:X}/a' } }\n", "`files` knows none"),
+            ("ingest_memory_mib: 8\n", "starmere.yaml:3:20: 8 MiB are too little memory"),
             ("", "streams/s.yaml:3:18: no event has 0 bytes"),
         ] {
             let text = said(&[("starmere.yaml", &format!("{PROJECT}{line}")), ("streams/s.yaml", stream)]);
             assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_must_fit_its_stream() {
+        let kafka = "kafka: { brokers: 'b:1', topics: [t] }";
+        for (stream, source, words) in [
+            (
+                "format: confluent\nenvelope: { type: type, time: at }",
+                kafka,
+                "the source `a` feeds `s`, whose payloads name their schemas, and names no `registry`",
+            ),
+            (
+                "format: confluent\nenvelope: { type: type, time: at }",
+                "files: in",
+                "the source `a` feeds `s`, whose payloads come by Kafka only",
+            ),
+            ("envelope: { type: type, time: $timestamp }", "files: in", "files do not say that"),
+            ("convention: outbox\nenvelope: {}", "files: in", "files do not say that"),
+            (
+                "format: csv\nconvention: cloudevents\nenvelope: {}",
+                "files: in",
+                "records of `csv` follow no `convention`",
+            ),
+            (
+                "envelope: { type: type, time: at, tombstone: lost }\nevents: { left: { versions: { 1: { fields: {} } } } }",
+                kafka,
+                "`tombstone` names the event `lost`, which the stream does not describe",
+            ),
+        ] {
+            let text = said(&[
+                ("starmere.yaml", &format!("{PROJECT}sources: {{ a: {{ stream: s, {source} }} }}\n")),
+                ("streams/s.yaml", &format!("stream: s\ndomain: d\n{stream}\n")),
+            ]);
+            assert!(text.contains(words), "{words}\n{text}");
         }
     }
 

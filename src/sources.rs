@@ -7,8 +7,12 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use starmere_ingest::envelope::TIMESTAMP;
 use starmere_ingest::files;
 use starmere_ingest::kafka::{self, Membership, OURS, Registry, Start};
+
+use starmere_lake::formats::{Convention, Encoding};
+use starmere_models::define::StreamFile;
 
 use crate::project::{is_whole, resolved};
 
@@ -91,13 +95,41 @@ impl SourceFile {
         mistakes
     }
 
+    /// Why it cannot feed a stream, and what to do.
+    pub(crate) fn misfit(&self, stream: &StreamFile) -> Option<Wrong> {
+        let name = stream.stream.as_str();
+        let is_confluent = matches!(stream.format().encoding, Encoding::Confluent);
+        let asks_when = stream.envelope.time.as_deref() == Some(TIMESTAMP)
+            || (stream.envelope.time.is_none() && stream.format().convention == Some(Convention::Outbox));
+        match &self.kafka {
+            Some(kafka) if is_confluent && kafka.registry.is_none() => Some(wrong(
+                format!("feeds `{name}`, whose payloads name their schemas, and names no `registry`"),
+                "write `registry: { url: … }` below `kafka`",
+            )),
+            None if is_confluent => Some(wrong(
+                format!("feeds `{name}`, whose payloads come by Kafka only"),
+                "write `format: avro` or another one into the stream's definition, or read a topic",
+            )),
+            None if asks_when => Some(wrong(
+                format!("feeds `{name}`, whose time is when the source got an event, and files do not say that"),
+                "name a path in `time`, or read a topic",
+            )),
+            _ => None,
+        }
+    }
+
     /// When the source is drained.
     pub(crate) fn schedule(&self) -> Result<Option<Cron>, Wrong> {
         let Some(schedule) = &self.schedule else { return Ok(None) };
         let hint =
             "write minute, hour, day, month, weekday, such as \"*/15 * * * *\"; a sixth field in front is the second";
         let parser = CronParser::builder().seconds(Seconds::Optional).build();
-        parser.parse(schedule).map(Some).map_err(|error| wrong(format!("`{schedule}` is no schedule: {error}"), hint))
+        let parsed =
+            parser.parse(schedule).map_err(|error| wrong(format!("`{schedule}` is no schedule: {error}"), hint))?;
+        if parsed.find_next_occurrence(&chrono::Utc::now(), false).is_err() {
+            return Err(wrong(format!("`{schedule}` never comes"), "name a day that there is"));
+        }
+        Ok(Some(parsed))
     }
 
     fn where_from(&self, root: &Path) -> Vec<Wrong> {
@@ -274,7 +306,7 @@ mod tests {
             schedule: Some(schedule.into()),
         };
         assert!(source("*/15 * * * *").mistakes(Path::new(".")).is_empty());
-        for wrong in ["", "soon", "61 * * * *", "* * * *"] {
+        for wrong in ["", "soon", "61 * * * *", "* * * *", "0 0 30 2 *"] {
             assert_eq!(source(wrong).mistakes(Path::new(".")).len(), 1, "{wrong}");
         }
     }

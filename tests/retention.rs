@@ -15,7 +15,8 @@ use crate::support::tables;
 async fn land(project: &Project, days_ago: u64, orders: std::ops::Range<i64>) {
     let stream = Stream::new(STREAMS[1], tables::stream(&project.warehouse(), STREAMS[1]));
     let mut reader = Reader::new(mapping(), &Default::default());
-    let mut batch = Batch::default();
+    let landed_at = Utc::now().checked_sub_days(Days::new(days_ago)).unwrap().timestamp_micros();
+    let mut batch = Batch::landed_at(landed_at);
     let partition = SourcePartition { source: "old".into(), topic: "t".into(), incarnation: 0, partition: 0 };
     batch.begin(partition, orders.start);
     for number in orders {
@@ -23,12 +24,9 @@ async fn land(project: &Project, days_ago: u64, orders: std::ops::Range<i64>) {
             r#"{{"id":"{number}","type":"order_placed","at":"2024-01-01T00:00:00Z","order":"o{number}","lines":[{{"quantity":1}}]}}"#
         );
         let payload = if number == 1 { "no order".to_owned() } else { payload };
-        batch.push(&mut reader, &Incoming::of(payload.as_bytes()), number, number + 1, None);
+        batch.push(&mut reader, &Incoming::of(payload.as_bytes()), number, number + 1, None).unwrap();
     }
-    let landed_at = Utc::now().checked_sub_days(Days::new(days_ago)).unwrap().timestamp_micros();
-    let rows = batch.finish(landed_at).unwrap();
-    let file = rows.encode(landed_at).unwrap();
-    assert!(matches!(stream.land(&rows.parts, file.into_iter().collect()).await.unwrap(), Outcome::Landed(_)));
+    assert!(matches!(batch.finish().unwrap().land(&stream).await.unwrap(), Outcome::Landed(_)));
 }
 
 async fn orders(project: &Project) -> String {

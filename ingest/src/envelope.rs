@@ -346,6 +346,11 @@ fn cloud_event(
         envelope.rejection = Some("not a CloudEvent: it has no `specversion`".to_owned());
         return;
     }
+    if !version.str(text).starts_with("1.") {
+        envelope.rejection =
+            Some(format!("a CloudEvent of `specversion` {}, and 1 is what is read", version.str(text)));
+        return;
+    }
     if mapping.id.is_none() {
         let known_by = as_text(text, source).zip(envelope.id.as_deref());
         envelope.id = known_by.map(|(source, id)| Cow::Owned(format!("{source} {id}")));
@@ -468,9 +473,13 @@ mod tests {
         let timeless = br#"{"specversion":"1.0","id":"7","source":"/shop","type":"paid"}"#;
         let event = Incoming { timestamp: Some(5), ..Incoming::of(timeless) };
         assert_eq!(reader.read(&event).occurred_at, Some(5_000));
-        let cases: [(&[u8], &str); 3] = [
+        let cases: [(&[u8], &str); 4] = [
             (timeless, "no time at `time`"),
             (br#"{"id":"7"}"#, "not a CloudEvent: it has no `specversion`"),
+            (
+                br#"{"specversion":"0.3","id":"7","source":"/shop","type":"paid"}"#,
+                "a CloudEvent of `specversion` 0.3, and 1 is what is read",
+            ),
             (br#"{"specversion":"1.0","id":"7","type":"paid"}"#, "not a CloudEvent: it has no `id`, or no `source`"),
         ];
         for (payload, reason) in cases {

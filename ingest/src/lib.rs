@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`envelope`] | where a payload keeps what every event has, and why one could not be read |
 //! | [`rows`] | payloads in, columns of a stream's table out |
+//! | [`memory`] | the memory that all sources of a process share |
 //! | [`lines`] | bytes in, lines out, however long |
 //! | [`files`] | files and standard input: which have landed, what is new |
 //! | [`kafka`] | topics: which partitions are ours, what of them has landed |
@@ -19,6 +20,7 @@ pub mod http;
 pub mod kafka;
 pub mod lines;
 mod marks;
+pub mod memory;
 pub mod repair;
 pub mod rows;
 

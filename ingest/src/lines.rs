@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use starmere_lake::formats::csv::Within;
+
 /// One step through a stream of lines.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'a> {
@@ -27,18 +29,6 @@ pub enum Ends {
     Csv { delimiter: u8, within: Within },
 }
 
-/// Where in a record of CSV we are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Within {
-    /// At the beginning of a field.
-    Start,
-    /// In a field without quotes, or behind the closing one.
-    Field,
-    Quotes,
-    /// Behind a quote within quotes: the closing one, or the first of two.
-    Quote,
-}
-
 impl Ends {
     /// Records of CSV.
     pub fn csv(delimiter: u8) -> Self {
@@ -49,17 +39,11 @@ impl Ends {
     pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
         let Self::Csv { delimiter, within } = self else { return memchr::memchr(b'\n', bytes) };
         for (place, &byte) in bytes.iter().enumerate() {
-            *within = match (*within, byte) {
-                (Within::Quotes, b'"') => Within::Quote,
-                (Within::Quotes, _) => Within::Quotes,
-                (_, b'\n') => {
-                    *within = Within::Start;
-                    return Some(place);
-                }
-                (_, byte) if byte == *delimiter => Within::Start,
-                (Within::Start | Within::Quote, b'"') => Within::Quotes,
-                _ => Within::Field,
-            };
+            if byte == b'\n' && *within != Within::Quotes {
+                *within = Within::Start;
+                return Some(place);
+            }
+            *within = within.after(byte, *delimiter);
         }
         None
     }

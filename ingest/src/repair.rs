@@ -13,13 +13,12 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
-use futures::TryStreamExt;
 use object_store::path::Path;
 use starmere_lake::delta::{Add, Commit, EncodedFile, REWRITE, Remove, Txn};
 use starmere_lake::formats::{Header, Incoming};
-use starmere_lake::landing::{Oversized, SourcePartition, Stream, Tally, row_digest};
+use starmere_lake::landing::{Oversized, SourcePartition, Stream, Tallies, row_digest};
 use starmere_lake::{Error as LakeError, events};
 
 use crate::envelope::{Mapping, Reader};
@@ -58,13 +57,13 @@ async fn attempt(stream: &Stream, mapping: &Mapping) -> Result<Repaired> {
         reader: Reader::of(mapping.clone(), stream).await?,
         batch: Batch::default(),
         parts: BTreeMap::new(),
-        rejected: BTreeMap::new(),
-        repaired: BTreeMap::new(),
+        rejected: Tallies::default(),
+        repaired: Tallies::default(),
         still_rejected: 0,
     };
     let (mut removes, mut adds) = (Vec::new(), Vec::new());
     for add in snapshot.files().filter(|add| has_rejects(add)) {
-        let batch = read(stream, add).await?;
+        let batch = table.read(add, events::file_schema()).await?;
         let stays = repairing.take_up(&batch).await?;
         if stays.true_count() == batch.num_rows() {
             continue;
@@ -82,22 +81,21 @@ async fn attempt(stream: &Stream, mapping: &Mapping) -> Result<Repaired> {
         }
     }
     let Repairing { batch, rejected, repaired, still_rejected, .. } = repairing;
-    let landed_at = chrono::Utc::now().timestamp_micros();
-    let rows = batch.finish(landed_at)?;
+    let rows = batch.finish()?;
     let mut outcome = Repaired {
         events: rows.counts.events,
         types: rows.counts.types.clone(),
         still_rejected,
         version: snapshot.version(),
     };
-    let Some(file) = rows.encode(landed_at)? else { return Ok(outcome) };
+    let Some(file) = rows.encode()? else { return Ok(outcome) };
     adds.push(table.upload(file).await?);
     let commit = Commit {
         adds,
         removes,
         txns: vec![Txn::now(REWRITE.to_owned(), snapshot.version() as i64 + 1)],
         operation: "UPDATE",
-        facts: serde_json::json!({ "forgotten": tallies(rejected), "repaired": tallies(repaired) }),
+        facts: serde_json::json!({ "forgotten": rejected.into_vec(), "repaired": repaired.into_vec() }),
     };
     outcome.version = table.commit(&snapshot, commit).await?.version();
     Ok(outcome)
@@ -108,26 +106,7 @@ fn has_rejects(add: &Add) -> bool {
     add.rows().is_none_or(|rows| add.nulls("rejection") != Some(rows))
 }
 
-async fn read(stream: &Stream, add: &Add) -> Result<RecordBatch> {
-    let path = stream.table().path().file(&add.path).to_string();
-    let damaged = |error| LakeError::parquet(path.clone())(error);
-    let rows = stream.table().reader(add).await?.build().map_err(damaged)?;
-    let batches: Vec<RecordBatch> = rows.try_collect().await.map_err(damaged)?;
-    Ok(concat_batches(events::file_schema(), &batches).map_err(LakeError::columns(path.clone()))?)
-}
-
 type Place = (String, String, i32);
-type Sums = BTreeMap<Place, (u64, u128)>;
-
-fn tallies(sums: Sums) -> Vec<Tally> {
-    let of = |((source, topic, partition), (rows, digest))| Tally { source, topic, partition, rows, digest };
-    sums.into_iter().map(of).collect()
-}
-
-fn add_up(sums: &mut Sums, place: &Place, digest: u128) {
-    let sum = sums.entry(place.clone()).or_default();
-    *sum = (sum.0 + 1, sum.1.wrapping_add(digest));
-}
 
 struct Repairing {
     stream: Stream,
@@ -135,8 +114,8 @@ struct Repairing {
     batch: Batch,
     parts: BTreeMap<Place, usize>,
     /// What is taken out, and what takes its place.
-    rejected: Sums,
-    repaired: Sums,
+    rejected: Tallies,
+    repaired: Tallies,
     still_rejected: u64,
 }
 
@@ -180,7 +159,7 @@ impl Repairing {
             *stays = false;
             let position = positions.value(row);
             let place = (sources.value(row).to_owned(), topics.value(row).to_owned(), partitions.value(row));
-            add_up(&mut self.rejected, &place, row_digest(position, payload, key));
+            self.rejected.add(&place.0, &place.1, place.2, 1, row_digest(position, payload, key));
             match self.parts.get(&place) {
                 Some(&part) => self.batch.go_on(part),
                 None => {
@@ -190,8 +169,8 @@ impl Repairing {
                 }
             }
             let id = Some(ids.value(row).to_owned());
-            let pushed = self.batch.push(&mut self.reader, &event, position, position + 1, id);
-            add_up(&mut self.repaired, &place, pushed.digest);
+            let pushed = self.batch.push(&mut self.reader, &event, position, position + 1, id)?;
+            self.repaired.add(&place.0, &place.1, place.2, 1, pushed.digest);
         }
         Ok(stays.into())
     }
@@ -224,11 +203,9 @@ mod tests {
         let mut batch = Batch::default();
         batch.begin(SourcePartition { source: "s".into(), topic: "t".into(), incarnation: 0, partition: 0 }, from);
         for (event, position) in events.iter().zip(from..) {
-            batch.push(&mut reader, event, position, position + 1, None);
+            batch.push(&mut reader, event, position, position + 1, None).unwrap();
         }
-        let rows = batch.finish(0).unwrap();
-        let file = rows.encode(0).unwrap();
-        stream.land(&rows.parts, file.into_iter().collect()).await.unwrap();
+        batch.finish().unwrap().land(stream).await.unwrap();
     }
 
     #[tokio::test]
@@ -259,7 +236,7 @@ mod tests {
         assert_eq!((snapshot.rows(), snapshot.files().len()), (Some(4), 2), "the second file was all rejects");
         let mut found = Vec::new();
         for add in snapshot.files() {
-            let rows = read(&stream, add).await.unwrap();
+            let rows = stream.table().read(add, events::file_schema()).await.unwrap();
             let text = |row, name| {
                 let column = rows.column_by_name(name).unwrap();
                 arrow::util::display::array_value_to_string(column, row).unwrap()

@@ -1,80 +1,59 @@
-//! Payloads in, columns of a stream's table out.
+//! Payloads in, a file of a stream's table out.
+//!
+//! ```text
+//! push ─► columns ─► a chunk, when they are large enough ─► encoder ─► file ─► landed, with its parts, in one commit
+//! ```
+
+mod columns;
+mod encoder;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, ListArray, NullBufferBuilder, RecordBatch, StringArray,
-    StringBuilder, StructArray, TimestampMicrosecondBuilder,
-};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::DataType;
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use starmere_lake::delta::EncodedFile;
-use starmere_lake::formats::{Header, Incoming};
-use starmere_lake::landing::{Oversized, Part, SourcePartition, row_digest};
-use starmere_lake::{Error, Result, events};
+use starmere_lake::events;
+use starmere_lake::formats::Incoming;
+use starmere_lake::landing::{Outcome, Oversized, Part, SourcePartition, Stream, row_digest};
 
 use crate::envelope::{Envelope, Reader};
+use crate::memory::{PER_BYTE, Share};
+use crate::{Error, Result};
+use columns::{Columns, Row};
+use encoder::Encoder;
 
 /// A batch is full with so many bytes of payloads, or so many rows.
 const FULL_BYTES: usize = 48 << 20;
 const FULL_ROWS: usize = 1 << 18;
+/// So many bytes, or rows, are encoded at once.
+const CHUNK_BYTES: usize = 2 << 20;
+const CHUNK_ROWS: usize = 1 << 14;
+/// Memory for a row beside its bytes: numbers, offsets, the ends of a name.
+const ROW_BYTES: usize = 128;
+
+/// What columns of so many rows take, whose payloads, keys and headers have so many bytes.
+pub(crate) fn memory(rows: usize, bytes: usize) -> usize {
+    PER_BYTE * (rows * ROW_BYTES + bytes)
+}
 
 /// The rows of one commit, in the making. All parts' rows are in one file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batch {
-    event_id: StringBuilder,
-    event_type: StringBuilder,
-    event_version: Int32Builder,
-    occurred_at: TimestampMicrosecondBuilder,
-    subject: StringBuilder,
-    source: StringBuilder,
-    topic: StringBuilder,
-    partition: Int32Builder,
-    position: Int64Builder,
-    key: BinaryBuilder,
-    headers: Headers,
-    op: StringBuilder,
-    payload: BinaryBuilder,
-    rejection: StringBuilder,
+    /// Rows that are not given to the encoder yet.
+    columns: Columns,
+    encoder: Option<Encoder>,
+    /// In microseconds since 1970; all rows have it.
+    landed_at: Option<i64>,
     rows: usize,
     bytes: usize,
     rejects: u64,
+    types: Types,
     parts: Vec<Part>,
     /// The part that rows are added to.
     current: usize,
-}
-
-/// The column of headers, in the making.
-#[derive(Debug)]
-struct Headers {
-    name: StringBuilder,
-    value: BinaryBuilder,
-    lengths: Vec<usize>,
-    present: NullBufferBuilder,
-}
-
-impl Headers {
-    fn append(&mut self, headers: Option<&[Header<'_>]>) {
-        self.present.append(headers.is_some());
-        let headers = headers.unwrap_or_default();
-        self.lengths.push(headers.len());
-        for (name, value) in headers {
-            self.name.append_value(name);
-            self.value.append_option(*value);
-        }
-    }
-
-    fn finish(mut self, data_type: &DataType) -> Result<ArrayRef> {
-        let failed = Error::columns("the headers of events");
-        let DataType::List(element) = data_type else { unreachable!("headers are a list") };
-        let DataType::Struct(fields) = element.data_type() else { unreachable!("headers have names and values") };
-        let columns: Vec<ArrayRef> = vec![Arc::new(self.name.finish()), Arc::new(self.value.finish())];
-        let offsets = OffsetBuffer::from_lengths(self.lengths);
-        let list = StructArray::try_new(fields.clone(), columns, None)
-            .and_then(|headers| ListArray::try_new(element.clone(), offsets, Arc::new(headers), self.present.finish()));
-        Ok(Arc::new(list.map_err(failed)?))
-    }
+    /// What it may take, where that is bounded.
+    share: Option<Share>,
+    /// There is no memory for more.
+    starved: bool,
 }
 
 /// What was found in an event that was added.
@@ -87,12 +66,15 @@ pub struct Pushed {
     pub rejection: Option<String>,
 }
 
-/// A batch's columns and parts, ready to be encoded.
+/// A batch that takes no more rows: ready to be landed.
 #[derive(Debug)]
 pub struct Rows {
-    pub columns: RecordBatch,
     pub parts: Vec<Part>,
     pub counts: Counts,
+    last: RecordBatch,
+    encoder: Option<Encoder>,
+    landed_at: i64,
+    share: Option<Share>,
 }
 
 /// What is in a batch, or in many.
@@ -123,7 +105,10 @@ pub struct Types(BTreeMap<String, u64>);
 impl Types {
     const MOST: usize = 1000;
 
-    fn of(types: &StringArray, rejections: &StringArray) -> Self {
+    fn of(chunk: &RecordBatch) -> Self {
+        let text = |name: &str| chunk.column_by_name(name).map(|column| column.as_string::<i32>());
+        let (Some(types), Some(rejections)) = (text("event_type"), text("rejection")) else { return Self::default() };
+        let (types, rejections): (&StringArray, &StringArray) = (types, rejections);
         let mut counts = Self::default();
         for (row, name) in types.iter().enumerate() {
             if let Some(name) = name.filter(|_| rejections.is_null(row)) {
@@ -151,41 +136,25 @@ impl Types {
     }
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        Self {
-            event_id: StringBuilder::new(),
-            event_type: StringBuilder::new(),
-            event_version: Int32Builder::new(),
-            occurred_at: TimestampMicrosecondBuilder::new(),
-            subject: StringBuilder::new(),
-            source: StringBuilder::new(),
-            topic: StringBuilder::new(),
-            partition: Int32Builder::new(),
-            position: Int64Builder::new(),
-            key: BinaryBuilder::new(),
-            headers: Headers {
-                name: StringBuilder::new(),
-                value: BinaryBuilder::new(),
-                lengths: Vec::new(),
-                present: NullBufferBuilder::new(0),
-            },
-            op: StringBuilder::new(),
-            payload: BinaryBuilder::new(),
-            rejection: StringBuilder::new(),
-            rows: 0,
-            bytes: 0,
-            rejects: 0,
-            parts: Vec::new(),
-            current: 0,
-        }
-    }
-}
-
 impl Batch {
-    /// It is large enough for a commit.
+    /// A batch whose rows say that they landed at this time, in microseconds since 1970.
+    pub fn landed_at(landed_at: i64) -> Self {
+        Self { landed_at: Some(landed_at), ..Self::default() }
+    }
+
+    /// Bounds it: it is full where its share of memory cannot grow.
+    pub fn give_memory(&mut self, share: Share) {
+        self.share = Some(share);
+    }
+
+    /// It is bounded by a share of memory.
+    pub fn has_memory(&self) -> bool {
+        self.share.is_some()
+    }
+
+    /// It is large enough for a commit, or there is no memory for more.
     pub fn is_full(&self) -> bool {
-        self.bytes >= FULL_BYTES || self.rows >= FULL_ROWS
+        self.bytes >= FULL_BYTES || self.rows >= FULL_ROWS || self.starved
     }
 
     /// Parts so far.
@@ -211,7 +180,7 @@ impl Batch {
     }
 
     /// Adds an event to the share that is open, at `position`; `next` is the position after it. `id` stands in
-    /// where the payload has no id of its own.
+    /// where the payload has no id of its own. May wait for the encoder.
     pub fn push(
         &mut self,
         reader: &mut Reader,
@@ -219,10 +188,10 @@ impl Batch {
         position: i64,
         next: i64,
         id: Option<String>,
-    ) -> Pushed {
+    ) -> Result<Pushed> {
         let envelope = reader.read(event);
-        let digest = self.row(&envelope, event, position, next, id);
-        Pushed { has_id: envelope.id.is_some(), digest, rejection: envelope.rejection }
+        let digest = self.row(&envelope, event, position, next, id)?;
+        Ok(Pushed { has_id: envelope.id.is_some(), digest, rejection: envelope.rejection })
     }
 
     /// Adds an event of more than `limit` bytes; its payload is `kept` beside the table. The row's digest.
@@ -236,7 +205,7 @@ impl Batch {
     ) -> Result<u128> {
         let envelope = Envelope { rejection: Some(kept.rejection(limit)), ..Envelope::default() };
         let reference = kept.reference()?;
-        Ok(self.row(&envelope, &Incoming { payload: Some(&reference), ..*event }, position, next, None))
+        self.row(&envelope, &Incoming { payload: Some(&reference), ..*event }, position, next, None)
     }
 
     /// Ends the open share: what its source needs to know it again.
@@ -262,32 +231,10 @@ impl Batch {
         position: i64,
         next: i64,
         id: Option<String>,
-    ) -> u128 {
+    ) -> Result<u128> {
         let payload = event.payload.unwrap_or_default();
         let part = self.parts.get_mut(self.current).expect("a part is begun before its rows");
-        let SourcePartition { source, topic, incarnation, partition } = &part.partition;
-        match (&envelope.id, id) {
-            (Some(id), _) => self.event_id.append_value(id),
-            (None, Some(id)) => self.event_id.append_value(id),
-            (None, None) => {
-                self.event_id.append_value(format!("{source}/{topic}/{incarnation}/{partition}/{position}"));
-            }
-        }
-        self.event_type.append_option(envelope.event_type.as_deref());
-        self.event_version.append_option(envelope.version);
-        // A reject keeps when its source got it: a mended mapping may ask for that.
-        let got = || event.timestamp.filter(|_| envelope.rejection.is_some()).and_then(|got| got.checked_mul(1_000));
-        self.occurred_at.append_option(envelope.occurred_at.or_else(got));
-        self.subject.append_option(envelope.subject.as_deref());
-        self.source.append_value(source);
-        self.topic.append_value(topic);
-        self.partition.append_value(*partition);
-        self.position.append_value(position);
-        self.key.append_option(event.key);
-        self.headers.append(event.headers);
-        self.op.append_option(envelope.op);
-        self.payload.append_value(payload);
-        self.rejection.append_option(envelope.rejection.as_deref());
+        self.columns.push(Row { partition: &part.partition, position, envelope, event, id });
         part.rows += 1;
         part.to = next;
         let digest = row_digest(position, payload, event.key);
@@ -295,51 +242,69 @@ impl Batch {
         self.rejects += u64::from(envelope.rejection.is_some());
         self.rows += 1;
         self.bytes += payload.len();
-        digest
+        if let Some(share) = &mut self.share {
+            let encoding = self.encoder.as_ref().map_or(0, Encoder::memory);
+            self.starved |= !share.cover(memory(self.columns.rows(), self.columns.bytes()) + encoding);
+        }
+        if self.columns.bytes() >= CHUNK_BYTES || self.columns.rows() >= CHUNK_ROWS {
+            let size = memory(self.columns.rows(), self.columns.bytes());
+            let chunk = self.chunk()?;
+            let encoder = match self.encoder.take() {
+                Some(encoder) => encoder,
+                None => Encoder::new()?,
+            };
+            encoder.add(chunk, size);
+            self.encoder = Some(encoder);
+        }
+        Ok(digest)
     }
 
-    /// The columns. `landed_at` is in microseconds since 1970.
-    pub fn finish(mut self, landed_at: i64) -> Result<Rows> {
-        let schema = events::file_schema();
-        let headers = schema.field_with_name("headers").map_err(Error::columns("a batch of events"))?;
-        let headers = self.headers.finish(headers.data_type())?;
-        let (event_type, rejection) = (self.event_type.finish(), self.rejection.finish());
-        let types = Types::of(&event_type, &rejection);
-        let mut ingested_at = TimestampMicrosecondBuilder::with_capacity(self.rows);
-        ingested_at.append_value_n(landed_at, self.rows);
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.event_id.finish()),
-            Arc::new(event_type),
-            Arc::new(self.event_version.finish()),
-            Arc::new(self.occurred_at.finish().with_timezone("UTC")),
-            Arc::new(ingested_at.finish().with_timezone("UTC")),
-            Arc::new(self.subject.finish()),
-            Arc::new(self.source.finish()),
-            Arc::new(self.topic.finish()),
-            Arc::new(self.partition.finish()),
-            Arc::new(self.position.finish()),
-            Arc::new(self.key.finish()),
-            headers,
-            Arc::new(self.op.finish()),
-            Arc::new(self.payload.finish()),
-            Arc::new(rejection),
-        ];
-        let columns = RecordBatch::try_new(schema.clone(), columns).map_err(Error::columns("a batch of events"))?;
+    /// Takes the rows that are not given to the encoder yet.
+    fn chunk(&mut self) -> Result<RecordBatch> {
+        let landed_at = *self.landed_at.get_or_insert_with(|| chrono::Utc::now().timestamp_micros());
+        let next = Columns::like(&self.columns);
+        let chunk = std::mem::replace(&mut self.columns, next).finish(landed_at)?;
+        self.types.add(&Types::of(&chunk));
+        Ok(chunk)
+    }
+
+    /// Ends the batch.
+    pub fn finish(mut self) -> Result<Rows> {
+        let last = self.chunk()?;
         let (events, bytes) = (self.rows as u64, self.bytes as u64);
-        let counts = Counts { events, rejects: self.rejects, types, bytes };
-        Ok(Rows { columns, parts: self.parts, counts })
+        let counts = Counts { events, rejects: self.rejects, types: self.types, bytes };
+        let landed_at = self.landed_at.unwrap_or_default();
+        Ok(Rows { parts: self.parts, counts, last, encoder: self.encoder, landed_at, share: self.share })
     }
 }
 
 impl Rows {
-    /// Encodes the rows as a file of the stream's table; none where only positions moved. CPU-heavy.
-    pub fn encode(&self, landed_at: i64) -> Result<Option<EncodedFile>> {
-        if self.columns.num_rows() == 0 {
-            return Ok(None);
+    /// Encodes the rows, where that does not hold up the runtime, and lands them. Their memory is given back when they
+    /// are encoded, that of the file when it has landed.
+    pub async fn land(mut self, stream: &Stream) -> Result<Outcome> {
+        let mut share = self.share.take();
+        let parts = std::mem::take(&mut self.parts);
+        let encoding = tokio::task::spawn_blocking(move || self.encode());
+        let file = encoding.await.map_err(|error| Error::Task(error.to_string()))??;
+        if let Some(share) = &mut share {
+            share.shrink(file.as_ref().map_or(0, |file| file.bytes.len()));
         }
-        let file =
-            EncodedFile::of(events::file_schema(), std::slice::from_ref(&self.columns), &events::file_options())?;
-        let day = chrono::DateTime::from_timestamp_micros(landed_at).unwrap_or_default().date_naive();
-        Ok(Some(file.in_partition(events::INGEST_DATE, day.to_string())))
+        Ok(stream.land(&parts, file.into_iter().collect()).await?)
+    }
+
+    /// The rows as a file of the stream's table; none where only positions moved. CPU-heavy.
+    pub fn encode(self) -> Result<Option<EncodedFile>> {
+        let file = match self.encoder {
+            Some(encoder) => {
+                if self.last.num_rows() > 0 {
+                    encoder.add(self.last, 0);
+                }
+                encoder.finish()?
+            }
+            None if self.last.num_rows() == 0 => None,
+            None => Some(EncodedFile::of(events::file_schema(), &[self.last], &events::file_options())?),
+        };
+        let day = chrono::DateTime::from_timestamp_micros(self.landed_at).unwrap_or_default().date_naive();
+        Ok(file.map(|file| file.in_partition(events::INGEST_DATE, day.to_string())))
     }
 }

@@ -21,6 +21,7 @@
 //! position; after the commit, the position says that they are there. A commit whose outcome is unknown is
 //! decided again from a fresh snapshot, which holds both the position and the version to commit at.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -134,6 +135,15 @@ pub struct Oversized {
 }
 
 impl Oversized {
+    /// Keeps a payload beside `table`: it came in `partition`, at `position`.
+    pub async fn keep(table: &Table, partition: &SourcePartition, position: i64, payload: &[u8]) -> Result<Self> {
+        let SourcePartition { source, topic, incarnation, partition } = partition;
+        let path = table.path().oversized(source, topic, *incarnation, *partition, position);
+        table.store().write(&path, bytes::Bytes::copy_from_slice(payload)).await?;
+        let sha256 = hex::encode(sha2::Sha256::digest(payload));
+        Ok(Self { path: path.to_string(), bytes: payload.len() as u64, sha256 })
+    }
+
     /// Why the row holds no event; `limit` is how long one may be.
     pub fn rejection(&self, limit: usize) -> String {
         let Self { path, bytes, .. } = self;
@@ -309,6 +319,45 @@ pub struct Tally {
     pub digest: u128,
 }
 
+/// Rows added up by source partition, incarnations together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tallies(BTreeMap<(String, String, i32), (u64, u128)>);
+
+impl Tallies {
+    /// Adds so many rows, whose digests have this sum.
+    pub fn add(&mut self, source: &str, topic: &str, partition: i32, rows: u64, digest: u128) {
+        let sum = self.sum(source, topic, partition);
+        *sum = (sum.0.wrapping_add(rows), sum.1.wrapping_add(digest));
+    }
+
+    /// Adds what a commit has landed.
+    pub fn add_part(&mut self, part: &Part) {
+        let SourcePartition { source, topic, partition, .. } = &part.partition;
+        self.add(source, topic, *partition, part.rows, part.digest);
+    }
+
+    /// Adds what another tally says.
+    pub fn add_all(&mut self, tally: &Tally) {
+        self.add(&tally.source, &tally.topic, tally.partition, tally.rows, tally.digest);
+    }
+
+    /// Takes away what another tally says.
+    pub fn take_away(&mut self, tally: &Tally) {
+        let sum = self.sum(&tally.source, &tally.topic, tally.partition);
+        *sum = (sum.0.wrapping_sub(tally.rows), sum.1.wrapping_sub(tally.digest));
+    }
+
+    fn sum(&mut self, source: &str, topic: &str, partition: i32) -> &mut (u64, u128) {
+        self.0.entry((source.to_owned(), topic.to_owned(), partition)).or_default()
+    }
+
+    /// By source, topic and partition.
+    pub fn into_vec(self) -> Vec<Tally> {
+        let of = |((source, topic, partition), (rows, digest))| Tally { source, topic, partition, rows, digest };
+        self.0.into_iter().map(of).collect()
+    }
+}
+
 /// What a commit of a stream says that it has done with rows. Whoever only rewrites files says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -352,8 +401,6 @@ pub mod hexadecimal {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde_json::Value;
 
     use super::*;

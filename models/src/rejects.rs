@@ -10,7 +10,6 @@ use starmere_lake::delta::FileOptions;
 use starmere_lake::events::timestamp;
 
 use crate::derived::{Change, Derived};
-use crate::events::read_file;
 use crate::{Error, Result};
 
 /// The columns of a table of rejects.
@@ -86,7 +85,7 @@ pub(crate) async fn change(
     let mut change = Change::default();
     if let (Some(snapshot), false) = (&derived.snapshot, taken_back.is_empty()) {
         for add in snapshot.files() {
-            let batch = read_file(&derived.table, add, schema()).await?;
+            let batch = derived.table.read(add, schema()).await?;
             let all = BooleanArray::from(vec![true; batch.num_rows()]);
             let streams = batch.column(0).as_string::<i32>();
             let keep: BooleanArray = (0..batch.num_rows())

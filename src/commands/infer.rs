@@ -126,7 +126,7 @@ impl Found {
             format!("# Proposed for streams/{stream}.yaml, from what has landed; read it before you use it.\n");
         let events: u64 = self.shapes.values().map(|shape| shape.events).sum();
         if self.rejects.events > events {
-            self.envelope(&mut text);
+            self.envelope(stream, &mut text);
         }
         if self.unreadable > 0 {
             let rows = counted(self.unreadable, "row", "rows");
@@ -157,11 +157,13 @@ impl Found {
         text
     }
 
-    fn envelope(&self, text: &mut String) {
+    fn envelope(&self, stream: &str, text: &mut String) {
         let found = self.rejects.envelope();
         let rejects = counted(self.rejects.events, "reject", "rejects");
-        let _ =
-            writeln!(text, "# {rejects}: the envelope is elsewhere. Then: starmere rejects STREAM --repair\nenvelope:");
+        let _ = writeln!(
+            text,
+            "# {rejects}: the envelope is elsewhere. Then: starmere rejects {stream} --repair\nenvelope:"
+        );
         let mut line = |key: &str, path: &Option<String>, missing: &str| {
             let _ = match path {
                 Some(path) => writeln!(text, "  {key}: {}", quoted(path)),

@@ -46,9 +46,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         .context("could not start the threads of queries")?;
     let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default()).on(engine.handle().clone());
 
-    let events = Listener::new(streams, HttpLimits::default(), &stop);
-    let watched = axum::Router::new().route(METRICS_PATH, axum::routing::get(metrics)).with_state(opened.clone());
-    let router = starmere_sql::http::guarded(events.router().merge(watched), access.clone())
+    let events = Listener::new(streams, HttpLimits::default(), &opened.memory, &stop);
+    let router = starmere_sql::http::guarded(events.router().merge(watched(opened)), access.clone())
         .merge(starmere_sql::http::router(queries.clone(), access.clone()));
     let router = starmere_sql::http::answering_all(router, &[format!("POST {EVENTS_PATH}").as_str(), "GET /metrics"]);
 
@@ -86,6 +85,28 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
 
 /// Where Prometheus scrapes.
 const METRICS_PATH: &str = "/metrics";
+
+fn watched(opened: &Opened) -> axum::Router {
+    axum::Router::new().route(METRICS_PATH, axum::routing::get(metrics)).with_state(opened.clone())
+}
+
+/// Answers metrics only, until told to stop.
+pub(super) async fn metrics_alone(
+    opened: &Opened,
+    address: &str,
+    output: &Output,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let users = opened.project.users()?;
+    check_passwords(&users)?;
+    let users = Users::new(users);
+    let http = listen(address, &users).await?;
+    output.say(format!("http        http://{}", http.local_addr()?));
+    let router = starmere_sql::http::guarded(watched(opened), Arc::new(Access::new(users)));
+    let stopped = stop.clone().cancelled_owned();
+    tokio::spawn(async move { axum::serve(http, router).with_graceful_shutdown(stopped).await });
+    Ok(())
+}
 
 async fn metrics(State(opened): State<Opened>) -> Response {
     match health::metrics(&opened).await {

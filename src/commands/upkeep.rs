@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{Days, Utc};
+use chrono::{Days, NaiveDate, Utc};
 use starmere_lake::events::{file_options, file_schema};
-use starmere_lake::upkeep::{Compacted, Keep, Sizes, clean_up, compact, retain};
+use starmere_lake::upkeep::{Compacted, Keep, Sizes, clean_up, compact, due, retain};
 use tokio_util::sync::CancellationToken;
 
 use crate::command_line::Upkeep;
@@ -17,10 +17,16 @@ const COMPACT_EVERY: Duration = Duration::from_secs(60);
 const CLEAN_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) -> anyhow::Result<()> {
-    if !arguments.dry_run {
-        for parsed in &opened.project.streams {
-            let name = parsed.definition.stream.as_str();
-            let step = output.step(format!("stream {name}"));
+    for parsed in &opened.project.streams {
+        let name = parsed.definition.stream.as_str();
+        let step = output.step(format!("stream {name}"));
+        if arguments.dry_run {
+            let due = match cut(opened, name) {
+                Some(day) => due(opened.stream(name)?.0.table(), day).await?,
+                None => 0,
+            };
+            step.done(format!("would forget {}", counted(due, "event", "events")));
+        } else {
             let forgotten = forget(opened, name).await?;
             let compacted = compacted(opened, name).await?;
             step.done(words(forgotten, &compacted));
@@ -55,13 +61,15 @@ fn words(forgotten: u64, compacted: &Compacted) -> String {
     if words.is_empty() { "nothing to do".to_owned() } else { words.join(", ") }
 }
 
+/// The day before which everything of a stream is to be forgotten.
+fn cut(opened: &Opened, stream: &str) -> Option<NaiveDate> {
+    let parsed = opened.project.streams.iter().find(|parsed| *parsed.definition.stream == stream)?;
+    let days = parsed.definition.retention_days.as_ref()?;
+    Utc::now().date_naive().checked_sub_days(Days::new(u64::from(days.value)))
+}
+
 async fn forget(opened: &Opened, stream: &str) -> anyhow::Result<u64> {
-    let parsed = opened.project.streams.iter().find(|parsed| *parsed.definition.stream == stream);
-    let days = parsed.and_then(|parsed| parsed.definition.retention_days.as_ref());
-    let Some(day) = days.and_then(|days| Utc::now().date_naive().checked_sub_days(Days::new(u64::from(days.value))))
-    else {
-        return Ok(0);
-    };
+    let Some(day) = cut(opened, stream) else { return Ok(0) };
     let (stream, _) = opened.stream(stream)?;
     Ok(retain(stream.table(), day).await?)
 }

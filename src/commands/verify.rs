@@ -11,11 +11,10 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{Add, Snapshot, Table};
-use starmere_lake::landing::{Facts, Oversized, SourcePartition, Tally, lost, row_digest};
+use starmere_lake::landing::{Facts, Oversized, SourcePartition, Tallies, Tally, lost, row_digest};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_models::build::{Builder, Built, Watch};
-use starmere_models::events::read_file;
 use starmere_models::resolve::Model;
 
 use crate::command_line::Verify;
@@ -92,7 +91,7 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
     let mut findings: Vec<String> = lost.map(|lost| format!("`{}`: {lost}", path.log())).into_iter().collect();
     let Some(snapshot) = snapshot else { return Ok(findings) };
     // What the commits say: position, rows and digest of each partition.
-    let mut said: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
+    let mut said = Tallies::default();
     let mut positions: BTreeMap<SourcePartition, i64> = BTreeMap::new();
     for commit in table.commits(0, snapshot.version()).await? {
         let Facts { landed, forgotten, repaired } = Facts::of(&commit);
@@ -106,21 +105,13 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
                     commit.version, part.from
                 ));
             }
-            let SourcePartition { source, topic, partition, .. } = part.partition;
-            let sum = said.entry((source, topic, partition)).or_default();
-            *sum = (sum.0 + part.rows, sum.1.wrapping_add(part.digest));
+            said.add_part(&part);
         }
-        for Tally { source, topic, partition, rows, digest } in forgotten {
-            let sum = said.entry((source, topic, partition)).or_default();
-            *sum = (sum.0.wrapping_sub(rows), sum.1.wrapping_sub(digest));
-        }
-        for Tally { source, topic, partition, rows, digest } in repaired {
-            let sum = said.entry((source, topic, partition)).or_default();
-            *sum = (sum.0.wrapping_add(rows), sum.1.wrapping_add(digest));
-        }
+        forgotten.iter().for_each(|tally| said.take_away(tally));
+        repaired.iter().for_each(|tally| said.add_all(tally));
     }
     // What is there.
-    let mut there: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
+    let mut there = Tallies::default();
     let all = starmere_lake::events::file_schema();
     let fields = ["source", "topic", "partition", "position", "payload", "rejection", "key"]
         .iter()
@@ -141,11 +132,9 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
         let rejection = batch.column(5).as_string::<i32>();
         let keys = batch.column(6).as_binary::<i32>();
         for row in 0..batch.num_rows() {
-            let key = (text(0).value(row).to_owned(), text(1).value(row).to_owned(), partition.value(row));
-            let sum = there.entry(key).or_default();
-            let event_key = keys.is_valid(row).then(|| keys.value(row));
-            let digest = row_digest(position.value(row), payload.value(row), event_key);
-            *sum = (sum.0 + 1, sum.1.wrapping_add(digest));
+            let key = keys.is_valid(row).then(|| keys.value(row));
+            let digest = row_digest(position.value(row), payload.value(row), key);
+            there.add(text(0).value(row), text(1).value(row), partition.value(row), 1, digest);
             if rejection.is_valid(row)
                 && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
             {
@@ -153,25 +142,36 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
             }
         }
     }
-    for (key, (rows, digest)) in &said {
-        let (found, found_digest) = there.remove(key).unwrap_or_default();
-        let (source, topic, _) = key;
-        if found != *rows {
-            findings.push(format!("{source}/{topic}: {} rows were landed, {} are there", count(*rows), count(found)));
-        } else if found_digest != *digest {
+    let mut there: BTreeMap<(String, String, i32), Tally> =
+        there.into_vec().into_iter().map(|tally| (place(&tally), tally)).collect();
+    for tally in said.into_vec() {
+        let found = there.remove(&place(&tally));
+        let (rows, digest) = found.map_or((0, 0), |found| (found.rows, found.digest));
+        let Tally { source, topic, .. } = &tally;
+        if rows != tally.rows {
+            findings.push(format!(
+                "{source}/{topic}: {} rows were landed, {} are there",
+                count(tally.rows),
+                count(rows)
+            ));
+        } else if digest != tally.digest {
             findings.push(format!("{source}/{topic}: the rows are not those that were landed"));
         }
     }
-    for ((source, topic, _), (rows, _)) in there {
-        findings.push(format!("{source}/{topic}: {} rows are there that no commit speaks of", count(rows)));
+    for Tally { source, topic, rows, .. } in there.values() {
+        findings.push(format!("{source}/{topic}: {} rows are there that no commit speaks of", count(*rows)));
     }
     Ok(findings)
+}
+
+fn place(tally: &Tally) -> (String, String, i32) {
+    (tally.source.clone(), tally.topic.clone(), tally.partition)
 }
 
 /// The rows of a file, or what is wrong with it.
 async fn read_whole(table: &Table, add: &Add, columns: &SchemaRef) -> Result<RecordBatch, String> {
     match table.damage(add).await {
-        Ok(None) => read_file(table, add, columns).await.map_err(told),
+        Ok(None) => table.read(add, columns).await.map_err(told),
         Ok(Some(damage)) => Err(damage),
         Err(error) => Err(told(error)),
     }

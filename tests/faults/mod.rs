@@ -5,6 +5,7 @@
 //! objects go wrong: what cannot be read is named, and there is no panic and no wrong answer.
 
 mod damaged;
+mod sources;
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,6 +21,7 @@ use object_store::path::Path as ObjectPath;
 use serde_json::json;
 use starmere_ingest::files::{self, Progress, Source};
 use starmere_ingest::http::{Limits, Listener};
+use starmere_ingest::memory::Memory;
 use starmere_lake::Kind;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
@@ -89,7 +91,7 @@ async fn land(warehouse: &Warehouse, inbox: &Path) -> Result<()> {
 
 async fn land_folder(stream: &Stream, folder: &Path) -> Result<()> {
     let source = Source { name: "files".into(), pattern: folder.to_path_buf(), topic: None, end_of_input: false };
-    let report = files::land(stream, &mapping(), &source, &Arc::new(Progress::default())).await?;
+    let report = files::land(stream, &mapping(), &source, &Arc::new(Progress::default()), &Memory::default()).await?;
     match report.refused.first() {
         Some(refused) => anyhow::bail!("`{}` was refused: {}", refused.path, refused.reason),
         None => Ok(()),
@@ -284,13 +286,13 @@ async fn building_and_publishing_survive_trouble_at_any_operation() {
     Scene::new(Work::Build, 0).await.survives_all(&TROUBLES).await;
 }
 
-/// From any write on there is no room: it is said, as often as it is tried, and readers keep what they had.
 /// Tries to lose rows, or to have them twice, while files are put together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compaction_survives_trouble_at_any_operation() {
     Scene::new(Work::Compact, 0).await.survives_all(&TROUBLES).await;
 }
 
+/// From any write on there is no room: it is said, as often as it is tried, and readers keep what they had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_told_and_harms_nothing() {
     for work in [Work::Land, Work::Build] {
@@ -371,7 +373,7 @@ async fn posted(trouble: Trouble, at: usize, away: usize) -> (usize, usize) {
     let faulty = Faulty::new(trouble, at, away);
     let stream = Stream::new("orders", tables::stream(&tampered(&store, &faulty), "orders"));
     let stop = CancellationToken::new();
-    let listener = Listener::new(vec![(stream, mapping())], Limits::default(), &stop);
+    let listener = Listener::new(vec![(stream, mapping())], Limits::default(), &Memory::default(), &stop);
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap().to_string();
     let (router, stopped) = (listener.router(), stop.clone().cancelled_owned());

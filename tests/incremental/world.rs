@@ -20,7 +20,6 @@ use starmere_lake::landing::{Outcome, SourcePartition, Stream};
 use starmere_lake::paths::TablePath;
 use starmere_lake::store::Store;
 use starmere_models::build::{Builder, Built, Watch};
-use starmere_models::events::read_file;
 use starmere_models::resolve::Model;
 
 use super::definitions::{DIMENSIONS, DOMAIN, KEYS, models};
@@ -135,17 +134,15 @@ impl World {
             let snapshot = stream.open().await?;
             let mapping = Mapping { version: Some("v".into()), max_event_bytes: 1 << 20, ..mapping() };
             let mut reader = Reader::new(mapping, &Arc::default());
-            let mut batch = Batch::default();
+            let mut batch = Batch::landed_at(landed_at);
             for (partition, rows) in parts {
                 let from = stream.position(&snapshot, &partition).unwrap_or_default();
                 batch.begin(partition, from);
                 for row in rows {
-                    batch.push(&mut reader, &Incoming::of(&row.payload), row.position, row.position + 1, None);
+                    batch.push(&mut reader, &Incoming::of(&row.payload), row.position, row.position + 1, None)?;
                 }
             }
-            let rows = batch.finish(landed_at)?;
-            let files = rows.encode(landed_at)?.into_iter().collect();
-            match stream.land(&rows.parts, files).await? {
+            match batch.finish()?.land(&stream).await? {
                 Outcome::Landed(_) => {}
                 Outcome::Behind(_) => bail!("a batch of `{name}` does not begin where the one before ended"),
             }
@@ -180,7 +177,7 @@ impl World {
             let snapshot = table.snapshot_at(pin.version).await?;
             let mut rows = Vec::new();
             for add in snapshot.files() {
-                let batch = read_file(&table, add, snapshot.schema()).await?;
+                let batch = table.read(add, snapshot.schema()).await?;
                 rows.extend(rows_of(&batch).with_context(|| format!("rows of `{name}`"))?);
             }
             rows.sort();

@@ -359,6 +359,30 @@ def rows(flight: str, sql: str) -> list[tuple[Any, ...]]:
     return list(zip(*(table.column(index).to_pylist() for index in range(table.num_columns))))
 
 
+def has_metrics(http: str) -> None:
+    with urllib.request.urlopen(f"{http}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    for line in [f'starmere_stream_rows{{stream="csv"}} {COUNT}', 'starmere_stream_rejects{stream="csv"} 0',
+                 f'starmere_source_position{{stream="declared",source="declared",topic="declared",partition="0"}} {COUNT}',
+                 "starmere_ingest_memory_bytes 536870912", "starmere_ingest_waiting 0"]:
+        assert line in lines, f"no `{line}` among {[other for other in lines if other.startswith(line.split('{')[0].split()[0])]}"
+
+
+def ingests_with_metrics(starmere: str, project: Path) -> None:
+    """Follows the sources, of which the broker's is gone by now; tells metrics; ends when it is told to."""
+    command = [starmere, "ingest", "--metrics", "127.0.0.1:0", "--project", str(project)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        http = next(word for line in process.stderr for word in line.split() if word.startswith("http://"))
+        has_metrics(http)
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == 0, f"it ended with {process.returncode}"
+    finally:
+        process.kill()
+        process.wait()
+
+
 def main() -> int:
     starmere, project = sys.argv[1], Path(sys.argv[2])
     passed = failed = 0
@@ -405,6 +429,7 @@ def main() -> int:
         for name in [*STREAMS, "members", "customers"]:
             expected = [(1,)] if name == "registered" else [(0,)]
             check(f"rejects of {name}", lambda: same(rows(server.flight, rejected.format(name)), expected))
+        check("metrics", lambda: has_metrics(server.http))
         versions = "SELECT id, {}, valid_from, is_deleted FROM d.all_v1.{} WHERE id IS NOT NULL ORDER BY id, valid_from"
         check("versions from tombstones", lambda: same(
             [row[:3] + row[4:] for row in rows(server.flight, versions.format("name, trace", "member"))],
@@ -412,6 +437,7 @@ def main() -> int:
         check("versions from changes", lambda: same(
             [row[:2] + row[3:] for row in rows(server.flight, versions.format("city", "customer"))],
             [(1, "Bern", False), (1, "Chur", False), (2, "Basel", False), (2, "Basel", True)]))
+    check("ingest with metrics", lambda: ingests_with_metrics(starmere, project))
     check("verified", lambda: does("verify"))
     print(f"{passed} passed, {failed} failed")
     return failed > 0

@@ -10,6 +10,7 @@ pub(crate) mod producer;
 pub(crate) mod project;
 pub(crate) mod stores;
 pub(crate) mod tables;
+pub(crate) mod upkeep;
 
 use std::ops::Range;
 
@@ -22,4 +23,3 @@ pub(crate) fn seeds(usual: u64) -> Range<u64> {
         None => 0..number(&text),
     }
 }
-pub(crate) mod upkeep;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use starmere_ingest::envelope::{Mapping, TypeOf};
 use starmere_ingest::files::{Progress, Source, land};
+use starmere_ingest::memory::Memory;
 use starmere_lake::Kind;
 use starmere_lake::catalog::{Catalog, CatalogSnapshot};
 use starmere_lake::delta::Warehouse;
@@ -56,7 +57,7 @@ pub(crate) async fn land_inbox(warehouse: &Warehouse, source: &str, inbox: &Path
 /// Lands what is new in a folder, once. Two folders are two sources: in one, files of one name are one file.
 pub(crate) async fn land_folder(stream: &Stream, source: &str, folder: &Path) -> starmere_ingest::Result<()> {
     let source = Source { name: source.into(), pattern: folder.to_path_buf(), topic: None, end_of_input: false };
-    let report = land(stream, &mapping(), &source, &Arc::new(Progress::default())).await?;
+    let report = land(stream, &mapping(), &source, &Arc::new(Progress::default()), &Memory::default()).await?;
     assert!(report.refused.is_empty(), "{report:?}");
     Ok(())
 }

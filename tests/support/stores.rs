@@ -159,7 +159,8 @@ impl<T: Tamper> MultipartUpload for Upload<T> {
 }
 
 /// Fails by a seeded plan: before a write, after it took effect, by sending it twice (so that a creation finds its
-/// own object), or by letting it take effect later, when nobody waits for it any more. Reading fails too.
+/// own object), by saying that another object is there which is not (S3 does, where two create it at once: 409), or by
+/// letting it take effect later, when nobody waits for it any more. Reading fails too.
 #[derive(Debug)]
 pub(crate) struct Failing {
     plan: Mutex<Plan>,
@@ -188,6 +189,7 @@ enum Fate {
     LostBefore,
     LostAfter,
     SentTwice,
+    Contended,
     Late,
 }
 
@@ -227,10 +229,11 @@ impl Failing {
         if plan.random.u32(0..100) >= percent {
             return Fate::Done;
         }
-        match plan.random.u32(0..4) {
+        match plan.random.u32(0..5) {
             0 => Fate::LostBefore,
             1 => Fate::LostAfter,
             2 => Fate::SentTwice,
+            3 => Fate::Contended,
             _ => Fate::Late,
         }
     }
@@ -268,6 +271,11 @@ impl Tamper for Failing {
                 Err(lost(path))
             }
             Fate::SentTwice => twice(store, path, payload, options).await,
+            Fate::Contended if options.mode == PutMode::Create => {
+                let source = "another request creates it at this moment".into();
+                Err(Error::AlreadyExists { path: path.to_string(), source })
+            }
+            Fate::Contended => Err(lost(path)),
             Fate::Late => {
                 self.delay(path, payload, options);
                 Err(lost(path))

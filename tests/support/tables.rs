@@ -11,7 +11,6 @@ use starmere_lake::delta::{Table, Warehouse};
 use starmere_lake::events::file_schema;
 use starmere_lake::landing::{SourcePartition, parts};
 use starmere_lake::paths::TablePath;
-use starmere_models::events::read_file;
 
 use super::events::OrderLine;
 
@@ -30,12 +29,28 @@ pub(crate) async fn payloads(table: &Table) -> Vec<String> {
     let Some(snapshot) = table.snapshot().await.expect("the table can be read") else { return Vec::new() };
     let mut payloads = Vec::new();
     for add in snapshot.files() {
-        let batch = read_file(table, add, file_schema()).await.expect("a file of the table can be read");
+        let batch = table.read(add, file_schema()).await.expect("a file of the table can be read");
         let column = batch.column_by_name("payload").expect("events have payloads").as_binary::<i32>();
         payloads.extend(column.iter().flatten().map(|payload| String::from_utf8_lossy(payload).into_owned()));
     }
     payloads.sort();
     payloads
+}
+
+/// The payloads in a stream's table that were rejected, in order of text.
+pub(crate) async fn rejected(table: &Table) -> Vec<String> {
+    let Some(snapshot) = table.snapshot().await.expect("the table can be read") else { return Vec::new() };
+    let mut rejected = Vec::new();
+    for add in snapshot.files() {
+        let batch = table.read(add, file_schema()).await.expect("a file of the table can be read");
+        let column = |name: &str| batch.column_by_name(name).expect("events have their columns").clone();
+        let (payloads, rejections) = (column("payload"), column("rejection"));
+        let rows = (0..batch.num_rows()).filter(|&row| rejections.is_valid(row));
+        let payload = |row| String::from_utf8_lossy(payloads.as_binary::<i32>().value(row)).into_owned();
+        rejected.extend(rows.map(payload));
+    }
+    rejected.sort();
+    rejected
 }
 
 /// Where the ranges of a stream's commits do not abut: what came twice, and what is missing.
@@ -60,7 +75,7 @@ async fn rows(warehouse: &Warehouse, pin: &Pin) -> Result<Vec<RecordBatch>> {
     let snapshot = table.snapshot_at(pin.version).await?;
     let mut batches = Vec::new();
     for add in snapshot.files() {
-        batches.push(read_file(&table, add, snapshot.schema()).await?);
+        batches.push(table.read(add, snapshot.schema()).await?);
     }
     Ok(batches)
 }

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -72,22 +73,27 @@ impl Reading {
         let mut whole = File::open(&file.path).map_err(failed)?;
         let (digest, _) = read::skip(&mut whole, file.seen.size).map_err(failed)?;
         let content = File::open(&file.path).map_err(failed)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(content).map_err(|error| damaged(error.to_string()))?;
         let mut position = landed.and_then(|mark| mark.position).unwrap_or_default();
-        let batches = builder.with_batch_size(ROWS).with_offset(position as usize).build();
-        self.batch.begin(partition.clone(), position);
+        let batches = without_panic(|| {
+            let builder = ParquetRecordBatchReaderBuilder::try_new(content)?;
+            builder.with_batch_size(ROWS).with_offset(position as usize).build()
+        });
+        let mut batches = batches.map_err(damaged)?;
+        self.begin(partition.clone(), position);
         let mut text = Vec::new();
-        for batch in batches.map_err(|error| damaged(error.to_string()))? {
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(error) => return self.end(file, &digest, landed, position, Err(damaged(error.to_string()))),
-            };
+        loop {
             text.clear();
-            let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut text);
-            let written = said(&batch).and_then(|batch| writer.write(&batch)).and_then(|()| writer.finish());
-            drop(writer);
-            if let Err(error) = written {
-                return self.end(file, &digest, landed, position, Err(damaged(error.to_string())));
+            let more = without_panic(|| {
+                let Some(batch) = batches.next().transpose()? else { return Ok::<_, ArrowError>(false) };
+                let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut text);
+                writer.write(&said(&batch)?)?;
+                writer.finish()?;
+                Ok(true)
+            });
+            match more {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(reason) => return self.end(file, &digest, landed, position, Err(damaged(reason))),
             }
             for row in text.split(|&byte| byte == b'\n').filter(|row| !row.is_empty()) {
                 self.push(&Incoming::of(row), &partition, position, position + 1)?;
@@ -98,7 +104,7 @@ impl Reading {
                     if self.flush()?.is_err() {
                         return Ok(Err(Stopped));
                     }
-                    self.batch.begin(partition.clone(), position);
+                    self.begin(partition.clone(), position);
                 }
             }
         }
@@ -132,7 +138,7 @@ impl Reading {
             blocks.skip_to(mark.length).map_err(failed)?;
         }
         let mut position = landed.and_then(|mark| mark.position).unwrap_or_default();
-        self.batch.begin(partition.clone(), position);
+        self.begin(partition.clone(), position);
         let outcome = loop {
             let (count, data) = match blocks.next_block() {
                 Ok(Some(block)) => block,
@@ -173,7 +179,7 @@ impl Reading {
                 if self.flush()?.is_err() {
                     return Ok(Err(Stopped));
                 }
-                self.batch.begin(partition.clone(), position);
+                self.begin(partition.clone(), position);
             }
         };
         self.end(file, &blocks.digest, landed, position, outcome)
@@ -203,6 +209,14 @@ impl Reading {
         }
         outcome?;
         self.flush_parts()
+    }
+}
+
+/// What `act` comes to, or why not, in words. Over some damaged files the library of Parquet panics.
+fn without_panic<T, E: std::fmt::Display>(act: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err("its pages are not what they say they are".to_owned()),
     }
 }
 

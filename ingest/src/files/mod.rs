@@ -27,5 +27,4 @@ mod tests;
 
 pub use identity::{Decision, Mark, Observed, decide, find_twins};
 pub use read::check_pattern;
-pub(crate) use run::encode;
 pub use run::{Progress, Refused, Report, Source, land};

@@ -71,7 +71,7 @@ impl Reading {
         };
         let mut reading =
             Open { file, partition, digest, from: from as i64, position: from as i64, continues_line, header };
-        self.batch.begin(reading.partition.clone(), reading.position);
+        self.begin(reading.partition.clone(), reading.position);
         let mut lines = Lines::of(content, limit, ends);
         let read = self.read_lines(&mut lines, &mut reading);
         let complete = match read {
@@ -166,7 +166,7 @@ impl Reading {
                 if self.flush()?.is_err() {
                     return Ok(Err(Stopped));
                 }
-                self.batch.begin(open.partition.clone(), next);
+                self.begin(open.partition.clone(), next);
             }
         }
     }

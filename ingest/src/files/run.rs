@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::Digest as _;
 use starmere_lake::formats::{Encoding, Incoming};
 use starmere_lake::landing::{Outcome, Oversized, SourcePartition, Stream};
 use tokio::sync::mpsc;
@@ -14,6 +13,7 @@ use super::identity::{self, Decision, Known, Mark};
 use super::read::{self, Found, Index};
 use crate::envelope::{Mapping, Reader};
 use crate::marks::marks;
+use crate::memory::Memory;
 use crate::rows::{Batch, Counts, Rows};
 use crate::{Error, Result};
 
@@ -67,7 +67,13 @@ pub struct Report {
 }
 
 /// Lands everything that is new, and ends. Safe to be dropped and to be run beside itself.
-pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress: &Arc<Progress>) -> Result<Report> {
+pub async fn land(
+    stream: &Stream,
+    mapping: &Mapping,
+    source: &Source,
+    progress: &Arc<Progress>,
+    memory: &Memory,
+) -> Result<Report> {
     let mut report = Report::default();
     let mut times_behind = 0;
     loop {
@@ -82,6 +88,7 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
             known,
             reader: Reader::of(mapping.clone(), stream).await?,
             batch: Batch::default(),
+            memory: memory.clone(),
             sender,
             progress: progress.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -91,8 +98,7 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
         let mut behind = false;
         while let Some(mut rows) = receiver.recv().await {
             let counts = std::mem::take(&mut rows.counts);
-            let (parts, files) = encode(rows).await?;
-            match stream.land(&parts, files).await? {
+            match rows.land(stream).await? {
                 Outcome::Landed(snapshot) => {
                     report.counts.add(&counts);
                     report.commits += 1;
@@ -120,19 +126,6 @@ pub async fn land(stream: &Stream, mapping: &Mapping, source: &Source, progress:
     }
 }
 
-/// Encodes where it does not hold up the runtime.
-pub(crate) async fn encode(
-    rows: Rows,
-) -> Result<(Vec<starmere_lake::landing::Part>, Vec<starmere_lake::delta::EncodedFile>)> {
-    let landed_at = chrono::Utc::now().timestamp_micros();
-    tokio::task::spawn_blocking(move || {
-        let file = rows.encode(landed_at)?;
-        Ok((rows.parts, file.into_iter().collect()))
-    })
-    .await
-    .map_err(|error| Error::Task(error.to_string()))?
-}
-
 /// The reading side: runs on a thread of its own, ends early when nobody takes its batches.
 pub(super) struct Reading {
     pub(super) stream: Stream,
@@ -140,6 +133,7 @@ pub(super) struct Reading {
     known: Vec<Known>,
     pub(super) reader: Reader,
     pub(super) batch: Batch,
+    memory: Memory,
     sender: mpsc::Sender<Rows>,
     progress: Arc<Progress>,
     pub(super) runtime: tokio::runtime::Handle,
@@ -251,16 +245,20 @@ impl Reading {
     ) -> Result<()> {
         let (payload, limit) = (event.payload.unwrap_or_default(), self.reader.mapping().max_event_bytes);
         if payload.len() <= limit {
-            self.batch.push(&mut self.reader, event, position, next, None);
+            self.batch.push(&mut self.reader, event, position, next, None)?;
             return Ok(());
         }
-        let (SourcePartition { source, topic, incarnation, .. }, table) = (partition, self.stream.table());
-        let path = table.path().oversized(source, topic, *incarnation, 0, position);
-        self.runtime.block_on(table.store().write(&path, bytes::Bytes::copy_from_slice(payload)))?;
-        let sha256 = hex::encode(sha2::Sha256::digest(payload));
-        let kept = Oversized { path: path.to_string(), bytes: payload.len() as u64, sha256 };
+        let kept = self.runtime.block_on(Oversized::keep(self.stream.table(), partition, position, payload))?;
         self.batch.push_oversized(event, &kept, limit, position, next)?;
         Ok(())
+    }
+
+    /// Begins a partition's share of the batch; a batch begins when there is memory for one.
+    pub(super) fn begin(&mut self, partition: SourcePartition, from: i64) {
+        if !self.batch.has_memory() {
+            self.batch.give_memory(self.runtime.block_on(self.memory.share()));
+        }
+        self.batch.begin(partition, from);
     }
 
     /// Counts an event that was read, of so many bytes.
@@ -275,11 +273,10 @@ impl Reading {
     }
 
     pub(super) fn flush(&mut self) -> Result<Result<(), Stopped>> {
-        let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
+        if self.batch.is_empty() {
             return Ok(Ok(()));
         }
-        let rows = batch.finish(chrono::Utc::now().timestamp_micros())?;
-        Ok(self.sender.blocking_send(rows).map_err(|_| Stopped))
+        let batch = std::mem::take(&mut self.batch);
+        Ok(self.sender.blocking_send(batch.finish()?).map_err(|_| Stopped))
     }
 }

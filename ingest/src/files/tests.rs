@@ -1,10 +1,12 @@
 mod formats;
+mod hostile;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
 use crate::envelope::{Mapping, TypeOf};
+use crate::memory::Memory;
 use arrow::array::RecordBatch;
 use starmere_lake::delta::Warehouse;
 use starmere_lake::formats::{Encoding, Format};
@@ -79,7 +81,7 @@ impl World {
         };
         let source =
             Source { name: "inbox".into(), pattern: pattern.into(), topic: None, end_of_input: self.end_of_input };
-        land(&self.stream, &mapping, &source, &Arc::new(Progress::default())).await.unwrap()
+        land(&self.stream, &mapping, &source, &Arc::new(Progress::default()), &Memory::default()).await.unwrap()
     }
 
     async fn rows(&self) -> u64 {

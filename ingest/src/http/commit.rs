@@ -6,15 +6,16 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Outcome, SourcePartition, Stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
-use super::request::Events;
+use super::request::{Events, busy};
 use crate::envelope::{Mapping, Reader};
-use crate::files;
-use crate::rows::Batch;
+use crate::memory::Share;
+use crate::rows::{Batch, Rows};
+use crate::{Error, Result};
 
 /// A commit takes what arrives within this time after its first request.
 const GATHER: Duration = Duration::from_millis(10);
@@ -40,21 +41,19 @@ pub(super) struct Answer {
 struct Request {
     events: Events,
     answer: oneshot::Sender<Answer>,
-    /// Room in the queue, given back when the request is answered.
-    _room: OwnedSemaphorePermit,
+    /// Memory, given back when the request is answered.
+    share: Share,
 }
 
 /// Lands one stream's requests, one commit after the other.
 #[derive(Debug)]
 pub(super) struct Committer {
     queue: mpsc::Sender<Request>,
-    room: Arc<Semaphore>,
-    queued_bytes: usize,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Committer {
-    pub(super) fn start(stream: Stream, mapping: Mapping, queued_bytes: usize, stop: CancellationToken) -> Self {
+    pub(super) fn start(stream: Stream, mapping: Mapping, stop: CancellationToken) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE);
         let run = Run {
             partition: SourcePartition {
@@ -64,28 +63,23 @@ impl Committer {
                 partition: 0,
             },
             stream,
-            reader: Reader::new(mapping, &Arc::default()),
+            mapping,
             position: 0,
         };
         let task = tokio::spawn(run.commit_all(requests, stop));
-        let room = Arc::new(Semaphore::new(queued_bytes));
-        Self { queue, room, queued_bytes, task: tokio::sync::Mutex::new(Some(task)) }
+        Self { queue, task: tokio::sync::Mutex::new(Some(task)) }
     }
 
     /// Lands the events and tells where, or why not.
-    pub(super) async fn submit(&self, events: Events, wait: Duration) -> Result<Answer, Refusal> {
+    pub(super) async fn submit(
+        &self,
+        events: Events,
+        share: Share,
+        wait: Duration,
+    ) -> std::result::Result<Answer, Refusal> {
         let hint = "send the request again, with the same ids or the same Idempotency-Key";
-        let busy = || {
-            Refusal::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too many events wait for their commit; nothing has landed",
-                hint,
-            )
-        };
-        let size = events.body.len().clamp(1, self.queued_bytes) as u32;
-        let room = self.room.clone().try_acquire_many_owned(size).map_err(|_| busy())?;
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Request { events, answer, _room: room }).map_err(|error| match error {
+        self.queue.try_send(Request { events, answer, share }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => busy(),
             mpsc::error::TrySendError::Closed(_) => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the listener is ending; nothing has landed", hint)
@@ -113,7 +107,7 @@ impl Committer {
 
 struct Run {
     stream: Stream,
-    reader: Reader,
+    mapping: Mapping,
     partition: SourcePartition,
     /// The position after the last commit of this run.
     position: i64,
@@ -154,13 +148,16 @@ impl Run {
 
     /// Lands the group, however long the store takes.
     async fn commit(&mut self, group: Vec<Request>) {
+        let apart = |Request { events, answer, share }: Request| (events, (answer, share));
+        let (events, waiting): (Vec<Events>, Vec<_>) = group.into_iter().map(apart).unzip();
+        let events = Arc::new(events);
         let mut pause = Duration::from_millis(50);
         loop {
-            match self.offer(&group).await {
+            match self.offer(&events).await {
                 Ok((version, answers)) => {
-                    for (request, answer) in group.into_iter().zip(answers) {
+                    for ((waits, _share), answer) in waiting.into_iter().zip(answers) {
                         // Whoever no longer waits has got 503 and may send again.
-                        let _ = request.answer.send(Answer { version, ..answer });
+                        let _ = waits.send(Answer { version, ..answer });
                     }
                     return;
                 }
@@ -173,11 +170,13 @@ impl Run {
         }
     }
 
-    async fn offer(&mut self, group: &[Request]) -> crate::Result<(u64, Vec<Answer>)> {
-        let (batch, answers, next) = self.batch(group);
-        let rows = batch.finish(chrono::Utc::now().timestamp_micros())?;
-        let (parts, files) = files::encode(rows).await?;
-        let snapshot = match self.stream.land(&parts, files).await? {
+    async fn offer(&mut self, group: &Arc<Vec<Events>>) -> Result<(u64, Vec<Answer>)> {
+        let (group, partition, from) = (group.clone(), self.partition.clone(), self.position);
+        let reader = Reader::new(self.mapping.clone(), &Arc::default());
+        // It takes its time, and may wait for the encoder.
+        let reading = tokio::task::spawn_blocking(move || gathered(&group, reader, partition, from));
+        let (rows, answers, next) = reading.await.map_err(|error| Error::Task(error.to_string()))??;
+        let snapshot = match rows.land(&self.stream).await? {
             Outcome::Landed(snapshot) => snapshot,
             // Nobody else writes this run's partition: an earlier attempt at this very group has landed.
             Outcome::Behind(snapshot) => snapshot,
@@ -185,35 +184,40 @@ impl Run {
         self.position = next;
         Ok((snapshot.version(), answers))
     }
+}
 
-    fn batch(&mut self, group: &[Request]) -> (Batch, Vec<Answer>, i64) {
-        let mut batch = Batch::default();
-        batch.begin(self.partition.clone(), self.position);
-        let mut position = self.position;
-        let answers = group.iter().map(|request| {
-            let Events { body, ranges, headers, key, at } = &request.events;
-            let headers: Vec<Header<'_>> =
-                headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_slice()))).collect();
-            let headers = Some(headers.as_slice()).filter(|headers| !headers.is_empty());
-            let mut answer =
-                Answer { version: 0, events: ranges.len() as u64, rejects: 0, first_reject: None, exactly_once: true };
-            for (number, range) in ranges.iter().enumerate() {
-                let event = &body[range.clone()];
-                let made = key.as_ref().map(|key| made_id(key, number, event));
-                let incoming = Incoming { headers, timestamp: Some(*at), ..Incoming::of(event) };
-                let read = batch.push(&mut self.reader, &incoming, position, position + 1, made);
-                answer.exactly_once &= key.is_some() || read.has_id || read.rejection.is_some();
-                if let Some(reason) = read.rejection {
-                    answer.rejects += 1;
-                    answer.first_reject.get_or_insert_with(|| format!("event {}: {reason}", number + 1));
-                }
-                position += 1;
+/// The events of the group as rows of `partition` behind `from`, what to answer, and the position behind them.
+fn gathered(
+    group: &[Events],
+    mut reader: Reader,
+    partition: SourcePartition,
+    from: i64,
+) -> Result<(Rows, Vec<Answer>, i64)> {
+    let mut batch = Batch::default();
+    batch.begin(partition, from);
+    let mut position = from;
+    let mut answers = Vec::with_capacity(group.len());
+    for Events { body, ranges, headers, key, at } in group {
+        let headers: Vec<Header<'_>> =
+            headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_slice()))).collect();
+        let headers = Some(headers.as_slice()).filter(|headers| !headers.is_empty());
+        let events = ranges.len() as u64;
+        let mut answer = Answer { version: 0, events, rejects: 0, first_reject: None, exactly_once: true };
+        for (number, range) in ranges.iter().enumerate() {
+            let event = &body[range.clone()];
+            let made = key.as_ref().map(|key| made_id(key, number, event));
+            let incoming = Incoming { headers, timestamp: Some(*at), ..Incoming::of(event) };
+            let read = batch.push(&mut reader, &incoming, position, position + 1, made)?;
+            answer.exactly_once &= key.is_some() || read.has_id || read.rejection.is_some();
+            if let Some(reason) = read.rejection {
+                answer.rejects += 1;
+                answer.first_reject.get_or_insert_with(|| format!("event {}: {reason}", number + 1));
             }
-            answer
-        });
-        let answers = answers.collect();
-        (batch, answers, position)
+            position += 1;
+        }
+        answers.push(answer);
     }
+    Ok((batch.finish()?, answers, position))
 }
 
 /// The id of an event that has none of its own: the request's key, the event's place in the request from 0, and a

@@ -36,6 +36,7 @@ use starmere_lake::landing::Stream;
 use tokio_util::sync::CancellationToken;
 
 use crate::envelope::Mapping;
+use crate::memory::Memory;
 use commit::{Answer, Committer};
 
 /// Where events are posted to.
@@ -53,6 +54,7 @@ struct Endpoint {
 pub struct Listener {
     streams: Arc<HashMap<String, Endpoint>>,
     limits: Limits,
+    memory: Memory,
 }
 
 /// What a client may ask for.
@@ -62,25 +64,23 @@ pub struct Limits {
     pub body_bytes: usize,
     /// How long a request waits for its commit.
     pub wait: Duration,
-    /// Payload bytes that may wait for their commit, over all requests of a stream.
-    pub queued_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 64 << 20, wait: Duration::from_secs(30), queued_bytes: 128 << 20 }
+        Self { body_bytes: 64 << 20, wait: Duration::from_secs(30) }
     }
 }
 
 impl Listener {
-    /// A listener for `streams`; its commits go on until `stop` and everything queued is landed.
-    pub fn new(streams: Vec<(Stream, Mapping)>, limits: Limits, stop: &CancellationToken) -> Self {
+    /// A listener for `streams`; its commits go on until `stop` and everything queued is landed. Requests take `memory`.
+    pub fn new(streams: Vec<(Stream, Mapping)>, limits: Limits, memory: &Memory, stop: &CancellationToken) -> Self {
         let streams = streams.into_iter().map(|(stream, mapping)| {
             let name = stream.name().to_owned();
-            let committer = Committer::start(stream, mapping.clone(), limits.queued_bytes, stop.clone());
+            let committer = Committer::start(stream, mapping.clone(), stop.clone());
             (name, Endpoint { committer, mapping })
         });
-        Self { streams: Arc::new(streams.collect()), limits }
+        Self { streams: Arc::new(streams.collect()), limits, memory: memory.clone() }
     }
 
     /// Waits until everything queued has landed; for an orderly end, after `stop`.
@@ -140,9 +140,10 @@ async fn post(
         let hint = format!("streams of this project: {}", known.join(", "));
         Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{name}`"), hint)
     })?;
-    let body = request::whole(body, &headers, listener.limits.body_bytes).await?;
+    let (body, mut share) = request::whole(body, &headers, listener.limits.body_bytes, &listener.memory).await?;
     let events = request::events(body, &headers, &endpoint.mapping)?;
-    let answer = endpoint.committer.submit(events, listener.limits.wait).await?;
+    request::room(&events, &mut share, &listener.memory)?;
+    let answer = endpoint.committer.submit(events, share, listener.limits.wait).await?;
     Ok(respond(&name, &answer))
 }
 

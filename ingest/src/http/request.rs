@@ -1,6 +1,7 @@
 //! From a request's body to events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -12,6 +13,8 @@ use starmere_lake::json::{self, Kind, Paths, Span};
 use super::Refusal;
 use crate::envelope::{Mapping, Reader};
 use crate::lines::Ends;
+use crate::memory::{Memory, Share};
+use crate::rows;
 
 /// The events of one request.
 #[derive(Debug)]
@@ -27,8 +30,23 @@ pub(super) struct Events {
     pub(super) at: i64,
 }
 
-/// The whole body, or nothing: a body that is cut off or too large is refused.
-pub(super) async fn whole(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
+/// How long a request waits for memory before it is told to come again.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
+
+/// There is no memory for a request.
+pub(super) fn busy() -> Refusal {
+    let message = "too many events wait for their commit; nothing has landed";
+    let hint = "send the request again, with the same ids or the same Idempotency-Key";
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, message, hint)
+}
+
+/// The whole body, or nothing: a body that is cut off or too large is refused. Comes with the memory that it takes.
+pub(super) async fn whole(
+    body: Body,
+    headers: &HeaderMap,
+    limit: usize,
+    memory: &Memory,
+) -> Result<(Bytes, Share), Refusal> {
     let too_large = || {
         let message = format!("the body is larger than {limit} bytes");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "send fewer events in a request")
@@ -41,6 +59,8 @@ pub(super) async fn whole(body: Body, headers: &HeaderMap, limit: usize) -> Resu
         let message = format!("content encoding {encoding:?} is not read here");
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, "send the body as it is"));
     }
+    let room = tokio::time::timeout(WAIT_FOR_ROOM, memory.share_of(length.unwrap_or(0))).await;
+    let mut share = room.map_err(|_| busy())?;
     let mut stream = body.into_data_stream();
     let mut whole = BytesMut::with_capacity(length.unwrap_or(0));
     while let Some(chunk) = stream.next().await {
@@ -51,13 +71,16 @@ pub(super) async fn whole(body: Body, headers: &HeaderMap, limit: usize) -> Resu
         if whole.len() + chunk.len() > limit {
             return Err(too_large());
         }
+        if !share.cover(whole.len() + chunk.len()) {
+            return Err(busy());
+        }
         whole.extend_from_slice(&chunk);
     }
     if length.is_some_and(|length| length != whole.len()) {
         let message = "the body is shorter than its Content-Length";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, message, "nothing has landed; send the request again"));
     }
-    Ok(whole.freeze())
+    Ok((whole.freeze(), share))
 }
 
 /// What a body holds, by its content type and its stream.
@@ -113,9 +136,23 @@ pub(super) fn events(body: Bytes, headers: &HeaderMap, mapping: &Mapping) -> Res
         Holds::Batch => elements(&body)?,
     };
     if ranges.is_empty() {
-        return Err(invalid("the body holds no event", "send one event, or one a line"));
+        let hint = match mapping.format.encoding {
+            Encoding::Csv { .. } => "send records behind the header",
+            _ => "send one event, or one a line",
+        };
+        return Err(invalid("the body holds no event", hint));
     }
     within_limit(Events { body, ranges, headers: common, key, at }, mapping)
+}
+
+/// Takes the memory of the batch that the events will be in, beside that of the body.
+pub(super) fn room(events: &Events, share: &mut Share, memory: &Memory) -> Result<(), Refusal> {
+    let bytes = events.body.len() + rows::memory(events.ranges.len(), events.body.len());
+    if memory.at_most(bytes) < bytes {
+        let message = format!("a batch of {} events takes more memory than there is", events.ranges.len());
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "send fewer events in a request"));
+    }
+    if share.cover(bytes) { Ok(()) } else { Err(busy()) }
 }
 
 fn within_limit(events: Events, mapping: &Mapping) -> Result<Events, Refusal> {

@@ -6,6 +6,10 @@ use starmere_lake::paths::TablePath;
 use starmere_lake::store::Store;
 
 fn listener(stop: &CancellationToken) -> (Listener, Stream) {
+    listener_within(&Memory::default(), stop)
+}
+
+fn listener_within(memory: &Memory, stop: &CancellationToken) -> (Listener, Stream) {
     let warehouse = Warehouse::new(Store::memory());
     let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
     let mapping = Mapping {
@@ -14,7 +18,7 @@ fn listener(stop: &CancellationToken) -> (Listener, Stream) {
         ..Mapping::new(TypeOf::Path("type".into()), Some("at".into()))
     };
     let limits = Limits { body_bytes: 1000, ..Limits::default() };
-    (Listener::new(vec![(stream.clone(), mapping)], limits, stop), stream)
+    (Listener::new(vec![(stream.clone(), mapping)], limits, memory, stop), stream)
 }
 
 async fn send(
@@ -105,6 +109,29 @@ async fn requests_are_grouped_and_none_is_lost_at_the_end() {
     let snapshot = stream.open().await.unwrap();
     assert_eq!(snapshot.rows(), Some(100));
     assert!(snapshot.version() < 100, "{} commits", snapshot.version());
+}
+
+#[tokio::test]
+async fn without_memory_a_request_is_told_to_come_again() {
+    let stop = CancellationToken::new();
+    let memory = Memory::new(16 << 20);
+    let (listener, stream) = listener_within(&memory, &stop);
+    let taken = [memory.share_of(6 << 20).await, memory.share_of(6 << 20).await];
+    let (status, body) = send(&listener, "orders", &[], EVENT.into()).await;
+    assert_eq!((status, body["error"]["kind"].as_str()), (429, Some("unavailable")));
+    assert_eq!(stream.open().await.unwrap().version(), 0);
+    drop(taken);
+    assert_eq!(send(&listener, "orders", &[], EVENT.into()).await.0, 200);
+    assert_eq!(memory.used(), 0);
+}
+
+#[tokio::test]
+async fn a_small_body_of_very_many_events_is_too_large() {
+    let stop = CancellationToken::new();
+    let (listener, _) = listener_within(&Memory::new(4 << 20), &stop);
+    let listener = Listener { limits: Limits { body_bytes: 1 << 20, ..Limits::default() }, ..listener };
+    let (status, body) = send(&listener, "orders", &[], "{}\n".repeat(100_000).into()).await;
+    assert_eq!(status, 413, "{body}");
 }
 
 #[test]

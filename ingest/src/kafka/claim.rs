@@ -7,7 +7,6 @@ use std::time::Instant;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
-use sha2::Digest as _;
 use starmere_lake::formats::{Header, Incoming, SchemaId};
 use starmere_lake::landing::{Oversized, SourcePartition, Stream, row_digest};
 use tokio::runtime::Handle;
@@ -19,6 +18,7 @@ use super::stopped::{Stop, Why};
 use crate::Result;
 use crate::envelope::Reader;
 use crate::files::Progress;
+use crate::memory::{Memory, Waiting};
 use crate::rows::Batch;
 
 /// A partition that is ours.
@@ -81,9 +81,33 @@ pub(super) struct Gather {
     pub(super) batch: Batch,
     /// When the first record of the batch came.
     pub(super) begun: Option<Instant>,
+    pub(super) memory: Memory,
+    /// There is no memory for a batch.
+    pub(super) waiting: Option<Waiting>,
 }
 
 impl Gather {
+    /// Whether there is memory to gather more in.
+    pub(super) fn has_room(&mut self) -> bool {
+        if !self.batch.has_memory() {
+            match self.memory.try_share() {
+                Some(share) => self.batch.give_memory(share),
+                None => {
+                    self.waiting.get_or_insert_with(|| self.memory.wait());
+                    return false;
+                }
+            }
+        }
+        self.waiting = None;
+        true
+    }
+
+    /// Drops what was gathered, and its memory.
+    pub(super) fn drop_batch(&mut self) {
+        self.batch = Batch::default();
+        self.begun = None;
+    }
+
     pub(super) fn record(&mut self, state: &mut State, message: &BorrowedMessage<'_>) -> Result<Asks> {
         if state.stopped.is_some() {
             return Ok(Asks::Nothing);
@@ -120,14 +144,10 @@ impl Gather {
         }
         let limit = self.reader.mapping().max_event_bytes;
         let digest = match event.payload.filter(|payload| payload.len() > limit) {
-            None => self.batch.push(&mut self.reader, &event, offset, offset + 1, None).digest,
+            None => self.batch.push(&mut self.reader, &event, offset, offset + 1, None)?.digest,
             Some(payload) => {
-                let SourcePartition { source, topic, incarnation, partition } = &state.partition;
-                let table = self.stream.table();
-                let path = table.path().oversized(source, topic, *incarnation, *partition, offset);
-                self.runtime.block_on(table.store().write(&path, bytes::Bytes::copy_from_slice(payload)))?;
-                let sha256 = hex::encode(sha2::Sha256::digest(payload));
-                let kept = Oversized { path: path.to_string(), bytes: payload.len() as u64, sha256 };
+                let keeping = Oversized::keep(self.stream.table(), &state.partition, offset, payload);
+                let kept = self.runtime.block_on(keeping)?;
                 self.batch.push_oversized(&event, &kept, limit, offset, offset + 1)?;
                 row_digest(offset, payload, event.key)
             }

@@ -17,6 +17,11 @@ use super::{Membership, Source};
 /// How long to wait for the broker's answer to a question.
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
 
+/// Bounds of what the client reads ahead of a partition. A record that is larger than what is fetched comes all the same.
+const LEAST_FETCH: usize = 16 << 10;
+const MOST_FETCH: usize = 32 << 20;
+const MOST_FETCHED: usize = 1 << 20;
+
 /// What the group has decided; to be carried out by the thread that reads.
 #[derive(Debug)]
 pub(super) enum Change {
@@ -96,20 +101,24 @@ impl ConsumerContext for Context {
     }
 }
 
-/// A consumer that is in no group yet. `once`: ends of partitions are told.
-pub(super) fn consumer(source: &Source, once: bool) -> KafkaResult<Arc<BaseConsumer<Context>>> {
+/// A consumer that is in no group yet. `once`: ends of partitions are told; `ahead`: bytes of each partition that it
+/// may read ahead.
+pub(super) fn consumer(source: &Source, once: bool, ahead: Option<usize>) -> KafkaResult<Arc<BaseConsumer<Context>>> {
     let group = match &source.membership {
         Membership::Group(group) => group.clone(),
         // It is never joined; the client wants one all the same.
         Membership::Partitions(_) => format!("starmere-{}", source.name),
     };
     let mut config = ClientConfig::new();
-    config
-        .set("client.id", "starmere")
-        .set("isolation.level", "read_committed")
-        // Unread records wait here, not in the broker's socket: per process, and beside the batch.
-        .set("queued.max.messages.kbytes", "65536")
-        .set("statistics.interval.ms", "0");
+    config.set("client.id", "starmere").set("isolation.level", "read_committed").set("statistics.interval.ms", "0");
+    if let Some(ahead) = ahead {
+        // What is fetched at once comes on top of what is queued.
+        let half = (ahead / 2).clamp(LEAST_FETCH, MOST_FETCH);
+        // A queue that is full is looked at again soon: by default, a second later.
+        config.set("fetch.queue.backoff.ms", "5");
+        config.set("queued.max.messages.kbytes", (half >> 10).to_string());
+        config.set("fetch.message.max.bytes", half.min(MOST_FETCHED).to_string());
+    }
     for (name, value) in &source.settings {
         config.set(name, value);
     }

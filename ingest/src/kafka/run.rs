@@ -20,8 +20,9 @@ use super::position::{Mark, Position, Positions};
 use super::stopped::{self, Stop, Why};
 use super::{Membership, Source, Start};
 use crate::envelope::{Mapping, Reader};
-use crate::files::{Progress, encode};
+use crate::files::Progress;
 use crate::marks::marks;
+use crate::memory::{Memory, Share};
 use crate::rows::{Batch, Counts};
 use crate::{Error, Result};
 
@@ -41,6 +42,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const MARKS_EVERY: u64 = 100;
 /// How long a partition that is taken from us may wait for its last batch.
 const HAND_OVER: Duration = Duration::from_secs(10);
+
+/// How long to wait for an answer that can be done without.
+const SHORT_ANSWER: Duration = Duration::from_secs(5);
+/// What the client may read ahead of us, over all partitions, and the least of it where memory is short.
+const AHEAD: usize = 64 << 20;
+const LEAST_AHEAD: usize = 1 << 20;
 
 /// How long to read.
 #[derive(Clone, Debug)]
@@ -69,21 +76,35 @@ pub async fn land(
     mapping: &Mapping,
     source: &Source,
     progress: &Arc<Progress>,
+    memory: &Memory,
     until: Until,
 ) -> Result<Report> {
     // Whoever drops this future ends the thread.
     let dropped = CancellationToken::new();
     let _guard = dropped.clone().drop_guard();
-    let (stream, source, progress) = (stream.clone(), source.clone(), progress.clone());
+    let (stream, source, progress, memory) = (stream.clone(), source.clone(), progress.clone(), memory.clone());
     let (reader, runtime) = (Reader::of(mapping.clone(), &stream).await?, Handle::current());
     let running = move || -> Result<Report> {
         let once = matches!(until, Until::Drained);
-        let consumer = consumer::consumer(&source, once).map_err(|error| Error::kafka(&source.name, error))?;
+        let ahead = memory.share_ahead(AHEAD);
+        let consumer = consumer::consumer(&source, once, Some(of_partition(&source, ahead.as_ref())?));
+        let consumer = consumer.map_err(|error| Error::kafka(&source.name, error))?;
         let registry = source.registry.clone();
         let mut run = Run {
             source,
             consumer,
-            gather: Gather { stream, reader, registry, runtime, progress, batch: Batch::default(), begun: None },
+            gather: Gather {
+                stream,
+                reader,
+                registry,
+                runtime,
+                progress,
+                batch: Batch::default(),
+                begun: None,
+                memory,
+                waiting: None,
+            },
+            _ahead: ahead,
             until,
             dropped,
             claims: BTreeMap::new(),
@@ -100,6 +121,22 @@ pub async fn land(
         outcome.map(|()| run.report)
     };
     tokio::task::spawn_blocking(running).await.map_err(|error| Error::Task(error.to_string()))?
+}
+
+/// How much of that a partition may have: the client counts by partition.
+fn of_partition(source: &Source, ahead: Option<&Share>) -> Result<usize> {
+    /// Where the broker does not tell.
+    const PARTITIONS: usize = 16;
+    let failed = |error| Error::kafka(&source.name, error);
+    let consumer = consumer::consumer(source, true, None).map_err(failed)?;
+    // Whatever is wrong is told when the topics are read.
+    let topics = partitions(&consumer, source, SHORT_ANSWER).unwrap_or_default();
+    consumer.context().close();
+    let partitions = match topics.values().map(Vec::len).sum() {
+        0 => PARTITIONS,
+        partitions => partitions,
+    };
+    Ok(ahead.map_or(0, Share::bytes).max(LEAST_AHEAD) / partitions)
 }
 
 /// Topics and numbers of partitions.
@@ -139,16 +176,14 @@ fn partitions(
 
 /// Where the partitions of a source's topics end: topic, number, and the position behind the last record.
 pub async fn ends(source: &Source) -> Result<Vec<(String, i32, i64)>> {
-    /// For whoever looks at a status.
-    const PATIENCE: Duration = Duration::from_secs(5);
     let source = source.clone();
     let asking = move || {
         let failed = |error| Error::kafka(&source.name, error);
-        let consumer = consumer::consumer(&source, true).map_err(failed)?;
+        let consumer = consumer::consumer(&source, true, None).map_err(failed)?;
         let mut ends = Vec::new();
-        for (topic, there) in partitions(&consumer, &source, PATIENCE)? {
+        for (topic, there) in partitions(&consumer, &source, SHORT_ANSWER)? {
             for number in there {
-                let (_, end) = consumer.fetch_watermarks(&topic, number, PATIENCE).map_err(failed)?;
+                let (_, end) = consumer.fetch_watermarks(&topic, number, SHORT_ANSWER).map_err(failed)?;
                 ends.push((topic.clone(), number, end));
             }
         }
@@ -183,6 +218,8 @@ struct Run {
     heard: Instant,
     looked: Instant,
     report: Report,
+    /// The memory of what the client reads ahead.
+    _ahead: Option<Share>,
 }
 
 impl Run {
@@ -246,8 +283,12 @@ impl Run {
             if stopping && self.flight.is_none() && (self.gather.batch.is_empty() || self.again.is_some()) {
                 return Ok(());
             }
-            let waits = full || stopping || self.again.is_some();
+            let waits = full || stopping || self.again.is_some() || !self.gather.has_room();
             let read = if waits { 0 } else { self.read()? };
+            if self.gather.batch.is_empty() {
+                // Whoever has nothing to read needs no memory.
+                self.gather.drop_batch();
+            }
             if read > 0 {
                 self.heard = Instant::now();
             } else if self.is_once() && self.flight.is_none() && self.heard.elapsed() > SILENCE {
@@ -369,8 +410,7 @@ impl Run {
 
     /// Drops what was gathered; all is read again from the table, after a pause.
     fn reset(&mut self, pause: Duration) {
-        self.gather.batch = Batch::default();
-        self.gather.begun = None;
+        self.gather.drop_batch();
         for claim in self.claims.values_mut() {
             claim.state.part = None;
         }
@@ -553,14 +593,13 @@ impl Run {
         }
         let batch = std::mem::take(&mut self.gather.batch);
         self.gather.begun = None;
-        let mut rows = batch.finish(chrono::Utc::now().timestamp_micros())?;
+        let mut rows = batch.finish()?;
         let counts = std::mem::take(&mut rows.counts);
         let stream = self.gather.stream.clone();
         let source = self.source.name.clone();
         let renews_marks = self.report.commits % MARKS_EVERY == MARKS_EVERY - 1;
         let task = self.gather.runtime.spawn(async move {
-            let (parts, files) = encode(rows).await?;
-            let outcome = stream.land(&parts, files).await?;
+            let outcome = rows.land(&stream).await?;
             if let (Outcome::Landed(snapshot), true) = (&outcome, renews_marks) {
                 // For the next start; what was landed does not depend on it.
                 _ = marks(&stream, snapshot, &source).await;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::envelope::{Mapping, TypeOf};
 use crate::files::Progress;
+use crate::memory::Memory;
 
 const TOPIC: &str = "orders";
 
@@ -95,7 +96,9 @@ impl World {
     }
 
     async fn drain_of(&self, source: &Source) -> Report {
-        land(&self.stream, &mapping(), source, &Arc::new(Progress::default()), Until::Drained).await.unwrap()
+        land(&self.stream, &mapping(), source, &Arc::new(Progress::default()), &Memory::default(), Until::Drained)
+            .await
+            .unwrap()
     }
 
     async fn rows(&self) -> RecordBatch {
@@ -194,7 +197,9 @@ async fn members_of_a_group_share_partitions_and_land_each_record_once() {
     let stops: Vec<CancellationToken> = (0..3).map(|_| CancellationToken::new()).collect();
     let member = |stop: &CancellationToken| {
         let (stream, source, until) = (world.stream.clone(), world.source(), Until::Stopped(stop.clone()));
-        tokio::spawn(async move { land(&stream, &mapping(), &source, &Arc::default(), until).await.unwrap() })
+        tokio::spawn(async move {
+            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
+        })
     };
     let mut running = vec![member(&stops[0])];
     for round in 1..6 {
@@ -295,7 +300,12 @@ async fn what_is_wrong_with_a_source_is_said() {
     let world = World::new(1);
     let error = |source: Source| {
         let stream = world.stream.clone();
-        async move { land(&stream, &mapping(), &source, &Arc::default(), Until::Drained).await.unwrap_err().to_string() }
+        async move {
+            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), Until::Drained)
+                .await
+                .unwrap_err()
+                .to_string()
+        }
     };
     let missing = Source { membership: Membership::Partitions(vec![7]), ..world.source() };
     assert_eq!(error(missing).await, "kafka source `kafka`: `orders` has no partition 7");

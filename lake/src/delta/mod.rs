@@ -35,6 +35,7 @@ use object_store::ObjectStoreExt;
 
 pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
 pub use read::DataFile;
+pub(crate) use read::align;
 pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
 pub use snapshot::Snapshot;
 pub use write::{EncodedFile, FileOptions, FileWriter};
@@ -74,6 +75,11 @@ impl Warehouse {
 
     fn known(&self, path: &TablePath) -> Option<Arc<Snapshot>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+    }
+
+    /// The table at `path` is no more.
+    pub(crate) fn forget(&self, path: &TablePath) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
     }
 
     fn learn(&self, snapshot: &Arc<Snapshot>) {

@@ -24,13 +24,22 @@ pub struct FileOptions {
     pub plain: Vec<String>,
     /// Columns that a dictionary makes as small as they get: to unpack them on top would only cost.
     pub uncompressed: Vec<String>,
+    /// Columns that nobody looks values up in: their least and greatest are not kept.
+    pub opaque: Vec<String>,
     /// Rows of a row group: what a reader can skip at once.
     pub row_group: usize,
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        Self { small: false, bloom: Vec::new(), plain: Vec::new(), uncompressed: Vec::new(), row_group: 1 << 17 }
+        Self {
+            small: false,
+            bloom: Vec::new(),
+            plain: Vec::new(),
+            uncompressed: Vec::new(),
+            opaque: Vec::new(),
+            row_group: 1 << 17,
+        }
     }
 }
 
@@ -53,6 +62,10 @@ impl FileOptions {
         for column in &self.uncompressed {
             properties =
                 properties.set_column_compression(ColumnPath::from(column.as_str()), Compression::UNCOMPRESSED);
+        }
+        for column in &self.opaque {
+            properties =
+                properties.set_column_statistics_enabled(ColumnPath::from(column.as_str()), EnabledStatistics::None);
         }
         properties.build()
     }

@@ -108,23 +108,34 @@ impl Parser {
     }
 }
 
+/// Where in a record of CSV we are, as RFC 4180 has it: a quote in a field that began without is a mere character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// At the beginning of a field.
+    Start,
+    /// In a field without quotes, or behind the closing one.
+    Field,
+    Quotes,
+    /// Behind a quote within quotes: the closing one, or the first of two.
+    Quote,
+}
+
+impl Within {
+    /// Where we are after a byte that does not end the record.
+    #[must_use]
+    pub fn after(self, byte: u8, delimiter: u8) -> Self {
+        match (self, byte) {
+            (Self::Quotes, b'"') => Self::Quote,
+            (Self::Quotes, _) | (Self::Start | Self::Quote, b'"') => Self::Quotes,
+            (_, byte) if byte == delimiter => Self::Start,
+            _ => Self::Field,
+        }
+    }
+}
+
 /// Whether the last field of a record begins with a quote that has no end.
 fn ends_within_quotes(delimiter: u8, record: &[u8]) -> bool {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Within {
-        Start,
-        Field,
-        Quotes,
-        /// Behind a quote within quotes: the closing one, or the first of two that stand for one.
-        Quote,
-    }
-    let last = record.iter().fold(Within::Start, |within, &byte| match (within, byte) {
-        (Within::Quotes, b'"') => Within::Quote,
-        (Within::Quotes, _) | (Within::Start | Within::Quote, b'"') => Within::Quotes,
-        (_, byte) if byte == delimiter => Within::Start,
-        _ => Within::Field,
-    });
-    last == Within::Quotes
+    record.iter().fold(Within::Start, |within, &byte| within.after(byte, delimiter)) == Within::Quotes
 }
 
 fn memchr_count(byte: u8, bytes: &[u8]) -> usize {

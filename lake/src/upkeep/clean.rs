@@ -91,6 +91,9 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
             // The log of a table that goes as a whole goes last: until then it is a table without files.
             let (log, files): (Vec<Path>, Vec<Path>) =
                 doomed.iter().map(|object| object.location.clone()).partition(|location| path.is_log(location));
+            if !log.is_empty() {
+                warehouse.forget(&path);
+            }
             delete(warehouse, files).await?;
             delete(warehouse, log).await?;
         }

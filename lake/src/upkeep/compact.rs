@@ -7,12 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::cast;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
 
-use crate::delta::{Add, Commit, EncodedFile, FileOptions, FileWriter, REWRITE, Remove, Snapshot, Table, Txn};
+use crate::delta::{Add, Commit, EncodedFile, FileOptions, FileWriter, REWRITE, Remove, Snapshot, Table, Txn, align};
 use crate::{Error, Result};
 
 /// How often a commit is offered while others commit in between.
@@ -99,7 +97,7 @@ async fn rewritten(
         let damaged = |error| Error::parquet(path.to_string())(error);
         let mut rows = table.reader(add).await?.with_batch_size(ROWS).build().map_err(damaged)?;
         while let Some(batch) = rows.try_next().await.map_err(damaged)? {
-            let batch = of_schema(&batch, schema).map_err(Error::columns(path.to_string()))?;
+            let batch = align(&batch, schema).map_err(Error::columns(path.to_string()))?;
             // Encoding is what takes the time.
             writer = tokio::task::spawn_blocking(move || writer.write(&batch).map(|()| writer))
                 .await
@@ -111,13 +109,6 @@ async fn rewritten(
         file = file.in_partition(column, value.clone());
     }
     Ok(file)
-}
-
-fn of_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let found: Arc<Schema> = batch.schema();
-    let columns =
-        schema.fields().iter().map(|field| cast(batch.column(found.index_of(field.name())?), field.data_type()));
-    RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
 }
 
 /// Puts the file in place of the group's; whether they were still there.

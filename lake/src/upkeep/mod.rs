@@ -7,8 +7,9 @@
 //! nobody's files ─► clean up: what no retained snapshot, no consumer and no newest version needs, a week later
 //! ```
 //!
-//! Neither changes a row; only a stream's retention does, by forgetting what is old ([`retain`]). All are safe to be killed, and to be run beside each other, beside landing and beside
-//! builds: a compaction that is overtaken is decided again, and its file, without a commit, is nobody's.
+//! Neither changes a row; only a stream's retention does, by forgetting what is old ([`retain`]). All are safe to be
+//! killed, and to be run beside each other, beside landing and beside builds: a compaction that is overtaken is decided
+//! again, and its file, without a commit, is nobody's.
 
 mod clean;
 mod compact;
@@ -18,4 +19,4 @@ mod tests;
 
 pub use clean::{Cleaned, Keep, clean_up};
 pub use compact::{Compacted, Sizes, compact, groups};
-pub use retain::{cut_of, retain};
+pub use retain::{cut_of, due, retain};

@@ -5,7 +5,6 @@
 //! they have made of the events; what cannot be made again is refused to whoever builds from the beginning. Where a
 //! copy of a forgotten event comes again, it is a new event.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -17,7 +16,7 @@ use object_store::path::Path;
 
 use crate::delta::{Add, Commit, REWRITE, Snapshot, Table, Txn};
 use crate::events::INGEST_DATE;
-use crate::landing::{Oversized, Tally, row_digest};
+use crate::landing::{Oversized, Tallies, Tally, row_digest};
 use crate::{Error, Result};
 
 /// The `txn` application id whose version is the day before which everything is forgotten, in days since 1970.
@@ -31,16 +30,27 @@ pub fn cut_of(snapshot: &Snapshot) -> Option<NaiveDate> {
     NaiveDate::default().checked_add_signed(days)
 }
 
+/// How many rows landed before `day`, as far as the log tells: those that [`retain`] would forget.
+pub async fn due(table: &Table, day: NaiveDate) -> Result<u64> {
+    let Some(snapshot) = table.snapshot().await? else { return Ok(0) };
+    Ok(older(&snapshot, day).iter().filter_map(|add| add.rows()).sum())
+}
+
+/// Files of what landed before `day`.
+fn older(snapshot: &Snapshot, day: NaiveDate) -> Vec<Arc<Add>> {
+    let is_older = |add: &&Arc<Add>| {
+        let landed = add.partition_values.get(INGEST_DATE).and_then(Option::as_deref);
+        landed.and_then(|landed| landed.parse::<NaiveDate>().ok()).is_some_and(|landed| landed < day)
+    };
+    snapshot.files().filter(is_older).cloned().collect()
+}
+
 /// Forgets what landed before `day`; how many rows.
 pub async fn retain(table: &Table, day: NaiveDate) -> Result<u64> {
     let days = day.signed_duration_since(NaiveDate::default()).num_days();
     for _ in 0..ATTEMPTS {
         let Some(snapshot) = table.snapshot().await? else { return Ok(0) };
-        let is_older = |add: &&Arc<Add>| {
-            let landed = add.partition_values.get(INGEST_DATE).and_then(Option::as_deref);
-            landed.and_then(|landed| landed.parse::<NaiveDate>().ok()).is_some_and(|landed| landed < day)
-        };
-        let old: Vec<Arc<Add>> = snapshot.files().filter(is_older).cloned().collect();
+        let old = older(&snapshot, day);
         if old.is_empty() {
             return Ok(0);
         }
@@ -73,7 +83,7 @@ struct Counted {
 }
 
 async fn count(table: &Table, files: &[Arc<Add>]) -> Result<Counted> {
-    let mut sums: BTreeMap<(String, String, i32), (u64, u128)> = BTreeMap::new();
+    let mut sums = Tallies::default();
     let mut oversized = Vec::new();
     for add in files {
         let path = table.path().file(&add.path);
@@ -84,21 +94,10 @@ async fn count(table: &Table, files: &[Arc<Add>]) -> Result<Counted> {
                 .ok_or_else(|| Error::Corrupt { path: path.to_string(), reason: "it is no file of a stream".into() })?;
         }
     }
-    let sums = sums.into_iter().map(|((source, topic, partition), (rows, digest))| Tally {
-        source,
-        topic,
-        partition,
-        rows,
-        digest,
-    });
-    Ok(Counted { sums: sums.collect(), oversized })
+    Ok(Counted { sums: sums.into_vec(), oversized })
 }
 
-fn add_up(
-    batch: &RecordBatch,
-    sums: &mut BTreeMap<(String, String, i32), (u64, u128)>,
-    oversized: &mut Vec<Path>,
-) -> Option<()> {
+fn add_up(batch: &RecordBatch, sums: &mut Tallies, oversized: &mut Vec<Path>) -> Option<()> {
     let column = |name: &str| batch.column_by_name(name);
     let (source, topic) = (column("source")?.as_string_opt::<i32>()?, column("topic")?.as_string_opt::<i32>()?);
     let partition = column("partition")?.as_primitive_opt::<Int32Type>()?;
@@ -106,10 +105,9 @@ fn add_up(
     let (payload, key) = (column("payload")?.as_binary_opt::<i32>()?, column("key")?.as_binary_opt::<i32>()?);
     let rejection = column("rejection")?.as_string_opt::<i32>()?;
     for row in 0..batch.num_rows() {
-        let of = (source.value(row).to_owned(), topic.value(row).to_owned(), partition.value(row));
         let key = key.is_valid(row).then(|| key.value(row));
-        let sum = sums.entry(of).or_default();
-        *sum = (sum.0 + 1, sum.1.wrapping_add(row_digest(position.value(row), payload.value(row), key)));
+        let digest = row_digest(position.value(row), payload.value(row), key);
+        sums.add(source.value(row), topic.value(row), partition.value(row), 1, digest);
         if rejection.is_valid(row)
             && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
         {

@@ -11,7 +11,6 @@ use starmere_lake::events::timestamp;
 
 use super::END;
 use crate::Result;
-use crate::events::read_file;
 use crate::keys::UNKNOWN;
 
 /// Durable keys are hashes already.
@@ -92,7 +91,7 @@ impl Index {
     pub async fn load(table: &Table, snapshot: &Snapshot, name: &str) -> Result<Self> {
         let mut all: Vec<Row> = Vec::new();
         for add in snapshot.files() {
-            all.extend(rows(&read_file(table, add, &columns(name)).await?));
+            all.extend(rows(&table.read(add, &columns(name)).await?));
         }
         all.sort_unstable();
         let mut index = Self::default();
@@ -121,7 +120,7 @@ impl Index {
             .map(|add| (add, -1))
             .chain(after.files().filter(|add| before.file(&add.path).is_none()).map(|add| (add, 1)))
         {
-            for row in rows(&read_file(table, add, &columns(name)).await?) {
+            for row in rows(&table.read(add, &columns(name)).await?) {
                 *counts.entry(row).or_default() += sign;
             }
         }

@@ -17,7 +17,7 @@ use starmere_lake::paths;
 use super::{Action, BEGINNING, Dimension, END, FIRST_KEY, fold};
 use crate::build::{Builder, Built};
 use crate::derived::{Change, Derived};
-use crate::events::{Decoded, Decoder, EventChanges, read_file};
+use crate::events::{Decoded, Decoder, EventChanges};
 use crate::expression::{RowError, cast_rows};
 use crate::keys::UNKNOWN;
 use crate::resolve::Model;
@@ -507,7 +507,7 @@ async fn affected_members(
     let mut affected: HashMap<u32, Members> = HashMap::new();
     for commit in log.commits(from, to).await? {
         for add in commit.added() {
-            let batch = read_file(log, add, &durable).await?;
+            let batch = log.read(add, &durable).await?;
             let keys = batch.column(0).as_primitive::<Int64Type>().values();
             affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default().extend(keys.iter().copied());
         }
@@ -533,7 +533,7 @@ impl Bucket {
         let schema = self.dimension.changes_schema();
         let mut changes = Vec::with_capacity(files.len());
         for add in files {
-            let batch = read_file(log, add, &schema).await?;
+            let batch = log.read(add, &schema).await?;
             changes.push(self.only(&batch, 0, true)?);
         }
         let existing: Vec<Arc<Add>> = match (&versions.snapshot, &self.keys) {
@@ -544,7 +544,7 @@ impl Bucket {
         };
         let mut kept = Vec::new();
         for add in &existing {
-            let batch = read_file(&versions.table, add, &self.dimension.schema()).await?;
+            let batch = versions.table.read(add, &self.dimension.schema()).await?;
             kept.push(self.only(&batch, 1, false)?);
         }
         let removes = existing.iter().map(|add| add.remove()).collect();

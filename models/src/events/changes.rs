@@ -23,7 +23,7 @@ use futures::{StreamExt, TryStreamExt};
 use starmere_lake::delta::{Add, Table};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::read::{lake_columns, read_file};
+use super::lake::lake_columns;
 use super::view::Payloads;
 use crate::{Error, Result};
 
@@ -78,7 +78,7 @@ impl EventChanges {
     }
 
     async fn rows_of(&self, add: &Add, wanted: &BooleanArray) -> Result<RecordBatch> {
-        let batch = read_file(&self.table, add, self.payloads.columns()).await?;
+        let batch = self.table.read(add, self.payloads.columns()).await?;
         self.payloads.read(batch, wanted, &self.table)
     }
 }
@@ -178,7 +178,7 @@ fn hashes_of<'a>(
             let (table, add, schema) = (table.clone(), add.clone(), schema.clone());
             async move {
                 let task = tokio::spawn(async move {
-                    let batch = read_file(&table, &add, &schema).await?;
+                    let batch = table.read(&add, &schema).await?;
                     let (ids, rejections) = (batch.column(0).as_string::<i32>(), batch.column(1));
                     let hash = |row: usize| rejections.is_null(row).then(|| xxh3_64(ids.value(row).as_bytes()));
                     Ok((0..batch.num_rows()).map(hash).collect())
@@ -203,7 +203,7 @@ async fn resolve(
     for of_file in recurring.chunk_by(|a, b| a.1.file == b.1.file) {
         let file = of_file[0].1.file as usize;
         let add = if file < new.len() { &new[file] } else { &old[file - new.len()] };
-        let batch = read_file(table, add, &schema).await?;
+        let batch = table.read(add, &schema).await?;
         let text = |index: usize| batch.column(index).as_string::<i32>();
         for &(_, place) in of_file {
             let row = place.row as usize;

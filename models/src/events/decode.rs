@@ -51,6 +51,8 @@ struct VersionDecoder {
 /// The fields of an event, or of its elements.
 #[derive(Debug)]
 struct Level {
+    /// The field of the elements; empty for the event itself.
+    of: String,
     paths: Paths,
     fields: Vec<(String, FieldType)>,
     steps: Vec<Ready>,
@@ -279,7 +281,7 @@ impl VersionDecoder {
                 Kind::Missing | Kind::Null => continue,
                 Kind::Array => {}
                 _ => {
-                    errors.push((place, "the field of elements is not an array".into()));
+                    errors.push((place, format!("`{}` is not an array", level.of)));
                     continue;
                 }
             }
@@ -290,7 +292,7 @@ impl VersionDecoder {
                 parent.push(place as u32);
                 ordinal.push(number as i32 + 1);
                 if !scanned {
-                    errors.push((place, format!("element {} is not an object", number + 1)));
+                    errors.push((place, format!("element {} of `{}` is not an object", number + 1, level.of)));
                     element_columns.iter_mut().for_each(Column::push_missing);
                     continue;
                 }
@@ -476,6 +478,6 @@ impl Level {
             all.extend(names(next));
         }
         debug_assert!(target.fields().len() <= 10_000, "definitions are small");
-        Ok(Self { paths: Paths::new(&paths), fields: typed, steps })
+        Ok(Self { of: level.unwrap_or_default().to_owned(), paths: Paths::new(&paths), fields: typed, steps })
     }
 }

@@ -11,13 +11,12 @@
 mod changes;
 mod columns;
 mod decode;
-mod read;
+mod lake;
 mod upcast;
 mod view;
 
 pub use changes::{EventChanges, changes};
 pub use decode::{Decoded, Decoder, Elements, Need};
-pub use read::read_file;
 pub use view::Payloads;
 
 use starmere_lake::formats::Format;

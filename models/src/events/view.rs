@@ -10,7 +10,7 @@ use starmere_lake::delta::Table;
 use starmere_lake::formats::{Header, Incoming, Schemas, Unreadable, View};
 
 use super::Stream;
-use super::read::lake_columns;
+use super::lake::lake_columns;
 use crate::{Error, Result};
 
 /// Columns that models read of the lake.

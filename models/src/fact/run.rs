@@ -15,7 +15,7 @@ use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::derived::{Change, Derived};
 use crate::dimension::{Affected, Index, Target};
-use crate::events::{EventChanges, read_file};
+use crate::events::EventChanges;
 use crate::{Error, Result, rejects};
 
 /// The part of a fact that is its rows.
@@ -164,11 +164,11 @@ impl Work {
             if !may_hold(add, &spans) {
                 continue;
             }
-            let needs = self.needs_mending(&read_file(&rows.table, add, &narrow).await?, taken_back);
+            let needs = self.needs_mending(&rows.table.read(add, &narrow).await?, taken_back);
             if needs == 0 {
                 continue;
             }
-            let batch = read_file(&rows.table, add, &schema).await?;
+            let batch = rows.table.read(add, &schema).await?;
             let batch = self.mended(&batch, taken_back)?;
             change.removes.push(add.remove());
             change.adds.extend(rows.write(vec![batch], self.options(), None).await?);

@@ -108,6 +108,18 @@ impl Resolving<'_> {
             let problem = Problem::new(schema.place(name), "only `avro` has a `schema`");
             self.problem(problem.hint("write `format: avro`, or leave it out"));
         }
+        if file.convention.is_some() && file.format == FormatFile::Csv {
+            let problem = Problem::new(file.envelope.place(name), "records of `csv` follow no `convention`");
+            self.problem(problem.hint("leave `convention` out, and say in the envelope where type and time are"));
+        }
+        let described: Vec<&str> = file.events.keys().map(String::as_str).collect();
+        if let Some(tombstone) = file.envelope.tombstone.as_ref().filter(|name| !described.contains(&name.as_str()))
+            && !described.is_empty()
+        {
+            let message = format!("`tombstone` names the event `{tombstone}`, which the stream does not describe");
+            let problem = Problem::new(file.envelope.place(name), message);
+            self.problem(problem.hint(suggestion(tombstone, described.iter().copied())));
+        }
         if let (Some(schema), Some(text)) = (&file.schema, &file.schema_text)
             && let Err(reason) = Schema::avro(text.clone()).fingerprint()
         {

@@ -79,7 +79,7 @@ pub(super) async fn once(
     }
     let progress = Arc::new(Progress::default());
     let step = always.then(|| output.step(format!("landing {}", source.name)));
-    let landing = shown(land(stream, mapping, source, &progress), step.as_ref(), &progress);
+    let landing = shown(land(stream, mapping, source, &progress, &opened.memory), step.as_ref(), &progress);
     let report = landing.await.with_context(|| format!("could not land `{}`", source.name))?;
     if let Some(step) = step {
         step.done(words(&report));
@@ -95,7 +95,9 @@ pub(super) async fn once(
         }
         if report.files_waiting > 0 {
             let files = counted(report.files_waiting, "file waits", "files wait");
-            output.say(format!("{files} for the newline of a last line (--end-of-input takes it as it is)"));
+            output.say(format!(
+                "{files} for the end of the last line or block (--end-of-input takes a last line as it is)"
+            ));
         }
     }
     Ok(report)

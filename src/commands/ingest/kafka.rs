@@ -21,7 +21,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub(super) async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output) -> anyhow::Result<Report> {
     let progress = Arc::new(Progress::default());
     let step = output.step(format!("landing {}", source.name));
-    let landing = land(&feed.stream, &feed.mapping, source, &progress, Until::Drained);
+    let landing = land(&feed.stream, &feed.mapping, source, &progress, &opened.memory, Until::Drained);
     let report = shown(landing, Some(&step), &progress).await;
     let report = report.with_context(|| format!("could not land `{}`", source.name))?;
     step.done(words(&report));
@@ -35,11 +35,11 @@ pub(super) async fn once(opened: &Opened, feed: &Feed, source: &Source, output: 
 }
 
 /// Lands what comes until told to stop, and begins again where it failed.
-pub(super) async fn follow(feed: &Feed, source: &Source, output: &Output, stop: &CancellationToken) {
+pub(super) async fn follow(opened: &Opened, feed: &Feed, source: &Source, output: &Output, stop: &CancellationToken) {
     let mut told = None;
     while !stop.is_cancelled() {
         let until = Until::Stopped(stop.clone());
-        match land(&feed.stream, &feed.mapping, source, &Arc::default(), until).await {
+        match land(&feed.stream, &feed.mapping, source, &Arc::default(), &opened.memory, until).await {
             Ok(report) => output.say(format!("landed {}: {}", source.name, words(&report))),
             Err(error) => {
                 let words = error.to_string();

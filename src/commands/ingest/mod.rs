@@ -15,7 +15,7 @@ use starmere_ingest::rows::Types;
 use starmere_lake::landing::Stream;
 use tokio_util::sync::CancellationToken;
 
-use super::{TO_STOP, told_to_stop, upkeep};
+use super::{TO_STOP, serve, told_to_stop, upkeep};
 use crate::command_line::Ingest;
 use crate::failure::{self, Mendable};
 use crate::output::{Output, Step, bytes, count, counted};
@@ -51,6 +51,9 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
         return all_once(opened, &feeds, output).await;
     }
     let stop = CancellationToken::new();
+    if let Some(address) = &arguments.metrics {
+        serve::metrics_alone(opened, address, output, &stop).await?;
+    }
     let landing = async {
         tokio::join!(continuously(opened, &feeds, output, &stop), upkeep::continuously(opened, &stop));
     };
@@ -126,7 +129,7 @@ pub(super) async fn continuously(opened: &Opened, feeds: &[Feed], output: &Outpu
     let (scheduled, followed): (Vec<&Feed>, Vec<&Feed>) = feeds.iter().partition(|feed| feed.schedule.is_some());
     let of_files = files::follow_all(opened, &followed, output, stop);
     let of_topics = followed.iter().filter_map(|feed| match &feed.from {
-        From::Kafka(source) => Some(kafka::follow(feed, source, output, stop)),
+        From::Kafka(source) => Some(kafka::follow(opened, feed, source, output, stop)),
         From::Files(_) => None,
     });
     let of_schedules = scheduled.into_iter().map(|feed| by_schedule(opened, feed, output, stop));

@@ -54,7 +54,7 @@ async fn a_file_of_csv_needs_its_header() {
     assert!(report.refused[2].reason.contains("its header has `at` twice"), "{:?}", report.refused);
 }
 
-fn parquet(numbers: std::ops::Range<i64>) -> Vec<u8> {
+pub(super) fn parquet(numbers: std::ops::Range<i64>) -> Vec<u8> {
     let rows = numbers.clone().count();
     let columns: [(&str, ArrayRef); 3] = [
         ("type", Arc::new(StringArray::from(vec!["t"; rows]))),
@@ -103,7 +103,7 @@ const SCHEMA: &str = r#"{"type":"record","name":"e","fields":[
     {"name":"type","type":"string"},{"name":"at","type":"string"},{"name":"n","type":"long"}]}"#;
 
 /// A file whose blocks end before these numbers.
-fn avro(codec: Codec, ends: &[i64]) -> Vec<u8> {
+pub(super) fn avro(codec: Codec, ends: &[i64]) -> Vec<u8> {
     let schema = apache_avro::Schema::parse_str(SCHEMA).unwrap();
     let mut writer = Writer::builder().schema(&schema).writer(Vec::new()).codec(codec).marker([7; 16]).build().unwrap();
     let mut start = 0;

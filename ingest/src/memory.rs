@@ -1,0 +1,225 @@
+//! The memory that all sources of a process share.
+//!
+//! Whoever gathers events asks for room first, in [`Share`]s of one [`Memory`]:
+//!
+//! ```text
+//!            begins: waits for room            grows: never waits          encoded: gives most of it back
+//! source ───────────────────────────► batch ──────────────────────► rows ───────────────────────────────► file ─► landed
+//!    ▲   nothing is held meanwhile      │ no room: it is full now                                            │
+//!    └───────────────────────────────────────────────── room again ◄────────────────────────────────────────┘
+//! ```
+//!
+//! So memory that is short makes batches smaller, and then pauses the sources that want most: room goes to who has
+//! waited longest. Nobody waits while holding a batch that is not on its way to the table, so there is always something
+//! that will give room back, once the store answers. Small files are what it costs; compaction mends them.
+//!
+//! What is asked for is an estimate: payloads count [`PER_BYTE`] times, for the columns and for encoding them.
+//!
+//! A part of all is for what clients of brokers read ahead, for as long as they live: it is set aside, since they would
+//! otherwise take the room of the batches that they wait for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Unless the project says otherwise.
+pub const DEFAULT_BYTES: usize = 512 << 20;
+/// Memory for a byte that is gathered: columns grow by doubling, and pages of Parquet are made beside them.
+pub const PER_BYTE: usize = 2;
+
+/// Room is counted in units of so many bytes.
+const UNIT: usize = 1 << 10;
+/// Room is asked for in pieces of at least so many bytes.
+const PIECE: usize = 1 << 20;
+/// This part of all is for what clients read ahead.
+const AHEAD_PART: usize = 4;
+/// One share takes at most this part of the rest.
+const LARGEST_SHARE: usize = 2;
+
+/// The budget of a process. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    bytes: usize,
+    room: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new(DEFAULT_BYTES)
+    }
+}
+
+/// Memory that is in use; given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    memory: Memory,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Counts one who waits, for as long as it lives.
+#[derive(Debug)]
+pub struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+impl Memory {
+    /// A budget of so many bytes, of at least a few pieces.
+    pub fn new(bytes: usize) -> Self {
+        let bytes = bytes.max(PIECE * AHEAD_PART * LARGEST_SHARE);
+        let pool = |bytes: usize| Arc::new(Semaphore::new(units(bytes) as usize));
+        let ahead = bytes / AHEAD_PART;
+        Self { bytes, room: pool(bytes - ahead), ahead: pool(ahead), waiting: Arc::default() }
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What is in use.
+    pub fn used(&self) -> usize {
+        let free = self.room.available_permits() + self.ahead.available_permits();
+        self.bytes - (free * UNIT).min(self.bytes)
+    }
+
+    /// How many wait for room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Somebody waits for room, and asks for it again and again.
+    pub fn wait(&self) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(self.waiting.clone())
+    }
+
+    /// A share to begin with, as soon as there is room.
+    pub async fn share(&self) -> Share {
+        self.share_of(PIECE).await
+    }
+
+    /// A share of so many bytes, or of the largest that there is, as soon as there is room.
+    pub async fn share_of(&self, bytes: usize) -> Share {
+        let _waiting = self.wait();
+        let permit = self.room.clone().acquire_many_owned(units(self.at_most(bytes))).await;
+        Share { memory: self.clone(), permit: permit.expect("the semaphore is never closed") }
+    }
+
+    /// The same, if there is room now.
+    pub fn try_share_of(&self, bytes: usize) -> Option<Share> {
+        let permit = self.room.clone().try_acquire_many_owned(units(self.at_most(bytes))).ok()?;
+        Some(Share { memory: self.clone(), permit })
+    }
+
+    /// A share to begin with, if there is room now.
+    pub fn try_share(&self) -> Option<Share> {
+        self.try_share_of(PIECE)
+    }
+
+    /// A share for what a client reads ahead: of so many bytes, or of half of what there still is for that.
+    pub fn share_ahead(&self, bytes: usize) -> Option<Share> {
+        let wanted = units(bytes).min(u32::try_from(self.ahead.available_permits() / 2).unwrap_or(u32::MAX));
+        let permit = self.ahead.clone().try_acquire_many_owned(wanted).ok()?;
+        Some(Share { memory: self.clone(), permit })
+    }
+
+    /// So much of `bytes` as one share may have.
+    pub fn at_most(&self, bytes: usize) -> usize {
+        bytes.min((self.bytes - self.bytes / AHEAD_PART) / LARGEST_SHARE)
+    }
+}
+
+impl Share {
+    /// What it covers.
+    pub fn bytes(&self) -> usize {
+        self.permit.num_permits() * UNIT
+    }
+
+    /// Grows to cover so many bytes; false where there is no room for them, or where it is the largest already.
+    pub fn cover(&mut self, bytes: usize) -> bool {
+        let held = self.bytes();
+        if bytes <= held {
+            return true;
+        }
+        let wanted = self.memory.at_most(bytes.max(held + PIECE));
+        if wanted < bytes {
+            return false;
+        }
+        match self.memory.room.clone().try_acquire_many_owned(units(wanted - held)) {
+            Ok(more) => {
+                self.permit.merge(more);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Gives back what is above so many bytes.
+    pub fn shrink(&mut self, bytes: usize) {
+        let over = self.permit.num_permits().saturating_sub(units(bytes) as usize);
+        drop(self.permit.split(over));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_is_given_back() {
+        let memory = Memory::new(16 << 20);
+        let mut share = memory.share().await;
+        assert_eq!((memory.used(), share.bytes()), (PIECE, PIECE));
+        assert!(share.cover(PIECE + 1));
+        assert_eq!(memory.used(), 2 * PIECE);
+        assert!(!share.cover(7 << 20), "no share has more than half");
+        share.shrink(10);
+        assert_eq!(memory.used(), UNIT);
+        drop(share);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_longest_comes_first() {
+        let memory = Memory::new(8 << 20);
+        let mut shares: Vec<Share> = (0..6).map(|_| memory.try_share().unwrap()).collect();
+        assert!(memory.try_share().is_none());
+        let waits = tokio::spawn({
+            let memory = memory.clone();
+            async move { memory.share().await }
+        });
+        while memory.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        shares.pop();
+        assert!(memory.try_share().is_none(), "it is the waiting one's");
+        let share = waits.await.unwrap();
+        assert_eq!((share.bytes(), memory.waiting()), (PIECE, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_all_gets_the_largest_share() {
+        let memory = Memory::new(16 << 20);
+        assert_eq!(memory.share_of(1 << 40).await.bytes(), 6 << 20);
+    }
+
+    #[test]
+    fn what_is_read_ahead_leaves_room_for_batches() {
+        let memory = Memory::new(16 << 20);
+        let ahead: Vec<Option<Share>> = (0..100).map(|_| memory.share_ahead(64 << 20)).collect();
+        assert_eq!(ahead[0].as_ref().map(Share::bytes), Some(2 << 20));
+        assert!(memory.used() <= 4 << 20);
+        assert!(memory.try_share_of(6 << 20).is_some() && memory.try_share().is_some());
+    }
+}
