@@ -12,3 +12,4 @@ mod retention;
 mod rooms;
 mod schedule;
 mod support;
+mod verify;

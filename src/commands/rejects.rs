@@ -70,7 +70,7 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
         let name = register(PinnedTable::new(store, snapshot))?;
         selects.push(format!(
             "SELECT '{}' AS rejected_by, rejection AS reason, source, topic, position, event_id, \
-             arrow_cast(payload, 'Binary') AS payload FROM {name} WHERE rejection IS NOT NULL",
+             event_type, arrow_cast(payload, 'Binary') AS payload FROM {name} WHERE rejection IS NOT NULL",
             text(&file.stream)
         ));
     }
@@ -82,7 +82,7 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
         let table = register(PinnedTable::new(store, snapshot))?;
         selects.push(format!(
             "SELECT '{}' AS rejected_by, reason, source, topic, position, event_id, \
-             arrow_cast(event_type, 'Binary') AS payload FROM {table}",
+             event_type, arrow_cast(NULL, 'Binary') AS payload FROM {table}",
             text(name)
         ));
     }
@@ -102,7 +102,7 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     let query = match arguments.sample {
         false => format!("SELECT * FROM ({all}) ORDER BY 1, 3, 4, 5 LIMIT {}", arguments.limit),
         true => format!(
-            "SELECT rejected_by, count, reason, source, topic, position, event_id, payload FROM (\
+            "SELECT rejected_by, count, reason, source, topic, position, event_id, event_type, payload FROM (\
              SELECT *, count(*) OVER (PARTITION BY {kind}) AS count, \
              row_number() OVER (PARTITION BY {kind} ORDER BY source, topic, position) AS number FROM ({all})) \
              WHERE number <= {SAMPLE} ORDER BY 1, 2 DESC, 3, 4, 5, 6 LIMIT {}",

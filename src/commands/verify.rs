@@ -19,7 +19,7 @@ use starmere_models::resolve::Model;
 
 use crate::command_line::Verify;
 use crate::failure::Mendable;
-use crate::output::{Output, count, counted};
+use crate::output::{Output, counted};
 use crate::project::Opened;
 
 struct Quiet;
@@ -149,17 +149,15 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
         let (rows, digest) = found.map_or((0, 0), |found| (found.rows, found.digest));
         let Tally { source, topic, .. } = &tally;
         if rows != tally.rows {
-            findings.push(format!(
-                "{source}/{topic}: {} rows were landed, {} are there",
-                count(tally.rows),
-                count(rows)
-            ));
+            let landed = counted(tally.rows, "row was", "rows were");
+            findings.push(format!("{source}/{topic}: {landed} landed, and {} there", counted(rows, "is", "are")));
         } else if digest != tally.digest {
             findings.push(format!("{source}/{topic}: the rows are not those that were landed"));
         }
     }
     for Tally { source, topic, rows, .. } in there.values() {
-        findings.push(format!("{source}/{topic}: {} rows are there that no commit speaks of", count(*rows)));
+        let rows = counted(*rows, "row is", "rows are");
+        findings.push(format!("{source}/{topic}: {rows} there that no commit speaks of"));
     }
     Ok(findings)
 }
