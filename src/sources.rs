@@ -106,6 +106,10 @@ impl SourceFile {
                 format!("feeds `{name}`, whose payloads name their schemas, and names no `registry`"),
                 "write `registry: { url: … }` below `kafka`",
             )),
+            Some(_) if matches!(stream.format().encoding, Encoding::Csv { .. }) => Some(wrong(
+                format!("feeds `{name}`, whose records of `csv` have their header in files and requests only"),
+                "read files, or write another `format` into the stream's definition",
+            )),
             None if is_confluent => Some(wrong(
                 format!("feeds `{name}`, whose payloads come by Kafka only"),
                 "write `format: avro` or another one into the stream's definition, or read a topic",
@@ -123,6 +127,9 @@ impl SourceFile {
         let Some(schedule) = &self.schedule else { return Ok(None) };
         let hint =
             "write minute, hour, day, month, weekday, such as \"*/15 * * * *\"; a sixth field in front is the second";
+        if schedule.split_whitespace().count() > 6 {
+            return Err(wrong(format!("`{schedule}` is no schedule: it has more than six fields"), hint));
+        }
         let parser = CronParser::builder().seconds(Seconds::Optional).build();
         let parsed =
             parser.parse(schedule).map_err(|error| wrong(format!("`{schedule}` is no schedule: {error}"), hint))?;
@@ -171,6 +178,22 @@ impl KafkaFile {
         if let (Some(_), Some(_)) = (&self.group, &self.partitions) {
             let hint = "a group's members share the partitions; to read certain ones, leave `group` out";
             mistakes.push(wrong("the source has both `group` and `partitions`", hint));
+        }
+        for pattern in self.topics.iter().filter(|topic| topic.starts_with('^')) {
+            if let Err(reason) = kafka::check_pattern(pattern) {
+                mistakes.push(wrong(
+                    format!("`{pattern}` is not a pattern of topics: {reason}"),
+                    "write a regular expression",
+                ));
+            }
+        }
+        let has_port = |broker: &str| {
+            broker.contains("${") || broker.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        };
+        if let Some(broker) =
+            self.brokers.split(',').map(str::trim).find(|broker| !broker.is_empty() && !has_port(broker))
+        {
+            mistakes.push(wrong(format!("`{broker}` names no port"), "write `host:port`"));
         }
         let has_pattern = self.topics.iter().any(|topic| topic.starts_with('^'));
         if self.partitions.is_some() && has_pattern {
@@ -306,7 +329,7 @@ mod tests {
             schedule: Some(schedule.into()),
         };
         assert!(source("*/15 * * * *").mistakes(Path::new(".")).is_empty());
-        for wrong in ["", "soon", "61 * * * *", "* * * *", "0 0 30 2 *"] {
+        for wrong in ["", "soon", "61 * * * *", "* * * *", "0 0 30 2 *", "* * * * * * *"] {
             assert_eq!(source(wrong).mistakes(Path::new(".")).len(), 1, "{wrong}");
         }
     }

@@ -129,6 +129,23 @@ async fn an_event_beside_the_table_that_is_gone_or_another_is_found() {
     }
 }
 
+/// A changed byte in a column that no digest of rows covers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_with_a_changed_byte_is_found() {
+    let (project, table, _) = project().await;
+    let snapshot = table.snapshot().await.unwrap().unwrap();
+    let path = table.path().file(&snapshot.files().next().unwrap().path);
+    let objects = table.store().objects();
+    let whole = objects.get(&path).await.unwrap().bytes().await.unwrap();
+    for place in [60, whole.len() / 2, whole.len() - 20] {
+        let mut changed = whole.to_vec();
+        changed[place] ^= 1;
+        objects.put(&path, Bytes::from(changed).into()).await.unwrap();
+        let found = finding(&project).await;
+        assert!(found.contains(&format!("`{path}` has other bytes than were written")), "{found}");
+    }
+}
+
 /// A file of other rows under the name of one that landed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_in_the_place_of_another_is_found() {

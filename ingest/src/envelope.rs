@@ -237,7 +237,7 @@ impl Reader {
                     && mapping.format.convention != Some(Convention::CloudEvents)
                     && payload.iter().all(u8::is_ascii_whitespace) =>
             {
-                return rejected("the line is empty");
+                return rejected("it is empty");
             }
             _ => {}
         }
@@ -250,10 +250,16 @@ impl Reader {
         if (is_text || matches!(mapping.format.encoding, Encoding::Confluent))
             && let Err(error) = simdutf8::compat::from_utf8(text)
         {
-            return rejected(format!("not UTF-8: invalid at byte {}", error.valid_up_to()));
+            let of_payload = event.payload.filter(|_| is_text).and_then(|text| simdutf8::compat::from_utf8(text).err());
+            return rejected(format!("not UTF-8: invalid at byte {}", of_payload.unwrap_or(error).valid_up_to()));
         }
         if let Err(error) = json::scan(paths, text, found) {
-            return rejected(format!("not JSON: {error}"));
+            // Of the payload itself, where there is something in front of it.
+            let of_payload = event
+                .payload
+                .filter(|_| is_text)
+                .and_then(|text| json::scan(&Paths::new::<&str>(&[]), text, &mut []).err());
+            return rejected(format!("not JSON: {}", of_payload.unwrap_or(error)));
         }
         let mut envelope = Envelope {
             id: as_text(text, found[ID]),
@@ -447,8 +453,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let cases: [(&[u8], &str); 9] = [
-            (b"", "the line is empty"),
-            (b"  \r", "the line is empty"),
+            (b"", "it is empty"),
+            (b"  \r", "it is empty"),
             (b"{\"type\":", "not JSON: expected a value at byte 8"),
             (b"\xff{}", "not UTF-8: invalid at byte 0"),
             (br#"{"at":"1970-01-01T00:00:01Z"}"#, "no type at `type`"),
@@ -459,6 +465,20 @@ mod tests {
         ];
         for (payload, reason) in cases {
             assert_eq!(reader().read(&Incoming::of(payload)).rejection.as_deref(), Some(reason));
+        }
+    }
+
+    #[test]
+    fn places_are_those_of_the_payload() {
+        let mapping = Mapping::new(TypeOf::Constant("t".into()), Some(TIMESTAMP.into()));
+        let mut reader = Reader::new(mapping, &Arc::default());
+        for (payload, reason) in [
+            (&b"{\"a\":\xff}"[..], "not UTF-8: invalid at byte 5"),
+            (b"zz", "not JSON: expected a value at byte 0"),
+            (b"{\"a\":}", "not JSON: expected a value at byte 5"),
+        ] {
+            let event = Incoming { timestamp: Some(1), ..Incoming::of(payload) };
+            assert_eq!(reader.read(&event).rejection.as_deref(), Some(reason));
         }
     }
 

@@ -98,14 +98,15 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     }
     let all = selects.join(" UNION ALL ");
     // Reasons that differ only in their numbers are one.
-    let kind = "rejected_by, regexp_replace(reason, '[0-9]+', '0', 'g')";
+    let reason = "regexp_replace(reason, '[0-9]+', '0', 'g')";
+    let kind = format!("rejected_by, {reason}");
     let query = match arguments.sample {
         false => format!("SELECT * FROM ({all}) ORDER BY 1, 3, 4, 5 LIMIT {}", arguments.limit),
         true => format!(
-            "SELECT rejected_by, count, reason, source, topic, position, event_id, event_type, payload FROM (\
-             SELECT *, count(*) OVER (PARTITION BY {kind}) AS count, \
+            "SELECT rejected_by, CASE WHEN number = 1 THEN total END AS count, reason, source, topic, position, event_id, event_type, payload FROM (\
+             SELECT *, {reason} AS kind, count(*) OVER (PARTITION BY {kind}) AS total, \
              row_number() OVER (PARTITION BY {kind} ORDER BY source, topic, position) AS number FROM ({all})) \
-             WHERE number <= {SAMPLE} ORDER BY 1, 2 DESC, 3, 4, 5, 6 LIMIT {}",
+             WHERE number <= {SAMPLE} ORDER BY rejected_by, total DESC, kind, number LIMIT {}",
             arguments.limit
         ),
     };
@@ -137,10 +138,19 @@ fn readable(batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).context("could not show the rejects")
 }
 
+/// A character as a terminal may have it: one that steers the terminal is written as Rust writes it.
+fn visible(character: char) -> impl Iterator<Item = char> {
+    let (plain, escaped) = match character.is_control() {
+        false => (Some(character), None),
+        true => (None, Some(character.escape_default())),
+    };
+    plain.into_iter().chain(escaped.into_iter().flatten())
+}
+
 /// The beginning of a payload: as text, or in hexadecimal digits.
 fn shown(payload: &[u8]) -> String {
     match std::str::from_utf8(payload) {
-        Ok(text) => text.chars().take(SHOWN).collect(),
+        Ok(text) => text.chars().take(SHOWN).flat_map(visible).collect(),
         Err(_) => format!("x'{}'", hex::encode(&payload[..payload.len().min(SHOWN / 2)])),
     }
 }

@@ -30,8 +30,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     check_passwords(&users)?;
     let users = Users::new(users);
     let listeners = &opened.project.file.listeners;
-    let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users).await?;
-    let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users).await?;
+    let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users, LISTENERS).await?;
+    let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users, LISTENERS).await?;
     let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
     let names = opened.project.streams.iter().map(|parsed| parsed.definition.stream.to_string());
     let streams = names.map(|name| opened.stream(&name)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -100,7 +100,7 @@ pub(super) async fn metrics_alone(
     let users = opened.project.users()?;
     check_passwords(&users)?;
     let users = Users::new(users);
-    let http = listen(address, &users).await?;
+    let http = listen(address, &users, "write --metrics 127.0.0.1:9100, say; port 0: the system chooses").await?;
     output.say(format!("http        http://{}", http.local_addr()?));
     let router = starmere_sql::http::guarded(watched(opened), Arc::new(Access::new(users)));
     let stopped = stop.clone().cancelled_owned();
@@ -126,8 +126,11 @@ fn check_passwords(users: &[(String, String)]) -> anyhow::Result<()> {
     }
 }
 
-async fn listen(address: &str, users: &Users) -> anyhow::Result<TcpListener> {
-    let hint = "mend `listeners` in starmere.yaml, or say where with --http and --flight; port 0: the system chooses";
+/// What to do about an address that cannot be listened on.
+const LISTENERS: &str =
+    "mend `listeners` in starmere.yaml, or say where with --http and --flight; port 0: the system chooses";
+
+async fn listen(address: &str, users: &Users, hint: &'static str) -> anyhow::Result<TcpListener> {
     let mut resolved = tokio::net::lookup_host(address)
         .await
         .map_err(|error| Mendable::error(format!("`{address}` is not an address: {error}"), hint))?;

@@ -173,12 +173,17 @@ impl Digest {
 }
 
 /// What the contents of `wanted` files are, where two of them may be the same. Only files of equal size whose
-/// beginnings are equal are read whole; what cannot be read is told when it lands.
+/// beginnings are equal are read whole, and, where some are packed, those whose beginnings are; what cannot be read is
+/// told when it lands.
 pub(super) fn contents(files: &[Found], wanted: impl Fn(usize) -> bool, end_of_input: bool) -> Vec<Option<String>> {
     let mut contents = vec![None; files.len()];
+    // Packed files are known by their names here: to open all of them would take longer than to land them.
+    let is_packed = |file: &Found| [".gz", ".zst", ".zstd"].iter().any(|ending| file.name.ends_with(ending));
+    let some_packed = files.iter().enumerate().any(|(place, file)| wanted(place) && is_packed(file));
     let mut by_size: HashMap<u64, Vec<usize>> = HashMap::new();
     for (place, file) in files.iter().enumerate().filter(|&(place, _)| wanted(place)) {
-        by_size.entry(file.seen.size).or_default().push(place);
+        let size = if some_packed { 0 } else { file.seen.size };
+        by_size.entry(size).or_default().push(place);
     }
     for places in by_size.into_values().filter(|places| places.len() > 1) {
         let mut by_head: HashMap<String, Vec<usize>> = HashMap::new();

@@ -162,6 +162,22 @@ async fn a_copy_adds_nothing_and_a_replaced_file_is_refused() {
 }
 
 #[tokio::test]
+async fn packed_copies_that_come_with_their_original_are_copies() {
+    use std::io::Write as _;
+    let world = World::new();
+    let content = events(0..300);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(content.as_bytes()).unwrap();
+    world.write("a.gz", gzip.finish().unwrap());
+    world.write("a", &content);
+    world.write("b.zst", zstd::stream::encode_all(content.as_bytes(), 1).unwrap());
+    world.write("other", events(300..310));
+    let report = world.land().await;
+    assert_eq!((report.counts.events, report.files_copied), (310, 2));
+    assert_eq!((world.land().await.counts.events, world.rows().await), (0, 310));
+}
+
+#[tokio::test]
 async fn copies_that_come_at_once_are_copies_too() {
     let world = World::new();
     for name in ["a", "b", "c"] {

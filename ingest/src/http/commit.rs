@@ -208,7 +208,7 @@ fn gathered(
             let made = key.as_ref().map(|key| made_id(key, number, event));
             let incoming = Incoming { headers, timestamp: Some(*at), ..Incoming::of(event) };
             let read = batch.push(&mut reader, &incoming, position, position + 1, made)?;
-            answer.exactly_once &= key.is_some() || read.has_id || read.rejection.is_some();
+            answer.exactly_once &= key.is_some() || read.has_id;
             if let Some(reason) = read.rejection {
                 answer.rejects += 1;
                 answer.first_reject.get_or_insert_with(|| format!("event {}: {reason}", number + 1));

@@ -49,6 +49,16 @@ impl Context {
         std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether this is to be said: it was not said a while ago.
+    pub(super) fn is_news(&self, words: &str) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.get(words).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+            return false;
+        }
+        said.insert(words.to_owned(), Instant::now());
+        true
+    }
+
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
@@ -70,12 +80,9 @@ impl ClientContext for Context {
             return;
         }
         let words = error.to_string();
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.get(&words).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
-            return;
+        if self.is_news(&words) {
+            tracing::warn!(source = self.source, error = words, reason, "kafka");
         }
-        tracing::warn!(source = self.source, error = words, reason, "kafka");
-        said.insert(words, Instant::now());
     }
 }
 

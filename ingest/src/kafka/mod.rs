@@ -34,7 +34,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use registry::Registry;
-pub use run::{Report, Until, ends, land};
+pub use run::{Report, Until, check_pattern, ends, land};
 pub use stopped::{Stop, Why, go_on, stops};
 
 /// Topics that feed a stream.

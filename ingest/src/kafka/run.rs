@@ -174,6 +174,11 @@ fn partitions(
     Ok(topics)
 }
 
+/// Why a pattern of topics is none.
+pub fn check_pattern(pattern: &str) -> std::result::Result<(), String> {
+    regex::Regex::new(pattern).map(|_| ()).map_err(|error| error.to_string())
+}
+
 /// Where the partitions of a source's topics end: topic, number, and the position behind the last record.
 pub async fn ends(source: &Source) -> Result<Vec<(String, i32, i64)>> {
     let source = source.clone();
@@ -404,7 +409,10 @@ impl Run {
         if is_final || (self.is_once() && error.kind() == Kind::Invalid) {
             return Err(error);
         }
-        tracing::warn!(source = self.source.name, %error, "kafka; trying again");
+        let words = error.to_string();
+        if self.consumer.context().is_news(&words) {
+            tracing::warn!(source = self.source.name, error = words, "kafka; trying again");
+        }
         Ok(())
     }
 

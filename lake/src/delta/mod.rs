@@ -47,6 +47,8 @@ use crate::{Error, Result};
 /// The `txn` application id of commits that rewrite files without changing rows' meaning.
 pub const REWRITE: &str = "starmere/rewrite";
 
+/// The tag of a file that says what its bytes are: their XXH3, of 128 bits, in hexadecimal digits.
+const DIGEST: &str = "starmere.xxh3";
 /// A checkpoint is written at every version divisible by this.
 const CHECKPOINT_EVERY: u64 = 50;
 
@@ -272,21 +274,34 @@ impl Table {
             .await
     }
 
-    /// What is wrong with a file's object, as far as its length tells.
+    /// What is wrong with a file's object: it is gone, has another length, or other bytes than were written.
     pub async fn damage(&self, add: &Add) -> Result<Option<String>> {
         let path = self.path.file(&add.path);
-        match self.store().objects().head(&path).await {
-            Ok(found) if i64::try_from(found.size) == Ok(add.size) => Ok(None),
-            Ok(found) => Ok(Some(format!("`{path}` has {} bytes, not {}", found.size, add.size))),
-            Err(object_store::Error::NotFound { .. }) => Ok(Some(format!("`{path}` is gone"))),
-            Err(source) => Err(Error::Store { action: "read", path: path.to_string(), source }),
+        let failed = |source| Error::Store { action: "read", path: path.to_string(), source };
+        let found = match self.store().objects().get(&path).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Some(format!("`{path}` is gone"))),
+            Err(source) => return Err(failed(source)),
+        };
+        if i64::try_from(found.meta.size) != Ok(add.size) {
+            return Ok(Some(format!("`{path}` has {} bytes, not {}", found.meta.size, add.size)));
         }
+        // Files of before this was written down have none.
+        let Some(Some(written)) = add.tags.as_ref().and_then(|tags| tags.get(DIGEST)) else { return Ok(None) };
+        let mut digest = xxhash_rust::xxh3::Xxh3::new();
+        let mut content = found.into_stream();
+        while let Some(piece) = content.try_next().await.map_err(failed)? {
+            digest.update(&piece);
+        }
+        let is_same = format!("{:032x}", digest.digest128()) == *written;
+        Ok((!is_same).then(|| format!("`{path}` has other bytes than were written")))
     }
 
     /// Uploads an encoded file and tells how to add it.
     pub async fn upload(&self, file: EncodedFile) -> Result<Add> {
         let relative = paths::new_file(file.partition_pair(), file.group);
         let size = file.bytes.len();
+        let digest = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&file.bytes));
         self.store().write(&self.path.file(&relative), Bytes::from(file.bytes)).await?;
         Ok(Add {
             path: relative,
@@ -295,7 +310,7 @@ impl Table {
             modification_time: chrono::Utc::now().timestamp_millis(),
             data_change: true,
             stats: Some(file.statistics),
-            tags: None,
+            tags: Some([(DIGEST.to_owned(), Some(digest))].into()),
             parsed: Default::default(),
         })
     }

@@ -67,6 +67,8 @@ impl Snapshot {
         for action in actions {
             match action {
                 Action::Add(add) => {
+                    // A checkpoint does not say when its version was committed; its newest file does, nearly.
+                    self.timestamp = self.timestamp.max(add.modification_time);
                     self.files.insert(add.path.clone(), Arc::new(add));
                 }
                 Action::Remove(remove) => {
@@ -121,7 +123,8 @@ impl Snapshot {
         self.version
     }
 
-    /// When the version was committed, in milliseconds since 1970; 0 where only a checkpoint was read.
+    /// When the version was committed, in milliseconds since 1970; where only a checkpoint was read, when its newest
+    /// file was written.
     pub fn timestamp(&self) -> i64 {
         self.timestamp
     }

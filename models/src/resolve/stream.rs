@@ -113,6 +113,13 @@ impl Resolving<'_> {
             self.problem(problem.hint("leave `convention` out, and say in the envelope where type and time are"));
         }
         let described: Vec<&str> = file.events.keys().map(String::as_str).collect();
+        if let Some(constant) = file.envelope.constant_type.as_ref().filter(|name| !described.contains(&name.as_str()))
+            && !described.is_empty()
+        {
+            let message = format!("`constant_type` names the event `{constant}`, which the stream does not describe");
+            let problem = Problem::new(file.envelope.place(name), message);
+            self.problem(problem.hint(suggestion(constant, described.iter().copied())));
+        }
         if let Some(tombstone) = file.envelope.tombstone.as_ref().filter(|name| !described.contains(&name.as_str()))
             && !described.is_empty()
         {
