@@ -248,7 +248,10 @@ impl Batch {
         }
         if self.columns.bytes() >= CHUNK_BYTES || self.columns.rows() >= CHUNK_ROWS {
             let size = memory(self.columns.rows(), self.columns.bytes());
+            // The next chunk will be as large.
+            let next = Columns::like(&self.columns);
             let chunk = self.chunk()?;
+            self.columns = next;
             let encoder = match self.encoder.take() {
                 Some(encoder) => encoder,
                 None => Encoder::new()?,
@@ -262,8 +265,7 @@ impl Batch {
     /// Takes the rows that are not given to the encoder yet.
     fn chunk(&mut self) -> Result<RecordBatch> {
         let landed_at = *self.landed_at.get_or_insert_with(|| chrono::Utc::now().timestamp_micros());
-        let next = Columns::like(&self.columns);
-        let chunk = std::mem::replace(&mut self.columns, next).finish(landed_at)?;
+        let chunk = std::mem::take(&mut self.columns).finish(landed_at)?;
         self.types.add(&Types::of(&chunk));
         Ok(chunk)
     }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::define::FieldType;
+use crate::resolve::BUILT_IN;
 
 /// Paths that are looked at, of an event type.
 const MOST_PATHS: usize = 2000;
@@ -20,9 +21,6 @@ const MOST_DEPTH: usize = 12;
 const MOST_DISTINCT: usize = 1000;
 /// An object with more names than this, of which few recur, is a map and not a record.
 const MOST_NAMES: usize = 50;
-
-/// Columns that every event has in SQL.
-const RESERVED: [&str; 3] = ["occurred_at", "event_id", "ordinal"];
 
 /// What was seen of one kind of event, or of elements.
 #[derive(Debug, Default)]
@@ -154,7 +152,7 @@ impl Shape {
             let Some((kind, agree, conflict)) = seen.propose(self.is_text) else { continue };
             let values = seen.present - seen.nulls;
             let mut name = snake_case(rest);
-            if RESERVED.contains(&name.as_str()) {
+            if BUILT_IN.contains(&name.as_str()) {
                 name = format!("payload_{name}");
             }
             while !names.insert(name.clone()) {

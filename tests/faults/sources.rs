@@ -18,7 +18,7 @@ use super::*;
 /// So many run in CI; `STARMERE_SEEDS` runs others, or more.
 const SEEDS: u64 = 1000;
 /// So many topics are in a cluster: its answers name them all.
-const TOPICS: u64 = 100;
+const TOPICS: usize = 100;
 /// The copies of an event are told apart by their numbers; each source has its own.
 const OF_TOPICS: usize = 1_000_000;
 const OF_REQUESTS: usize = 2_000_000;
@@ -258,17 +258,17 @@ async fn run(seed: u64, broker: Broker) {
     assert_eq!(tables::holes(&table).await, [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_sources_land_everything_once_whatever_fails() {
-    let all: Vec<u64> = seeds(SEEDS).collect();
-    for some in all.chunks(TOPICS as usize) {
+/// Runs each seed, so many at once; those of a cluster have their topics before they begin.
+async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, at_once: usize, run: fn(u64, Broker) -> F) {
+    let all: Vec<u64> = seeds.collect();
+    for some in all.chunks(TOPICS) {
         let cluster = MockCluster::new(1).unwrap();
         for &seed in some {
             let (topic, partitions) = Topic::of(seed);
             cluster.create_topic(&topic, partitions, 1).unwrap();
         }
         let broker = Broker::of(&cluster);
-        let runs = futures::stream::iter(some.to_vec()).for_each_concurrent(24, |seed| {
+        let runs = futures::stream::iter(some.to_vec()).for_each_concurrent(at_once, |seed| {
             let broker = broker.clone();
             async move {
                 if let Err(error) = tokio::spawn(run(seed, broker)).await {
@@ -278,6 +278,11 @@ async fn all_sources_land_everything_once_whatever_fails() {
         });
         runs.await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_sources_land_everything_once_whatever_fails() {
+    each(seeds(SEEDS), 24, run).await;
 }
 
 /// Members of a group come, go and die while their batches are being committed to a store that fails.
@@ -336,22 +341,5 @@ async fn members(seed: u64, broker: Broker) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_come_and_go_lose_nothing_while_the_store_fails() {
-    let all: Vec<u64> = seeds(8).collect();
-    for some in all.chunks(8) {
-        let cluster = MockCluster::new(1).unwrap();
-        for &seed in some {
-            let (topic, partitions) = Topic::of(seed);
-            cluster.create_topic(&topic, partitions, 1).unwrap();
-        }
-        let broker = Broker::of(&cluster);
-        let runs = futures::stream::iter(some.to_vec()).for_each_concurrent(8, |seed| {
-            let broker = broker.clone();
-            async move {
-                if let Err(error) = tokio::spawn(members(seed, broker)).await {
-                    panic!("seed {seed} (STARMERE_SEEDS={seed}..{} runs it alone): {error}", seed + 1);
-                }
-            }
-        });
-        runs.await;
-    }
+    each(seeds(8), 8, members).await;
 }

@@ -21,6 +21,7 @@ struct World {
     stream: Stream,
     end_of_input: bool,
     format: Format,
+    memory: Memory,
 }
 
 /// Columns of a stream's rows as text, by their order in the source.
@@ -49,7 +50,13 @@ impl World {
     fn new() -> Self {
         let warehouse = Warehouse::new(Store::memory());
         let stream = Stream::new("s", warehouse.table(TablePath::stream("d", "s")));
-        Self { folder: tempfile::tempdir().unwrap(), stream, end_of_input: false, format: Format::default() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            stream,
+            end_of_input: false,
+            format: Format::default(),
+            memory: Memory::default(),
+        }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -81,7 +88,7 @@ impl World {
         };
         let source =
             Source { name: "inbox".into(), pattern: pattern.into(), topic: None, end_of_input: self.end_of_input };
-        land(&self.stream, &mapping, &source, &Arc::new(Progress::default()), &Memory::default()).await.unwrap()
+        land(&self.stream, &mapping, &source, &Arc::new(Progress::default()), &self.memory).await.unwrap()
     }
 
     async fn rows(&self) -> u64 {
@@ -159,6 +166,18 @@ async fn a_copy_adds_nothing_and_a_replaced_file_is_refused() {
     world.write("b", events(20..31));
     let report = world.land().await;
     assert_eq!((report.counts.events, report.refused, world.rows().await), (1, vec![], 22));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_that_is_short_makes_batches_smaller_and_loses_nothing() {
+    let content = events(0..200_000);
+    for (memory, is_one) in [(Memory::default(), true), (Memory::new(8 << 20), false)] {
+        let world = World { memory, ..World::new() };
+        world.write("a", &content);
+        let report = world.land().await;
+        assert_eq!((report.counts.events, report.commits == 1), (200_000, is_one), "{} commits", report.commits);
+        assert_eq!((world.rows().await, world.memory.used()), (200_000, 0));
+    }
 }
 
 #[tokio::test]

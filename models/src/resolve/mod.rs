@@ -6,6 +6,8 @@
 mod dimension;
 mod fact;
 mod stream;
+
+pub(crate) use stream::BUILT_IN;
 #[cfg(test)]
 mod tests;
 

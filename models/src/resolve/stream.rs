@@ -18,7 +18,7 @@ use crate::events::{Decoder, Event, Field, FieldKind, Need, Stream, Version};
 use crate::expression::castable;
 
 /// Columns that every event has for SQL, besides its fields.
-pub(super) const BUILT_IN: [&str; 3] = ["occurred_at", "event_id", "ordinal"];
+pub(crate) const BUILT_IN: [&str; 3] = ["occurred_at", "event_id", "ordinal"];
 
 /// Where a path stands.
 #[derive(Clone, Copy, PartialEq)]
@@ -113,19 +113,13 @@ impl Resolving<'_> {
             self.problem(problem.hint("leave `convention` out, and say in the envelope where type and time are"));
         }
         let described: Vec<&str> = file.events.keys().map(String::as_str).collect();
-        if let Some(constant) = file.envelope.constant_type.as_ref().filter(|name| !described.contains(&name.as_str()))
-            && !described.is_empty()
-        {
-            let message = format!("`constant_type` names the event `{constant}`, which the stream does not describe");
-            let problem = Problem::new(file.envelope.place(name), message);
-            self.problem(problem.hint(suggestion(constant, described.iter().copied())));
-        }
-        if let Some(tombstone) = file.envelope.tombstone.as_ref().filter(|name| !described.contains(&name.as_str()))
-            && !described.is_empty()
-        {
-            let message = format!("`tombstone` names the event `{tombstone}`, which the stream does not describe");
-            let problem = Problem::new(file.envelope.place(name), message);
-            self.problem(problem.hint(suggestion(tombstone, described.iter().copied())));
+        let envelope = &file.envelope;
+        for (key, event) in [("constant_type", &envelope.constant_type), ("tombstone", &envelope.tombstone)] {
+            let unknown = event.as_deref().filter(|event| !described.is_empty() && !described.contains(event));
+            let Some(event) = unknown else { continue };
+            let message = format!("`{key}` names the event `{event}`, which the stream does not describe");
+            let problem = Problem::new(envelope.place(name), message);
+            self.problem(problem.hint(suggestion(event, described.iter().copied())));
         }
         if let (Some(schema), Some(text)) = (&file.schema, &file.schema_text)
             && let Err(reason) = Schema::avro(text.clone()).fingerprint()
