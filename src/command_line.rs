@@ -128,7 +128,7 @@ pub(crate) enum StreamsCommand {
 pub(crate) struct Infer {
     /// The stream
     pub(crate) stream: String,
-    /// Look at so many events
+    /// Look at about so many events: every so many of all that landed, and a thousand of each type and version
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) events: u32,
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use starmere_ingest::files::{self, Refused};
 use starmere_ingest::kafka::{self, Stop};
 use starmere_lake::delta::{Snapshot, Table};
 use starmere_lake::landing::{SourcePartition, parts};
@@ -41,12 +42,14 @@ pub(crate) struct PartitionHealth {
     /// Milliseconds since 1970.
     pub(crate) last_landed: Option<i64>,
     pub(crate) stopped: Option<Stop>,
+    /// Files that the last run did not land.
+    pub(crate) refused: Vec<Refused>,
 }
 
 impl PartitionHealth {
-    /// Records that have not landed.
+    /// Records that have not landed. A log that ends before our position has none: its end may be told late.
     pub(crate) fn lag(&self) -> Option<u64> {
-        u64::try_from(self.end? - self.position.unwrap_or_default()).ok()
+        Some(u64::try_from(self.end? - self.position.unwrap_or_default()).unwrap_or_default())
     }
 }
 
@@ -113,6 +116,15 @@ pub(crate) async fn partitions(opened: &Opened, rates: bool) -> anyhow::Result<V
         for stop in kafka::stops(&stream).await? {
             if let Some(health) = of_stream.get_mut(&key(&stop.partition)) {
                 health.stopped = Some(stop);
+            }
+        }
+        let of_files =
+            opened.project.file.sources.iter().filter(|(_, file)| file.stream == name && file.kafka.is_none());
+        for (source, _) in of_files {
+            let refused = files::refused(&stream, source).await?;
+            if !refused.is_empty() {
+                let key = (source.clone(), None);
+                of_stream.entry(key.clone()).or_insert_with(|| begin(&key)).refused = refused;
             }
         }
         found.extend(of_stream.into_values());
@@ -216,6 +228,8 @@ pub(crate) async fn metrics(opened: &Opened) -> anyhow::Result<String> {
             text.add("starmere_source_stopped", "1 where a partition is not read on", &of, Some(stopped));
         } else {
             text.add("starmere_source_inputs", "Files, or processes that took requests", &of, Some(partition.inputs));
+            let refused = Some(partition.refused.len());
+            text.add("starmere_source_refused", "Files that the last run did not land", &of, refused);
         }
     }
     let memory = &opened.memory;

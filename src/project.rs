@@ -25,6 +25,7 @@ use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::check_listener;
 
 use crate::failure::{Mendable, Problems};
+use crate::output::bytes as size;
 use crate::sources::SourceFile;
 
 /// Catalog snapshots are retained so many days unless the project says otherwise.
@@ -174,15 +175,22 @@ impl Project {
             }),
             false => Meaning::default(),
         };
+        let most_event_bytes = file.as_ref().map(|file| file.definition.ingest_memory().most_event_bytes());
         for (parsed, bytes) in
             streams.iter().filter_map(|parsed| Some((parsed, parsed.definition.max_event_bytes.as_ref()?)))
         {
-            if bytes.value > 0 {
-                continue;
-            }
             let place = bytes.place(&parsed.file);
-            let hint = "write how long an event may be, or leave it out";
-            problems.push(Problem::new(place, "no event has 0 bytes").hint(hint));
+            if bytes.value == 0 {
+                let hint = "write how long an event may be, or leave it out";
+                problems.push(Problem::new(place, "no event has 0 bytes").hint(hint));
+            } else if let Some(most) = most_event_bytes.filter(|&most| most < bytes.value) {
+                let message = format!(
+                    "an event of {} does not fit into the memory for events on their way",
+                    size(bytes.value as u64)
+                );
+                let hint = format!("write at most {most}, or more `ingest_memory_mib` into starmere.yaml");
+                problems.push(Problem::new(place, message).hint(hint));
+            }
         }
         for (parsed, days) in
             streams.iter().filter_map(|parsed| Some((parsed, parsed.definition.retention_days.as_ref()?)))

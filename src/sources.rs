@@ -205,6 +205,12 @@ impl KafkaFile {
         for (name, reason) in OURS.iter().filter(|(name, _)| self.settings.contains_key(*name)) {
             mistakes.push(wrong(format!("`{name}` is no setting of a source's"), *reason));
         }
+        let ours = |name: &str| OURS.iter().any(|(ours, _)| *ours == name);
+        for (name, value) in self.settings.iter().filter(|(name, value)| !ours(name) && !value.contains("${")) {
+            if let Err(reason) = kafka::check_setting(name, value) {
+                mistakes.push(wrong(format!("the setting `{name}`: {reason}"), "see librdkafka's list of settings"));
+            }
+        }
         let of_registry = self.registry.iter().flat_map(|registry| {
             [Some(&registry.url), registry.user.as_ref(), registry.password.as_ref()].into_iter().flatten()
         });
@@ -315,6 +321,10 @@ mod tests {
         let both = kafka(|file| (file.group, file.partitions) = (Some("g".into()), Some(vec![0])));
         assert_eq!(both, ["the source has both `group` and `partitions`"]);
         assert_eq!(setting("group.id", "g"), ["`group.id` is no setting of a source's"]);
+        let unknown = setting("no.such.setting", "1");
+        assert_eq!(unknown, ["the setting `no.such.setting`: No such configuration property: \"no.such.setting\""]);
+        assert_eq!(setting("session.timeout.ms", "soon").len(), 1);
+        assert_eq!(setting("session.timeout.ms", "10000"), none);
         assert_eq!(setting("sasl.password", "secret"), ["`sasl.password` stands in the file"]);
         assert_eq!(setting("sasl.password", "${env:PASSWORD}"), none);
         assert_eq!(setting("sasl.password", "${env:PASSWORD"), ["`${env:PASSWORD` has a reference that is not whole"]);

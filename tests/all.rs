@@ -7,6 +7,7 @@ mod incremental;
 mod infer;
 mod moments;
 mod races;
+mod refused;
 mod repair;
 mod retention;
 mod rooms;

@@ -41,3 +41,20 @@ async fn a_proposed_definition_is_right() {
     let nothing = project.run(&["streams", "infer", "customers", "--events", "0"]).await;
     assert_eq!(nothing.status.code(), Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_rare_is_in_the_sample() {
+    let project = Project::new();
+    std::fs::remove_dir_all(project.root().join("domains")).unwrap();
+    project.write("streams/orders.yaml", "stream: orders\ndomain: sales\nenvelope: { type: type, time: at }\n");
+    let line = |name: &str, rest: &str| format!(r#"{{"type":"{name}","at":"2024-01-01T00:00:00Z",{rest}}}"#) + "\n";
+    let mut lines: String = (0..20_000).map(|number| line("many", &format!(r#""n":{number}"#))).collect();
+    lines += &line("rare", r#""only":true"#);
+    project.write("inbox/orders/a.jsonl", &lines);
+    project.succeed(&["ingest", "--once"]).await;
+    let proposed = project.succeed(&["streams", "infer", "orders", "--events", "100"]).await;
+    assert!(proposed.contains("from 1,096 of 20,001 events"), "1,000 of one type, and one in 201 after it\n{proposed}");
+    assert!(proposed.contains("only: { type: bool }"), "{proposed}");
+    let proposed = project.succeed(&["streams", "infer", "orders"]).await;
+    assert!(proposed.contains("from 20,001 events that landed"), "{proposed}");
+}

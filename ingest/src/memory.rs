@@ -134,6 +134,11 @@ impl Memory {
         Some(Share { memory: self.clone(), permit })
     }
 
+    /// The most bytes that an event may have, so that the largest share has room for it.
+    pub fn most_event_bytes(&self) -> usize {
+        self.at_most(usize::MAX) / PER_BYTE
+    }
+
     /// So much of `bytes` as one share may have.
     pub fn at_most(&self, bytes: usize) -> usize {
         bytes.min((self.bytes - self.bytes / AHEAD_PART) / LARGEST_SHARE)

@@ -110,6 +110,11 @@ impl TablePath {
         Path::from(format!("{}/_starmere/stopped/{source}/{topic}/{incarnation}/{partition}.json", self.0))
     }
 
+    /// The files of a source that were not landed.
+    pub fn refused(&self, source: &str) -> Path {
+        Path::from(format!("{}/_starmere/refused/{}.json", self.0, escape(source)))
+    }
+
     /// The folder of [`Self::schema`].
     pub fn schemas_folder(&self) -> Path {
         Path::from(format!("{}/_starmere/schemas", self.0))

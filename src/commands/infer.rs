@@ -1,10 +1,13 @@
 //! `starmere streams infer`: a definition for what has landed, proposed.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int32Type;
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Int32Type};
+use futures::StreamExt as _;
 use starmere_ingest::envelope::TypeOf;
 use starmere_lake::formats::{Convention, Encoding};
 use starmere_lake::provider::PinnedTable;
@@ -14,8 +17,13 @@ use starmere_models::infer::{Proposed, ProposedKind, Shape, Shapes, snake_case};
 use super::inspect::{Cell, Holds, listing};
 use crate::command_line::{Format, Infer};
 use crate::failure::Mendable;
-use crate::output::{Output, counted};
+use crate::output::{Output, count, counted};
 use crate::project::Opened;
+
+/// So many events of each type and version are looked at, however many others there are.
+const OF_EACH: u64 = 1000;
+/// ... of so many types and versions: more are a mistake in the mapping.
+const MOST_KINDS: usize = 1000;
 
 pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> anyhow::Result<()> {
     let (stream, mapping) = opened.stream(&arguments.stream)?;
@@ -23,11 +31,11 @@ pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> 
         let hint = "land some: `starmere ingest`; a definition with any envelope will do";
         return Err(Mendable::error(format!("nothing has landed in `{}`", arguments.stream), hint));
     };
+    let mut sample = Sample::new(snapshot.rows().unwrap_or_default(), arguments.events);
     let session = opened.engine.session();
     session.register_table("s", Arc::new(PinnedTable::new(opened.warehouse.store(), snapshot)))?;
     let columns = "event_type, event_version, rejection, payload, key, headers, op";
-    let query = format!("SELECT {columns} FROM s LIMIT {}", arguments.events);
-    let batches = session.sql(&query).await?.collect().await?;
+    let mut batches = session.sql(&format!("SELECT {columns} FROM s")).await?.execute_stream().await?;
     let convention = mapping.format.convention;
     let is_text = matches!(mapping.format.encoding, Encoding::Csv { .. });
     let event_type = match &mapping.event_type {
@@ -48,15 +56,64 @@ pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> 
     };
     let payloads = Payloads::of(&definition, stream.table()).await?;
     let (mut shapes, mut rejects, mut unreadable) = (Shapes::new(), Shape::default(), 0);
-    for batch in &batches {
-        let batch = payloads.texts(batch, stream.table())?;
+    while let Some(batch) = batches.next().await {
+        let batch = payloads.texts(&sample.of(&batch?)?, stream.table())?;
         unreadable += add(&batch, is_text, &mut shapes, &mut rejects);
     }
     let envelope = envelope.into_iter().flatten().collect();
-    let found = Found { shapes, rejects, unreadable, convention, envelope };
+    let found = Found { sample, shapes, rejects, unreadable, convention, envelope };
     match output.format() {
         Format::Table => output.text(&found.definition(&arguments.stream)),
         _ => listing(output, &COLUMNS, &found.rows()),
+    }
+}
+
+/// The events that are looked at: every so many, and some of each kind.
+struct Sample {
+    /// One in so many.
+    step: u64,
+    seen: u64,
+    taken: u64,
+    /// Taken of each type and version; rejects have none.
+    kinds: HashMap<Kind, u64>,
+}
+
+/// Type and version.
+type Kind = (Option<String>, Option<i32>);
+
+impl Sample {
+    fn new(rows: u64, most: u32) -> Self {
+        Self { step: rows.div_ceil(u64::from(most)).max(1), seen: 0, taken: 0, kinds: HashMap::new() }
+    }
+
+    fn of(&mut self, batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
+        let types = batch.column_by_name("event_type").expect("the query asks for it");
+        let types = cast(types, &DataType::Utf8)?;
+        let versions = batch.column_by_name("event_version").expect("the query asks for it");
+        let versions = versions.as_primitive::<Int32Type>();
+        let mut takes = Vec::with_capacity(batch.num_rows());
+        for (name, version) in types.as_string::<i32>().iter().zip(versions) {
+            let kind = (name.map(str::to_owned), version);
+            let taken = match self.kinds.len() < MOST_KINDS || self.kinds.contains_key(&kind) {
+                true => Some(self.kinds.entry(kind).or_default()),
+                false => None,
+            };
+            let takes_it = self.seen.is_multiple_of(self.step) || taken.as_ref().is_some_and(|taken| **taken < OF_EACH);
+            self.seen += 1;
+            self.taken += u64::from(takes_it);
+            if let Some(taken) = taken {
+                *taken += u64::from(takes_it);
+            }
+            takes.push(takes_it);
+        }
+        Ok(filter_record_batch(batch, &BooleanArray::from(takes))?)
+    }
+
+    fn words(&self) -> String {
+        match self.seen == self.taken {
+            true => counted(self.seen, "event", "events"),
+            false => format!("{} of {}", count(self.taken), counted(self.seen, "event", "events")),
+        }
     }
 }
 
@@ -96,6 +153,7 @@ const COLUMNS: [(&str, Holds); 10] = [
 ];
 
 struct Found {
+    sample: Sample,
     shapes: Shapes,
     rejects: Shape,
     unreadable: u64,
@@ -122,8 +180,9 @@ impl Found {
     }
 
     fn definition(&self, stream: &str) -> String {
+        let sample = self.sample.words();
         let mut text =
-            format!("# Proposed for streams/{stream}.yaml, from what has landed; read it before you use it.\n");
+            format!("# Proposed for streams/{stream}.yaml, from {sample} that landed; read it before you use it.\n");
         let events: u64 = self.shapes.values().map(|shape| shape.events).sum();
         if self.rejects.events > events {
             self.envelope(stream, &mut text);

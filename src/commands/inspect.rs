@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::command_line::{Format, Status};
 use crate::health::{self, StreamHealth};
-use crate::output::{Output, bytes, count};
+use crate::output::{Output, bytes, count, counted};
 use crate::project::Opened;
 
 /// A value of a listing: people see it in words, programs as it is.
@@ -193,11 +193,20 @@ async fn tables(opened: &Opened, newest: &CatalogSnapshot, output: &Output) -> a
     listing(output, &columns, &rows)
 }
 
+/// So many refused files of a source are named.
+const MOST_REFUSED: usize = 20;
+
 async fn sources(opened: &Opened, output: &Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for partition in health::partitions(opened, true).await? {
         if let Some(stop) = &partition.stopped {
             output.say(super::ingest::stopped(stop));
+        }
+        for refused in partition.refused.iter().take(MOST_REFUSED) {
+            output.say(format!("refused {}: {}", refused.path, refused.reason));
+        }
+        if let Some(more) = partition.refused.len().checked_sub(MOST_REFUSED).filter(|&more| more > 0) {
+            output.say(format!("and {} more of `{}`", counted(more as u64, "file", "files"), partition.source));
         }
         let (topic, number) = partition.topic.clone().unzip();
         let inputs = topic.is_none().then_some(partition.inputs);
@@ -213,6 +222,7 @@ async fn sources(opened: &Opened, output: &Output) -> anyhow::Result<()> {
             partition.events_per_second.map_or(Cell::Nothing, |rate| Cell::Number(rate.round() as u64)),
             partition.last_landed.map_or(Cell::Nothing, moment),
             Cell::Flag(partition.stopped.is_some()),
+            inputs.map_or(Cell::Nothing, |_| Cell::Number(partition.refused.len() as u64)),
         ]);
     }
     if rows.is_empty() && output.format() == Format::Table {
@@ -229,6 +239,7 @@ async fn sources(opened: &Opened, output: &Output) -> anyhow::Result<()> {
         ("events/s", Holds::Number),
         ("last landed (UTC)", Holds::Text),
         ("stopped", Holds::Flag),
+        ("refused", Holds::Number),
     ];
     listing(output, &columns, &rows)
 }

@@ -1,7 +1,7 @@
 //! Which file is which: the pure decision.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use starmere_lake::landing::SourcePartition;
@@ -77,8 +77,9 @@ pub enum Decision {
     Unchanged { known: usize },
     /// Land what comes after the landed bytes of this known file.
     Continue { known: usize },
-    /// Its content has landed from another file that is still there.
-    Copy { known: usize },
+    /// Its content has landed from another file that is still there; as this incarnation of its path it is known from
+    /// now on.
+    Copy { known: usize, incarnation: u32 },
     /// Its content lands from this other file of the same run.
     Twin { of: usize },
     /// Land all of it, as this incarnation of its path.
@@ -117,16 +118,23 @@ pub fn decide(known: &[Known], observed: &[Observed]) -> Vec<Decision> {
             claimed[index] = true;
             *decision = Some(Decision::Continue { known: index });
         } else if let Some((index, _)) = longest(false) {
-            *decision = Some(Decision::Copy { known: index });
+            *decision = Some(Decision::Copy { known: index, incarnation: next_incarnation(known, &file.path) });
         }
     }
-    // What is left is new; but where a path's former content is nowhere, somebody has replaced it.
+    // What is left is new; but where a path's former content is nowhere, not in a copy either, it was replaced.
+    let claimed_contents: HashSet<(u64, &str)> = known
+        .iter()
+        .zip(&claimed)
+        .filter(|&(_, &claimed)| claimed)
+        .map(|(file, _)| (file.mark.length, file.mark.digest.as_str()))
+        .collect();
+    let is_nowhere = |mark: &Mark| !claimed_contents.contains(&(mark.length, mark.digest.as_str()));
     observed
         .iter()
         .zip(decisions)
         .map(|(file, decision)| {
             decision.unwrap_or_else(|| match at(&file.path) {
-                Some(index) if !claimed[index] => Decision::Replaced { known: index },
+                Some(index) if is_nowhere(&known[index].mark) => Decision::Replaced { known: index },
                 _ => Decision::New { incarnation: next_incarnation(known, &file.path) },
             })
         })

@@ -21,10 +21,12 @@ mod containers;
 mod identity;
 mod read;
 mod records;
+mod refused;
 mod run;
 #[cfg(test)]
 mod tests;
 
 pub use identity::{Decision, Mark, Observed, decide, find_twins};
 pub use read::check_pattern;
-pub use run::{Progress, Refused, Report, Source, land};
+pub use refused::{Refused, record_refused, refused};
+pub use run::{Progress, Report, Source, land};

@@ -20,6 +20,9 @@ pub(super) struct Found {
     pub(super) seen: Seen,
 }
 
+/// What cannot be looked at, and why.
+type Unreadable = Vec<(String, Error)>;
+
 /// Refuses a pattern that is none. Whatever has no wildcard is one.
 pub fn check_pattern(pattern: &Path) -> Result<()> {
     let text = pattern.to_string_lossy();
@@ -31,8 +34,9 @@ fn glob(text: &str) -> Result<globset::Glob> {
     globset::GlobBuilder::new(text).literal_separator(true).build().map_err(failed)
 }
 
-/// The files of `pattern`: a file, a folder or a glob. Hidden files are left out. Sorted by name.
-pub(super) fn find(pattern: &Path) -> Result<Vec<Found>> {
+/// The files of `pattern`: a file, a folder or a glob; and what cannot be looked at. Hidden files are left out. Sorted by
+/// name.
+pub(super) fn find(pattern: &Path) -> Result<(Vec<Found>, Unreadable)> {
     let text = pattern.to_string_lossy();
     let is_glob = !pattern.exists() && text.contains(['*', '?', '[', '{']);
     let root = if is_glob {
@@ -46,24 +50,36 @@ pub(super) fn find(pattern: &Path) -> Result<Vec<Found>> {
     };
     let matcher = is_glob.then(|| glob(&text)).transpose()?.map(|glob| glob.compile_matcher());
     let base = if root.is_file() { root.parent().unwrap_or(&root).to_path_buf() } else { root.clone() };
-    let failed = Error::read;
-    let mut found = Vec::new();
+    let name = |path: &Path| path.strip_prefix(&base).unwrap_or(path).to_string_lossy().replace('\\', "/");
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
     let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
     for entry in walkdir::WalkDir::new(&root).follow_links(true).into_iter().filter_entry(|entry| !hidden(entry)) {
-        let entry = entry.map_err(|error| {
-            let path = error.path().unwrap_or(&root).to_path_buf();
-            failed(&path, error.into_io_error().unwrap_or_else(|| io::Error::other("a loop of links")))
-        })?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            // Without its root a source has nothing.
+            Err(error) => {
+                let (depth, path) = (error.depth(), error.path().unwrap_or(&root).to_path_buf());
+                let cause = error.into_io_error().unwrap_or_else(|| io::Error::other("a loop of links"));
+                match depth {
+                    0 => return Err(Error::read(&path, cause)),
+                    _ => unreadable.push((name(&path), Error::read(&path, cause))),
+                }
+                continue;
+            }
+        };
         let path = entry.path();
         if !entry.file_type().is_file() || matcher.as_ref().is_some_and(|matcher| !matcher.is_match(path)) {
             continue;
         }
-        let name = path.strip_prefix(&base).unwrap_or(path).to_string_lossy().replace('\\', "/");
-        let seen = seen(&std::fs::metadata(path).map_err(|error| failed(path, error))?);
-        found.push(Found { name, path: path.to_path_buf(), seen });
+        match std::fs::metadata(path) {
+            Ok(metadata) => {
+                found.push(Found { name: name(path), path: path.to_path_buf(), seen: seen(&metadata) });
+            }
+            Err(error) => unreadable.push((name(path), Error::read(path, error))),
+        }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    Ok((found, unreadable))
 }
 
 fn seen(metadata: &std::fs::Metadata) -> Seen {

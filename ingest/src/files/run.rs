@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::containers::{self, Container};
 use super::identity::{self, Decision, Known, Mark};
 use super::read::{self, Found, Index};
+use super::refused::Refused;
 use crate::envelope::{Mapping, Reader};
 use crate::marks::marks;
 use crate::memory::Memory;
@@ -40,13 +41,6 @@ pub struct Progress {
     pub files: AtomicU64,
     pub bytes: AtomicU64,
     pub events: AtomicU64,
-}
-
-/// A file that was not landed, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    pub path: String,
-    pub reason: String,
 }
 
 /// What came of it.
@@ -145,7 +139,10 @@ pub(super) struct Stopped;
 
 impl Reading {
     fn run(mut self) -> Result<Report> {
-        let mut found = read::find(&self.source.pattern)?;
+        let (mut found, unreadable) = read::find(&self.source.pattern)?;
+        for (path, error) in unreadable {
+            self.refuse(&path, &error);
+        }
         if let (Some(topic), [only]) = (&self.source.topic, found.as_mut_slice()) {
             only.name.clone_from(topic);
         }
@@ -188,7 +185,12 @@ impl Reading {
     fn file(&mut self, file: &Found, decision: &Decision) -> Result<Result<(), Stopped>> {
         match *decision {
             Decision::Unchanged { .. } => self.report.files_unchanged += 1,
-            Decision::Copy { .. } | Decision::Twin { .. } => self.report.files_copied += 1,
+            Decision::Copy { known, incarnation } => {
+                self.report.files_copied += 1;
+                return self.copy(file, self.partition(file, incarnation), known);
+            }
+            // The next run knows what it is a copy of.
+            Decision::Twin { .. } => self.report.files_copied += 1,
             Decision::Replaced { known } => {
                 let mark = &self.known[known].mark;
                 let reason = format!(
@@ -204,15 +206,33 @@ impl Reading {
                 self.report.files_continued += 1;
                 return Ok(landed);
             }
+            // Nothing to know it by.
+            Decision::New { .. } if file.seen.size == 0 => self.report.files_unchanged += 1,
             Decision::New { incarnation } => {
-                let topic = file.name.clone();
-                let partition = SourcePartition { source: self.source.name.clone(), topic, incarnation, partition: 0 };
-                let landed = self.content(file, partition, None)?;
+                let landed = self.content(file, self.partition(file, incarnation), None)?;
                 self.report.files_new += 1;
                 return Ok(landed);
             }
         }
         Ok(Ok(()))
+    }
+
+    fn partition(&self, file: &Found, incarnation: u32) -> SourcePartition {
+        let (source, topic) = (self.source.name.clone(), file.name.clone());
+        SourcePartition { source, topic, incarnation, partition: 0 }
+    }
+
+    /// Lands no rows, but the knowledge that a file's content has landed from another: either may grow from here.
+    fn copy(&mut self, file: &Found, partition: SourcePartition, original: usize) -> Result<Result<(), Stopped>> {
+        let original = &self.known[original].mark;
+        if original.is_partial {
+            return Ok(Ok(()));
+        }
+        let mark = Mark { path: file.name.clone(), seen: Some(file.seen.clone()), ..original.clone() };
+        let position = mark.position.unwrap_or(mark.length as i64);
+        self.begin(partition, 0);
+        self.batch.mark(position, serde_json::to_value(mark).ok());
+        self.flush_parts()
     }
 
     /// Lands what a file has behind what `landed` says.

@@ -210,10 +210,52 @@ async fn copies_that_come_at_once_are_copies_too() {
     assert_eq!(report.counts.types.iter().collect::<Vec<_>>(), [("t", 600)]);
     let report = world.land().await;
     assert_eq!((report.counts.events, report.files_copied, report.files_unchanged), (0, 2, 2));
+    let report = world.land().await;
+    assert_eq!((report.commits, report.files_copied, report.files_unchanged), (0, 0, 4), "from now on they are known");
     // One goes on, and a file with all of it comes at once.
     world.write("other", events(300..601));
     world.write("another", events(300..601));
     assert_eq!((world.land().await.counts.events, world.rows().await), (1, 601));
+}
+
+#[tokio::test]
+async fn a_copy_stays_one_when_its_original_grows_and_grows_itself() {
+    let world = World::new();
+    world.write("a", events(0..100));
+    world.land().await;
+    world.write("copy", events(0..100));
+    world.write("empty", "");
+    assert_eq!(world.land().await.files_copied, 1);
+    world.write("a", events(0..103));
+    assert_eq!((world.land().await.counts.events, world.rows().await), (3, 103));
+    world.write("copy", events(0..100) + &events(500..505));
+    let report = world.land().await;
+    assert_eq!((report.counts.events, report.files_continued, world.rows().await), (5, 1, 108));
+    let report = world.land().await;
+    assert_eq!((report.commits, report.files_new, report.files_unchanged), (0, 0, 3));
+}
+
+#[tokio::test]
+async fn a_log_that_is_copied_and_cut_off_lands_once() {
+    let world = World::new();
+    let mut landed = 0;
+    for round in 0..4 {
+        // As logrotate does with `copytruncate`, with a run between each two steps.
+        let lines = events(round * 100..round * 100 + 50);
+        world.write("log", &lines);
+        landed += 50;
+        let report = world.land().await;
+        assert_eq!((report.counts.events, report.refused), (50, vec![]));
+        for place in (1..3).rev().filter(|place| world.path(&format!("log.{place}")).exists()) {
+            world.rename(&format!("log.{place}"), &format!("log.{}", place + 1));
+            assert_eq!((world.land().await.refused, world.rows().await), (vec![], landed));
+        }
+        world.write("log.1", &lines);
+        let report = world.land().await;
+        assert_eq!((report.counts.events, report.files_copied, report.refused), (0, 1, vec![]));
+        world.write("log", "");
+        assert_eq!((world.land().await.refused, world.rows().await), (vec![], landed));
+    }
 }
 
 #[tokio::test]

@@ -108,6 +108,15 @@ impl ConsumerContext for Context {
     }
 }
 
+/// Why librdkafka has no such setting, or none with such a value.
+pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
+    match ClientConfig::new().set(name, value).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(_, reason, ..)) => Err(reason.trim_end().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A consumer that is in no group yet. `once`: ends of partitions are told; `ahead`: bytes of each partition that it
 /// may read ahead.
 pub(super) fn consumer(source: &Source, once: bool, ahead: Option<usize>) -> KafkaResult<Arc<BaseConsumer<Context>>> {

@@ -33,6 +33,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+pub use consumer::check_setting;
 pub use registry::Registry;
 pub use run::{Report, Until, check_pattern, ends, land};
 pub use stopped::{Stop, Why, go_on, stops};

@@ -250,6 +250,34 @@ async fn a_topic_that_was_made_again_stops_until_it_is_told_to_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_expired_before_they_landed_stop_their_partition_until_it_is_told_to_go_on() {
+    let world = World::new(2);
+    world.produce(2, 0..100);
+    world.drain().await;
+    // The mock cluster keeps 5 MiB of a partition.
+    let text = "x".repeat(4000);
+    for _ in 0..2000 {
+        let record = BaseRecord::<str, str>::to(TOPIC).partition(0).payload(&text);
+        world.producer.send(record).map_err(|(error, _)| error).unwrap();
+        if world.producer.in_flight_count() > 500 {
+            world.producer.flush(Duration::from_secs(20)).unwrap();
+        }
+    }
+    world.producer.flush(Duration::from_secs(20)).unwrap();
+    world.produce(2, 100..200);
+    let report = world.drain().await;
+    assert_eq!(report.counts.events, 50, "the other partition goes on");
+    let [stop] = report.stops.as_slice() else { panic!("{:?}", report.stops) };
+    let Why::Expired { position, earliest } = stop.why else { panic!("{stop}") };
+    assert_eq!((stop.partition.partition, position), (0, 50));
+    assert!(earliest > 50, "{earliest}");
+    assert_eq!(world.drain().await.counts.events, 0, "it stays stopped");
+    assert!(go_on(&world.stream, stop).await.unwrap());
+    assert_eq!(world.drain().await.counts.events, (50 + 2000 + 50 - earliest) as u64);
+    assert_eq!((world.drain().await.counts.events, stops(&world.stream).await.unwrap().len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_begins_where_it_is_told_to() {
     let world = World::new(2);
     world.produce(2, 0..100);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sha2::Digest;
-use starmere_ingest::files::{Progress, Refused, Report, Source, land};
+use starmere_ingest::files::{Progress, Refused, Report, Source, land, record_refused};
 use tokio_util::sync::CancellationToken;
 
 use super::{Feed, From, shown, undescribed};
@@ -50,28 +50,45 @@ pub(super) async fn follow_all(opened: &Opened, feeds: &[&Feed], output: &Output
 /// What has been said of a source that is looked at again and again.
 #[derive(Default)]
 struct Told {
-    refused: Vec<Refused>,
+    refused: Option<Vec<Refused>>,
     trouble: Option<String>,
 }
 
 /// Lands what is new in one source, and tells only what was not told before.
 async fn follow(opened: &Opened, feed: &Feed, source: &Source, output: &Output, told: &mut Told) -> anyhow::Result<()> {
     let report = once(opened, feed, source, output, false).await?;
-    for refused in report.refused.iter().filter(|refused| !told.refused.contains(refused)) {
-        output.say(format!("refused {}: {}", refused.path, refused.reason));
+    if told.refused.as_ref() == Some(&report.refused) {
+        return Ok(());
     }
-    told.refused = report.refused;
+    let known = told.refused.take().unwrap_or_default();
+    tell(report.refused.iter().filter(|refused| !known.contains(refused)), output);
+    record_refused(&feed.stream, &source.name, &report.refused).await?;
+    told.refused = Some(report.refused);
     Ok(())
 }
 
-/// Lands what is new in one source; `always` says something even where nothing is.
-pub(super) async fn once(
+/// Lands what is new in one source; tells, and writes down, what is refused.
+pub(super) async fn drain(
     opened: &Opened,
     feed: &Feed,
     source: &Source,
     output: &Output,
     always: bool,
 ) -> anyhow::Result<Report> {
+    let report = once(opened, feed, source, output, always).await?;
+    tell(&report.refused, output);
+    record_refused(&feed.stream, &source.name, &report.refused).await?;
+    Ok(report)
+}
+
+fn tell<'a>(refused: impl IntoIterator<Item = &'a Refused>, output: &Output) {
+    for Refused { path, reason } in refused {
+        output.say(format!("refused {path}: {reason}"));
+    }
+}
+
+/// Lands what is new in one source; `always` says something even where nothing is.
+async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output, always: bool) -> anyhow::Result<Report> {
     let Feed { stream, mapping, .. } = feed;
     if always && !source.pattern.exists() && !source.pattern.to_string_lossy().contains(['*', '?', '[', '{']) {
         let hint = format!("mend `sources.{}` in starmere.yaml, or make it", source.name);
@@ -89,16 +106,10 @@ pub(super) async fn once(
     if let Some(words) = undescribed(opened, stream.name(), &report.counts.types) {
         output.say(words);
     }
-    if always {
-        for refused in &report.refused {
-            output.say(format!("refused {}: {}", refused.path, refused.reason));
-        }
-        if report.files_waiting > 0 {
-            let files = counted(report.files_waiting, "file waits", "files wait");
-            output.say(format!(
-                "{files} for the end of the last line or block (--end-of-input takes a last line as it is)"
-            ));
-        }
+    if always && report.files_waiting > 0 {
+        let files = counted(report.files_waiting, "file waits", "files wait");
+        output
+            .say(format!("{files} for the end of the last line or block (--end-of-input takes a last line as it is)"));
     }
     Ok(report)
 }
@@ -151,9 +162,11 @@ pub(super) async fn one_file(
     };
     let (stream, mapping) = opened.stream(stream)?;
     let feed = Feed { stream, mapping, from: From::Files(source.clone()), schedule: None };
-    match once(opened, &feed, &source, output, true).await?.refused.as_slice() {
-        [] => Ok(()),
-        _ => Err(Mendable::error("the file was refused", "see above")),
+    let refused = once(opened, &feed, &source, output, true).await?.refused;
+    tell(&refused, output);
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(Mendable::error("the file was refused", "see above")),
     }
 }
 

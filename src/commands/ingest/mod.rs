@@ -100,7 +100,7 @@ async fn all_once(opened: &Opened, feeds: &[Feed], output: &Output) -> anyhow::R
     for feed in feeds {
         let landed = match &feed.from {
             From::Files(source) => {
-                files::once(opened, feed, source, output, true).await.map(|report| refused += report.refused.len())
+                files::drain(opened, feed, source, output, true).await.map(|report| refused += report.refused.len())
             }
             From::Kafka(source) => {
                 kafka::once(opened, feed, source, output).await.map(|report| stopped += report.stops.len())
@@ -147,7 +147,7 @@ async fn by_schedule(opened: &Opened, feed: &Feed, output: &Output, stop: &Cance
             let Ok(next) = schedule.find_next_occurrence(&now, false) else { return std::future::pending().await };
             tokio::time::sleep((next - now).to_std().unwrap_or_default()).await;
             let drained = match &feed.from {
-                From::Files(source) => files::once(opened, feed, source, output, false).await.map(drop),
+                From::Files(source) => files::drain(opened, feed, source, output, false).await.map(drop),
                 From::Kafka(source) => kafka::once(opened, feed, source, output).await.map(drop),
             };
             if let Err(error) = drained {
