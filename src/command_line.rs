@@ -147,7 +147,7 @@ pub(crate) struct Ingest {
     #[arg(long, requires = "file")]
     pub(crate) name: Option<String>,
     /// Read on a partition that is stopped, and accept what was lost (`starmere status` lists them)
-    #[arg(long, value_name = "SOURCE/TOPIC/PARTITION", conflicts_with_all = ["file", "once", "streams"])]
+    #[arg(long, value_name = "SOURCE/TOPIC/PARTITION", conflicts_with = "file")]
     pub(crate) go_on: Vec<String>,
     /// A last line without newline is an event too (always so for standard input)
     #[arg(long)]

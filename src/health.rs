@@ -118,6 +118,14 @@ pub(crate) async fn partitions(opened: &Opened, rates: bool) -> anyhow::Result<V
                 health.stopped = Some(stop);
             }
         }
+        // What has never landed anything is there too.
+        for (source, file) in opened.project.file.sources.iter().filter(|(_, file)| file.stream == name) {
+            let is_there = of_stream.keys().any(|(of, _)| of == source);
+            if !is_there && (file.kafka.is_none() || !topics.iter().any(|topics| topics.source == *source)) {
+                let key = (source.clone(), None);
+                of_stream.insert(key.clone(), begin(&key));
+            }
+        }
         let of_files =
             opened.project.file.sources.iter().filter(|(_, file)| file.stream == name && file.kafka.is_none());
         for (source, _) in of_files {

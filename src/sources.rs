@@ -202,6 +202,33 @@ impl KafkaFile {
         if let Err(mistake) = self.start() {
             mistakes.push(mistake);
         }
+        if self.partitions.as_ref().is_some_and(Vec::is_empty) {
+            mistakes.push(wrong("`partitions` names none", "name some, or leave it out: then all are read"));
+        }
+        if let Some(number) = self.partitions.iter().flatten().find(|number| **number < 0) {
+            mistakes.push(wrong(format!("there is no partition {number}"), "partitions are counted from 0"));
+        }
+        // As Kafka has them.
+        let is_name = |topic: &str| {
+            topic.len() <= 249
+                && topic.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-'))
+        };
+        let named = self.topics.iter().map(|topic| topic.trim()).filter(|topic| !topic.is_empty());
+        if let Some(topic) = named.filter(|topic| !topic.starts_with('^')).find(|topic| !is_name(topic)) {
+            let hint = "write letters, digits, `.`, `_` and `-`; a pattern begins with `^`";
+            mistakes.push(wrong(format!("`{topic}` is not the name of a topic"), hint));
+        }
+        for (topic, offsets) in &self.offsets {
+            if !has_pattern && !self.topics.contains(topic) {
+                let known = self.topics.iter().map(String::as_str);
+                let hint = starmere_models::define::suggestion(topic, known);
+                mistakes.push(wrong(format!("`offsets` names `{topic}`, which is not read"), hint));
+            }
+            if offsets.iter().any(|(partition, offset)| *partition < 0 || *offset < 0) {
+                let message = format!("`offsets` of `{topic}` has a number below 0");
+                mistakes.push(wrong(message, "partitions and offsets are counted from 0"));
+            }
+        }
         for (name, reason) in OURS.iter().filter(|(name, _)| self.settings.contains_key(*name)) {
             mistakes.push(wrong(format!("`{name}` is no setting of a source's"), *reason));
         }
@@ -321,6 +348,16 @@ mod tests {
         let both = kafka(|file| (file.group, file.partitions) = (Some("g".into()), Some(vec![0])));
         assert_eq!(both, ["the source has both `group` and `partitions`"]);
         assert_eq!(setting("group.id", "g"), ["`group.id` is no setting of a source's"]);
+        assert_eq!(kafka(|file| file.topics = vec!["a b".into()]), ["`a b` is not the name of a topic"]);
+        assert_eq!(kafka(|file| file.partitions = Some(vec![])), ["`partitions` names none"]);
+        assert_eq!(kafka(|file| file.partitions = Some(vec![0, -1])), ["there is no partition -1"]);
+        let offsets = |topic: &str, offset| {
+            let offsets = BTreeMap::from([(topic.to_owned(), BTreeMap::from([(0, offset)]))]);
+            kafka(|file| file.offsets = offsets)
+        };
+        assert_eq!(offsets("orders", 7), none);
+        assert_eq!(offsets("orders", -1), ["`offsets` of `orders` has a number below 0"]);
+        assert_eq!(offsets("order", 7), ["`offsets` names `order`, which is not read"]);
         let unknown = setting("no.such.setting", "1");
         assert_eq!(unknown, ["the setting `no.such.setting`: No such configuration property: \"no.such.setting\""]);
         assert_eq!(setting("session.timeout.ms", "soon").len(), 1);

@@ -228,6 +228,11 @@ impl Reader {
     /// Reads one event. Whatever is wrong with it is said in `rejection`, never by an error.
     pub fn read<'a>(&'a mut self, event: &Incoming<'a>) -> Envelope<'a> {
         let Self { mapping, view, at, time_unit, paths, found } = self;
+        // A CloudEvent in binary mode is whole without data.
+        let is_without_data = event.payload.is_none()
+            && mapping.format.convention == Some(Convention::CloudEvents)
+            && event.header("ce_specversion").is_some();
+        let event = &Incoming { payload: event.payload.or(is_without_data.then_some(b"")), ..*event };
         let is_text = matches!(mapping.format.encoding, Encoding::Json);
         match event.payload {
             None if mapping.tombstone.is_none() => return tombstone(mapping, event),
@@ -288,7 +293,7 @@ impl Reader {
             Some(Convention::Outbox) | None => {}
         }
         if envelope.rejection.is_none() {
-            envelope.rejection = missing(at, found, &envelope);
+            envelope.rejection = missing(at, *time_unit, found, &envelope);
         }
         envelope
     }
@@ -305,7 +310,7 @@ fn tombstone<'a>(mapping: &Mapping, event: &Incoming<'_>) -> Envelope<'a> {
     Envelope { op: Some(DELETE), ..rejected(reason) }
 }
 
-fn missing(at: &At, found: &[Span], envelope: &Envelope<'_>) -> Option<String> {
+fn missing(at: &At, unit: TimeUnit, found: &[Span], envelope: &Envelope<'_>) -> Option<String> {
     let say = |what: &str, path: &str, slot: usize| match found[slot].kind {
         _ if path == NOWHERE => format!("it has no {what}"),
         Kind::Missing => format!("no {what} at `{path}`"),
@@ -315,7 +320,15 @@ fn missing(at: &At, found: &[Span], envelope: &Envelope<'_>) -> Option<String> {
         return Some(say("type", &at.event_type, TYPE));
     }
     if envelope.occurred_at.is_none() {
-        return Some(say("time", &at.time, TIME));
+        let expected = match unit {
+            TimeUnit::Text => "a text as RFC 3339 has it",
+            TimeUnit::Seconds => "a whole number of seconds since 1970",
+            TimeUnit::Milliseconds => "a whole number of milliseconds since 1970",
+            TimeUnit::Microseconds => "a whole number of microseconds since 1970",
+        };
+        let said = say("time", &at.time, TIME);
+        let is_there = found[TIME].kind != Kind::Missing && at.time != NOWHERE;
+        return Some(if is_there { format!("{said}: it is not {expected}, of the years 1 to 9999") } else { said });
     }
     if envelope.version.is_none() {
         return Some(say("version", &at.version, VERSION));
@@ -324,18 +337,20 @@ fn missing(at: &At, found: &[Span], envelope: &Envelope<'_>) -> Option<String> {
 }
 
 fn millis(timestamp: i64) -> Option<i64> {
-    timestamp.checked_mul(1_000)
+    timestamp.checked_mul(1_000).filter(|&at| time::is_possible(at))
 }
 
 fn occurred_at(text: &[u8], span: Span, unit: TimeUnit) -> Option<i64> {
     let factor = match unit {
-        TimeUnit::Text if span.kind == Kind::String => return time::micros(&span.str(text)),
+        TimeUnit::Text if span.kind == Kind::String => {
+            return time::micros(&span.str(text)).filter(|&at| time::is_possible(at));
+        }
         TimeUnit::Text => return None,
         TimeUnit::Seconds => 1_000_000,
         TimeUnit::Milliseconds => 1_000,
         TimeUnit::Microseconds => 1,
     };
-    as_text(text, span)?.parse::<i64>().ok()?.checked_mul(factor)
+    as_text(text, span)?.parse::<i64>().ok()?.checked_mul(factor).filter(|&at| time::is_possible(at))
 }
 
 /// A CloudEvent is known by its source and its id. Its time may be missing; then it is when its source got it.
@@ -452,7 +467,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let cases: [(&[u8], &str); 9] = [
+        let cases: [(&[u8], &str); 10] = [
             (b"", "it is empty"),
             (b"  \r", "it is empty"),
             (b"{\"type\":", "not JSON: expected a value at byte 8"),
@@ -460,7 +475,14 @@ mod tests {
             (br#"{"at":"1970-01-01T00:00:01Z"}"#, "no type at `type`"),
             (br#"{"type":null,"at":"1970-01-01T00:00:01Z"}"#, "the type at `type` cannot be read"),
             (br#"{"type":"paid"}"#, "no time at `at`"),
-            (br#"{"type":"paid","at":"soon"}"#, "the time at `at` cannot be read"),
+            (
+                br#"{"type":"paid","at":"soon"}"#,
+                "the time at `at` cannot be read: it is not a text as RFC 3339 has it, of the years 1 to 9999",
+            ),
+            (
+                br#"{"type":"paid","at":"9999-12-31T00:00:00Z"}"#,
+                "the time at `at` cannot be read: it is not a text as RFC 3339 has it, of the years 1 to 9999",
+            ),
             (br#"{"type":"paid","at":"1970-01-01T00:00:01Z","version":0}"#, "the version at `version` cannot be read"),
         ];
         for (payload, reason) in cases {
@@ -505,6 +527,22 @@ mod tests {
         for (payload, reason) in cases {
             assert_eq!(reader.read(&Incoming::of(payload)).rejection.as_deref(), Some(reason));
         }
+    }
+
+    #[test]
+    fn a_cloud_event_needs_no_data() {
+        let headers: [starmere_lake::formats::Header<'_>; 4] = [
+            ("ce_specversion", Some(b"1.0")),
+            ("ce_id", Some(b"7")),
+            ("ce_source", Some(b"/shop")),
+            ("ce_type", Some(b"opened")),
+        ];
+        let event = Incoming { headers: Some(&headers), timestamp: Some(5), ..Incoming::default() };
+        let mut reader = by(Convention::CloudEvents);
+        let envelope = reader.read(&event);
+        assert_eq!((envelope.id.as_deref(), envelope.op, envelope.rejection), (Some("/shop 7"), None, None));
+        let tombstone = Incoming { key: Some(b"k"), timestamp: Some(5), ..Incoming::default() };
+        assert!(reader.read(&tombstone).rejection.unwrap().starts_with("a tombstone"));
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub struct Batch {
     rows: usize,
     bytes: usize,
     rejects: u64,
+    without_id: u64,
     types: Types,
     parts: Vec<Part>,
     /// The part that rows are added to.
@@ -82,6 +83,8 @@ pub struct Rows {
 pub struct Counts {
     pub events: u64,
     pub rejects: u64,
+    /// Events that have none where the stream's envelope says that their id is.
+    pub without_id: u64,
     /// How many events that were not rejected are of each type.
     pub types: Types,
     /// Payload bytes.
@@ -93,6 +96,7 @@ impl Counts {
     pub fn add(&mut self, other: &Self) {
         self.events += other.events;
         self.rejects += other.rejects;
+        self.without_id += other.without_id;
         self.types.add(&other.types);
         self.bytes += other.bytes;
     }
@@ -189,8 +193,11 @@ impl Batch {
         next: i64,
         id: Option<String>,
     ) -> Result<Pushed> {
+        let asks_for_id = reader.mapping().id.is_some();
         let envelope = reader.read(event);
         let digest = self.row(&envelope, event, position, next, id)?;
+        let is_missing = asks_for_id && envelope.id.is_none() && envelope.rejection.is_none();
+        self.without_id += u64::from(is_missing);
         Ok(Pushed { has_id: envelope.id.is_some(), digest, rejection: envelope.rejection })
     }
 
@@ -274,7 +281,7 @@ impl Batch {
     pub fn finish(mut self) -> Result<Rows> {
         let last = self.chunk()?;
         let (events, bytes) = (self.rows as u64, self.bytes as u64);
-        let counts = Counts { events, rejects: self.rejects, types: self.types, bytes };
+        let counts = Counts { events, rejects: self.rejects, without_id: self.without_id, types: self.types, bytes };
         let landed_at = self.landed_at.unwrap_or_default();
         Ok(Rows { parts: self.parts, counts, last, encoder: self.encoder, landed_at, share: self.share })
     }

@@ -2,6 +2,16 @@
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
+/// The beginning of time: 0001-01-01, in microseconds since 1970.
+pub const BEGINNING: i64 = -62_135_596_800_000_000;
+/// The end of time: 9999-12-31.
+pub const END: i64 = 253_402_214_400_000_000;
+
+/// Whether something can have happened then: from the beginning of time up to its end.
+pub fn is_possible(micros: i64) -> bool {
+    (BEGINNING..END).contains(&micros)
+}
+
 /// Microseconds since 1970 of an RFC 3339 text. Text without an offset is taken as UTC; digits beyond
 /// microseconds are cut. `None` where the text is no time.
 pub fn micros(text: &str) -> Option<i64> {

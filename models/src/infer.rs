@@ -29,7 +29,7 @@ pub struct Shape {
     /// By dotted path, in the order in which they were seen first.
     paths: IndexMap<String, Seen>,
     /// Names that no path can say, since they have dots, and those beyond the most.
-    unreachable: u64,
+    unreachable: HashSet<u64>,
     /// Everything is text, as in CSV: what looks like a number is one.
     is_text: bool,
 }
@@ -41,6 +41,8 @@ struct Seen {
     nulls: u64,
     bools: u64,
     integers: u64,
+    /// Of more than 64 bits.
+    long_integers: u64,
     /// Numbers with a fraction, and their most digits before and after the point.
     fractions: u64,
     whole: usize,
@@ -116,7 +118,9 @@ impl Shape {
                 || name.is_empty()
                 || (self.paths.len() >= MOST_PATHS && !self.paths.contains_key(&path))
             {
-                self.unreachable += 1;
+                if self.unreachable.len() < MOST_DISTINCT {
+                    self.unreachable.insert(xxh3_64(path.as_bytes()));
+                }
                 continue;
             }
             let value = value.get();
@@ -129,9 +133,9 @@ impl Shape {
         }
     }
 
-    /// Names that no path can say.
+    /// How many names no path can say.
     pub fn unreachable(&self) -> u64 {
-        self.unreachable
+        self.unreachable.len() as u64
     }
 
     /// The fields below `prefix` (all of them where it is empty), named without it.
@@ -250,6 +254,12 @@ impl Seen {
     }
 
     fn number(&mut self, value: &str) {
+        let digits = value.trim_start_matches('-');
+        if value.parse::<i64>().is_err() && digits.len() <= 38 && digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            self.long_integers += 1;
+            self.whole = self.whole.max(digits.len());
+            return;
+        }
         if let Ok(integer) = value.parse::<i64>() {
             self.least = if self.integers == 0 { integer } else { self.least.min(integer) };
             self.integers += 1;
@@ -262,8 +272,14 @@ impl Seen {
                 self.whole = self.whole.max(whole.trim_start_matches('-').len());
                 self.scale = self.scale.max(fraction.trim_end_matches('0').len());
             }
+            // No type has numbers as large as that.
+            _ if value.parse::<f64>().is_ok_and(f64::is_infinite) => self.texts += 1,
             _ => self.floats += 1,
         }
+    }
+
+    fn numbers(&self) -> u64 {
+        self.integers + self.long_integers + self.fractions + self.floats
     }
 
     fn text(&mut self, value: &str) {
@@ -305,7 +321,7 @@ impl Seen {
             return None;
         }
         let value = |kind: FieldType, agree: u64| Some((ProposedKind::Value(kind), agree, self.others(kind)));
-        let (numbers, strings) = (self.integers + self.fractions + self.floats, self.times + self.dates + self.texts);
+        let (numbers, strings) = (self.numbers(), self.times + self.dates + self.texts);
         let scalars = numbers + strings + self.bools;
         if self.arrays == values
             && self.mixed == 0
@@ -333,7 +349,11 @@ impl Seen {
             () if numbers == values && self.floats == 0 && self.whole + self.scale <= 18 && self.scale <= 6 => {
                 value(FieldType::Decimal(18, self.scale.max(2) as i8), values)
             }
-            () if numbers == values => value(FieldType::Double, values),
+            () if numbers == values && self.long_integers > 0 && self.floats == 0 && self.whole + self.scale <= 38 => {
+                let (precision, scale) = ((self.whole + self.scale).max(20), self.scale);
+                value(FieldType::Decimal(precision as u8, scale as i8), values)
+            }
+            () if numbers == values && self.long_integers == 0 => value(FieldType::Double, values),
             () if self.dates == values => value(FieldType::Date, values),
             () if self.times + self.dates == values => value(FieldType::Timestamp, values),
             () => value(FieldType::String, strings.max(1)),
@@ -341,7 +361,7 @@ impl Seen {
     }
 
     fn others(&self, kind: FieldType) -> Option<String> {
-        let numbers = self.integers + self.fractions + self.floats;
+        let numbers = self.numbers();
         let strings = self.times + self.dates + self.texts;
         let others: Vec<String> = match kind {
             FieldType::String => vec![(numbers, "numbers"), (self.bools, "true or false")],
@@ -404,6 +424,10 @@ mod tests {
         assert_eq!(types(&[r#"{"a":1}"#, r#"{"a":-1.25}"#]), ["a decimal(18,2)"]);
         assert_eq!(types(&[r#"{"a":1.12345678}"#]), ["a double"]);
         assert_eq!(types(&[r#"{"a":1e3}"#]), ["a double"]);
+        assert_eq!(types(&[r#"{"a":1}"#, r#"{"a":9223372036854775808}"#]), ["a decimal(20,0)"]);
+        assert_eq!(types(&[r#"{"a":-12345678901234567890123}"#, r#"{"a":0.5}"#]), ["a decimal(24,1)"]);
+        assert_eq!(types(&[r#"{"a":9223372036854775808}"#, r#"{"a":1e3}"#]), ["a string"]);
+        assert_eq!(types(&[r#"{"a":1e400}"#, r#"{"a":1e3}"#]), ["a string"]);
         assert_eq!(types(&[r#"{"a":true}"#, r#"{"a":null}"#, "{}"]), ["a bool"]);
         assert_eq!(types(&[r#"{"a":"2024-01-31"}"#]), ["a date"]);
         assert_eq!(types(&[r#"{"a":"2024-01-31T00:00:00Z"}"#, r#"{"a":"2024-01-31"}"#]), ["a timestamp"]);

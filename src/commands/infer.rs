@@ -229,9 +229,11 @@ impl Found {
                 None => writeln!(text, "  # {missing}"),
             };
         };
-        line("id", &found.id, "id: none was found; without one, an event that is sent again counts again");
-        line("type", &found.event_type, "type: none was found; write `constant_type: NAME` if all are of one type");
-        line("version", &found.version, "version: none was found; all are version 1");
+        if self.convention.is_none() {
+            line("id", &found.id, "id: none was found; without one, an event that is sent again counts again");
+            line("type", &found.event_type, "type: none was found; write `constant_type: NAME` if all are of one type");
+            line("version", &found.version, "version: none was found; all are version 1");
+        }
         let (time, unit) = found.time.unzip();
         line("time", &time, "time: none was found; `time: $timestamp` is when the source got the event");
         if let Some(unit) = unit.flatten() {

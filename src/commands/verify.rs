@@ -17,7 +17,7 @@ use starmere_lake::provider::PinnedTable;
 use starmere_models::build::{Builder, Built, Watch};
 use starmere_models::resolve::Model;
 
-use crate::command_line::Verify;
+use crate::command_line::{Format, Verify};
 use crate::failure::Mendable;
 use crate::output::{Output, counted};
 use crate::project::Opened;
@@ -63,10 +63,14 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
     }
     let (broken, waiting) = (rows.len() as u64, not_built.len() as u64);
     rows.extend(not_built);
-    if rows.is_empty() {
+    let is_right = rows.is_empty();
+    // A program gets an empty list.
+    if !is_right || output.format() != Format::Table {
+        output.rows(&["table", "finding"], rows)?;
+    }
+    if is_right {
         return Ok(());
     }
-    output.rows(&["table", "finding"], rows)?;
     if broken > 0 {
         anyhow::bail!("{}: the data does not keep its promises", counted(broken, "finding", "findings"));
     }

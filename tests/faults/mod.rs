@@ -91,7 +91,15 @@ async fn land(warehouse: &Warehouse, inbox: &Path) -> Result<()> {
 
 async fn land_folder(stream: &Stream, folder: &Path) -> Result<()> {
     let source = Source { name: "files".into(), pattern: folder.to_path_buf(), topic: None, end_of_input: false };
-    let report = files::land(stream, &mapping(), &source, &Arc::new(Progress::default()), &Memory::default()).await?;
+    let report = files::land(
+        stream,
+        &mapping(),
+        &source,
+        &Arc::new(Progress::default()),
+        &Memory::default(),
+        &CancellationToken::new(),
+    )
+    .await?;
     match report.refused.first() {
         Some(refused) => anyhow::bail!("`{}` was refused: {}", refused.path, refused.reason),
         None => Ok(()),

@@ -12,6 +12,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use starmere_ingest::kafka::{self, Membership, Start, Until};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -111,7 +112,7 @@ impl Web {
 async fn lands_topic(warehouse: &Warehouse, source: &kafka::Source, dies_after: Option<Duration>) {
     let stream = Stream::new("orders", tables::stream(warehouse, "orders"));
     let (mapping, progress, memory) = (mapping(), Arc::default(), Memory::default());
-    let landing = kafka::land(&stream, &mapping, source, &progress, &memory, Until::Drained);
+    let landing = kafka::land(&stream, &mapping, source, &progress, &memory, Until::Drained(CancellationToken::new()));
     let outcome = match dies_after {
         Some(after) => tokio::time::timeout(after, landing).await.unwrap_or_else(|_| Ok(kafka::Report::default())),
         None => landing.await,

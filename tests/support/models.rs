@@ -17,6 +17,7 @@ use starmere_models::resolve::{Definitions, Model, Models, resolve};
 use super::events::STREAMS;
 use super::project::{CUSTOMER, CUSTOMERS, ORDER_LINES, ORDERS};
 use super::tables;
+use tokio_util::sync::CancellationToken;
 
 struct Quiet;
 
@@ -57,7 +58,15 @@ pub(crate) async fn land_inbox(warehouse: &Warehouse, source: &str, inbox: &Path
 /// Lands what is new in a folder, once. Two folders are two sources: in one, files of one name are one file.
 pub(crate) async fn land_folder(stream: &Stream, source: &str, folder: &Path) -> starmere_ingest::Result<()> {
     let source = Source { name: source.into(), pattern: folder.to_path_buf(), topic: None, end_of_input: false };
-    let report = land(stream, &mapping(), &source, &Arc::new(Progress::default()), &Memory::default()).await?;
+    let report = land(
+        stream,
+        &mapping(),
+        &source,
+        &Arc::new(Progress::default()),
+        &Memory::default(),
+        &CancellationToken::new(),
+    )
+    .await?;
     assert!(report.refused.is_empty(), "{report:?}");
     Ok(())
 }

@@ -86,7 +86,14 @@ impl Reading {
             let more = without_panic(|| {
                 let Some(batch) = batches.next().transpose()? else { return Ok::<_, ArrowError>(false) };
                 let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut text);
-                writer.write(&said(&batch)?)?;
+                if batch.columns().iter().any(is_odd) {
+                    // What one row has must not change how others are written.
+                    for row in 0..batch.num_rows() {
+                        writer.write(&said(&batch.slice(row, 1))?)?;
+                    }
+                } else {
+                    writer.write(&batch)?;
+                }
                 writer.finish()?;
                 Ok(true)
             });
@@ -99,7 +106,7 @@ impl Reading {
                 self.push(&Incoming::of(row), &partition, position, position + 1)?;
                 self.count(row.len() as u64);
                 position += 1;
-                if self.batch.is_full() {
+                if self.is_full() {
                     self.batch.mark(position, read::mark(file, &digest, Some(position), false));
                     if self.flush()?.is_err() {
                         return Ok(Err(Stopped));
@@ -174,7 +181,7 @@ impl Reading {
                 position += 1;
                 start = end;
             }
-            if self.batch.is_full() {
+            if self.is_full() {
                 self.batch.mark(position, read::mark(file, &blocks.digest, Some(position), false));
                 if self.flush()?.is_err() {
                     return Ok(Err(Stopped));
@@ -196,7 +203,7 @@ impl Reading {
     ) -> Result<Result<(), Stopped>> {
         let is_whole = matches!(outcome, Ok(true));
         if matches!(outcome, Ok(false)) {
-            self.report.files_waiting += 1;
+            self.report.files_waiting.push(file.name.clone());
         }
         let is_nothing_new = match landed {
             None => position == 0,
@@ -232,20 +239,28 @@ fn retyped(field: &Field, column: &ArrayRef) -> Field {
     field.clone().with_data_type(column.data_type().clone())
 }
 
-fn with_text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    let is_odd = match column.data_type() {
+/// It has numbers that JSON does not have.
+fn is_odd(column: &ArrayRef) -> bool {
+    match column.data_type() {
         DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().any(|value| !value.is_finite()),
         DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().any(|value| !value.is_finite()),
+        DataType::Struct(_) => column.as_struct().columns().iter().any(is_odd),
+        _ => false,
+    }
+}
+
+fn with_text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match column.data_type() {
+        _ if !is_odd(column) => Ok(column.clone()),
         DataType::Struct(fields) => {
             let members = column.as_struct();
             let columns: Vec<ArrayRef> = members.columns().iter().map(with_text).collect::<Result<_, _>>()?;
             let fields: Vec<Field> =
                 fields.iter().zip(&columns).map(|(field, column)| retyped(field, column)).collect();
-            return Ok(Arc::new(StructArray::try_new(fields.into(), columns, members.nulls().cloned())?));
+            Ok(Arc::new(StructArray::try_new(fields.into(), columns, members.nulls().cloned())?))
         }
-        _ => false,
-    };
-    if is_odd { arrow::compute::cast(column, &DataType::Utf8) } else { Ok(column.clone()) }
+        _ => arrow::compute::cast(column, &DataType::Utf8),
+    }
 }
 
 /// The blocks of a file of Avro.

@@ -81,7 +81,7 @@ impl Reading {
             Err(_) => false,
         };
         if !complete && read.is_ok() {
-            self.report.files_waiting += 1;
+            self.report.files_waiting.push(file.name.clone());
         }
         let is_where_it_was = landed.is_some_and(|mark| mark.path == file.name);
         if reading.position == 0 || (reading.position == from as i64 && !complete && is_where_it_was) {
@@ -161,7 +161,7 @@ impl Reading {
                 }
             };
             open.position = next;
-            if self.batch.is_full() {
+            if self.is_full() {
                 self.batch.mark(next, open.mark(false));
                 if self.flush()?.is_err() {
                     return Ok(Err(Stopped));

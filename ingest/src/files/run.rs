@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use starmere_lake::formats::{Encoding, Incoming};
 use starmere_lake::landing::{Outcome, Oversized, SourcePartition, Stream};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::containers::{self, Container};
 use super::identity::{self, Decision, Known, Mark};
@@ -54,19 +55,21 @@ pub struct Report {
     pub files_unchanged: u64,
     pub files_copied: u64,
     /// Files whose last line waits for its newline.
-    pub files_waiting: u64,
+    pub files_waiting: Vec<String>,
     pub refused: Vec<Refused>,
     /// The table's version afterwards.
     pub version: u64,
 }
 
-/// Lands everything that is new, and ends. Safe to be dropped and to be run beside itself.
+/// Lands everything that is new, and ends; what was read by then, where it is told to `stop`. Safe to be dropped and
+/// to be run beside itself.
 pub async fn land(
     stream: &Stream,
     mapping: &Mapping,
     source: &Source,
     progress: &Arc<Progress>,
     memory: &Memory,
+    stop: &CancellationToken,
 ) -> Result<Report> {
     let mut report = Report::default();
     let mut times_behind = 0;
@@ -85,6 +88,7 @@ pub async fn land(
             memory: memory.clone(),
             sender,
             progress: progress.clone(),
+            stop: stop.clone(),
             runtime: tokio::runtime::Handle::current(),
             report: Report::default(),
         };
@@ -130,6 +134,7 @@ pub(super) struct Reading {
     memory: Memory,
     sender: mpsc::Sender<Rows>,
     progress: Arc<Progress>,
+    stop: CancellationToken,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) report: Report,
 }
@@ -289,14 +294,21 @@ impl Reading {
 
     /// Lands what was gathered, where that are many files.
     pub(super) fn flush_parts(&mut self) -> Result<Result<(), Stopped>> {
-        if self.batch.parts() >= BATCH_PARTS { self.flush() } else { Ok(Ok(())) }
+        if self.batch.parts() >= BATCH_PARTS || self.stop.is_cancelled() { self.flush() } else { Ok(Ok(())) }
     }
 
     pub(super) fn flush(&mut self) -> Result<Result<(), Stopped>> {
-        if self.batch.is_empty() {
-            return Ok(Ok(()));
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            if self.sender.blocking_send(batch.finish()?).is_err() {
+                return Ok(Err(Stopped));
+            }
         }
-        let batch = std::mem::take(&mut self.batch);
-        Ok(self.sender.blocking_send(batch.finish()?).map_err(|_| Stopped))
+        Ok(if self.stop.is_cancelled() { Err(Stopped) } else { Ok(()) })
+    }
+
+    /// What was gathered is to be landed now.
+    pub(super) fn is_full(&self) -> bool {
+        self.batch.is_full() || self.stop.is_cancelled()
     }
 }

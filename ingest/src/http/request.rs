@@ -40,6 +40,13 @@ pub(super) fn busy() -> Refusal {
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, message, hint)
 }
 
+/// There will never be memory for a request as large as this.
+fn never(bytes: usize) -> Refusal {
+    let message = format!("a request of {bytes} bytes or more takes more memory than there is");
+    let hint = "send fewer events in a request, or give them more memory (`ingest_memory_mib`)";
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, hint)
+}
+
 /// The whole body, or nothing: a body that is cut off or too large is refused. Comes with the memory that it takes.
 pub(super) async fn whole(
     body: Body,
@@ -59,6 +66,9 @@ pub(super) async fn whole(
         let message = format!("content encoding {encoding:?} is not read here");
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, "send the body as it is"));
     }
+    if let Some(length) = length.filter(|&length| memory.at_most(length) < length) {
+        return Err(never(length));
+    }
     let room = tokio::time::timeout(WAIT_FOR_ROOM, memory.share_of(length.unwrap_or(0))).await;
     let mut share = room.map_err(|_| busy())?;
     let mut stream = body.into_data_stream();
@@ -71,8 +81,9 @@ pub(super) async fn whole(
         if whole.len() + chunk.len() > limit {
             return Err(too_large());
         }
-        if !share.cover(whole.len() + chunk.len()) {
-            return Err(busy());
+        let bytes = whole.len() + chunk.len();
+        if !share.cover(bytes) {
+            return Err(if memory.at_most(bytes) < bytes { never(bytes) } else { busy() });
         }
         whole.extend_from_slice(&chunk);
     }
@@ -149,8 +160,7 @@ pub(super) fn events(body: Bytes, headers: &HeaderMap, mapping: &Mapping) -> Res
 pub(super) fn room(events: &Events, share: &mut Share, memory: &Memory) -> Result<(), Refusal> {
     let bytes = events.body.len() + rows::memory(events.ranges.len(), events.body.len());
     if memory.at_most(bytes) < bytes {
-        let message = format!("a batch of {} events takes more memory than there is", events.ranges.len());
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "send fewer events in a request"));
+        return Err(never(events.body.len()));
     }
     if share.cover(bytes) { Ok(()) } else { Err(busy()) }
 }

@@ -52,8 +52,8 @@ const LEAST_AHEAD: usize = 1 << 20;
 /// How long to read.
 #[derive(Clone, Debug)]
 pub enum Until {
-    /// Until all that is there has landed. No group is joined: all partitions are read.
-    Drained,
+    /// Until all that is there has landed, or told to stop. No group is joined: all partitions are read.
+    Drained(CancellationToken),
     /// Until told to stop; what was read is landed then.
     Stopped(CancellationToken),
 }
@@ -85,7 +85,7 @@ pub async fn land(
     let (stream, source, progress, memory) = (stream.clone(), source.clone(), progress.clone(), memory.clone());
     let (reader, runtime) = (Reader::of(mapping.clone(), &stream).await?, Handle::current());
     let running = move || -> Result<Report> {
-        let once = matches!(until, Until::Drained);
+        let once = matches!(until, Until::Drained(_));
         let ahead = memory.share_ahead(AHEAD);
         let consumer = consumer::consumer(&source, once, Some(of_partition(&source, ahead.as_ref())?));
         let consumer = consumer.map_err(|error| Error::kafka(&source.name, error))?;
@@ -233,7 +233,7 @@ impl Run {
     }
 
     fn is_once(&self) -> bool {
-        matches!(self.until, Until::Drained)
+        matches!(self.until, Until::Drained(_))
     }
 
     fn join(&mut self) -> Result<()> {
@@ -242,7 +242,7 @@ impl Run {
                 let topics: Vec<&str> = self.source.topics.iter().map(String::as_str).collect();
                 return self.consumer.subscribe(&topics).map_err(|error| self.kafka(error));
             }
-            (Membership::Group(_), Until::Drained) => None,
+            (Membership::Group(_), Until::Drained(_)) => None,
             (Membership::Partitions(numbers), _) => Some(numbers.clone()),
         };
         let mut all = Vec::new();
@@ -278,7 +278,7 @@ impl Run {
             self.read_the_table_again()?;
             let stopping = match &self.until {
                 Until::Stopped(stop) => stop.is_cancelled(),
-                Until::Drained => self.is_drained(),
+                Until::Drained(stop) => stop.is_cancelled() || self.is_drained(),
             };
             let full = self.gather.batch.is_full();
             let old = !self.is_once() && self.gather.begun.is_some_and(|begun| begun.elapsed() >= BATCH_AGE);

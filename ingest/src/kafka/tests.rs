@@ -96,9 +96,16 @@ impl World {
     }
 
     async fn drain_of(&self, source: &Source) -> Report {
-        land(&self.stream, &mapping(), source, &Arc::new(Progress::default()), &Memory::default(), Until::Drained)
-            .await
-            .unwrap()
+        land(
+            &self.stream,
+            &mapping(),
+            source,
+            &Arc::new(Progress::default()),
+            &Memory::default(),
+            Until::Drained(CancellationToken::new()),
+        )
+        .await
+        .unwrap()
     }
 
     async fn rows(&self) -> RecordBatch {
@@ -329,10 +336,17 @@ async fn what_is_wrong_with_a_source_is_said() {
     let error = |source: Source| {
         let stream = world.stream.clone();
         async move {
-            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), Until::Drained)
-                .await
-                .unwrap_err()
-                .to_string()
+            land(
+                &stream,
+                &mapping(),
+                &source,
+                &Arc::default(),
+                &Memory::default(),
+                Until::Drained(CancellationToken::new()),
+            )
+            .await
+            .unwrap_err()
+            .to_string()
         }
     };
     let missing = Source { membership: Membership::Partitions(vec![7]), ..world.source() };

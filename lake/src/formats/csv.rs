@@ -95,9 +95,7 @@ impl Parser {
             return Err(format!("more follows the record at byte {read}"));
         }
         self.ends.truncate(fields);
-        if ends_within_quotes(delimiter, record) {
-            return Err("a quote is not closed".to_owned());
-        }
+        quotes_are_right(delimiter, record)?;
         Ok(fields)
     }
 
@@ -133,9 +131,18 @@ impl Within {
     }
 }
 
-/// Whether the last field of a record begins with a quote that has no end.
-fn ends_within_quotes(delimiter: u8, record: &[u8]) -> bool {
-    record.iter().fold(Within::Start, |within, &byte| within.after(byte, delimiter)) == Within::Quotes
+/// Refuses a quote that has no end, and text behind one that has: often a quote that was not closed has met the next.
+fn quotes_are_right(delimiter: u8, record: &[u8]) -> Result<(), String> {
+    let record = record.strip_suffix(b"\r").unwrap_or(record);
+    let mut within = Within::Start;
+    for (place, &byte) in record.iter().enumerate() {
+        let next = within.after(byte, delimiter);
+        if within == Within::Quote && next == Within::Field {
+            return Err(format!("text follows a closing quote, at byte {place}"));
+        }
+        within = next;
+    }
+    if within == Within::Quotes { Err("a quote is not closed".to_owned()) } else { Ok(()) }
 }
 
 fn memchr_count(byte: u8, bytes: &[u8]) -> usize {
@@ -165,6 +172,11 @@ mod tests {
         assert_eq!(json("a,b", b"1,2,3").unwrap_err(), "the record has 3 fields, and the header 2");
         assert_eq!(json("a,b", b"1,\xff").unwrap_err(), "field 2 is not UTF-8");
         assert_eq!(json("a,b", b"").unwrap_err(), "there is no record");
+        for behind in [&b"1,\"2\"x"[..], b"\"1\"x\",2", b"\"1\nx,\"2\",3"] {
+            let reason = json("a,b", behind).unwrap_err();
+            assert!(reason.starts_with("text follows a closing quote") || reason.contains("fields"), "{reason}");
+        }
+        assert_eq!(json("a,b", b"1,\"abc,b\n\"x\"").unwrap_err(), "text follows a closing quote, at byte 10");
         for open in [&b"1,\"2"[..], b"\"1,2", b"1,\"2\"\"", b"1,\"2\"\"\"\""] {
             assert_eq!(json("a,b", open).unwrap_err(), "a quote is not closed", "{}", String::from_utf8_lossy(open));
         }

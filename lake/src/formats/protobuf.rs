@@ -42,7 +42,11 @@ impl Decoder {
         let (message, rest) = self.message(input)?;
         let message =
             DynamicMessage::decode(message, rest).map_err(|error| format!("not a message of its schema: {error}"))?;
-        let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
+        // What is not written is zero, or nothing, where the schema has no other way to say so.
+        let options = SerializeOptions::new()
+            .use_proto_field_name(true)
+            .stringify_64_bit_integers(false)
+            .skip_default_fields(false);
         let mut writer = serde_json::Serializer::new(out);
         message
             .serialize_with_options(&mut writer, &options)
@@ -110,6 +114,15 @@ mod tests {
         assert_eq!(json(&order).unwrap(), expected);
         assert_eq!(json(&[2, 2, 0x0a, 1, b'y']).unwrap(), r#"{"order_id":"y"}"#);
         assert_eq!(json(&[4, 0, 0, 0x08, 1]).unwrap(), r#"{"gift":true}"#);
+    }
+
+    #[test]
+    fn zeros_are_there_and_what_may_be_absent_is_not() {
+        let proto = r#"syntax = "proto3"; message M { int64 n = 1; optional int64 maybe = 2; E state = 3; repeated bool flags = 4; M inner = 5;
+            oneof either { string a = 6; int32 b = 7; } } enum E { NEW = 0; OLD = 1; }"#;
+        let mut out = Vec::new();
+        parse(proto, &[]).unwrap().write(&[0], &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), r#"{"n":0,"state":"NEW","flags":[]}"#);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::failure::Mendable;
 use crate::output::{Output, bytes, counted};
 use crate::project::Opened;
 
+/// So many files are named.
+const MOST_NAMED: usize = 10;
 /// Sources are looked at this often while nothing is new.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,11 +25,11 @@ pub(super) async fn follow_all(opened: &Opened, feeds: &[&Feed], output: &Output
     let mut told: BTreeMap<&str, Told> = BTreeMap::new();
     let looking = async {
         loop {
-            for feed in feeds {
+            for feed in feeds.iter().take_while(|_| !stop.is_cancelled()) {
                 let From::Files(source) = &feed.from else { continue };
                 let name = source.name.as_str();
                 let told = told.entry(name).or_default();
-                match follow(opened, feed, source, output, told).await {
+                match follow(opened, feed, source, output, told, stop).await {
                     Ok(()) => told.trouble = None,
                     Err(error) => {
                         let words = format!("{error:#}");
@@ -38,13 +40,13 @@ pub(super) async fn follow_all(opened: &Opened, feeds: &[&Feed], output: &Output
                     }
                 }
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
         }
     };
-    tokio::select! {
-        () = looking => {}
-        () = stop.cancelled() => {}
-    }
+    looking.await;
 }
 
 /// What has been said of a source that is looked at again and again.
@@ -55,9 +57,16 @@ struct Told {
 }
 
 /// Lands what is new in one source, and tells only what was not told before.
-async fn follow(opened: &Opened, feed: &Feed, source: &Source, output: &Output, told: &mut Told) -> anyhow::Result<()> {
-    let report = once(opened, feed, source, output, false).await?;
-    if told.refused.as_ref() == Some(&report.refused) {
+async fn follow(
+    opened: &Opened,
+    feed: &Feed,
+    source: &Source,
+    output: &Output,
+    told: &mut Told,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let report = once(opened, feed, source, output, false, stop).await?;
+    if stop.is_cancelled() || told.refused.as_ref() == Some(&report.refused) {
         return Ok(());
     }
     let known = told.refused.take().unwrap_or_default();
@@ -74,8 +83,13 @@ pub(super) async fn drain(
     source: &Source,
     output: &Output,
     always: bool,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    let report = once(opened, feed, source, output, always).await?;
+    let report = once(opened, feed, source, output, always, stop).await?;
+    if stop.is_cancelled() {
+        // It has not met all files.
+        return Ok(report);
+    }
     tell(&report.refused, output);
     record_refused(&feed.stream, &source.name, &report.refused).await?;
     Ok(report)
@@ -88,7 +102,14 @@ fn tell<'a>(refused: impl IntoIterator<Item = &'a Refused>, output: &Output) {
 }
 
 /// Lands what is new in one source; `always` says something even where nothing is.
-async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output, always: bool) -> anyhow::Result<Report> {
+async fn once(
+    opened: &Opened,
+    feed: &Feed,
+    source: &Source,
+    output: &Output,
+    always: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<Report> {
     let Feed { stream, mapping, .. } = feed;
     if always && !source.pattern.exists() && !source.pattern.to_string_lossy().contains(['*', '?', '[', '{']) {
         let hint = format!("mend `sources.{}` in starmere.yaml, or make it", source.name);
@@ -96,7 +117,7 @@ async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output, al
     }
     let progress = Arc::new(Progress::default());
     let step = always.then(|| output.step(format!("landing {}", source.name)));
-    let landing = shown(land(stream, mapping, source, &progress, &opened.memory), step.as_ref(), &progress);
+    let landing = shown(land(stream, mapping, source, &progress, &opened.memory, stop), step.as_ref(), &progress);
     let report = landing.await.with_context(|| format!("could not land `{}`", source.name))?;
     if let Some(step) = step {
         step.done(words(&report));
@@ -106,10 +127,13 @@ async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output, al
     if let Some(words) = undescribed(opened, stream.name(), &report.counts.types) {
         output.say(words);
     }
-    if always && report.files_waiting > 0 {
-        let files = counted(report.files_waiting, "file waits", "files wait");
-        output
-            .say(format!("{files} for the end of the last line or block (--end-of-input takes a last line as it is)"));
+    if always && !report.files_waiting.is_empty() {
+        let files = counted(report.files_waiting.len() as u64, "file waits", "files wait");
+        let named = report.files_waiting.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if report.files_waiting.len() > MOST_NAMED { " …" } else { "" };
+        output.say(format!(
+            "{files} for the end of the last line or block (--end-of-input takes a last line as it is): {named}{more}"
+        ));
     }
     Ok(report)
 }
@@ -122,6 +146,7 @@ fn words(report: &Report) -> String {
         }
     };
     also(report.counts.rejects, "reject", "rejects");
+    also(report.counts.without_id, "without its id", "without their ids");
     also(report.files_new, "file new", "files new");
     also(report.files_continued, "continued", "continued");
     also(report.files_unchanged, "unchanged", "unchanged");
@@ -134,6 +159,7 @@ pub(super) async fn one_file(
     arguments: &Ingest,
     file: &std::path::Path,
     output: &Output,
+    stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let [stream] = arguments.streams.as_slice() else {
         return Err(Mendable::error("--file lands into one stream", "name it: starmere ingest STREAM --file PATH"));
@@ -162,7 +188,7 @@ pub(super) async fn one_file(
     };
     let (stream, mapping) = opened.stream(stream)?;
     let feed = Feed { stream, mapping, from: From::Files(source.clone()), schedule: None };
-    let refused = once(opened, &feed, &source, output, true).await?.refused;
+    let refused = once(opened, &feed, &source, output, true, stop).await?.refused;
     tell(&refused, output);
     match refused.is_empty() {
         true => Ok(()),

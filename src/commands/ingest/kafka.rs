@@ -18,10 +18,16 @@ use crate::project::Opened;
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Lands what is there.
-pub(super) async fn once(opened: &Opened, feed: &Feed, source: &Source, output: &Output) -> anyhow::Result<Report> {
+pub(super) async fn once(
+    opened: &Opened,
+    feed: &Feed,
+    source: &Source,
+    output: &Output,
+    stop: &CancellationToken,
+) -> anyhow::Result<Report> {
     let progress = Arc::new(Progress::default());
     let step = output.step(format!("landing {}", source.name));
-    let landing = land(&feed.stream, &feed.mapping, source, &progress, &opened.memory, Until::Drained);
+    let landing = land(&feed.stream, &feed.mapping, source, &progress, &opened.memory, Until::Drained(stop.clone()));
     let report = shown(landing, Some(&step), &progress).await;
     let report = report.with_context(|| format!("could not land `{}`", source.name))?;
     step.done(words(&report));
@@ -60,6 +66,9 @@ fn words(report: &Report) -> String {
     let mut words = format!("{}, {}", counted(report.counts.events, "event", "events"), bytes(report.counts.bytes));
     if report.counts.rejects > 0 {
         words += &format!(", {}", counted(report.counts.rejects, "reject", "rejects"));
+    }
+    if report.counts.without_id > 0 {
+        words += &format!(", {}", counted(report.counts.without_id, "without its id", "without their ids"));
     }
     if report.commits > 0 {
         words += &format!("; version {}", report.version);

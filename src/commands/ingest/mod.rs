@@ -36,11 +36,15 @@ enum From {
 }
 
 pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
     if let Some(file) = &arguments.file {
-        return files::one_file(opened, arguments, file, output).await;
+        return until_told(&stop, files::one_file(opened, arguments, file, output, &stop)).await;
     }
     if !arguments.go_on.is_empty() {
-        return kafka::go_on(opened, arguments, output).await;
+        kafka::go_on(opened, arguments, output).await?;
+        if !arguments.once {
+            return Ok(());
+        }
     }
     let feeds = feeds(opened, &arguments.streams, arguments.end_of_input)?;
     if feeds.is_empty() {
@@ -48,9 +52,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
         return Err(Mendable::error("the project has no such source", hint));
     }
     if arguments.once {
-        return all_once(opened, &feeds, output).await;
+        return until_told(&stop, all_once(opened, &feeds, output, &stop)).await;
     }
-    let stop = CancellationToken::new();
     if let Some(address) = &arguments.metrics {
         serve::metrics_alone(opened, address, output, &stop).await?;
     }
@@ -67,6 +70,20 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
         }
     }
     Ok(())
+}
+
+/// Does `work` to its end; told to stop, it is to end early, with what it has.
+async fn until_told(stop: &CancellationToken, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::pin!(work);
+    let ended = tokio::select! {
+        ended = &mut work => return ended,
+        () = told_to_stop() => {
+            stop.cancel();
+            tokio::time::timeout(TO_STOP, work).await
+        }
+    };
+    ended.unwrap_or(Ok(()))?;
+    Err(Mendable::error("told to stop before all had landed", "what was read has landed; run it again for the rest"))
 }
 
 /// The project's sources, of these streams or all.
@@ -95,15 +112,15 @@ pub(super) fn feeds(opened: &Opened, only: &[String], end_of_input: bool) -> any
 }
 
 /// Lands what is new in each source, whatever becomes of the others.
-async fn all_once(opened: &Opened, feeds: &[Feed], output: &Output) -> anyhow::Result<()> {
+async fn all_once(opened: &Opened, feeds: &[Feed], output: &Output, stop: &CancellationToken) -> anyhow::Result<()> {
     let (mut refused, mut stopped, mut troubles) = (0, 0, Vec::new());
-    for feed in feeds {
+    for feed in feeds.iter().take_while(|_| !stop.is_cancelled()) {
         let landed = match &feed.from {
-            From::Files(source) => {
-                files::drain(opened, feed, source, output, true).await.map(|report| refused += report.refused.len())
-            }
+            From::Files(source) => files::drain(opened, feed, source, output, true, stop)
+                .await
+                .map(|report| refused += report.refused.len()),
             From::Kafka(source) => {
-                kafka::once(opened, feed, source, output).await.map(|report| stopped += report.stops.len())
+                kafka::once(opened, feed, source, output, stop).await.map(|report| stopped += report.stops.len())
             }
         };
         troubles.extend(landed.err());
@@ -147,8 +164,8 @@ async fn by_schedule(opened: &Opened, feed: &Feed, output: &Output, stop: &Cance
             let Ok(next) = schedule.find_next_occurrence(&now, false) else { return std::future::pending().await };
             tokio::time::sleep((next - now).to_std().unwrap_or_default()).await;
             let drained = match &feed.from {
-                From::Files(source) => files::drain(opened, feed, source, output, false).await.map(drop),
-                From::Kafka(source) => kafka::once(opened, feed, source, output).await.map(drop),
+                From::Files(source) => files::drain(opened, feed, source, output, false, stop).await.map(drop),
+                From::Kafka(source) => kafka::once(opened, feed, source, output, stop).await.map(drop),
             };
             if let Err(error) = drained {
                 output.error(&error);
