@@ -19,7 +19,7 @@ use starmere_lake::store::Store;
 use starmere_marts::define::ProductFile;
 use starmere_marts::meaning::Meaning;
 use starmere_models::define::{
-    DimensionFile, FactFile, Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, suggestion,
+    DimensionFile, FactFile, Parsed, Place, Placed, Problem, SqlFile, StreamFile, TimeUnitFile, parse, suggestion,
 };
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::check_listener;
@@ -143,11 +143,13 @@ impl Project {
             let place = Place { file: reading.name(&domain), line: 1, column: 1 };
             reading.problems.extend(check_domain(&name, &place));
             for path in yaml_files(&domain.join("models")) {
-                // The first key says what it is.
-                let begins = |line: &str| line.trim_start_matches('\u{feff}').starts_with("fact:");
-                let is_fact = std::fs::read_to_string(&path).is_ok_and(|text| text.lines().any(begins));
-                if is_fact {
+                // A key of its own says what it is.
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let has = |key: &str| text.lines().any(|line| line.trim_start_matches('\u{feff}').starts_with(key));
+                if has("fact:") {
                     definitions.facts.extend(reading.one::<FactFile>(&path).map(|parsed| (name.clone(), parsed)));
+                } else if has("sql:") {
+                    definitions.sql_models.extend(reading.one::<SqlFile>(&path).map(|parsed| (name.clone(), parsed)));
                 } else {
                     definitions
                         .dimensions

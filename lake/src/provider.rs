@@ -99,6 +99,11 @@ fn parsed<'a>(schema: &SchemaRef, add: &'a Add) -> &'a Arc<Statistics> {
     add.parsed.get_or_init(|| Arc::new(statistics::to_datafusion(schema, add.stats.as_deref())))
 }
 
+/// The columns as scans of a pinned table give them.
+pub fn pinned_schema(schema: &SchemaRef) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().iter().map(|field| with_views(field)).collect::<Vec<_>>()))
+}
+
 /// The column with text and bytes as views.
 fn with_views(field: &Field) -> Field {
     let data_type = match field.data_type() {

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use starmere_models::define::{FieldType, ModelName, Names, Parsed, Placed};
+use starmere_models::resolve::Port;
 
 /// A data product in one version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,12 +60,17 @@ fn yes() -> bool {
 }
 
 /// The ports of all products, by `domain.product_vN.port`, and the models behind them.
-pub fn ports(products: &[(String, Parsed<ProductFile>)]) -> BTreeMap<String, ModelName> {
+pub fn ports(products: &[(String, Parsed<ProductFile>)]) -> BTreeMap<String, Port> {
     let of = |(domain, parsed): &(String, Parsed<ProductFile>)| {
         let file = &parsed.definition;
         let (domain, schema) = (domain.clone(), format!("{}_v{}", *file.product, *file.version));
         let port = |(name, port): (&String, &Placed<PortFile>)| {
-            (format!("{domain}.{schema}.{name}"), ModelName::new(&domain, &port.model))
+            let columns = port.columns.iter().map(|(column, file)| {
+                let from = file.from.as_ref().unwrap_or(column);
+                (column.clone(), from.clone())
+            });
+            let model = ModelName::new(&domain, &port.model);
+            (format!("{domain}.{schema}.{name}"), Port { model, columns: columns.collect() })
         };
         file.ports.iter().map(port).collect::<Vec<_>>()
     };

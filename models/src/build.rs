@@ -6,14 +6,15 @@
 //! snapshot; until then no reader sees any of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use chrono::NaiveDate;
-
+use datafusion::prelude::SessionContext;
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{FileOptions, Snapshot, Table, Warehouse};
 use starmere_lake::events as lake_events;
 use starmere_lake::paths::TablePath;
+use starmere_lake::session::Engine;
 use starmere_lake::upkeep::cut_of;
 use tokio::sync::Mutex;
 
@@ -24,6 +25,7 @@ use crate::dimension::{self, Index};
 use crate::events::{EventChanges, Payloads, changes};
 use crate::fact;
 use crate::resolve::{CalendarModel, Model, Models};
+use crate::sql_model;
 use crate::{Error, Result};
 
 /// What building one model came to.
@@ -50,6 +52,9 @@ pub trait Watch: Send + Sync {
     /// A model is up to date.
     fn done(&self, model: &Model, built: &Built);
 }
+
+/// Memory that the queries of a build may take.
+const QUERY_MEMORY: usize = 1 << 30;
 
 /// A stream, and the version after which its events are new.
 type Since = (String, Option<u64>);
@@ -78,6 +83,8 @@ pub struct Builder {
     /// Versions that were published, by path.
     published: BTreeMap<TablePath, u64>,
     indexes: Mutex<HashMap<(TablePath, u64), Arc<Index>>>,
+    /// Made when a model wants it.
+    engine: OnceLock<datafusion::error::Result<Engine>>,
     /// What is new since a version, shared by the models that ask the same.
     events: Mutex<HashMap<Since, Arc<EventChanges>>>,
 }
@@ -102,6 +109,7 @@ impl Builder {
             generations: BTreeMap::new(),
             published: BTreeMap::new(),
             indexes: Mutex::default(),
+            engine: OnceLock::new(),
             events: Mutex::default(),
         })
     }
@@ -138,6 +146,13 @@ impl Builder {
             }
         }
         self
+    }
+
+    /// A session for queries over tables; what is beyond its memory goes to the disk.
+    pub(crate) fn session(&self) -> Result<SessionContext> {
+        let made = self.engine.get_or_init(|| Engine::new(self.warehouse.store(), QUERY_MEMORY));
+        let engine = made.as_ref().map_err(|error| Error::Task(error.to_string()))?;
+        Ok(engine.session())
     }
 
     pub(crate) fn warehouse(&self) -> &Warehouse {
@@ -226,6 +241,7 @@ impl Builder {
                     built
                 }
                 Model::Fact(fact) => fact::build(self, fact, &pins).await?,
+                Model::Sql(model) => sql_model::build(self, model, &pins).await?,
             };
             watch.done(model, &built);
             pins.extend(built.pins);

@@ -29,6 +29,15 @@ pub enum Error {
     /// The rows do not keep what a contract promises.
     #[error("`{port}` breaks its contract: {reason}")]
     Contract { port: String, reason: String },
+    /// A query could not be answered.
+    #[error("the query of `{model}` fails: {reason}")]
+    Query { model: String, reason: String },
+    /// A query takes more memory than there is.
+    #[error("the query of `{model}` takes too much memory: {reason}")]
+    Memory { model: String, reason: String },
+    /// Two rows have one grain.
+    #[error("two rows of `{model}` have one grain: {grain}")]
+    Grain { model: String, grain: String },
     /// A stream no longer has its first events, and somebody wants to read them.
     #[error(
         "the stream `{stream}` has forgotten what landed before {day}, and a model is to be built from its beginning"
@@ -44,7 +53,12 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Lake(error) => error.kind(),
-            Self::Expression { .. } | Self::Contract { .. } | Self::CutOff { .. } => Kind::Invalid,
+            Self::Expression { .. }
+            | Self::Contract { .. }
+            | Self::CutOff { .. }
+            | Self::Query { .. }
+            | Self::Memory { .. }
+            | Self::Grain { .. } => Kind::Invalid,
             Self::Collision { .. } => Kind::Corrupt,
             Self::Columns { .. } | Self::Task(_) => Kind::Internal,
         }
@@ -57,6 +71,9 @@ impl Error {
             Self::Contract { .. } => {
                 Some("mend the events or the model, or publish a new major version of the product".into())
             }
+            Self::Query { .. } => Some("mend the SELECT, or what it reads".into()),
+            Self::Memory { .. } => Some("aggregate earlier, or join with less".into()),
+            Self::Grain { .. } => Some("name in `grain` what tells rows apart, or aggregate by it".into()),
             Self::Collision { .. } => Some("rename the dimension: its keys are derived from its name".into()),
             Self::CutOff { stream, .. } => {
                 Some(format!("`starmere build --accept-loss {stream}` builds it from what is left").into())

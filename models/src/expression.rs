@@ -58,11 +58,6 @@ impl Compiler {
         Ok(Self { context: SessionContext::new(), schema })
     }
 
-    /// The names of the columns.
-    pub fn columns(&self) -> impl Iterator<Item = &str> {
-        self.schema.fields().iter().map(|field| field.name().as_str())
-    }
-
     /// Compiles `text`, or says what is wrong with it.
     pub fn compile(&self, text: &str) -> Result<Expression, String> {
         let words = words(text);
@@ -70,7 +65,7 @@ impl Compiler {
             return Err(format!("an expression has up to {MOST_WORDS} words and operators, and this one has {words}"));
         }
         let state = self.context.state();
-        let expression = state.create_logical_expr(text, &self.schema).map_err(|error| self.reason(&error))?;
+        let expression = state.create_logical_expr(text, &self.schema).map_err(|error| reason(&error))?;
         self.check(&expression)?;
         let columns = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
         // Some functions exist only as what the optimizer makes of them (`coalesce` becomes a CASE).
@@ -78,11 +73,11 @@ impl Compiler {
         let simplifier = ExprSimplifier::new(context);
         let simplified =
             simplifier.coerce(expression.clone(), &self.schema).and_then(|typed| simplifier.simplify(typed));
-        let simplified = simplified.map_err(|error| self.reason(&error))?;
-        let compiled = state.create_physical_expr(simplified, &self.schema).map_err(|error| self.reason(&error))?;
-        let data_type = compiled.data_type(self.schema.as_arrow()).map_err(|error| self.reason(&error))?;
+        let simplified = simplified.map_err(|error| reason(&error))?;
+        let compiled = state.create_physical_expr(simplified, &self.schema).map_err(|error| reason(&error))?;
+        let data_type = compiled.data_type(self.schema.as_arrow()).map_err(|error| reason(&error))?;
         let data_type = match data_type {
-            DataType::Null => expression.get_type(&self.schema).map_err(|error| self.reason(&error))?,
+            DataType::Null => expression.get_type(&self.schema).map_err(|error| reason(&error))?,
             other => other,
         };
         Ok(Expression { text: text.to_owned(), compiled, data_type, columns })
@@ -115,26 +110,31 @@ impl Compiler {
             (Ok(_), None) => Ok(()),
         }
     }
+}
 
-    fn reason(&self, error: &DataFusionError) -> String {
-        let root = error.find_root();
-        if let DataFusionError::SchemaError(inner, _) = root
-            && let SchemaError::FieldNotFound { field, .. } = inner.as_ref()
-        {
-            let hint = crate::define::suggestion(field.name(), self.columns());
-            return format!("there is no column `{}`; {hint}", field.flat_name());
-        }
-        let text = match root {
-            DataFusionError::SQL(error, _) => match error.as_ref() {
-                ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
-                ParserError::RecursionLimitExceeded => "nested too deeply".to_owned(),
-            },
-            DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => text.clone(),
-            other => other.strip_backtrace(),
-        };
-        let text = text.split("\n\nbacktrace: ").next().unwrap_or_default();
-        text.lines().collect::<Vec<_>>().join(" ")
+/// What the engine finds wrong with a text, in one line.
+pub(crate) fn reason(error: &DataFusionError) -> String {
+    let root = error.find_root();
+    if let DataFusionError::SchemaError(inner, _) = root
+        && let SchemaError::FieldNotFound { field, valid_fields } = inner.as_ref()
+    {
+        let known: Vec<&str> = valid_fields.iter().map(|field| field.name()).collect();
+        return format!(
+            "there is no column `{}`; {}",
+            field.flat_name(),
+            crate::define::suggestion(field.name(), known)
+        );
     }
+    let text = match root {
+        DataFusionError::SQL(error, _) => match error.as_ref() {
+            ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
+            ParserError::RecursionLimitExceeded => "nested too deeply".to_owned(),
+        },
+        DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => text.clone(),
+        other => other.strip_backtrace(),
+    };
+    let text = text.split("\n\nbacktrace: ").next().unwrap_or_default();
+    text.lines().collect::<Vec<_>>().join(" ")
 }
 
 /// How many words and operators there are, lists of literals aside.

@@ -64,6 +64,23 @@ impl Keys {
     }
 }
 
+/// A hash of each row of `columns`, nulls included.
+pub(crate) fn hashes(columns: &[ArrayRef]) -> Vec<u64> {
+    let rows = columns.first().map_or(0, |column| column.len());
+    let mut bytes = Vec::with_capacity(64);
+    let hash = |row| {
+        bytes.clear();
+        for column in columns {
+            bytes.push(u8::from(column.is_valid(row)));
+            if column.is_valid(row) {
+                value(&mut bytes, column, row);
+            }
+        }
+        xxhash_rust::xxh3::xxh3_64(&bytes)
+    };
+    (0..rows).map(hash).collect()
+}
+
 fn cut(hash: u64) -> i64 {
     let key = (hash >> 2) as i64;
     if key <= RESERVED { key + RESERVED + 1 } else { key }

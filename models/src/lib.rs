@@ -9,6 +9,7 @@
 //! | [`keys`] | surrogate keys |
 //! | [`dimension`] | change logs, versions, as-of look-ups |
 //! | [`fact`] | rows, and keying them again |
+//! | [`sql_model`] | what a SELECT over other models says |
 //! | [`infer`] | what payloads seem to be that nobody described |
 //! | [`calendar`] | days |
 //! | [`rejects`] | what a model could not read |
@@ -27,5 +28,6 @@ pub mod infer;
 pub mod keys;
 pub mod rejects;
 pub mod resolve;
+pub mod sql_model;
 
 pub use error::{Error, Result};

@@ -76,21 +76,23 @@ fn empty(into: &Path) -> std::io::Result<()> {
 }
 
 fn schemas(folder: &Path, output: &Output) -> anyhow::Result<()> {
-    use starmere_models::define::{DimensionFile, FactFile, StreamFile};
+    use starmere_models::define::{DimensionFile, FactFile, SqlFile, StreamFile};
     std::fs::create_dir_all(folder).with_context(|| format!("could not make `{}`", folder.display()))?;
     let all = [
         ("project", schema_for!(ProjectFile)),
         ("stream", schema_for!(StreamFile)),
         ("dimension", schema_for!(DimensionFile)),
         ("fact", schema_for!(FactFile)),
+        ("sql", schema_for!(SqlFile)),
         ("product", schema_for!(starmere_marts::define::ProductFile)),
     ];
+    let count = all.len();
     for (name, schema) in all {
         let path = folder.join(format!("{name}.json"));
         std::fs::write(&path, serde_json::to_string_pretty(&schema)?)
             .with_context(|| format!("could not write `{}`", path.display()))?;
     }
-    output.say(format!("wrote 5 schemas to {}", folder.display()));
+    output.say(format!("wrote {count} schemas to {}", folder.display()));
     Ok(())
 }
 

@@ -12,8 +12,10 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use starmere_models::define::{DimensionFile, FactFile, Parsed, Problem, StreamFile, parse_text};
+use starmere_models::define::{DimensionFile, FactFile, Parsed, Problem, SqlFile, StreamFile, parse_text};
 use starmere_models::resolve::{Definitions, Models, resolve};
+
+use super::queries::SQL_FILES;
 
 /// The domain that owns everything.
 pub(crate) const DOMAIN: &str = "sales";
@@ -330,11 +332,13 @@ fn definitions() -> Definitions {
         parsed.unwrap_or_else(|problem| panic!("{problem}"))
     }
     let dimension = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<DimensionFile>(text, "dimensions.yaml")));
+    let sql = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<SqlFile>(text, "sql.yaml")));
     let fact = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<FactFile>(text, "facts.yaml")));
     Definitions {
         streams: STREAMS.iter().map(|text| parsed(parse_text::<StreamFile>(text, "streams.yaml"))).collect(),
         dimensions: DIMENSION_FILES.iter().map(dimension).collect(),
         facts: FACT_FILES.iter().map(fact).collect(),
+        sql_models: SQL_FILES.iter().map(sql).collect(),
         ports: BTreeMap::new(),
     }
 }

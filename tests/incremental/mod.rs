@@ -10,6 +10,7 @@
 mod definitions;
 mod history;
 mod naive;
+mod queries;
 mod reading;
 mod world;
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::Landed;
+use super::queries;
 use super::reading::{self, Change, Event, FactRow, Fit, Meaning, Place};
 use super::world::{NOBODY, NULL, Row, Tables, UNKNOWN, moment};
 
@@ -85,6 +86,7 @@ pub(crate) fn tables(landed: &[Landed]) -> Tables {
     }
     tables.insert("sales.order_lines".to_owned(), fact_rows(&order_lines, &members));
     tables.insert("sales.orders".to_owned(), fact_rows(&orders, &members));
+    queries::answer(&mut tables);
     tables.values_mut().for_each(|rows| rows.sort());
     tables
 }

@@ -17,7 +17,7 @@ mod types;
 pub use files::{Parsed, parse, parse_text};
 pub use model::{
     Additivity, As, Attribute, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile, FactSource, History,
-    Measure, Names, ReferenceTo, Role,
+    Measure, Names, ReferenceTo, Role, SqlColumnFile, SqlFile,
 };
 pub use place::{Place, Placed, Problem, suggestion};
 pub use stream::{

@@ -226,3 +226,26 @@ pub enum Additivity {
     Semi,
     None,
 }
+
+/// A SQL model: one SELECT over other models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqlFile {
+    pub sql: Placed<String>,
+    #[serde(default)]
+    pub description: Option<String>,
+    pub select: Placed<String>,
+    /// Columns that tell rows apart.
+    pub grain: Placed<Names>,
+    /// What columns mean.
+    #[serde(default)]
+    pub columns: IndexMap<String, Placed<SqlColumnFile>>,
+}
+
+/// A column of a SQL model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqlColumnFile {
+    #[serde(default)]
+    pub description: Option<String>,
+}

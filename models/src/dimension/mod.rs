@@ -32,10 +32,7 @@ use crate::expression::Expression;
 use crate::keys::Keys;
 use crate::resolve::Model;
 
-/// The beginning of time: 0001-01-01, in microseconds since 1970.
-pub const BEGINNING: i64 = -62_135_596_800_000_000;
-/// The end of time: 9999-12-31.
-pub const END: i64 = 253_402_214_400_000_000;
+pub use starmere_lake::time::{BEGINNING, END};
 
 /// A dimension that can be built.
 #[derive(Clone, Debug)]
@@ -191,7 +188,7 @@ impl Model {
     /// The streams of its own events, without those of what mentions it.
     fn streams_of_its_own(&self) -> Vec<&str> {
         match self {
-            Self::Calendar(_) => Vec::new(),
+            Self::Calendar(_) | Self::Sql(_) => Vec::new(),
             Self::Dimension(dimension) => dimension.sources.iter().map(|source| source.stream.as_str()).collect(),
             Self::Fact(fact) => vec![fact.stream.as_str()],
         }

@@ -305,7 +305,7 @@ impl Resolving<'_> {
                     accepts.extend(dimension.inferred_from.iter().map(|from| (dimension.name.clone(), from.clone())));
                 }
                 Model::Calendar(calendar) => _ = calendars.insert(calendar.name.clone()),
-                Model::Fact(_) => {}
+                Model::Fact(_) | Model::Sql(_) => {}
             }
         }
         let mut problems = Vec::new();

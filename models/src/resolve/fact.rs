@@ -221,7 +221,7 @@ impl Resolving<'_> {
                     let key_types_of = key_types.clone();
                     (Target::Dimension { name: target_name, key_types: key_types_of, versioned, accepts }, key_types)
                 }
-                Some(Model::Fact(_)) | None => {
+                Some(Model::Fact(_) | Model::Sql(_)) | None => {
                     self.no_dimension(&target_name, place);
                     continue;
                 }

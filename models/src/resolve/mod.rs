@@ -5,6 +5,7 @@
 
 mod dimension;
 mod fact;
+mod sql_model;
 mod stream;
 
 pub(crate) use stream::BUILT_IN;
@@ -18,13 +19,14 @@ use chrono::Datelike;
 use sha2::{Digest, Sha256};
 
 use crate::calendar::Days;
-use crate::define::{DimensionFile, FactFile, ModelName, Parsed, Place, Problem, StreamFile, suggestion};
+use crate::define::{DimensionFile, FactFile, ModelName, Parsed, Place, Problem, SqlFile, StreamFile, suggestion};
 use crate::dimension::Dimension;
 use crate::events::Stream;
 use crate::fact::Fact;
+use crate::sql_model::SqlModel;
 
 /// A number that changes when our own code changes the meaning of a fold: then everything is built anew.
-const FOLD: u32 = 1;
+const FOLD: u32 = 2;
 
 /// What a project's files say, of this room.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +35,17 @@ pub struct Definitions {
     /// With their domains.
     pub dimensions: Vec<(String, Parsed<DimensionFile>)>,
     pub facts: Vec<(String, Parsed<FactFile>)>,
-    /// Ports of products, by `domain.product_vN.port`, and the models behind them.
-    pub ports: BTreeMap<String, ModelName>,
+    pub sql_models: Vec<(String, Parsed<SqlFile>)>,
+    /// Ports of products, by `domain.product_vN.port`.
+    pub ports: BTreeMap<String, Port>,
+}
+
+/// What other domains see of a model.
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub model: ModelName,
+    /// Its columns, and those of the model that they show.
+    pub columns: Vec<(String, String)>,
 }
 
 /// Models that can be built.
@@ -60,6 +71,7 @@ pub enum Model {
     Calendar(CalendarModel),
     Dimension(Arc<Dimension>),
     Fact(Arc<Fact>),
+    Sql(Arc<SqlModel>),
 }
 
 /// A calendar.
@@ -78,6 +90,7 @@ impl Model {
             Self::Calendar(calendar) => &calendar.name,
             Self::Dimension(dimension) => &dimension.name,
             Self::Fact(fact) => &fact.name,
+            Self::Sql(model) => &model.name,
         }
     }
 
@@ -87,6 +100,7 @@ impl Model {
             Self::Calendar(_) => "calendar",
             Self::Dimension(_) => "dimension",
             Self::Fact(_) => "fact",
+            Self::Sql(_) => "sql",
         }
     }
 
@@ -96,6 +110,7 @@ impl Model {
             Self::Calendar(calendar) => calendar.description.as_deref(),
             Self::Dimension(dimension) => dimension.description.as_deref(),
             Self::Fact(fact) => fact.description.as_deref(),
+            Self::Sql(model) => model.description.as_deref(),
         }
     }
 
@@ -105,6 +120,7 @@ impl Model {
             Self::Calendar(calendar) => &calendar.fingerprint,
             Self::Dimension(dimension) => &dimension.fingerprint,
             Self::Fact(fact) => &fact.fingerprint,
+            Self::Sql(model) => &model.fingerprint,
         }
     }
 
@@ -114,13 +130,14 @@ impl Model {
             Self::Calendar(calendar) => crate::calendar::schema(&calendar.name.name),
             Self::Dimension(dimension) => dimension.schema(),
             Self::Fact(fact) => fact.schema(),
+            Self::Sql(model) => model.schema(),
         }
     }
 
     /// The streams that it reads, by name.
     pub fn streams(&self) -> BTreeSet<&str> {
         match self {
-            Self::Calendar(_) => BTreeSet::new(),
+            Self::Calendar(_) | Self::Sql(_) => BTreeSet::new(),
             Self::Dimension(dimension) => dimension.streams(),
             Self::Fact(fact) => [fact.stream.as_str()].into(),
         }
@@ -131,6 +148,7 @@ impl Model {
         match self {
             Self::Calendar(_) | Self::Dimension(_) => BTreeSet::new(),
             Self::Fact(fact) => fact.inputs(),
+            Self::Sql(model) => model.inputs(),
         }
     }
 }
@@ -145,6 +163,7 @@ pub fn resolve(definitions: &Definitions) -> Result<Models, Vec<Problem>> {
     resolving.facts();
     resolving.inferences();
     resolving.cycles();
+    resolving.sql_models();
     resolving.fingerprints();
     resolving.unread();
     let Resolving { mut problems, notes, mut models, .. } = resolving;
@@ -188,6 +207,10 @@ impl Resolving<'_> {
         }
         for (domain, parsed) in &self.definitions.facts {
             let name = &parsed.definition.fact;
+            all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
+        }
+        for (domain, parsed) in &self.definitions.sql_models {
+            let name = &parsed.definition.sql;
             all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
         }
         for (what, name, file) in all {
@@ -244,7 +267,7 @@ impl Resolving<'_> {
         match parts.as_slice() {
             [name] => Some(ModelName::new(domain, name)),
             [_, _, _] => match self.definitions.ports.get(reference) {
-                Some(model) => Some(model.clone()),
+                Some(port) => Some(port.model.clone()),
                 None => {
                     let hint = suggestion(reference, self.definitions.ports.keys().map(String::as_str));
                     self.problem(Problem::new(place.clone(), format!("there is no port `{reference}`")).hint(hint));
@@ -329,6 +352,12 @@ impl Resolving<'_> {
                         fact.inputs().iter().filter_map(|input| known.get(*input)).map(|print| print.as_str().into()),
                     );
                 }
+                Model::Sql(model) => {
+                    parts.push(model.definition.clone());
+                    parts.extend(
+                        model.inputs().iter().filter_map(|input| known.get(*input)).map(|print| print.as_str().into()),
+                    );
+                }
             }
             let fingerprint = digest(&parts);
             known.insert(name, fingerprint.clone());
@@ -336,6 +365,7 @@ impl Resolving<'_> {
                 Model::Calendar(calendar) => calendar.fingerprint = fingerprint,
                 Model::Dimension(dimension) => Arc::make_mut(dimension).fingerprint = fingerprint,
                 Model::Fact(fact) => Arc::make_mut(fact).fingerprint = fingerprint,
+                Model::Sql(model) => Arc::make_mut(model).fingerprint = fingerprint,
             }
         }
     }

@@ -6,6 +6,7 @@ mod facts;
 mod hostile;
 mod keys;
 mod names;
+mod sql_models;
 mod streams;
 
 use serde::de::DeserializeOwned;
@@ -19,6 +20,7 @@ const PERSON: &str = "people/person.yaml";
 const REGION: &str = "people/region.yaml";
 const DATE: &str = "sales/date.yaml";
 const LINES: &str = "sales/order_lines.yaml";
+const SQL: &str = "sales/sql.yaml";
 
 /// Streams, and models in the folders of their domains.
 const RIGHT: [(&str, &str); 6] = [
@@ -46,7 +48,13 @@ fn check(files: &BTreeMap<String, String>) -> Result<Models, Vec<Problem>> {
         parse_text(text, name).map_err(|problem| problems.push(problem)).ok()
     }
     let mut definitions = Definitions::default();
-    definitions.ports.insert("people.people_v1.person".to_owned(), ModelName::new("people", "person"));
+    definitions.ports.insert(
+        "people.people_v1.person".to_owned(),
+        Port {
+            model: ModelName::new("people", "person"),
+            columns: vec![("key".to_owned(), "person_key".to_owned()), ("city".to_owned(), "city".to_owned())],
+        },
+    );
     let mut problems = Vec::new();
     for (name, text) in files {
         match name.split_once('/') {
@@ -55,6 +63,11 @@ fn check(files: &BTreeMap<String, String>) -> Result<Models, Vec<Problem>> {
                 definitions
                     .facts
                     .extend(read::<FactFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
+            }
+            Some((domain, _)) if name == SQL => {
+                definitions
+                    .sql_models
+                    .extend(read::<SqlFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
             }
             Some((domain, _)) => {
                 definitions

@@ -1,0 +1,59 @@
+//! SQL models: one SELECT over other models, kept up to date.
+//!
+//! ```text
+//! SELECT ─► plan ─► is its answer the same every day? ─► how is it kept?
+//!                                                          │ by key: which values of the grain does a change touch?
+//!    rows of each input that came or went ─► plan over them ─► these ─► the rows with these are computed and replaced
+//!                                                          │ whole: all rows, where the plan is not made for that
+//! ```
+//!
+//! Invariant: the rows are the query's answer over the versions of the inputs that the table says it has consumed.
+//! One Delta commit replaces rows and says so.
+
+mod query;
+mod run;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+pub use query::{Query, Strategy};
+pub(crate) use query::{Source, table_names};
+pub(crate) use run::build;
+
+use crate::define::{FieldType, ModelName};
+
+/// A SQL model that can be built.
+#[derive(Clone, Debug)]
+pub struct SqlModel {
+    pub name: ModelName,
+    pub description: Option<String>,
+    pub definition: serde_json::Value,
+    pub fingerprint: String,
+    pub columns: Vec<SqlColumn>,
+    /// Columns that tell rows apart.
+    pub grain: Vec<String>,
+    pub query: Query,
+}
+
+/// A column of the answer.
+#[derive(Clone, Debug)]
+pub struct SqlColumn {
+    pub name: String,
+    pub field_type: FieldType,
+    pub description: Option<String>,
+}
+
+impl SqlModel {
+    /// The columns of its rows.
+    pub fn schema(&self) -> SchemaRef {
+        let field = |column: &SqlColumn| Field::new(&column.name, column.field_type.arrow(), true);
+        Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    /// The models that it reads.
+    pub fn inputs(&self) -> BTreeSet<&ModelName> {
+        self.query.scans.iter().collect()
+    }
+}

@@ -1,0 +1,205 @@
+//! SQL models over the dimensions and facts, and their answers by plain loops over rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::{NULL, Row, Tables};
+
+pub(crate) const SQL_FILES: [&str; 7] = [
+    // An aggregate over a join.
+    r#"
+sql: sales_by_tier
+select: >
+  SELECT c.tier, l.order_date_key AS day, count(*) AS lines, sum(l.quantity) AS quantity, sum(l.amount) AS amount,
+    max(l.share) AS share
+  FROM order_lines l JOIN customer c ON c.customer_key = l.buyer_key
+  GROUP BY c.tier, l.order_date_key
+grain: [tier, day]
+"#,
+    // Row by row, with a side that may be missing.
+    r#"
+sql: line_regions
+select: >
+  SELECT l.event_id, l.line, c.customer_id, r.name AS region, r.climate
+  FROM order_lines l
+  JOIN customer c ON c.customer_key = l.payer_key
+  LEFT JOIN region r ON r.region_durable_key = c.region_durable_key AND r.is_current AND NOT r.is_deleted
+  WHERE l.quantity < 20
+grain: [event_id, line]
+"#,
+    // Nothing but recomputing: it aggregates twice.
+    r#"
+sql: busiest
+select: >
+  SELECT channel, max(n) AS orders
+  FROM (SELECT channel, order_no, count(*) AS n FROM sales.orders GROUP BY channel, order_no)
+  GROUP BY channel
+grain: channel
+"#,
+    // Over another SQL model.
+    r#"
+sql: tiers
+select: SELECT tier, sum(quantity) AS quantity, count(*) AS days FROM sales_by_tier WHERE lines > 1 GROUP BY tier
+grain: tier
+"#,
+    // A table with itself.
+    r#"
+sql: pairs
+select: >
+  SELECT a.order_no, b.order_no AS other, count(*) AS n, min(a.channel) AS channel
+  FROM orders a JOIN orders b ON a.region_durable_key = b.region_durable_key AND a.order_no < b.order_no
+  GROUP BY a.order_no, b.order_no
+grain: [order_no, other]
+"#,
+    r#"
+sql: places
+select: SELECT DISTINCT city, tier FROM customer WHERE NOT is_deleted ORDER BY city
+grain: [city, tier]
+"#,
+    // The other side may be missing, and groups may go.
+    r#"
+sql: product_sales
+select: >
+  SELECT p.product_id, count(l.line) AS lines, sum(l.quantity) AS quantity
+  FROM order_lines l RIGHT JOIN product p ON p.product_key = l.product_key
+  GROUP BY p.product_id
+  HAVING count(l.line) <> 3
+grain: product_id
+"#,
+];
+
+/// Adds the answers to `tables`, which have everything else.
+pub(crate) fn answer(tables: &mut Tables) {
+    let of = |name: &str| tables[&format!("sales.{name}")].clone();
+    let (lines, orders, customers, regions) = (of("order_lines"), of("orders"), of("customer"), of("region"));
+    let products = of("product");
+    let mut answers: Vec<(&str, Vec<Row>)> = Vec::new();
+
+    let mut tiers: BTreeMap<(String, String), Vec<&Row>> = BTreeMap::new();
+    for line in &lines {
+        for customer in customers.iter().filter(|customer| customer["customer_key"] == line["buyer_key"]) {
+            tiers.entry((customer["tier"].clone(), line["order_date_key"].clone())).or_default().push(line);
+        }
+    }
+    let sales = tiers.into_iter().map(|((tier, day), lines)| {
+        let share = lines.iter().filter_map(|line| number(line, "share")).max();
+        row([
+            ("tier", tier),
+            ("day", day),
+            ("lines", lines.len().to_string()),
+            ("quantity", shown(summed(&lines, "quantity"))),
+            ("amount", summed(&lines, "amount").map_or(NULL.to_owned(), hundredths)),
+            ("share", shown(share)),
+        ])
+    });
+    let sales: Vec<Row> = sales.collect();
+
+    let mut by_tier: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
+    for row in sales.iter().filter(|row| number(row, "lines") > Some(1)) {
+        by_tier.entry(row["tier"].clone()).or_default().push(row);
+    }
+    let tiers = by_tier.into_iter().map(|(tier, rows)| {
+        row([("tier", tier), ("quantity", shown(summed(&rows, "quantity"))), ("days", rows.len().to_string())])
+    });
+    answers.push(("tiers", tiers.collect()));
+    answers.push(("sales_by_tier", sales));
+
+    let mut line_regions = Vec::new();
+    for line in lines.iter().filter(|line| number(line, "quantity").is_some_and(|quantity| quantity < 20)) {
+        for customer in customers.iter().filter(|customer| customer["customer_key"] == line["payer_key"]) {
+            let is = |region: &&Row, column: &str| region[column] == "true";
+            let mut found: Vec<Option<&Row>> = regions
+                .iter()
+                .filter(|region| region["region_durable_key"] == customer["region_durable_key"])
+                .filter(|region| is(region, "is_current") && !is(region, "is_deleted"))
+                .map(Some)
+                .collect();
+            if found.is_empty() {
+                found.push(None);
+            }
+            for region in found {
+                let said = |column: &str| region.map_or(NULL.to_owned(), |region| region[column].clone());
+                line_regions.push(row([
+                    ("event_id", line["event_id"].clone()),
+                    ("line", line["line"].clone()),
+                    ("customer_id", customer["customer_id"].clone()),
+                    ("region", said("name")),
+                    ("climate", said("climate")),
+                ]));
+            }
+        }
+    }
+    answers.push(("line_regions", line_regions));
+
+    let mut counts: BTreeMap<(&String, &String), usize> = BTreeMap::new();
+    orders.iter().for_each(|order| *counts.entry((&order["channel"], &order["order_no"])).or_default() += 1);
+    let mut busiest: BTreeMap<&String, usize> = BTreeMap::new();
+    for ((channel, _), count) in counts {
+        let most = busiest.entry(channel).or_default();
+        *most = count.max(*most);
+    }
+    let busiest =
+        busiest.into_iter().map(|(channel, n)| row([("channel", channel.clone()), ("orders", n.to_string())]));
+    answers.push(("busiest", busiest.collect()));
+
+    let mut pairs: BTreeMap<(&String, &String), Vec<&Row>> = BTreeMap::new();
+    for a in &orders {
+        for b in &orders {
+            if a["region_durable_key"] == b["region_durable_key"] && a["order_no"] < b["order_no"] {
+                pairs.entry((&a["order_no"], &b["order_no"])).or_default().push(a);
+            }
+        }
+    }
+    let pairs = pairs.into_iter().map(|((a, b), rows)| {
+        let channel = rows.iter().map(|row| &row["channel"]).filter(|channel| *channel != NULL).min();
+        row([
+            ("order_no", a.clone()),
+            ("other", b.clone()),
+            ("n", rows.len().to_string()),
+            ("channel", channel.map_or(NULL.to_owned(), Clone::clone)),
+        ])
+    });
+    answers.push(("pairs", pairs.collect()));
+
+    let living = customers.iter().filter(|customer| customer["is_deleted"] == "false");
+    let places: BTreeSet<_> = living.map(|customer| (customer["city"].clone(), customer["tier"].clone())).collect();
+    answers.push(("places", places.into_iter().map(|(city, tier)| row([("city", city), ("tier", tier)])).collect()));
+
+    let mut sold: BTreeMap<&String, Vec<&Row>> = BTreeMap::new();
+    for product in &products {
+        let lines = lines.iter().filter(|line| line["product_key"] == product["product_key"]);
+        sold.entry(&product["product_id"]).or_default().extend(lines);
+    }
+    let sold = sold.into_iter().filter(|(_, lines)| lines.len() != 3).map(|(product, lines)| {
+        row([
+            ("product_id", product.clone()),
+            ("lines", lines.len().to_string()),
+            ("quantity", shown(summed(&lines, "quantity"))),
+        ])
+    });
+    answers.push(("product_sales", sold.collect()));
+
+    tables.extend(answers.into_iter().map(|(name, rows)| (format!("sales.{name}"), rows)));
+}
+
+fn row<const N: usize>(cells: [(&str, String); N]) -> Row {
+    cells.into_iter().map(|(column, value)| (column.to_owned(), value)).collect()
+}
+
+/// A number, of decimals in hundredths.
+fn number(row: &Row, column: &str) -> Option<i64> {
+    row[column].replace('.', "").parse().ok()
+}
+
+/// The sum of those that are there; none where none is.
+fn summed(rows: &[&Row], column: &str) -> Option<i64> {
+    rows.iter().filter_map(|row| number(row, column)).reduce(|a, b| a + b)
+}
+
+fn shown(number: Option<i64>) -> String {
+    number.map_or(NULL.to_owned(), |number| number.to_string())
+}
+
+fn hundredths(number: i64) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}.{:02}", number.abs() / 100, number.abs() % 100)
+}
