@@ -56,7 +56,7 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Write a new project, an example, or the JSON Schemas of definitions
     Init(Init),
-    /// Read all definitions and report every mistake, before any data is touched
+    /// Read all definitions and report what is wrong with them, before any data is touched
     Check,
     /// List streams and what has landed in them
     Streams(Streams),
@@ -73,7 +73,7 @@ pub(crate) enum Command {
     /// Ask a query
     Sql(Sql),
     /// List data products and their contracts
-    Products,
+    Products(Products),
     /// Show how fresh and how large everything is, and how far the sources have been read
     Status(Status),
     /// Prove on the data at hand that nothing is lost or doubled, and that tables equal a rebuild
@@ -110,6 +110,18 @@ pub(crate) struct Init {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Example {
     Shop,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Products {
+    #[command(subcommand)]
+    pub(crate) what: Option<ProductsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProductsCommand {
+    /// Show which fact has which dimension, in which roles: the bus matrix
+    Matrix,
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,15 @@
 //! How the lake is: what `status` shows and `/metrics` counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use starmere_ingest::files::{self, Refused};
 use starmere_ingest::kafka::{self, Stop};
 use starmere_lake::delta::{Snapshot, Table};
-use starmere_lake::landing::{SourcePartition, parts};
+use starmere_lake::landing::{Part, SourcePartition, parts};
+use starmere_lake::paths::TablePath;
 use starmere_lake::upkeep::cut_of;
 
 use crate::project::Opened;
@@ -17,6 +18,49 @@ use crate::project::Opened;
 const RATE_OVER: Duration = Duration::from_secs(5 * 60);
 /// ... as far as so many commits tell.
 const RATE_COMMITS: u64 = 200;
+
+/// What this process knows of its sources.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    /// Sources that it could not land, and why.
+    troubles: Mutex<BTreeMap<String, String>>,
+    /// What the newest commits of a table have landed, by version; a commit does not change.
+    landed: Mutex<HashMap<TablePath, Landed>>,
+}
+
+/// When each commit was made, and what it has landed.
+type Landed = BTreeMap<u64, (i64, Arc<Vec<Part>>)>;
+
+impl Watched {
+    /// A source has this trouble now, or none; whether that is new.
+    pub(crate) fn trouble(&self, source: &str, trouble: Option<String>) -> bool {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match trouble {
+            Some(trouble) => troubles.insert(source.to_owned(), trouble.clone()) != Some(trouble),
+            None => troubles.remove(source).is_some(),
+        }
+    }
+
+    fn has_trouble(&self, source: &str) -> bool {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).contains_key(source)
+    }
+
+    /// The commits after `after`, up to `to`.
+    async fn landed(&self, table: &Table, after: u64, to: u64) -> anyhow::Result<Landed> {
+        let locked = || self.landed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = locked().get(table.path()).and_then(|landed| landed.keys().next_back().copied());
+        let mut found = Landed::new();
+        for commit in table.commits(known.map_or(after, |known| known.clamp(after, to)), to).await? {
+            let at = commit.info().map_or(0, |info| info.timestamp);
+            found.insert(commit.version, (at, Arc::new(parts(&commit))));
+        }
+        let mut all = locked();
+        let landed = all.entry(table.path().clone()).or_default();
+        landed.extend(found);
+        landed.retain(|version, _| *version > after);
+        Ok(landed.range(..=to).map(|(version, landed)| (*version, landed.clone())).collect())
+    }
+}
 
 /// A stream's table.
 pub(crate) struct StreamHealth {
@@ -66,8 +110,8 @@ pub(crate) async fn streams(opened: &Opened) -> anyhow::Result<Vec<StreamHealth>
     Ok(found)
 }
 
-/// What the sources have brought. With `rates`, the newest commits are read.
-pub(crate) async fn partitions(opened: &Opened, rates: bool) -> anyhow::Result<Vec<PartitionHealth>> {
+/// What the sources have brought.
+pub(crate) async fn partitions(opened: &Opened) -> anyhow::Result<Vec<PartitionHealth>> {
     let mut found = Vec::new();
     let all_topics = topics(opened).await;
     for parsed in &opened.project.streams {
@@ -109,9 +153,7 @@ pub(crate) async fn partitions(opened: &Opened, rates: bool) -> anyhow::Result<V
                     None => {}
                 }
             }
-            if rates {
-                add_rates(stream.table(), snapshot, &key, &mut of_stream).await?;
-            }
+            add_rates(&opened.watched, stream.table(), snapshot, &key, &mut of_stream).await?;
         }
         for stop in kafka::stops(&stream).await? {
             if let Some(health) = of_stream.get_mut(&key(&stop.partition)) {
@@ -168,6 +210,7 @@ async fn topics(opened: &Opened) -> Vec<Topics> {
 }
 
 async fn add_rates<K: Ord + Clone>(
+    watched: &Watched,
     table: &Table,
     snapshot: &Snapshot,
     key: &impl Fn(&SourcePartition) -> K,
@@ -176,9 +219,8 @@ async fn add_rates<K: Ord + Clone>(
     let after = snapshot.version().saturating_sub(RATE_COMMITS);
     let since = chrono::Utc::now().timestamp_millis() - RATE_OVER.as_millis() as i64;
     let mut rows: BTreeMap<K, u64> = BTreeMap::new();
-    for commit in table.commits(after, snapshot.version()).await? {
-        let at = commit.info().map_or(0, |info| info.timestamp);
-        for part in parts(&commit) {
+    for (at, parts) in watched.landed(table, after, snapshot.version()).await?.into_values() {
+        for part in parts.iter() {
             let key = key(&part.partition);
             if let Some(health) = found.get_mut(&key) {
                 health.last_landed = Some(at);
@@ -210,7 +252,7 @@ pub(crate) async fn metrics(opened: &Opened) -> anyhow::Result<String> {
         let at = Some(snapshot.timestamp()).filter(|&at| at > 0).map(|at| at / 1000);
         text.add("starmere_stream_last_commit_timestamp_seconds", "When the table was last committed to", &of, at);
     }
-    for partition in partitions(opened, false).await? {
+    for partition in partitions(opened).await? {
         let number = partition.topic.as_ref().map(|(_, number)| number.to_string()).unwrap_or_default();
         let topic = partition.topic.as_ref().map(|(topic, _)| topic.as_str()).unwrap_or_default();
         let of = [
@@ -220,6 +262,10 @@ pub(crate) async fn metrics(opened: &Opened) -> anyhow::Result<String> {
             ("partition", &number),
         ];
         let stopped = u64::from(partition.stopped.is_some());
+        let at = partition.last_landed.map(|at| at / 1000);
+        text.add("starmere_source_last_landed_timestamp_seconds", "When something of it was last landed", &of, at);
+        let rate = partition.events_per_second;
+        text.add("starmere_source_events_per_second", "Over the last five minutes", &of, rate);
         if partition.topic.is_some() {
             text.add(
                 "starmere_source_position",
@@ -239,6 +285,16 @@ pub(crate) async fn metrics(opened: &Opened) -> anyhow::Result<String> {
             let refused = Some(partition.refused.len());
             text.add("starmere_source_refused", "Files that the last run did not land", &of, refused);
         }
+    }
+    for (source, file) in &opened.project.file.sources {
+        let of = [("stream", file.stream.as_str()), ("source", source)];
+        let failing = u64::from(opened.watched.has_trouble(source));
+        text.add(
+            "starmere_source_failing",
+            "1 where this process could not land it, and tries again",
+            &of,
+            Some(failing),
+        );
     }
     let memory = &opened.memory;
     let (used, bytes, waiting) = (memory.used() as u64, memory.bytes() as u64, memory.waiting() as u64);

@@ -19,12 +19,14 @@ use starmere_lake::store::Store;
 use starmere_marts::define::ProductFile;
 use starmere_marts::meaning::Meaning;
 use starmere_models::define::{
-    DimensionFile, FactFile, Parsed, Place, Placed, Problem, SqlFile, StreamFile, TimeUnitFile, parse, suggestion,
+    DimensionFile, FactFile, Parsed, Place, Placed, Problem, RollupFile, SqlFile, StreamFile, TimeUnitFile, parse,
+    suggestion,
 };
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::check_listener;
 
 use crate::failure::{Mendable, Problems};
+use crate::health::Watched;
 use crate::output::bytes as size;
 use crate::sources::SourceFile;
 
@@ -122,6 +124,7 @@ pub(crate) struct Opened {
     pub(crate) engine: Engine,
     /// The memory that sources share.
     pub(crate) memory: Memory,
+    pub(crate) watched: Arc<Watched>,
 }
 
 impl Project {
@@ -148,6 +151,8 @@ impl Project {
                 let has = |key: &str| text.lines().any(|line| line.trim_start_matches('\u{feff}').starts_with(key));
                 if has("fact:") {
                     definitions.facts.extend(reading.one::<FactFile>(&path).map(|parsed| (name.clone(), parsed)));
+                } else if has("rollup:") {
+                    definitions.rollups.extend(reading.one::<RollupFile>(&path).map(|parsed| (name.clone(), parsed)));
                 } else if has("sql:") {
                     definitions.sql_models.extend(reading.one::<SqlFile>(&path).map(|parsed| (name.clone(), parsed)));
                 } else {
@@ -248,7 +253,7 @@ impl Project {
         let catalog = Catalog::new(&warehouse);
         let engine = Engine::new(warehouse.store(), QUERY_MEMORY).context("could not set up the query engine")?;
         let memory = self.file.ingest_memory();
-        Ok(Opened { project: Arc::new(self), warehouse, catalog, engine, memory })
+        Ok(Opened { project: Arc::new(self), warehouse, catalog, engine, memory, watched: Arc::default() })
     }
 
     /// Users and their passwords, looked up.

@@ -1,8 +1,13 @@
 //! `starmere check`, `plan`, `products`: what the definitions say.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use starmere_lake::paths::TablePath;
 use starmere_marts::meaning::{Meaning, Port};
-use starmere_models::resolve::Model;
+use starmere_models::define::ModelName;
+use starmere_models::fact::Fact;
+use starmere_models::resolve::{Model, Models};
 
 use super::inspect::{Cell, Holds, listing};
 use crate::output::{Output, counted};
@@ -193,6 +198,39 @@ pub(super) fn products(project: &Project, output: &Output) -> anyhow::Result<()>
         ("description", Holds::Text),
     ];
     listing(output, &columns, &rows.collect::<Vec<_>>())
+}
+
+/// The bus matrix: facts by dimensions, and the roles in which they meet.
+pub(super) fn matrix(project: &Project, output: &Output) -> anyhow::Result<()> {
+    let (dimensions, facts) = bus(&project.models);
+    let columns: Vec<&str> = std::iter::once("fact").chain(dimensions.iter().map(String::as_str)).collect();
+    output.rows(&columns, facts)
+}
+
+/// The dimensions, those first that most facts have; and for each fact its name, and its roles of each dimension.
+fn bus(models: &Models) -> (Vec<String>, Vec<Vec<String>>) {
+    let facts = models.models.iter().filter_map(|model| match model {
+        Model::Fact(fact) => Some(fact),
+        _ => None,
+    });
+    let facts: Vec<&Arc<Fact>> = facts.collect();
+    let mut shared: BTreeMap<&ModelName, usize> = BTreeMap::new();
+    for model in &models.models {
+        if matches!(model, Model::Dimension(_) | Model::Calendar(_)) {
+            let has = |fact: &&&Arc<Fact>| fact.roles.iter().any(|role| role.target.name() == model.name());
+            shared.insert(model.name(), facts.iter().filter(has).count());
+        }
+    }
+    let mut dimensions: Vec<(&ModelName, usize)> = shared.into_iter().collect();
+    dimensions.sort_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
+    let row = |fact: &&Arc<Fact>| {
+        let roles = dimensions.iter().map(|(dimension, _)| {
+            let roles = fact.roles.iter().filter(|role| role.target.name() == *dimension);
+            roles.map(|role| role.name.as_str()).collect::<Vec<_>>().join(", ")
+        });
+        std::iter::once(fact.name.to_string()).chain(roles).collect()
+    };
+    (dimensions.iter().map(|(name, _)| name.to_string()).collect(), facts.iter().map(row).collect())
 }
 
 #[cfg(test)]

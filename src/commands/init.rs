@@ -76,13 +76,14 @@ fn empty(into: &Path) -> std::io::Result<()> {
 }
 
 fn schemas(folder: &Path, output: &Output) -> anyhow::Result<()> {
-    use starmere_models::define::{DimensionFile, FactFile, SqlFile, StreamFile};
+    use starmere_models::define::{DimensionFile, FactFile, RollupFile, SqlFile, StreamFile};
     std::fs::create_dir_all(folder).with_context(|| format!("could not make `{}`", folder.display()))?;
     let all = [
         ("project", schema_for!(ProjectFile)),
         ("stream", schema_for!(StreamFile)),
         ("dimension", schema_for!(DimensionFile)),
         ("fact", schema_for!(FactFile)),
+        ("rollup", schema_for!(RollupFile)),
         ("sql", schema_for!(SqlFile)),
         ("product", schema_for!(starmere_marts::define::ProductFile)),
     ];

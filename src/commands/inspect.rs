@@ -198,7 +198,7 @@ const MOST_REFUSED: usize = 20;
 
 async fn sources(opened: &Opened, output: &Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    for partition in health::partitions(opened, true).await? {
+    for partition in health::partitions(opened).await? {
         if let Some(stop) = &partition.stopped {
             output.say(super::ingest::stopped(stop));
         }

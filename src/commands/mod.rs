@@ -11,7 +11,7 @@ mod sql;
 mod upkeep;
 mod verify;
 
-use crate::command_line::{Command, CommandLine, Streams, StreamsCommand};
+use crate::command_line::{Command, CommandLine, Products, ProductsCommand, Streams, StreamsCommand};
 use crate::output::Output;
 use crate::project::{Opened, Project};
 use crate::publish;
@@ -23,7 +23,10 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Init(arguments) => init::run(&arguments, &root, output),
         Command::Check => definitions::check(&Project::load(&root)?, output),
         Command::Plan => definitions::plan(&open()?, output).await,
-        Command::Products => definitions::products(&Project::load(&root)?, output),
+        Command::Products(Products { what: None }) => definitions::products(&Project::load(&root)?, output),
+        Command::Products(Products { what: Some(ProductsCommand::Matrix) }) => {
+            definitions::matrix(&Project::load(&root)?, output)
+        }
         Command::Streams(Streams { what: None }) => inspect::streams(&open()?, output).await,
         Command::Streams(Streams { what: Some(StreamsCommand::Infer(arguments)) }) => {
             infer::run(&open()?, &arguments, output).await

@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use starmere_models::define::{DimensionFile, FactFile, Parsed, Problem, SqlFile, StreamFile, parse_text};
+use starmere_models::define::{DimensionFile, FactFile, Parsed, Problem, RollupFile, SqlFile, StreamFile, parse_text};
 use starmere_models::resolve::{Definitions, Models, resolve};
 
-use super::queries::SQL_FILES;
+use super::queries::{ROLLUP_FILES, SQL_FILES};
 
 /// The domain that owns everything.
 pub(crate) const DOMAIN: &str = "sales";
@@ -233,7 +233,7 @@ from:
   - { stream: orders, event: buyer_moved, as: patch, key: { customer_id: buyer } }
 attributes:
   full_name: { type: string, history: overwrite }
-  city:      { type: string, history: version }
+  city:      { type: string, history: [version, current, previous, original] }
   score:     { type: int, history: version }
   channel:   { type: string, history: keep }
   tier:      { type: string, history: version }
@@ -249,7 +249,7 @@ from:
   - { event: region_changed, as: patch, set: { first_name: name } }
   - { event: region_gone, as: delete }
 attributes:
-  name:       { type: string, history: overwrite }
+  name:       { type: string, history: [overwrite, previous] }
   first_name: { type: string, history: keep }
   climate:    { type: string, history: version }
 inferred_from: [sales.customer, sales.orders]
@@ -261,7 +261,7 @@ from:
   - { stream: places, event: shop_opened, as: state, set: { opened_as: title } }
   - { event: shop_renamed, as: patch, set: { opened_as: title } }
 attributes:
-  title:     { type: string, history: overwrite }
+  title:     { type: string, history: previous }
   opened_as: { type: string, history: keep }
 inferred_from: [sales.orders]
 "#,
@@ -332,12 +332,14 @@ fn definitions() -> Definitions {
         parsed.unwrap_or_else(|problem| panic!("{problem}"))
     }
     let dimension = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<DimensionFile>(text, "dimensions.yaml")));
+    let rollup = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<RollupFile>(text, "rollups.yaml")));
     let sql = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<SqlFile>(text, "sql.yaml")));
     let fact = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<FactFile>(text, "facts.yaml")));
     Definitions {
         streams: STREAMS.iter().map(|text| parsed(parse_text::<StreamFile>(text, "streams.yaml"))).collect(),
         dimensions: DIMENSION_FILES.iter().map(dimension).collect(),
         facts: FACT_FILES.iter().map(fact).collect(),
+        rollups: ROLLUP_FILES.iter().map(rollup).collect(),
         sql_models: SQL_FILES.iter().map(sql).collect(),
         ports: BTreeMap::new(),
     }

@@ -22,11 +22,22 @@ enum History {
 }
 use History::{Keep, Overwrite, Version};
 
+/// What is shown beside a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Current,
+    Previous,
+    Original,
+}
+use Beside::{Current, Original, Previous};
+
 /// A dimension: table, attributes; a reference is an attribute that names another dimension's member.
 struct Dimension {
     table: &'static str,
     natural: &'static str,
     attributes: &'static [(&'static str, History)],
+    /// What is shown beside attributes.
+    beside: &'static [(&'static str, Beside)],
     reference: Option<(&'static str, &'static str)>,
 }
 
@@ -41,24 +52,28 @@ const CUSTOMER: Dimension = Dimension {
         ("tier", Version),
         ("region", Version),
     ],
+    beside: &[("city", Current), ("city", Previous), ("city", Original)],
     reference: Some(("region", "sales.region")),
 };
 const REGION: Dimension = Dimension {
     table: "sales.region",
     natural: "region_id",
     attributes: &[("name", Overwrite), ("first_name", Keep), ("climate", Version)],
+    beside: &[("name", Previous)],
     reference: None,
 };
 const SHOP: Dimension = Dimension {
     table: "sales.shop",
     natural: "shop_id",
     attributes: &[("title", Overwrite), ("opened_as", Keep)],
+    beside: &[("title", Previous)],
     reference: None,
 };
 const PRODUCT: Dimension = Dimension {
     table: "sales.product",
     natural: "product_id",
     attributes: &[("title", Overwrite), ("price", Overwrite)],
+    beside: &[],
     reference: None,
 };
 
@@ -176,6 +191,14 @@ fn replayed(changes: &[(&Event, &Change)]) -> State {
 struct MemberVersion {
     from: i64,
     state: State,
+    beside: BTreeMap<String, String>,
+}
+
+impl MemberVersion {
+    /// Of somebody of whom nothing is known.
+    fn nothing() -> Self {
+        Self { from: BEGINNING, state: State::default(), beside: BTreeMap::new() }
+    }
 }
 
 #[derive(Default)]
@@ -196,7 +219,7 @@ impl Members {
             members.versions.insert(name.clone(), versions(dimension, &own));
         }
         for name in mentioned.iter().filter(|name| !changes.iter().any(|(_, change)| change.member == **name)) {
-            members.versions.insert(name.clone(), vec![MemberVersion { from: BEGINNING, state: State::default() }]);
+            members.versions.insert(name.clone(), vec![MemberVersion::nothing()]);
             members.inferred.insert(name.clone());
         }
         members
@@ -222,7 +245,7 @@ impl Members {
     fn rows(&self, dimension: &Dimension, all: &BTreeMap<&str, Members>) -> Vec<Row> {
         let short = dimension.table.trim_start_matches("sales.");
         let mut rows = Vec::new();
-        let unknown = [MemberVersion { from: BEGINNING, state: State::default() }];
+        let unknown = [MemberVersion::nothing()];
         let known = self.versions.iter().map(|(name, versions)| (Some(name), versions.as_slice()));
         for (name, versions) in known.chain([(None, unknown.as_slice())]) {
             for (index, version) in versions.iter().enumerate() {
@@ -247,6 +270,11 @@ impl Members {
                         None => cells.insert((*attribute).to_owned(), value.map_or(NULL.to_owned(), Clone::clone)),
                     };
                 }
+                for (attribute, beside) in dimension.beside {
+                    let column = column_beside(attribute, *beside);
+                    let value = version.beside.get(&column).map_or(NULL.to_owned(), Clone::clone);
+                    cells.insert(column, value);
+                }
                 rows.push(cells);
             }
         }
@@ -254,8 +282,21 @@ impl Members {
     }
 }
 
+fn column_beside(attribute: &str, beside: Beside) -> String {
+    let word = match beside {
+        Current => "current",
+        Previous => "previous",
+        Original => "original",
+    };
+    format!("{word}_{attribute}")
+}
+
 fn label(member: &str, from: i64) -> String {
     format!("{member}@{}", moment(from))
+}
+
+fn is_versioned(dimension: &Dimension, attribute: &str) -> bool {
+    dimension.attributes.contains(&(attribute, Version))
 }
 
 /// The versions of one member; `changes` are its own, in the order of events.
@@ -274,11 +315,31 @@ fn versions(dimension: &Dimension, changes: &[(&Event, &Change)]) -> Vec<MemberV
         });
         if opens {
             let from = if versions.is_empty() { BEGINNING } else { instant };
-            versions.push(MemberVersion { from, state });
+            versions.push(MemberVersion { from, state, beside: BTreeMap::new() });
         }
     }
-    for MemberVersion { state, .. } in &mut versions {
+    let ends: Vec<i64> = versions.iter().skip(1).map(|version| version.from).chain([i64::MAX]).collect();
+    for (MemberVersion { state, beside, .. }, end) in versions.iter_mut().zip(ends) {
         let lifetime: Vec<&State> = prefixes.iter().filter(|prefix| prefix.lifetime == state.lifetime).collect();
+        for (attribute, what) in dimension.beside {
+            // What the lifetime's instants have left, one after another, up to the end of the version where it matters.
+            let until = if is_versioned(dimension, attribute) { end } else { i64::MAX };
+            let mut left: BTreeMap<i64, Option<&String>> = BTreeMap::new();
+            for ((event, _), prefix) in changes.iter().zip(&prefixes) {
+                if prefix.lifetime == state.lifetime && event.place.at < until {
+                    left.insert(event.place.at, prefix.values.get(attribute));
+                }
+            }
+            let left: Vec<Option<&String>> = left.into_values().collect();
+            let value = match what {
+                Current => lifetime.last().and_then(|state| state.values.get(attribute)),
+                Original => lifetime.iter().find_map(|state| state.values.get(attribute)),
+                Previous => left.windows(2).rev().find(|pair| pair[0] != pair[1]).and_then(|pair| pair[0]),
+            };
+            if let Some(value) = value {
+                beside.insert(column_beside(attribute, *what), value.clone());
+            }
+        }
         for (attribute, history) in dimension.attributes {
             let value = match history {
                 Version => continue,

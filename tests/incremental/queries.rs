@@ -4,6 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{NULL, Row, Tables};
 
+pub(crate) const ROLLUP_FILES: [&str; 1] = [r#"
+rollup: monthly
+of: order_lines
+by: { city: buyer.city, payer_tier: payer.tier, month: order_date.year_month, line: line }
+where: fact.quantity < 30
+count: lines
+"#];
+
 pub(crate) const SQL_FILES: [&str; 7] = [
     // An aggregate over a join.
     r#"
@@ -102,6 +110,32 @@ pub(crate) fn answer(tables: &mut Tables) {
     });
     answers.push(("tiers", tiers.collect()));
     answers.push(("sales_by_tier", sales));
+
+    let mut months: BTreeMap<[String; 4], Vec<&Row>> = BTreeMap::new();
+    for line in lines.iter().filter(|line| number(line, "quantity").is_some_and(|quantity| quantity < 30)) {
+        let of = |role: &str, attribute: &str| {
+            let customer = customers.iter().find(|customer| customer["customer_key"] == line[&format!("{role}_key")]);
+            customer.expect("a line has its customers")[attribute].clone()
+        };
+        let month = match line["order_date_key"].as_str() {
+            "0" => NULL.to_owned(),
+            day => format!("{}-{}", &day[..4], &day[4..6]),
+        };
+        let group = [of("buyer", "city"), of("payer", "tier"), month, line["line"].clone()];
+        months.entry(group).or_default().push(line);
+    }
+    let months = months.into_iter().map(|([city, tier, month, line], lines)| {
+        row([
+            ("city", city),
+            ("payer_tier", tier),
+            ("month", month),
+            ("line", line),
+            ("lines", lines.len().to_string()),
+            ("quantity", shown(summed(&lines, "quantity"))),
+            ("amount", summed(&lines, "amount").map_or(NULL.to_owned(), hundredths)),
+        ])
+    });
+    answers.push(("monthly", months.collect()));
 
     let mut line_regions = Vec::new();
     for line in lines.iter().filter(|line| number(line, "quantity").is_some_and(|quantity| quantity < 20)) {

@@ -368,6 +368,10 @@ def has_metrics(http: str) -> None:
         assert line in lines, f"no `{line}` among {[other for other in lines if other.startswith(line.split('{')[0].split()[0])]}"
 
 
+    for begin in ['starmere_source_last_landed_timestamp_seconds{stream="csv"', 'starmere_source_failing{stream="declared"']:
+        assert any(line.startswith(begin) for line in lines), f"no `{begin}`"
+
+
 def ingests_with_metrics(starmere: str, project: Path) -> None:
     """Follows the sources, of which the broker's is gone by now; tells metrics; ends when it is told to."""
     command = [starmere, "ingest", "--metrics", "127.0.0.1:0", "--project", str(project)]

@@ -16,8 +16,8 @@ mod types;
 
 pub use files::{Parsed, parse, parse_text};
 pub use model::{
-    Additivity, As, Attribute, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile, FactSource, History,
-    Measure, Names, ReferenceTo, Role, SqlColumnFile, SqlFile,
+    Additivity, As, Attribute, Beside, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile, FactSource,
+    Histories, History, Measure, Names, ReferenceTo, Role, RollupFile, SqlColumnFile, SqlFile,
 };
 pub use place::{Place, Placed, Problem, suggestion};
 pub use stream::{

@@ -119,7 +119,7 @@ pub struct Attribute {
     #[serde(rename = "type")]
     pub field_type: FieldType,
     #[serde(default)]
-    pub history: History,
+    pub history: Histories,
     #[serde(default)]
     pub description: Option<String>,
 }
@@ -135,6 +135,110 @@ pub enum History {
     Overwrite,
     /// A change opens a version (type 2).
     Version,
+}
+
+/// A value that is shown beside the one of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Beside {
+    /// The latest, in every version (type 6).
+    Current,
+    /// The one before the last change (type 3).
+    Previous,
+    /// The first.
+    Original,
+}
+
+impl Beside {
+    /// The column that shows it of `attribute`.
+    pub fn column(self, attribute: &str) -> String {
+        let word = match self {
+            Self::Current => "current",
+            Self::Previous => "previous",
+            Self::Original => "original",
+        };
+        format!("{word}_{attribute}")
+    }
+}
+
+/// What becomes of former values, and what is shown beside: one word, or a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Histories {
+    pub history: History,
+    pub beside: Vec<Beside>,
+}
+
+impl Serialize for Histories {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.beside.is_empty() {
+            return self.history.serialize(serializer);
+        }
+        (self.history, &self.beside).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Histories {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        const WORDS: [&str; 6] = ["keep", "overwrite", "version", "current", "previous", "original"];
+        let words = Names::deserialize(deserializer)?.0;
+        let (mut history, mut beside) = (None, Vec::new());
+        for word in &words {
+            let base = match word.as_str() {
+                "keep" => History::Keep,
+                "overwrite" => History::Overwrite,
+                "version" => History::Version,
+                other => {
+                    let shown = match other {
+                        "current" => Beside::Current,
+                        "previous" => Beside::Previous,
+                        "original" => Beside::Original,
+                        _ => return Err(D::Error::unknown_variant(other, &WORDS)),
+                    };
+                    if beside.contains(&shown) {
+                        return Err(D::Error::custom(format!("`{other}` is there twice")));
+                    }
+                    beside.push(shown);
+                    continue;
+                }
+            };
+            if history.replace(base).is_some() {
+                return Err(D::Error::custom("a history is one of keep, overwrite and version"));
+            }
+        }
+        let history = match history {
+            Some(history) => history,
+            // Type 3.
+            None if beside == [Beside::Previous] => History::Overwrite,
+            None => {
+                return Err(D::Error::custom("a history is one of keep, overwrite and version, and what is beside"));
+            }
+        };
+        if history == History::Keep && !beside.is_empty() {
+            return Err(D::Error::custom("`keep` has nothing beside it; `[overwrite, original]` has both values"));
+        }
+        if history == History::Overwrite && beside.contains(&Beside::Current) {
+            return Err(D::Error::custom("with `overwrite` the value is the current one"));
+        }
+        beside.sort_unstable();
+        Ok(Self { history, beside })
+    }
+}
+
+impl JsonSchema for Histories {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Histories".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let words = ["keep", "overwrite", "version", "current", "previous", "original"];
+        schemars::json_schema!({
+            "anyOf": [
+                { "enum": ["keep", "overwrite", "version", "previous"] },
+                { "type": "array", "items": { "enum": words }, "minItems": 1, "uniqueItems": true }
+            ]
+        })
+    }
 }
 
 /// A snowflaked dimension.
@@ -227,6 +331,28 @@ pub enum Additivity {
     None,
 }
 
+/// A fact at a coarser grain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollupFile {
+    pub rollup: Placed<String>,
+    #[serde(default)]
+    pub description: Option<String>,
+    /// The fact.
+    pub of: Placed<String>,
+    /// Its grain: columns of the fact, or attributes of its dimensions (`role.attribute`), by the names they get.
+    pub by: IndexMap<String, Placed<String>>,
+    /// SQL: which rows of the fact.
+    #[serde(default, rename = "where")]
+    pub filter: Option<Placed<String>>,
+    /// Measures that are summed; all that may be added where it is left out.
+    #[serde(default)]
+    pub measures: Option<Placed<Names>>,
+    /// The column that counts rows of the fact.
+    #[serde(default)]
+    pub count: Option<Placed<String>>,
+}
+
 /// A SQL model: one SELECT over other models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -248,4 +374,31 @@ pub struct SqlFile {
 pub struct SqlColumnFile {
     #[serde(default)]
     pub description: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(text: &str) -> Result<Histories, String> {
+        let text = format!("dimension: d\nattributes: {{ a: {{ type: int, history: {text} }} }}\n");
+        let parsed = super::super::parse_text::<DimensionFile>(&text, "d.yaml");
+        parsed.map(|file| file.definition.attributes["a"].history.clone()).map_err(|problem| problem.message)
+    }
+
+    #[test]
+    fn histories_are_a_word_or_a_list() {
+        let of = |history, beside: &[Beside]| Ok(Histories { history, beside: beside.to_vec() });
+        assert_eq!(history("keep"), of(History::Keep, &[]));
+        assert_eq!(history("previous"), of(History::Overwrite, &[Beside::Previous]));
+        assert_eq!(history("[version]"), of(History::Version, &[]));
+        let all = [Beside::Current, Beside::Previous, Beside::Original];
+        assert_eq!(history("[original, version, previous, current]"), of(History::Version, &all));
+        assert_eq!(history("[version, keep]"), Err("a history is one of keep, overwrite and version".into()));
+        assert_eq!(history("[version, current, current]"), Err("`current` is there twice".into()));
+        assert_eq!(history("[overwrite, current]"), Err("with `overwrite` the value is the current one".into()));
+        assert!(history("[keep, previous]").unwrap_err().starts_with("`keep` has nothing beside it"));
+        assert!(history("current").unwrap_err().starts_with("a history is one of"));
+        assert_eq!(history("versions"), Err("unknown choice `versions`".into()));
+    }
 }

@@ -8,6 +8,8 @@
 //!   └► instants (same occurred_at): state after the last change of each
 //!        └► a version opens where a versioned value, the deleted mark or the lifetime differs from the version before
 //! lifetimes end with a delete; `overwrite` and `keep` are decided per lifetime, for all of its versions
+//! beside a value: the current and the original one of the lifetime; the previous one, which held before the value's
+//! last change, of the lifetime or, where changes open versions, before the version
 //! ```
 
 use std::cmp::Ordering;
@@ -22,7 +24,7 @@ use arrow::compute::{SortOptions, take};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 
 use super::{Action, BEGINNING, Dimension, END, FIRST_KEY};
-use crate::define::History;
+use crate::define::{Beside, History};
 use crate::keys::{Keys, UNKNOWN};
 use crate::{Error, Result};
 
@@ -32,8 +34,24 @@ struct Version {
     /// The first change of the instant that opened it; none for an inferred member.
     opened_by: Option<u32>,
     values: Vec<Option<u32>>,
+    /// Of each value, the one before its last change.
+    previous: Vec<Option<u32>>,
     deleted: bool,
     lifetime: usize,
+}
+
+/// What a lifetime comes to, for each value.
+#[derive(Clone)]
+struct Settled {
+    first: Vec<Option<u32>>,
+    last: Vec<Option<u32>>,
+    previous: Vec<Option<u32>>,
+}
+
+impl Settled {
+    fn nothing(values: usize) -> Self {
+        Self { first: vec![None; values], last: vec![None; values], previous: vec![None; values] }
+    }
 }
 
 /// Columns of the change log, typed.
@@ -119,6 +137,8 @@ struct Output {
     /// The change that has the natural key.
     natural: Vec<Option<u32>>,
     values: Vec<Vec<Option<u32>>>,
+    /// Of each attribute, what is shown beside it.
+    beside: Vec<Vec<Vec<Option<u32>>>>,
     valid_from: Vec<i64>,
     valid_to: Vec<i64>,
     deleted: Vec<bool>,
@@ -143,7 +163,11 @@ impl<'a> Fold<'a> {
             compare: values.iter().map(comparator).collect::<ArrowResult<_>>()?,
             nulls: values.iter().collect(),
             history,
-            output: Output { values: vec![Vec::new(); values.len()], ..Output::default() },
+            output: Output {
+                values: vec![Vec::new(); values.len()],
+                beside: dimension.attributes.iter().map(|attribute| vec![Vec::new(); attribute.beside.len()]).collect(),
+                ..Output::default()
+            },
         })
     }
 
@@ -182,24 +206,26 @@ impl<'a> Fold<'a> {
             .collect();
         if events.is_empty() {
             if mentions > 0 {
-                let values = vec![None; self.history.len()];
-                let version = Version { valid_from: BEGINNING, opened_by: None, values, deleted: false, lifetime: 0 };
-                self.emit(durable, rows[0], &[version], true);
+                let (values, previous) = (vec![None; self.history.len()], vec![None; self.history.len()]);
+                let valid_from = BEGINNING;
+                let version = Version { valid_from, opened_by: None, values, previous, deleted: false, lifetime: 0 };
+                self.emit(durable, rows[0], &[version], &[Settled::nothing(self.history.len())], true);
             }
             return Ok(());
         }
-        let versions = self.versions(&events);
-        self.emit(durable, events[0], &versions, false);
+        let (versions, settled) = self.versions(&events);
+        self.emit(durable, events[0], &versions, &settled, false);
         Ok(())
     }
 
-    /// Walks the instants.
-    fn versions(&self, events: &[u32]) -> Vec<Version> {
+    /// Walks the instants; the versions, and what each lifetime comes to.
+    fn versions(&self, events: &[u32]) -> (Vec<Version>, Vec<Settled>) {
         let mut versions: Vec<Version> = Vec::new();
         let mut values: Vec<Option<u32>> = vec![None; self.history.len()];
         let (mut deleted, mut lifetime) = (false, 0);
-        // `overwrite` and `keep` of each lifetime.
-        let mut settled: Vec<Vec<Option<u32>>> = vec![vec![None; self.history.len()]];
+        // As the instant before has left them, within the lifetime.
+        let mut before: Option<Vec<Option<u32>>> = None;
+        let mut settled = vec![Settled::nothing(self.history.len())];
         for instant in events.chunk_by(|&a, &b| self.log.occurred_at[a as usize] == self.log.occurred_at[b as usize]) {
             for &row in instant {
                 if self.log.action[row as usize] == Action::Delete as i32 {
@@ -208,9 +234,10 @@ impl<'a> Fold<'a> {
                 }
                 if deleted {
                     deleted = false;
+                    self.note_changes(before.take(), &values, &mut settled[lifetime]);
                     lifetime += 1;
                     values.fill(None);
-                    settled.push(vec![None; self.history.len()]);
+                    settled.push(Settled::nothing(self.history.len()));
                 }
                 let is_state = self.log.action[row as usize] == Action::State as i32;
                 let present = self.log.text(PRESENT, row).as_bytes();
@@ -218,14 +245,12 @@ impl<'a> Fold<'a> {
                     let there = present.get(index) == Some(&b'1');
                     if there || is_state {
                         *value = Some(row).filter(|_| there && self.nulls[index].is_valid(row as usize));
-                        match self.history[index] {
-                            History::Keep => settled[lifetime][index] = settled[lifetime][index].or(*value),
-                            History::Overwrite => settled[lifetime][index] = *value,
-                            History::Version => {}
-                        }
+                        settled[lifetime].first[index] = settled[lifetime].first[index].or(*value);
+                        settled[lifetime].last[index] = *value;
                     }
                 }
             }
+            self.note_changes(before.replace(values.clone()), &values, &mut settled[lifetime]);
             let opens = versions.last().is_none_or(|last| {
                 last.deleted != deleted || last.lifetime != lifetime || self.differ(&last.values, &values)
             });
@@ -233,30 +258,50 @@ impl<'a> Fold<'a> {
                 let valid_from =
                     if versions.is_empty() { BEGINNING } else { self.log.occurred_at[instant[0] as usize] };
                 let opened_by = Some(instant[0]);
-                versions.push(Version { valid_from, opened_by, values: values.clone(), deleted, lifetime });
+                let previous = settled[lifetime].previous.clone();
+                versions.push(Version { valid_from, opened_by, values: values.clone(), previous, deleted, lifetime });
             }
         }
         for version in &mut versions {
+            let settled = &settled[version.lifetime];
             for (index, history) in self.history.iter().enumerate() {
-                if *history != History::Version {
-                    version.values[index] = settled[version.lifetime][index];
+                match history {
+                    History::Keep => version.values[index] = settled.first[index],
+                    History::Overwrite => {
+                        version.values[index] = settled.last[index];
+                        version.previous[index] = settled.previous[index];
+                    }
+                    History::Version => {}
                 }
             }
         }
-        versions
+        (versions, settled)
+    }
+
+    /// Remembers the values that an instant has changed.
+    fn note_changes(&self, before: Option<Vec<Option<u32>>>, values: &[Option<u32>], settled: &mut Settled) {
+        for (index, before) in before.into_iter().flatten().enumerate() {
+            if self.differs(index, before, values[index]) {
+                settled.previous[index] = before;
+            }
+        }
     }
 
     fn differ(&self, a: &[Option<u32>], b: &[Option<u32>]) -> bool {
-        (0..self.history.len()).filter(|&index| self.history[index] == History::Version).any(|index| {
-            match (a[index], b[index]) {
-                (None, None) => false,
-                (Some(i), Some(j)) => i != j && self.compare[index](i as usize, j as usize).is_ne(),
-                _ => true,
-            }
-        })
+        let mut versioned = (0..self.history.len()).filter(|&index| self.history[index] == History::Version);
+        versioned.any(|index| self.differs(index, a[index], b[index]))
     }
 
-    fn emit(&mut self, durable: i64, natural: u32, versions: &[Version], inferred: bool) {
+    /// Whether two values of an attribute or a reference differ.
+    fn differs(&self, index: usize, a: Option<u32>, b: Option<u32>) -> bool {
+        match (a, b) {
+            (None, None) => false,
+            (Some(i), Some(j)) => i != j && self.compare[index](i as usize, j as usize).is_ne(),
+            _ => true,
+        }
+    }
+
+    fn emit(&mut self, durable: i64, natural: u32, versions: &[Version], settled: &[Settled], inferred: bool) {
         for (number, version) in versions.iter().enumerate() {
             let key = match version.opened_by {
                 Some(row) if number > 0 => {
@@ -270,6 +315,16 @@ impl<'a> Fold<'a> {
             output.natural.push(Some(natural));
             for (column, value) in output.values.iter_mut().zip(&version.values) {
                 column.push(*value);
+            }
+            let settled = &settled[version.lifetime];
+            for (index, attribute) in self.dimension.attributes.iter().enumerate() {
+                for (column, beside) in output.beside[index].iter_mut().zip(&attribute.beside) {
+                    column.push(match beside {
+                        Beside::Current => settled.last[index],
+                        Beside::Previous => version.previous[index],
+                        Beside::Original => settled.first[index],
+                    });
+                }
             }
             output.valid_from.push(version.valid_from);
             output.valid_to.push(versions.get(number + 1).map_or(END, |next| next.valid_from));
@@ -300,10 +355,15 @@ impl<'a> Fold<'a> {
         for column in &self.changes.columns()[FIRST_KEY..first] {
             columns.push(take(column, &natural, None)?);
         }
+        let mut beside = output.beside.into_iter();
         for (index, values) in output.values.into_iter().enumerate() {
-            let taken = take(&self.changes.column(first + index), &rows(values), None)?;
-            if index < self.dimension.attributes.len() {
+            let of = self.changes.column(first + index);
+            let taken = take(of, &rows(values), None)?;
+            if let Some(beside) = beside.next() {
                 columns.push(taken);
+                for values in beside {
+                    columns.push(take(of, &rows(values), None)?);
+                }
             } else {
                 // A reference to nobody points to the unknown member.
                 let keys: Int64Array =

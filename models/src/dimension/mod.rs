@@ -26,7 +26,7 @@ pub use run::{CHANGES, VERSIONS, build_changes, build_versions};
 pub(crate) use run::{decoder, natural_key, with_built_in};
 
 use crate::calendar::Days;
-use crate::define::{As, FieldType, History, ModelName, Place};
+use crate::define::{As, Beside, FieldType, History, ModelName, Place};
 use crate::events::{Event, Need};
 use crate::expression::Expression;
 use crate::keys::Keys;
@@ -57,6 +57,8 @@ pub struct AttributeColumn {
     pub name: String,
     pub field_type: FieldType,
     pub history: History,
+    /// What is shown beside its value.
+    pub beside: Vec<Beside>,
     pub description: Option<String>,
 }
 
@@ -124,7 +126,11 @@ impl Dimension {
             Field::new(format!("{name}_durable_key"), DataType::Int64, false),
         ];
         fields.extend(self.key.iter().map(|(key, field_type)| Field::new(key, field_type.arrow(), true)));
-        fields.extend(self.attributes.iter().map(|a| Field::new(&a.name, a.field_type.arrow(), true)));
+        for attribute in &self.attributes {
+            let names = attribute.beside.iter().map(|beside| beside.column(&attribute.name));
+            let names = std::iter::once(attribute.name.clone()).chain(names);
+            fields.extend(names.map(|name| Field::new(name, attribute.field_type.arrow(), true)));
+        }
         fields.extend(
             self.references.iter().map(|r| Field::new(format!("{}_durable_key", r.name), DataType::Int64, false)),
         );

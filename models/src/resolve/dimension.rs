@@ -176,7 +176,8 @@ impl Resolving<'_> {
                 .map(|(name, attribute)| AttributeColumn {
                     name: name.clone(),
                     field_type: attribute.field_type,
-                    history: attribute.history,
+                    history: attribute.history.history,
+                    beside: attribute.history.beside.clone(),
                     description: attribute.description.clone(),
                 })
                 .collect(),
@@ -216,6 +217,10 @@ impl Resolving<'_> {
             .iter()
             .map(|name| (name.clone(), key.place(file_name)))
             .chain(file.attributes.iter().map(|(name, attribute)| (name.clone(), attribute.place(file_name))))
+            .chain(file.attributes.iter().flat_map(|(name, attribute)| {
+                let beside = attribute.history.beside.iter().map(|beside| beside.column(name));
+                beside.map(|column| (column, attribute.place(file_name)))
+            }))
             .chain(
                 file.references
                     .iter()

@@ -5,6 +5,7 @@
 
 mod dimension;
 mod fact;
+mod rollup;
 mod sql_model;
 mod stream;
 
@@ -19,7 +20,9 @@ use chrono::Datelike;
 use sha2::{Digest, Sha256};
 
 use crate::calendar::Days;
-use crate::define::{DimensionFile, FactFile, ModelName, Parsed, Place, Problem, SqlFile, StreamFile, suggestion};
+use crate::define::{
+    DimensionFile, FactFile, ModelName, Parsed, Place, Problem, RollupFile, SqlFile, StreamFile, suggestion,
+};
 use crate::dimension::Dimension;
 use crate::events::Stream;
 use crate::fact::Fact;
@@ -35,6 +38,7 @@ pub struct Definitions {
     /// With their domains.
     pub dimensions: Vec<(String, Parsed<DimensionFile>)>,
     pub facts: Vec<(String, Parsed<FactFile>)>,
+    pub rollups: Vec<(String, Parsed<RollupFile>)>,
     pub sql_models: Vec<(String, Parsed<SqlFile>)>,
     /// Ports of products, by `domain.product_vN.port`.
     pub ports: BTreeMap<String, Port>,
@@ -100,7 +104,7 @@ impl Model {
             Self::Calendar(_) => "calendar",
             Self::Dimension(_) => "dimension",
             Self::Fact(_) => "fact",
-            Self::Sql(_) => "sql",
+            Self::Sql(model) => model.kind,
         }
     }
 
@@ -163,6 +167,7 @@ pub fn resolve(definitions: &Definitions) -> Result<Models, Vec<Problem>> {
     resolving.facts();
     resolving.inferences();
     resolving.cycles();
+    resolving.rollups();
     resolving.sql_models();
     resolving.fingerprints();
     resolving.unread();
@@ -207,6 +212,10 @@ impl Resolving<'_> {
         }
         for (domain, parsed) in &self.definitions.facts {
             let name = &parsed.definition.fact;
+            all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
+        }
+        for (domain, parsed) in &self.definitions.rollups {
+            let name = &parsed.definition.rollup;
             all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
         }
         for (domain, parsed) in &self.definitions.sql_models {

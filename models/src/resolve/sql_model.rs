@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::common::TableReference;
+use indexmap::IndexMap;
 
 use super::{Model, Resolving, beginning, check_name};
-use crate::define::{FieldType, ModelName, Parsed, Place, Problem, SqlFile, suggestion};
+use crate::define::{FieldType, ModelName, Parsed, Place, Placed, Problem, SqlColumnFile, SqlFile, suggestion};
 use crate::sql_model::{Query, Source, SqlColumn, SqlModel, Strategy, table_names};
 
 /// A model and what it names, while its turn has not come.
@@ -14,6 +15,22 @@ struct Waiting<'a> {
     name: ModelName,
     parsed: &'a Parsed<SqlFile>,
     names: Vec<(TableReference, ModelName)>,
+}
+
+/// A SELECT that is a model.
+pub(super) struct Select {
+    pub(super) name: ModelName,
+    /// What it is declared as.
+    pub(super) kind: &'static str,
+    pub(super) description: Option<String>,
+    pub(super) definition: serde_json::Value,
+    pub(super) text: String,
+    pub(super) place: Place,
+    pub(super) sources: Vec<Source>,
+    pub(super) grain: Vec<String>,
+    pub(super) grain_place: Place,
+    /// What columns mean, and where that is said.
+    pub(super) columns: IndexMap<String, (Option<String>, Place)>,
 }
 
 impl Resolving<'_> {
@@ -113,8 +130,15 @@ impl Resolving<'_> {
         let definitions = self.definitions;
         let dimensions = definitions.dimensions.iter().map(|(of, file)| (of, file.definition.dimension.to_string()));
         let facts = definitions.facts.iter().map(|(of, file)| (of, file.definition.fact.to_string()));
+        let rollups = definitions.rollups.iter().map(|(of, file)| (of, file.definition.rollup.to_string()));
         let sql = definitions.sql_models.iter().map(|(of, file)| (of, file.definition.sql.to_string()));
-        dimensions.chain(facts).chain(sql).filter(|(of, _)| *of == domain).map(|(_, name)| name).collect()
+        dimensions
+            .chain(facts)
+            .chain(rollups)
+            .chain(sql)
+            .filter(|(of, _)| *of == domain)
+            .map(|(_, name)| name)
+            .collect()
     }
 
     fn is_defined(&self, name: &ModelName) -> bool {
@@ -124,7 +148,6 @@ impl Resolving<'_> {
     fn sql_model(&mut self, waiting: &Waiting<'_>) -> Option<SqlModel> {
         let Waiting { name, parsed, names } = waiting;
         let (file, file_name) = (&parsed.definition, &parsed.file);
-        let place = file.select.place(file_name);
         let mut sources = Vec::new();
         for (reference, model) in names {
             // One that is defined and is not there is wrong itself, and was told of.
@@ -133,7 +156,27 @@ impl Resolving<'_> {
             let columns = port.map(|port| port.columns.clone());
             sources.push(Source { reference: reference.clone(), model: model.clone(), schema, columns });
         }
-        let query = match Query::new(&file.select, &sources, &file.grain.0) {
+        let described = |(column, file): (&String, &Placed<SqlColumnFile>)| {
+            (column.clone(), (file.description.clone(), file.place(file_name)))
+        };
+        self.select(Select {
+            name: name.clone(),
+            kind: "sql",
+            description: file.description.clone(),
+            definition: serde_json::to_value(file).unwrap_or_default(),
+            text: file.select.to_string(),
+            place: file.select.place(file_name),
+            sources,
+            grain: file.grain.0.clone(),
+            grain_place: file.grain.place(file_name),
+            columns: file.columns.iter().map(described).collect(),
+        })
+    }
+
+    /// The model that a SELECT is.
+    pub(super) fn select(&mut self, select: Select) -> Option<SqlModel> {
+        let Select { name, place, grain, grain_place, .. } = select;
+        let query = match Query::new(&select.text, &select.sources, &grain) {
             Ok(query) => query,
             Err(reason) => {
                 self.problem(Problem::new(place, format!("`select`: {}", beginning(&reason, 500))));
@@ -155,23 +198,20 @@ impl Resolving<'_> {
                 self.problem(Problem::new(place.clone(), message).hint("cast it to a type that tables have"));
                 continue;
             };
-            let description = file.columns.get(&column).and_then(|column| column.description.clone());
+            let description = select.columns.get(&column).and_then(|(description, _)| description.clone());
             columns.push(SqlColumn { name: column, field_type, description });
         }
         let known: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
-        for (column, definition) in &file.columns {
-            self.known_names([column].into_iter(), &known, "a column of `select`", &definition.place(file_name));
+        for (column, (_, place)) in &select.columns {
+            self.known_names([column].into_iter(), &known, "a column of `select`", place);
         }
-        let grain_place = file.grain.place(file_name);
-        if file.grain.0.is_empty() {
-            self.problem(
-                Problem::new(grain_place.clone(), "the model has no grain")
-                    .hint("name the columns that tell its rows apart"),
-            );
+        if grain.is_empty() {
+            let hint = "name the columns that tell its rows apart";
+            self.problem(Problem::new(grain_place.clone(), "the model has no grain").hint(hint));
         }
-        self.known_names(file.grain.0.iter(), &known, "a column of `select`", &grain_place);
-        for (index, column) in file.grain.0.iter().enumerate() {
-            if file.grain.0[..index].contains(column) {
+        self.known_names(grain.iter(), &known, "a column of `select`", &grain_place);
+        for (index, column) in grain.iter().enumerate() {
+            if grain[..index].contains(column) {
                 self.problem(Problem::new(grain_place.clone(), format!("the grain names `{column}` twice")));
             }
         }
@@ -179,14 +219,7 @@ impl Resolving<'_> {
             let message = format!("all rows of `{name}` are computed again whenever its inputs change: {why}");
             self.notes.push(Problem::new(place, message));
         }
-        Some(SqlModel {
-            name: name.clone(),
-            description: file.description.clone(),
-            definition: serde_json::to_value(file).unwrap_or_default(),
-            fingerprint: String::new(),
-            columns,
-            grain: file.grain.0.clone(),
-            query,
-        })
+        let Select { kind, description, definition, .. } = select;
+        Some(SqlModel { name, kind, description, definition, fingerprint: String::new(), columns, grain, query })
     }
 }

@@ -6,6 +6,7 @@ mod facts;
 mod hostile;
 mod keys;
 mod names;
+mod rollups;
 mod sql_models;
 mod streams;
 
@@ -21,6 +22,7 @@ const REGION: &str = "people/region.yaml";
 const DATE: &str = "sales/date.yaml";
 const LINES: &str = "sales/order_lines.yaml";
 const SQL: &str = "sales/sql.yaml";
+const ROLLUP: &str = "sales/rollup.yaml";
 
 /// Streams, and models in the folders of their domains.
 const RIGHT: [(&str, &str); 6] = [
@@ -63,6 +65,11 @@ fn check(files: &BTreeMap<String, String>) -> Result<Models, Vec<Problem>> {
                 definitions
                     .facts
                     .extend(read::<FactFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
+            }
+            Some((domain, _)) if name == ROLLUP => {
+                definitions
+                    .rollups
+                    .extend(read::<RollupFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
             }
             Some((domain, _)) if name == SQL => {
                 definitions

@@ -28,6 +28,8 @@ use crate::define::{FieldType, ModelName};
 #[derive(Clone, Debug)]
 pub struct SqlModel {
     pub name: ModelName,
+    /// What it is declared as: `sql` or `rollup`.
+    pub kind: &'static str,
     pub description: Option<String>,
     pub definition: serde_json::Value,
     pub fingerprint: String,

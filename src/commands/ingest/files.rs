@@ -30,13 +30,12 @@ pub(super) async fn follow_all(opened: &Opened, feeds: &[&Feed], output: &Output
                 let name = source.name.as_str();
                 let told = told.entry(name).or_default();
                 match follow(opened, feed, source, output, told, stop).await {
-                    Ok(()) => told.trouble = None,
+                    Ok(()) => _ = opened.watched.trouble(name, None),
                     Err(error) => {
                         let words = format!("{error:#}");
-                        if told.trouble.as_ref() != Some(&words) {
+                        if opened.watched.trouble(name, Some(words.clone())) {
                             tracing::warn!(source = name, error = words, "could not land; trying again");
                         }
-                        told.trouble = Some(words);
                     }
                 }
             }
@@ -53,7 +52,6 @@ pub(super) async fn follow_all(opened: &Opened, feeds: &[&Feed], output: &Output
 #[derive(Default)]
 struct Told {
     refused: Option<Vec<Refused>>,
-    trouble: Option<String>,
 }
 
 /// Lands what is new in one source, and tells only what was not told before.

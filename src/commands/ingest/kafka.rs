@@ -44,11 +44,13 @@ pub(super) async fn once(
 pub(super) async fn follow(opened: &Opened, feed: &Feed, source: &Source, output: &Output, stop: &CancellationToken) {
     let mut told = None;
     while !stop.is_cancelled() {
+        opened.watched.trouble(&source.name, None);
         let until = Until::Stopped(stop.clone());
         match land(&feed.stream, &feed.mapping, source, &Arc::default(), &opened.memory, until).await {
             Ok(report) => output.say(format!("landed {}: {}", source.name, words(&report))),
             Err(error) => {
                 let words = error.to_string();
+                opened.watched.trouble(&source.name, Some(words.clone()));
                 if told.as_ref() != Some(&words) {
                     tracing::warn!(source = source.name, error = words, "could not land; trying again");
                 }

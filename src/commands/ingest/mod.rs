@@ -35,6 +35,16 @@ enum From {
     Kafka(starmere_ingest::kafka::Source),
 }
 
+impl From {
+    /// The source's name.
+    fn source(&self) -> &str {
+        match self {
+            Self::Files(source) => &source.name,
+            Self::Kafka(source) => &source.name,
+        }
+    }
+}
+
 pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     if let Some(file) = &arguments.file {
@@ -167,8 +177,13 @@ async fn by_schedule(opened: &Opened, feed: &Feed, output: &Output, stop: &Cance
                 From::Files(source) => files::drain(opened, feed, source, output, false, stop).await.map(drop),
                 From::Kafka(source) => kafka::once(opened, feed, source, output, stop).await.map(drop),
             };
-            if let Err(error) = drained {
-                output.error(&error);
+            let name = feed.from.source();
+            match drained {
+                Ok(()) => _ = opened.watched.trouble(name, None),
+                Err(error) => {
+                    opened.watched.trouble(name, Some(format!("{error:#}")));
+                    output.error(&error);
+                }
             }
         }
     };

@@ -73,8 +73,8 @@ fn unknown_choices_are_refused_with_the_nearest() {
         PERSON,
         &[
             ("as: delete", "as: deleted", "5:31: unknown choice `deleted` (did you mean `delete`?)"),
-            ("history: version", "history: versions", "8:34: unknown choice `versions` (did you mean `version`?)"),
-            ("history: version", "history: 2", "8:34: unknown choice `2` (there are: `keep`, `overwrite`, `version`)"),
+            ("history: version", "history: versions", "8:25: unknown choice `versions` (did you mean `version`?)"),
+            ("history: version", "history: 2", "8:25: invalid type: integer `2`, expected a text or a list of texts"),
         ],
     );
     each_is_told(

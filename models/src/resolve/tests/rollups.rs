@@ -1,0 +1,64 @@
+//! Roll-ups: which fact, by what, which measures.
+
+use super::*;
+
+const ROLLUP_TEXT: &str =
+    "rollup: by_city\nof: order_lines\nby:\n  city: buyer.city\n  order: order_id\nmeasures: [amount]\ncount: lines\n";
+
+/// What is said of the right project with a roll-up beside it, in which `right` is replaced.
+fn said(right: &str, wrong: &str) -> String {
+    assert!(ROLLUP_TEXT.contains(right), "{right}");
+    let mut files = changed(LINES, "fact", "fact");
+    files.insert(ROLLUP.to_owned(), ROLLUP_TEXT.replacen(right, wrong, 1));
+    let problems = check(&files).err().unwrap_or_default();
+    problems.iter().map(|problem| told(problem, ROLLUP)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_roll_up_is_a_fact_at_a_coarser_grain() {
+    let mut files = changed(LINES, "fact", "fact");
+    files.insert(ROLLUP.to_owned(), ROLLUP_TEXT.to_owned());
+    let models = check(&files).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let Some(Model::Sql(model)) = models.get(&ModelName::new("sales", "by_city")) else { panic!("{models:?}") };
+    let columns: Vec<String> =
+        model.columns.iter().map(|column| format!("{} {}", column.name, column.field_type)).collect();
+    assert_eq!(columns, ["city string", "order string", "amount decimal(28,2)", "lines bigint"]);
+    assert_eq!((model.kind, model.grain.clone()), ("rollup", vec!["city".to_owned(), "order".to_owned()]));
+    let inputs: Vec<String> = model.inputs().into_iter().map(ToString::to_string).collect();
+    assert_eq!(inputs, ["people.person", "sales.order_lines"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_roll_up_is_told() {
+    let cases = [
+        ("of: order_lines", "of: order_line", "2:5: there is no fact `sales.order_line` (did you mean `order_lines`?)"),
+        ("of: order_lines", "of: date", "2:5: `sales.date` is a calendar, and a fact is rolled up"),
+        ("buyer.city", "byer.city", "4:9: `sales.order_lines` has no dimension `byer` (did you mean `buyer`?)"),
+        (
+            "buyer.city",
+            "buyer.town",
+            "4:9: `buyer` has no column `town` (there are: `person_key`, `person_durable_key`, `person_id`, `name`, `city`, `region_durable_key`, `valid_from`, `valid_to`, `is_current`, `is_deleted`, `is_inferred`)",
+        ),
+        (
+            "order: order_id",
+            "order: order",
+            "5:10: `sales.order_lines` has no column `order` (there are: `buyer_key`, ",
+        ),
+        ("[amount]", "[price]", "6:11: `sales.order_lines` has no measure `price` (there are: `quantity`, `amount`)"),
+        (
+            "by:\n  city: buyer.city\n  order: order_id\n",
+            "by: {}\n",
+            "1:9: the roll-up is `by` nothing (name columns of the fact, or attributes of its dimensions: `month: order_date.year_month`)",
+        ),
+        ("count: lines", "count: city", "1:9: `select`: "),
+        ("count: lines", "where: quantty > 1", "1:9: `select`: there is no column `quantty`; did you mean `quantity`?"),
+        ("count: lines", "count: Lines", "1:9: `Lines` is not a name"),
+    ];
+    let missed: Vec<String> = cases
+        .iter()
+        .map(|(right, wrong, expected)| (wrong, expected, said(right, wrong)))
+        .filter(|(_, expected, found)| !found.starts_with(**expected) || found.lines().count() > 1)
+        .map(|(wrong, expected, found)| format!("{wrong}\n  expected: {expected}\n  found:    {found}"))
+        .collect();
+    assert!(missed.is_empty(), "{} of {} cases:\n{}", missed.len(), cases.len(), missed.join("\n"));
+}
