@@ -74,7 +74,11 @@ case $what in
 system) system ;;
 demo)
     system
-    packages demo --constraint "$requirements" adbc-driver-flightsql adbc-driver-manager pyarrow
+    # The same versions as for the tests. Constraints have no extras.
+    constraints=$(mktemp)
+    sed 's/\[[^]]*\]//' "$requirements" >"$constraints"
+    PIP_CONSTRAINT=$constraints packages demo adbc-driver-flightsql adbc-driver-manager pyarrow
+    rm -f "$constraints"
     ;;
 test)
     system
