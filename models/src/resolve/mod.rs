@@ -275,14 +275,7 @@ impl Resolving<'_> {
         let parts: Vec<&str> = reference.split('.').collect();
         match parts.as_slice() {
             [name] => Some(ModelName::new(domain, name)),
-            [_, _, _] => match self.definitions.ports.get(reference) {
-                Some(port) => Some(port.model.clone()),
-                None => {
-                    let hint = suggestion(reference, self.definitions.ports.keys().map(String::as_str));
-                    self.problem(Problem::new(place.clone(), format!("there is no port `{reference}`")).hint(hint));
-                    None
-                }
-            },
+            [_, _, _] => self.model_behind(reference, place),
             [other, name] if *other == domain => Some(ModelName::new(domain, name)),
             _ => {
                 let hint = "another domain's dimension is named by its port: domain.product_vN.port";
@@ -292,6 +285,16 @@ impl Resolving<'_> {
                 None
             }
         }
+    }
+
+    /// The model behind the port `reference`.
+    fn model_behind(&mut self, reference: &str, place: &Place) -> Option<ModelName> {
+        let model = self.definitions.ports.get(reference).map(|port| port.model.clone());
+        if model.is_none() {
+            let hint = suggestion(reference, self.definitions.ports.keys().map(String::as_str));
+            self.problem(Problem::new(place.clone(), format!("there is no port `{reference}`")).hint(hint));
+        }
+        model
     }
 
     /// Tells that there is no dimension `name`; quiet where it is defined but wrong.

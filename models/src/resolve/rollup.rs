@@ -56,7 +56,7 @@ impl Resolving<'_> {
             text += &format!(" JOIN {} AS {alias} ON {alias}.{key} = fact.{own}", table(&source.model));
         }
         if let Some(filter) = &file.filter {
-            text += &format!(" WHERE {}", filter.value);
+            text += &format!(" WHERE ({})", filter.value);
         }
         text += &format!(" GROUP BY {}", grouped.join(", "));
         let mut sources = vec![own];

@@ -109,14 +109,7 @@ impl Resolving<'_> {
                 self.problem(Problem::new(place.clone(), message).hint(hint));
                 None
             }
-            [_, _, _] => match self.definitions.ports.get(reference) {
-                Some(port) => Some(port.model.clone()),
-                None => {
-                    let hint = suggestion(reference, self.definitions.ports.keys().map(String::as_str));
-                    self.problem(Problem::new(place.clone(), format!("there is no port `{reference}`")).hint(hint));
-                    None
-                }
-            },
+            [_, _, _] => self.model_behind(reference, place),
             _ => {
                 let hint = "another domain's models are named by their ports: domain.product_vN.port";
                 let message = format!("`{reference}` names no model of this domain");
@@ -219,7 +212,10 @@ impl Resolving<'_> {
             let message = format!("all rows of `{name}` are computed again whenever its inputs change: {why}");
             self.notes.push(Problem::new(place, message));
         }
-        let Select { kind, description, definition, .. } = select;
+        let Select { kind, description, definition, sources, .. } = select;
+        // What a port shows is part of what the query says.
+        let shown: Vec<_> = sources.into_iter().map(|of| (of.reference.to_string(), of.model, of.columns)).collect();
+        let definition = serde_json::json!([definition, shown]);
         Some(SqlModel { name, kind, description, definition, fingerprint: String::new(), columns, grain, query })
     }
 }

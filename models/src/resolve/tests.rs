@@ -46,6 +46,10 @@ fn changed(file: &str, right: &str, wrong: &str) -> BTreeMap<String, String> {
 
 /// Reads and resolves, as `starmere check` does.
 fn check(files: &BTreeMap<String, String>) -> Result<Models, Vec<Problem>> {
+    resolve(&definitions(files)?)
+}
+
+fn definitions(files: &BTreeMap<String, String>) -> Result<Definitions, Vec<Problem>> {
     fn read<T: DeserializeOwned>(name: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Parsed<T>> {
         parse_text(text, name).map_err(|problem| problems.push(problem)).ok()
     }
@@ -83,7 +87,7 @@ fn check(files: &BTreeMap<String, String>) -> Result<Models, Vec<Problem>> {
             }
         }
     }
-    if problems.is_empty() { resolve(&definitions) } else { Err(problems) }
+    if problems.is_empty() { Ok(definitions) } else { Err(problems) }
 }
 
 fn told(problem: &Problem, file: &str) -> String {

@@ -339,20 +339,23 @@ fn output(plan: &LogicalPlan, place: usize) -> Expr {
     Expr::Column(Column::from(plan.schema().qualified_field(place)))
 }
 
-/// `expression` with each column replaced by what `of` gives for its place in the output of `node`.
+/// `keys` with each column replaced by what `of` gives for its place in the output of `node`.
 fn substituted(
-    expression: Expr,
+    keys: Vec<Expr>,
     node: &LogicalPlan,
-    of: &impl Fn(usize) -> Result<Expr, String>,
-) -> Result<Expr, String> {
-    let replaced = expression.transform(|part| match &part {
-        Expr::Column(column) => {
-            let place = node.schema().index_of_column(column)?;
-            of(place).map(Transformed::yes).map_err(DataFusionError::Plan)
-        }
-        _ => Ok(Transformed::no(part)),
+    of: impl Fn(usize) -> Result<Expr, String>,
+) -> Result<Vec<Expr>, String> {
+    let replaced = keys.into_iter().map(|key| {
+        let replaced = key.transform(|part| match &part {
+            Expr::Column(column) => {
+                let place = node.schema().index_of_column(column)?;
+                of(place).map(Transformed::yes).map_err(DataFusionError::Plan)
+            }
+            _ => Ok(Transformed::no(part)),
+        });
+        replaced.map(|replaced| replaced.data).map_err(|error| reason(&error))
     });
-    replaced.map(|replaced| replaced.data).map_err(|error| reason(&error))
+    replaced.collect()
 }
 
 /// How the rows of `plan` are found by their grain; or why they are not.
@@ -360,24 +363,19 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
     let place = |name: &String| plan.schema().index_of_column_by_name(None, name).unwrap_or_default();
     let mut keys: Vec<Expr> = grain.iter().map(|name| output(plan, place(name))).collect();
     let (mut node, mut depth) = (plan, 0);
-    let mut groups: Option<usize> = None;
+    // Whether the grain is all that is grouped by, once there is a grouping.
+    let mut is_unique: Option<bool> = None;
     // Where a WHERE stands right above the core, the core begins there.
     let mut last_filter = None;
     loop {
-        let mut through = |of: &dyn Fn(usize) -> Result<Expr, String>| -> Result<(), String> {
-            for key in &mut keys {
-                *key = substituted(key.clone(), node, &|place| of(place))?;
-            }
-            Ok(())
-        };
         let mut filter = None;
         let input = match node {
             LogicalPlan::Projection(projection) => {
-                through(&|place| Ok(projection.expr[place].clone().unalias()))?;
+                keys = substituted(keys, node, |place| Ok(projection.expr[place].clone().unalias()))?;
                 &projection.input
             }
             LogicalPlan::SubqueryAlias(alias) => {
-                through(&|place| Ok(output(&alias.input, place)))?;
+                keys = substituted(keys, node, |place| Ok(output(&alias.input, place)))?;
                 &alias.input
             }
             LogicalPlan::Sort(sort) => &sort.input,
@@ -385,13 +383,13 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
                 filter = Some((node, depth));
                 &having.input
             }
-            LogicalPlan::Aggregate(aggregate) if groups.is_none() => {
-                through(&|place| group(aggregate, place))?;
-                groups = Some(aggregate.group_expr.len());
+            LogicalPlan::Aggregate(aggregate) if is_unique.is_none() => {
+                is_unique = Some(are_all(&keys, aggregate.group_expr.len()));
+                keys = substituted(keys, node, |place| group(aggregate, place))?;
                 &aggregate.input
             }
-            LogicalPlan::Distinct(Distinct::All(input)) if groups.is_none() => {
-                groups = Some(input.schema().fields().len());
+            LogicalPlan::Distinct(Distinct::All(input)) if is_unique.is_none() => {
+                is_unique = Some(are_all(&keys, input.schema().fields().len()));
                 input
             }
             _ => break,
@@ -410,12 +408,13 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
         Side::Deep => Err("outer joins stand within each other's missing side".to_owned()),
     });
     let touched = touched.collect();
-    let is_unique = groups.is_some_and(|groups| groups == distinct(&keys));
-    Ok(ByKey { core: core.clone(), depth, keys, touched, is_unique })
+    Ok(ByKey { core: core.clone(), depth, keys, touched, is_unique: is_unique.unwrap_or_default() })
 }
 
-fn distinct(keys: &[Expr]) -> usize {
-    keys.iter().collect::<HashSet<_>>().len()
+/// Whether the keys are so many columns as they stand: what is made of a column may be the same for several.
+fn are_all(keys: &[Expr], columns: usize) -> bool {
+    let plain: HashSet<&Expr> = keys.iter().filter(|key| matches!(key, Expr::Column(_))).collect();
+    plain.len() == columns
 }
 
 /// The expression of a group, by its place in the aggregate's output.

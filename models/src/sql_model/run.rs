@@ -24,7 +24,7 @@ use super::{SqlModel, Strategy};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::derived::{Change, Derived};
-use crate::expression::cast_rows;
+use crate::expression::{cast_rows, reason};
 use crate::{Error, Result, keys};
 
 /// The part of a model that is its rows.
@@ -130,8 +130,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn failed(&self, error: &DataFusionError) -> Error {
-        let reason = error.find_root().strip_backtrace();
-        let reason = reason.lines().next().unwrap_or_default().to_owned();
+        let reason = reason(error);
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => Error::Memory { model: self.model.name.to_string(), reason },
             _ => Error::Query { model: self.model.name.to_string(), reason },

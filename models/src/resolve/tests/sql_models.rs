@@ -196,3 +196,36 @@ fn why_all_rows_are_computed_again_is_known() {
         "its grain, or another join, looks at the side of an outer join that may be missing"
     );
 }
+
+#[test]
+fn a_grain_that_is_made_of_a_group_may_recur() {
+    let is_unique = |select: &str, grain: &str| {
+        let mut files = changed(LINES, "fact", "fact");
+        files.insert(SQL.to_owned(), format!("sql: revenue\nselect: >\n  {select}\ngrain: {grain}\n"));
+        let models = check(&files).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let Some(Model::Sql(model)) = models.get(&ModelName::new("sales", "revenue")) else { panic!("{models:?}") };
+        matches!(&model.query.strategy, Strategy::ByKey(by_key) if by_key.is_unique)
+    };
+    assert!(is_unique("SELECT quantity, count(*) AS n FROM order_lines GROUP BY quantity", "quantity"));
+    assert!(is_unique("SELECT quantity % 2 AS odd, count(*) AS n FROM order_lines GROUP BY quantity % 2", "odd"));
+    assert!(is_unique("SELECT DISTINCT order_id, quantity FROM order_lines", "[order_id, quantity]"));
+    assert!(!is_unique("SELECT quantity % 2 AS odd, count(*) AS n FROM order_lines GROUP BY quantity", "odd"));
+    assert!(!is_unique("SELECT order_id, count(*) AS n FROM order_lines GROUP BY order_id, quantity", "order_id"));
+    assert!(!is_unique("SELECT DISTINCT order_id, quantity FROM order_lines", "order_id"));
+    assert!(!is_unique("SELECT order_id, quantity FROM order_lines", "[order_id, quantity]"));
+}
+
+#[test]
+fn what_a_port_shows_is_part_of_what_reads_it() {
+    let mut files = changed(LINES, "fact", "fact");
+    files.insert(SQL.to_owned(), REVENUE.to_owned());
+    let fingerprint = |city: &str| {
+        let mut definitions = definitions(&files).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let port = definitions.ports.get_mut("people.people_v1.person").expect("the port is there");
+        port.columns[1].1 = city.to_owned();
+        let models = resolve(&definitions).unwrap_or_else(|problems| panic!("{problems:?}"));
+        models.get(&ModelName::new("sales", "revenue")).expect("the model is there").fingerprint().to_owned()
+    };
+    assert_eq!(fingerprint("city"), fingerprint("city"));
+    assert_ne!(fingerprint("city"), fingerprint("name"));
+}
