@@ -56,7 +56,7 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Write a new project, an example, or the JSON Schemas of definitions
     Init(Init),
-    /// Read all definitions and report what is wrong with them, before any data is touched
+    /// Read all definitions, report what is wrong with them, and run their tests, before any data is touched
     Check,
     /// List streams and what has landed in them
     Streams(Streams),
@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Upkeep(Upkeep),
     /// List events that could not be read, with the reasons
     Rejects(Rejects),
+    /// Go from a row to the events that made it and their bytes, or from an event to the rows that it made
+    Trace(Trace),
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +181,14 @@ pub(crate) struct Build {
     /// Build from what is left of this stream, which has forgotten its oldest events
     #[arg(long, value_name = "STREAM")]
     pub(crate) accept_loss: Vec<String>,
+    /// Publish although ports change so that whoever reads them breaks (`starmere plan` lists them)
+    #[arg(long)]
+    pub(crate) accept_breaking: bool,
+    /// Build nothing: publish again what this catalog snapshot held
+    ///
+    /// The way back from a change: definitions go back on their own, or the next build publishes them again.
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["models", "full", "accept_loss", "accept_breaking"])]
+    pub(crate) back_to: Option<u64>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -237,6 +247,18 @@ pub(crate) struct Rejects {
     /// again by every build whose definition has changed.
     #[arg(long, requires = "of", conflicts_with = "sample")]
     pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// The model: `domain.name`
+    #[arg(conflicts_with = "event")]
+    pub(crate) model: Option<String>,
+    /// Which row: values of the columns that tell rows apart, in their order, or `column=value`
+    pub(crate) key: Vec<String>,
+    /// Instead, this event: in which rows it is
+    #[arg(long, value_name = "EVENT_ID")]
+    pub(crate) event: Option<String>,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The command line is a thin layer: each command loads the project, calls the rooms, and prints. Data goes to
 //! standard output, everything else to standard error. Exit status 0: done; 1: the user can mend it; 2: otherwise.
 
+mod changes;
 mod command_line;
 mod commands;
 mod example;
@@ -10,6 +11,7 @@ mod failure;
 mod health;
 mod output;
 mod project;
+mod project_tests;
 mod publish;
 mod sources;
 mod views;

@@ -103,6 +103,18 @@ impl Output {
         }
     }
 
+    /// Asks on a terminal whether to go on; where nobody can answer, the answer is no.
+    #[expect(clippy::print_stderr, reason = "this is where Starmere prints")]
+    pub(crate) fn ask(&self, question: &str) -> bool {
+        if !self.interactive || !std::io::stdin().is_terminal() {
+            return false;
+        }
+        eprint!("{question} [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    }
+
     /// An error with its causes and what to do, to standard error.
     #[expect(clippy::print_stderr, reason = "this is where Starmere prints")]
     pub(crate) fn error(&self, error: &anyhow::Error) {

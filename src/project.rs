@@ -19,8 +19,7 @@ use starmere_lake::store::Store;
 use starmere_marts::define::ProductFile;
 use starmere_marts::meaning::Meaning;
 use starmere_models::define::{
-    DimensionFile, FactFile, Parsed, Place, Placed, Problem, RollupFile, SqlFile, StreamFile, TimeUnitFile, parse,
-    suggestion,
+    Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, parse_model, suggestion,
 };
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::check_listener;
@@ -28,6 +27,7 @@ use starmere_sql::check_listener;
 use crate::failure::{Mendable, Problems};
 use crate::health::Watched;
 use crate::output::bytes as size;
+use crate::project_tests::{Test, TestFile};
 use crate::sources::SourceFile;
 
 /// Catalog snapshots are retained so many days unless the project says otherwise.
@@ -112,6 +112,7 @@ pub(crate) struct Project {
     pub(crate) streams: Vec<Parsed<StreamFile>>,
     pub(crate) models: Models,
     pub(crate) meaning: Meaning,
+    pub(crate) tests: Vec<Test>,
     pub(crate) files: usize,
 }
 
@@ -140,30 +141,22 @@ impl Project {
         let mut streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));
         reading.schemas(&mut streams);
         let mut definitions = Definitions { streams: streams.clone(), ..Definitions::default() };
-        let mut products = Vec::new();
+        let (mut products, mut tests) = (Vec::new(), Vec::new());
         for domain in folders(&root.join("domains")) {
             let name = domain.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let place = Place { file: reading.name(&domain), line: 1, column: 1 };
             reading.problems.extend(check_domain(&name, &place));
             for path in yaml_files(&domain.join("models")) {
-                // A key of its own says what it is.
-                let text = std::fs::read_to_string(&path).unwrap_or_default();
-                let has = |key: &str| text.lines().any(|line| line.trim_start_matches('\u{feff}').starts_with(key));
-                if has("fact:") {
-                    definitions.facts.extend(reading.one::<FactFile>(&path).map(|parsed| (name.clone(), parsed)));
-                } else if has("rollup:") {
-                    definitions.rollups.extend(reading.one::<RollupFile>(&path).map(|parsed| (name.clone(), parsed)));
-                } else if has("sql:") {
-                    definitions.sql_models.extend(reading.one::<SqlFile>(&path).map(|parsed| (name.clone(), parsed)));
-                } else {
-                    definitions
-                        .dimensions
-                        .extend(reading.one::<DimensionFile>(&path).map(|parsed| (name.clone(), parsed)));
+                if let Some(model) = reading.one_by(&path, parse_model) {
+                    definitions.add(&name, model);
                 }
             }
             let of_domain: Vec<Parsed<ProductFile>> = reading.all(&domain.join("products"));
             products.extend(of_domain.into_iter().map(|parsed| (name.clone(), parsed)));
+            let of_domain: Vec<Parsed<TestFile>> = reading.all(&domain.join("tests"));
+            tests.extend(of_domain.into_iter().map(|parsed| (name.clone(), parsed)));
         }
+        reading.holidays(&mut definitions);
         definitions.ports = starmere_marts::define::ports(&products);
         reading.never_read();
         let Reading { mut problems, read, .. } = reading;
@@ -242,7 +235,7 @@ impl Project {
         if !problems.is_empty() {
             return Err(Problems(problems).into());
         }
-        Ok(Self { root: root.to_path_buf(), file, streams, models, meaning, files: read.len() })
+        Ok(Self { root: root.to_path_buf(), file, streams, models, meaning, tests, files: read.len() })
     }
 
     /// Opens the warehouse.
@@ -277,7 +270,7 @@ impl Opened {
     }
 }
 
-fn mapping(file: &StreamFile) -> Mapping {
+pub(crate) fn mapping(file: &StreamFile) -> Mapping {
     let envelope = &file.envelope;
     let event_type = match (&envelope.event_type, &envelope.constant_type) {
         (_, Some(constant)) => TypeOf::Constant(constant.clone()),
@@ -314,6 +307,10 @@ impl Reading {
     }
 
     fn one<T: serde::de::DeserializeOwned>(&mut self, path: &Path) -> Option<Parsed<T>> {
+        self.one_by(path, parse)
+    }
+
+    fn one_by<T>(&mut self, path: &Path, parse: fn(&Path, &str) -> Result<T, Problem>) -> Option<T> {
         self.read.insert(path.to_path_buf());
         let name = self.name(path);
         match parse(path, &name) {
@@ -327,6 +324,22 @@ impl Reading {
 
     fn all<T: serde::de::DeserializeOwned>(&mut self, folder: &Path) -> Vec<Parsed<T>> {
         yaml_files(folder).iter().filter_map(|path| self.one(path)).collect()
+    }
+
+    /// Reads the holidays that calendars declare.
+    fn holidays(&mut self, definitions: &mut Definitions) {
+        for (_, parsed) in &mut definitions.dimensions {
+            let Some(calendar) = &mut parsed.definition.calendar else { continue };
+            let Some(file) = calendar.value.holidays.clone() else { continue };
+            match std::fs::read_to_string(self.root.join(&file)) {
+                Ok(text) => calendar.value.holidays_text = Some(text),
+                Err(error) => {
+                    let place = calendar.place(&parsed.file);
+                    let problem = Problem::new(place, format!("`{file}` could not be read: {error}"));
+                    self.problems.push(problem.hint("name a file of the project"));
+                }
+            }
+        }
     }
 
     /// Reads the schemas that streams declare.
@@ -354,6 +367,7 @@ impl Reading {
                 [_, _, folder, _, ..] if folder.starts_with("product") => {
                     "products are in domains/<domain>/products/*.yaml"
                 }
+                [_, _, folder, _, ..] if folder.starts_with("test") => "tests are in domains/<domain>/tests/*.yaml",
                 _ => "models are in domains/<domain>/models/*.yaml",
             };
             let place = Place { file, line: 1, column: 1 };

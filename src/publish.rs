@@ -11,6 +11,7 @@ use starmere_models::build::{Builder, Built, Watch};
 use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{Model, Models};
 
+use crate::changes::{BREAKS, changes};
 use crate::failure::Mendable;
 use crate::output::{Output, Step, count, counted};
 use crate::project::Opened;
@@ -25,6 +26,8 @@ pub(crate) struct How {
     pub(crate) full: bool,
     /// Streams that may be read from their beginning although they have forgotten some of it.
     pub(crate) accepted_losses: Vec<String>,
+    /// Ports may change so that whoever reads them breaks.
+    pub(crate) accepted_breaks: bool,
 }
 
 /// Builds `only` (everything where it is empty) and what hangs on the same streams, and publishes it.
@@ -38,6 +41,7 @@ pub(crate) async fn build_and_publish(
     for stream in &how.accepted_losses {
         opened.stream(stream)?;
     }
+    keep_promises(opened, how).await?;
     let mut attempt = 1;
     loop {
         match once(opened, &models, how, output).await {
@@ -48,6 +52,61 @@ pub(crate) async fn build_and_publish(
             other => return other,
         }
     }
+}
+
+/// How published ports would change so that whoever reads them breaks, in words.
+async fn breaks(opened: &Opened) -> anyhow::Result<Option<String>> {
+    let newest = opened.catalog.newest().await?;
+    if newest.number == 0 {
+        return Ok(None);
+    }
+    let published = Meaning::of(&newest)?;
+    let breaking = changes(&published, &opened.project.meaning).into_iter().filter(|change| change.breaks);
+    let breaking: Vec<String> = breaking.map(|change| format!("{}: {}", change.port, change.why)).collect();
+    let words = || format!("published products would change, which {BREAKS}:\n  {}", breaking.join("\n  "));
+    Ok((!breaking.is_empty()).then(words))
+}
+
+/// Asks once, where somebody can answer, whether ports may change so that whoever reads them breaks.
+pub(crate) async fn asked(opened: &Opened, how: How, output: &Output) -> anyhow::Result<How> {
+    if how.accepted_breaks {
+        return Ok(how);
+    }
+    let Some(words) = breaks(opened).await? else { return Ok(how) };
+    let accepted_breaks = output.ask(&format!("{words}\npublish nevertheless?"));
+    Ok(How { accepted_breaks, ..how })
+}
+
+/// Refuses changes that break whoever reads a port, unless they are accepted.
+async fn keep_promises(opened: &Opened, how: &How) -> anyhow::Result<()> {
+    if how.accepted_breaks {
+        return Ok(());
+    }
+    match breaks(opened).await? {
+        None => Ok(()),
+        Some(words) => Err(Mendable::error(words, "accept it with `starmere build --accept-breaking`")),
+    }
+}
+
+/// Publishes what an earlier snapshot held again, as the newest one.
+pub(crate) async fn back_to(opened: &Opened, number: u64) -> anyhow::Result<CatalogSnapshot> {
+    let earlier = match opened.catalog.at(number).await {
+        Ok(earlier) => earlier,
+        Err(LakeError::Missing { .. }) => {
+            let numbers = opened.catalog.numbers().await?;
+            let known = match (numbers.first(), numbers.last()) {
+                (Some(first), Some(last)) => format!("there are {first} to {last}"),
+                _ => "nothing was published yet".to_owned(),
+            };
+            return Err(Mendable::error(format!("there is no catalog snapshot {number}"), known));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let again = opened.catalog.publish(|newest| {
+        let same = newest.tables == earlier.tables && newest.meaning == earlier.meaning;
+        Ok((!same).then(|| (earlier.tables.clone(), earlier.meaning.clone())))
+    });
+    Ok(again.await?)
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {
@@ -166,23 +225,26 @@ fn selected(models: &Models, only: &[String]) -> anyhow::Result<Models> {
 /// One bar a model.
 struct Bars<'a> {
     output: &'a Output,
-    current: Mutex<Option<Step>>,
+    running: Mutex<BTreeMap<String, Step>>,
 }
 
 impl<'a> Bars<'a> {
     fn new(output: &'a Output) -> Self {
-        Self { output, current: Mutex::new(None) }
+        Self { output, running: Mutex::default() }
     }
 }
 
 impl Watch for Bars<'_> {
     fn begun(&self, model: &Model) {
         let step = self.output.step(format!("{} {}", model.kind(), model.name()));
-        *self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(step);
+        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        running.insert(model.name().to_string(), step);
     }
 
-    fn done(&self, _: &Model, built: &Built) {
-        let step = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    fn done(&self, model: &Model, built: &Built) {
+        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let step = running.remove(&model.name().to_string());
+        drop(running);
         let mut words = counted(built.rows, "row", "rows");
         if built.rows_written > 0 {
             words += &format!(

@@ -6,6 +6,8 @@ mod faults;
 mod incremental;
 mod infer;
 mod moments;
+mod pages;
+mod project_tests;
 mod races;
 mod refused;
 mod repair;

@@ -164,7 +164,10 @@ impl Resolving<'_> {
             let message = format!("the contract says {promised} of `{name}`, and `{model}` has {own}");
             self.problems.push(Problem::new(place.clone(), message).hint("change the model, or publish a new version"));
         }
-        if !definition.nullable && field.is_nullable() && matches!(kind, "dimension" | "calendar") {
+        if !definition.nullable
+            && field.is_nullable()
+            && matches!(kind, "dimension" | "calendar" | "time_of_day" | "bands")
+        {
             let message =
                 format!("`{name}` may not be null by contract, and has no value in row 0, the unknown member");
             self.problems.push(Problem::new(place.clone(), message).hint("leave `nullable: false` out"));

@@ -10,6 +10,8 @@ use std::sync::{Arc, OnceLock};
 
 use chrono::NaiveDate;
 use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{FileOptions, Snapshot, Table, Warehouse};
 use starmere_lake::events as lake_events;
@@ -18,13 +20,12 @@ use starmere_lake::session::Engine;
 use starmere_lake::upkeep::cut_of;
 use tokio::sync::Mutex;
 
-use crate::calendar;
 use crate::define::ModelName;
 use crate::derived::{Change, Derived};
 use crate::dimension::{self, Index};
 use crate::events::{EventChanges, Payloads, changes};
 use crate::fact;
-use crate::resolve::{CalendarModel, Model, Models};
+use crate::resolve::{GeneratedModel, Model, Models};
 use crate::sql_model;
 use crate::{Error, Result};
 
@@ -53,6 +54,9 @@ pub trait Watch: Send + Sync {
     fn done(&self, model: &Model, built: &Built);
 }
 
+/// So many models are built side by side, while the rows before them are not more than these: each has its memory.
+const SIDE_BY_SIDE: usize = 4;
+const ROWS_SIDE_BY_SIDE: u64 = 2_000_000;
 /// Memory that the queries of a build may take.
 const QUERY_MEMORY: usize = 1 << 30;
 
@@ -66,6 +70,7 @@ struct Input {
     name: String,
     table: Table,
     version: u64,
+    rows: u64,
     payloads: Arc<Payloads>,
     /// What landed before this day is forgotten, and nobody has accepted that.
     cut: Option<NaiveDate>,
@@ -98,8 +103,8 @@ impl Builder {
             let snapshot = table.open_or_create(lake_events::table_schema(), &[lake_events::INGEST_DATE]).await?;
             let name = format!("lake.{}.{}", stream.domain, stream.name);
             let payloads = Arc::new(Payloads::of(stream, &table).await?);
-            let (version, cut) = (snapshot.version(), cut_of(&snapshot));
-            streams.insert(stream.name.clone(), Input { name, table, version, payloads, cut });
+            let (version, rows, cut) = (snapshot.version(), snapshot.rows().unwrap_or_default(), cut_of(&snapshot));
+            streams.insert(stream.name.clone(), Input { name, table, version, rows, payloads, cut });
         }
         let aside = full.then(|| format!("-{}", name_aside()));
         Ok(Self {
@@ -228,37 +233,75 @@ impl Builder {
             self.check_whole(table.path(), Some(*version))?;
         }
         let mut pins: BTreeMap<String, Pin> = self.stream_pins();
-        for model in &models.models {
-            watch.begun(model);
-            let built = match model {
-                Model::Calendar(calendar) => self.calendar(calendar).await?,
-                Model::Dimension(dimension) => {
-                    let changes = dimension::build_changes(self, dimension).await?;
-                    let pin = &changes.pins[&format!("{}/{}", dimension.name, dimension::CHANGES)];
-                    let mut built = dimension::build_versions(self, dimension, pin).await?;
-                    (built.rows_read, built.rejects) = (changes.rows_read, changes.rejects);
-                    built.pins.extend(changes.pins);
-                    built
+        let mut waiting: Vec<&Model> = models.models.iter().collect();
+        let mut running = FuturesUnordered::new();
+        // Rows that those that run have before them.
+        let mut load = 0;
+        loop {
+            while running.len() < SIDE_BY_SIDE {
+                let is_ready =
+                    |model: &&Model| model.inputs().iter().all(|input| pins.contains_key(&input.to_string()));
+                let Some(place) = waiting.iter().position(is_ready) else { break };
+                let weight = self.weight(waiting[place]).await?;
+                if !running.is_empty() && load + weight > ROWS_SIDE_BY_SIDE {
+                    break;
                 }
-                Model::Fact(fact) => fact::build(self, fact, &pins).await?,
-                Model::Sql(model) => sql_model::build(self, model, &pins).await?,
-            };
+                let model = waiting.remove(place);
+                load += weight;
+                watch.begun(model);
+                let inputs = pins.clone();
+                running.push(async move { (model, weight, self.one(model, &inputs).await) });
+            }
+            let Some((model, weight, built)) = running.next().await else { break };
+            let built = built?;
+            load -= weight;
             watch.done(model, &built);
             pins.extend(built.pins);
         }
-        Ok(pins)
+        match waiting.first() {
+            None => Ok(pins),
+            Some(model) => Err(Error::Task(format!("what `{}` is made of is not built", model.name()))),
+        }
     }
 
-    async fn calendar(&self, calendar: &CalendarModel) -> Result<Built> {
-        let mut derived = self.derived(&calendar.name, &calendar.fingerprint, "rows").await?;
+    async fn one(&self, model: &Model, pins: &BTreeMap<String, Pin>) -> Result<Built> {
+        match model {
+            Model::Generated(model) => self.generated(model).await,
+            Model::Dimension(dimension) => {
+                let changes = dimension::build_changes(self, dimension).await?;
+                let pin = &changes.pins[&format!("{}/{}", dimension.name, dimension::CHANGES)];
+                let mut built = dimension::build_versions(self, dimension, pin).await?;
+                (built.rows_read, built.rejects) = (changes.rows_read, changes.rejects);
+                built.pins.extend(changes.pins);
+                Ok(built)
+            }
+            Model::Fact(fact) => fact::build(self, fact, pins).await,
+            Model::Sql(model) => sql_model::build(self, model, pins).await,
+        }
+    }
+
+    /// How much a model has before it: the rows of its streams, where its table is filled from the lake.
+    async fn weight(&self, model: &Model) -> Result<u64> {
+        let part = if matches!(model, Model::Dimension(_)) { dimension::CHANGES } else { "rows" };
+        let table = self.derived(model.name(), model.fingerprint(), part).await?;
+        if table.snapshot.is_some() {
+            return Ok(0);
+        }
+        let streams = model.streams().into_iter().filter_map(|stream| self.streams.get(stream));
+        Ok(streams.map(|input| input.rows).sum())
+    }
+
+    async fn generated(&self, model: &GeneratedModel) -> Result<Built> {
+        let mut derived = self.derived(&model.name, &model.fingerprint, "rows").await?;
         if derived.snapshot.as_ref().is_none_or(|snapshot| snapshot.version() == 0) {
-            derived.create(&calendar::schema(&calendar.name.name), &[]).await?;
-            let rows = calendar::rows(&calendar.name.name, calendar.days)?;
+            let name = &model.name.name;
+            derived.create(&model.generated.schema(name), &[]).await?;
+            let rows = model.generated.rows(name, &model.members)?;
             let add = derived.write(vec![rows], FileOptions::default(), None).await?;
             derived.commit(Change { adds: add.into_iter().collect(), ..Change::default() }, &BTreeMap::new()).await?;
         }
         let rows = derived.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
-        let pins = [(calendar.name.to_string(), derived.pin(&BTreeMap::new())?)].into();
+        let pins = [(model.name.to_string(), derived.pin(&BTreeMap::new())?)].into();
         Ok(Built { rows, pins, ..Built::default() })
     }
 }

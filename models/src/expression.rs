@@ -198,6 +198,10 @@ pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<
     if values.data_type() == to {
         return values.clone();
     }
+    // Its rows do not say themselves that they are null.
+    if *values.data_type() == DataType::Null {
+        return new_null_array(to, values.len());
+    }
     let options = CastOptions { safe: true, ..CastOptions::default() };
     match cast_with_options(values, to, &options) {
         Ok(cast) => {
@@ -218,7 +222,7 @@ pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<
 /// Whether such values are keys of type `to`, or can become them without a loss.
 pub fn is_key_of(from: &DataType, to: &DataType) -> bool {
     let is_text = |of: &DataType| matches!(of, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    from == to || (from.is_integer() && to.is_integer()) || (is_text(from) && is_text(to))
+    from == to || *from == DataType::Null || (from.is_integer() && to.is_integer()) || (is_text(from) && is_text(to))
 }
 
 /// Whether such values can be cast at all.

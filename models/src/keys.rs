@@ -14,6 +14,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// The member that is not known.
 pub const UNKNOWN: i64 = 0;
+/// The member that stands for there being none, rightly.
+pub const NOT_APPLICABLE: i64 = -1;
+/// The member that stands for what cannot be right.
+pub const ERROR: i64 = -2;
 
 /// Keys up to here are reserved.
 const RESERVED: i64 = 1 << 10;
@@ -45,6 +49,24 @@ impl Keys {
                     return UNKNOWN;
                 }
                 value(&mut bytes, column, row);
+            }
+            cut(xxhash_rust::xxh3::xxh3_64(&bytes))
+        };
+        Int64Array::from_iter_values((0..rows).map(key))
+    }
+
+    /// The key of each row's values, where they are what tells members apart; nulls are values, too.
+    pub fn of_values(&self, values: &[ArrayRef]) -> Int64Array {
+        let rows = values.first().map_or(0, |column| column.len());
+        let mut bytes = Vec::with_capacity(64);
+        let key = |row| {
+            bytes.clear();
+            bytes.extend_from_slice(&self.prefix);
+            for column in values {
+                bytes.push(u8::from(column.is_valid(row)));
+                if column.is_valid(row) {
+                    value(&mut bytes, column, row);
+                }
             }
             cut(xxhash_rust::xxh3::xxh3_64(&bytes))
         };

@@ -11,12 +11,11 @@
 //! | [`fact`] | rows, and keying them again |
 //! | [`sql_model`] | what a SELECT over other models says |
 //! | [`infer`] | what payloads seem to be that nobody described |
-//! | [`calendar`] | days |
+//! | [`generated`] | dimensions that need no events: days, times of day, bands |
 //! | [`rejects`] | what a model could not read |
 //! | [`build`] | what is out of date, and bringing it up to date |
 
 pub mod build;
-pub mod calendar;
 pub mod define;
 mod derived;
 pub mod dimension;
@@ -24,6 +23,7 @@ mod error;
 pub mod events;
 pub mod expression;
 pub mod fact;
+pub mod generated;
 pub mod infer;
 pub mod keys;
 pub mod rejects;

@@ -76,7 +76,10 @@ fn empty(into: &Path) -> std::io::Result<()> {
 }
 
 fn schemas(folder: &Path, output: &Output) -> anyhow::Result<()> {
-    use starmere_models::define::{DimensionFile, FactFile, RollupFile, SqlFile, StreamFile};
+    use starmere_models::define::{
+        AccumulatingFile, AllocationFile, BridgeFile, DerivedFactFile, DimensionFile, FactFile, HierarchyFile,
+        LedgerFile, PeriodicFile, RollupFile, ShrunkenFile, SqlFile, StreamFile,
+    };
     std::fs::create_dir_all(folder).with_context(|| format!("could not make `{}`", folder.display()))?;
     let all = [
         ("project", schema_for!(ProjectFile)),
@@ -85,6 +88,15 @@ fn schemas(folder: &Path, output: &Output) -> anyhow::Result<()> {
         ("fact", schema_for!(FactFile)),
         ("rollup", schema_for!(RollupFile)),
         ("sql", schema_for!(SqlFile)),
+        ("derived_fact", schema_for!(DerivedFactFile)),
+        ("periodic_snapshot", schema_for!(PeriodicFile)),
+        ("accumulating_snapshot", schema_for!(AccumulatingFile)),
+        ("ledger", schema_for!(LedgerFile)),
+        ("allocation", schema_for!(AllocationFile)),
+        ("bridge", schema_for!(BridgeFile)),
+        ("shrunken_dimension", schema_for!(ShrunkenFile)),
+        ("hierarchy", schema_for!(HierarchyFile)),
+        ("test", schema_for!(crate::project_tests::TestFile)),
         ("product", schema_for!(starmere_marts::define::ProductFile)),
     ];
     let count = all.len();

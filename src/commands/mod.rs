@@ -8,8 +8,11 @@ mod inspect;
 mod rejects;
 mod serve;
 mod sql;
+mod trace;
 mod upkeep;
 mod verify;
+
+use std::sync::Arc;
 
 use crate::command_line::{Command, CommandLine, Products, ProductsCommand, Streams, StreamsCommand};
 use crate::output::Output;
@@ -21,7 +24,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open() };
     match line.command {
         Command::Init(arguments) => init::run(&arguments, &root, output),
-        Command::Check => definitions::check(&Project::load(&root)?, output),
+        Command::Check => definitions::check(&Arc::new(Project::load(&root)?), output).await,
         Command::Plan => definitions::plan(&open()?, output).await,
         Command::Products(Products { what: None }) => definitions::products(&Project::load(&root)?, output),
         Command::Products(Products { what: Some(ProductsCommand::Matrix) }) => {
@@ -35,15 +38,25 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,
         Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,
         Command::Build(arguments) => {
+            let opened = open()?;
+            let how = publish::How {
+                full: arguments.full,
+                accepted_losses: arguments.accept_loss,
+                accepted_breaks: arguments.accept_breaking || arguments.back_to.is_some(),
+            };
+            let how = publish::asked(&opened, how, output).await?;
             let step = output.step("build");
-            let how = publish::How { full: arguments.full, accepted_losses: arguments.accept_loss };
-            let snapshot = publish::build_and_publish(&open()?, &arguments.models, &how, output).await?;
+            let snapshot = match arguments.back_to {
+                Some(number) => publish::back_to(&opened, number).await?,
+                None => publish::build_and_publish(&opened, &arguments.models, &how, output).await?,
+            };
             step.done(format!("catalog snapshot {}", snapshot.number));
             Ok(())
         }
         Command::Serve(arguments) => serve::run(&open()?, &arguments, false, output).await,
         Command::Up(arguments) => serve::run(&open()?, &arguments, true, output).await,
         Command::Sql(arguments) => sql::run(&open()?, arguments, output).await,
+        Command::Trace(arguments) => trace::run(&open()?, &arguments, output).await,
         Command::Upkeep(arguments) => upkeep::run(&open()?, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&open()?, &arguments, output).await,
     }

@@ -112,22 +112,24 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     };
     let answer = session.sql(&query).await?;
     let batches = answer.collect().await?;
-    let batches = batches.iter().map(readable).collect::<anyhow::Result<Vec<_>>>()?;
+    let batches = batches.iter().map(|batch| readable(batch, SHOWN)).collect::<anyhow::Result<Vec<_>>>()?;
     let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     let schema = wire::wire_schema(&schema);
     let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
     output.data(&schema, &batches)
 }
 
-/// The batch, with payloads as people read them.
-fn readable(batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
+/// The batch, with payloads as people read them, as far as the first `most` characters.
+pub(super) fn readable(batch: &RecordBatch, most: usize) -> anyhow::Result<RecordBatch> {
     let schema: SchemaRef = batch.schema();
     let (mut fields, mut columns) = (Vec::new(), Vec::<ArrayRef>::new());
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
         match column.as_binary_opt::<i32>() {
             Some(payloads) => {
                 fields.push(Field::new(field.name(), DataType::Utf8, true));
-                columns.push(Arc::new(payloads.iter().map(|payload| payload.map(shown)).collect::<StringArray>()));
+                columns.push(Arc::new(
+                    payloads.iter().map(|payload| payload.map(|payload| shown(payload, most))).collect::<StringArray>(),
+                ));
             }
             None => {
                 fields.push(field.as_ref().clone());
@@ -148,9 +150,9 @@ fn visible(character: char) -> impl Iterator<Item = char> {
 }
 
 /// The beginning of a payload: as text, or in hexadecimal digits.
-fn shown(payload: &[u8]) -> String {
+fn shown(payload: &[u8], most: usize) -> String {
     match std::str::from_utf8(payload) {
-        Ok(text) => text.chars().take(SHOWN).flat_map(visible).collect(),
-        Err(_) => format!("x'{}'", hex::encode(&payload[..payload.len().min(SHOWN / 2)])),
+        Ok(text) => text.chars().take(most).flat_map(visible).collect(),
+        Err(_) => format!("x'{}'", hex::encode(&payload[..payload.len().min(most / 2)])),
     }
 }

@@ -1,4 +1,4 @@
-//! What the histories are about: four streams, five dimensions and two facts that use every way of defining them.
+//! What the histories are about: four streams, five dimensions and three facts that use every way of defining them.
 //!
 //! ```text
 //! people  person_seen (state, 2 versions), person_changed (patch, 2), person_left (delete) ─► customer ─► region
@@ -9,19 +9,23 @@
 //! goods   product_… (state, patch) ─► product, which accepts no references
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use starmere_models::define::{DimensionFile, FactFile, Parsed, Problem, RollupFile, SqlFile, StreamFile, parse_text};
+use starmere_models::define::{Parsed, Problem, StreamFile, parse_model_text, parse_text};
 use starmere_models::resolve::{Definitions, Models, resolve};
 
-use super::queries::{ROLLUP_FILES, SQL_FILES};
+use super::derived::DERIVED_FILES;
+use super::queries::SQL_FILES;
 
 /// The domain that owns everything.
 pub(crate) const DOMAIN: &str = "sales";
 
-/// Dimensions with events: table, column of the surrogate key, column of the natural key.
-pub(crate) const DIMENSIONS: [(&str, &str, &str); 4] = [
+/// Dimensions: table, column of the surrogate key, column of the natural key.
+pub(crate) const DIMENSIONS: [(&str, &str, &str); 8] = [
+    ("sales.tier", "tier_key", "tier"),
+    ("sales.weather", "weather_key", "climate+first"),
+    ("sales.flags", "flags_key", "channel+is_first"),
+    ("sales.month", "month_key", "year_month"),
     ("sales.customer", "customer_key", "customer_id"),
     ("sales.region", "region_key", "region_id"),
     ("sales.shop", "shop_key", "shop_id"),
@@ -29,7 +33,7 @@ pub(crate) const DIMENSIONS: [(&str, &str, &str); 4] = [
 ];
 
 /// Columns that hold surrogate keys: table, column, dimension.
-pub(crate) const KEYS: [(&str, &str, &str); 20] = [
+pub(crate) const KEYS: [(&str, &str, &str); 62] = [
     ("sales.customer", "customer_key", "sales.customer"),
     ("sales.customer", "customer_durable_key", "sales.customer"),
     ("sales.customer", "region_durable_key", "sales.region"),
@@ -50,6 +54,48 @@ pub(crate) const KEYS: [(&str, &str, &str); 20] = [
     ("sales.orders", "region_key", "sales.region"),
     ("sales.orders", "region_durable_key", "sales.region"),
     ("sales.orders", "shop_key", "sales.shop"),
+    ("sales.movements", "product_key", "sales.product"),
+    ("sales.movements", "product_durable_key", "sales.product"),
+    ("sales.weather", "weather_key", "sales.weather"),
+    ("sales.zone_weather", "zone_weather_key", "sales.weather"),
+    ("sales.zone", "current_weather_key", "sales.weather"),
+    ("sales.flags", "flags_key", "sales.flags"),
+    ("sales.flags", "flags_durable_key", "sales.flags"),
+    ("sales.storms", "weather_key", "sales.weather"),
+    ("sales.storms", "flags_key", "sales.flags"),
+    ("sales.ranks", "shop_key", "sales.shop"),
+    ("sales.daily", "buyer_key", "sales.customer"),
+    ("sales.daily", "buyer_durable_key", "sales.customer"),
+    ("sales.priced_lines", "buyer_key", "sales.customer"),
+    ("sales.progress", "customer_key", "sales.customer"),
+    ("sales.progress", "customer_durable_key", "sales.customer"),
+    ("sales.progress", "buyer_key", "sales.customer"),
+    ("sales.progress", "buyer_durable_key", "sales.customer"),
+    ("sales.progress", "payer_key", "sales.customer"),
+    ("sales.progress", "payer_durable_key", "sales.customer"),
+    ("sales.order_ledger", "customer_key", "sales.customer"),
+    ("sales.order_ledger", "customer_durable_key", "sales.customer"),
+    ("sales.order_ledger", "region_key", "sales.region"),
+    ("sales.order_ledger", "region_durable_key", "sales.region"),
+    ("sales.order_ledger", "shop_key", "sales.shop"),
+    ("sales.order_buyers", "buyer_key", "sales.customer"),
+    ("sales.order_buyers", "buyer_durable_key", "sales.customer"),
+    ("sales.tier", "tier_key", "sales.tier"),
+    ("sales.month", "month_key", "sales.month"),
+    ("sales.tiers_by_day", "tier_key", "sales.tier"),
+    ("sales.tiers_by_day", "month_key", "sales.month"),
+    ("sales.line_shares", "buyer_key", "sales.customer"),
+    ("sales.line_shares", "buyer_durable_key", "sales.customer"),
+    ("sales.line_shares", "payer_key", "sales.customer"),
+    ("sales.line_shares", "payer_durable_key", "sales.customer"),
+    ("sales.line_shares", "product_key", "sales.product"),
+    ("sales.line_shares", "product_durable_key", "sales.product"),
+    ("sales.priced_orders", "buyer_key", "sales.customer"),
+    ("sales.priced_orders", "buyer_durable_key", "sales.customer"),
+    ("sales.priced_orders", "payer_key", "sales.customer"),
+    ("sales.priced_orders", "payer_durable_key", "sales.customer"),
+    ("sales.priced_orders", "product_key", "sales.product"),
+    ("sales.priced_orders", "product_durable_key", "sales.product"),
 ];
 
 const STREAMS: [&str; 4] = [
@@ -222,7 +268,7 @@ events:
 "#,
 ];
 
-const DIMENSION_FILES: [&str; 5] = [
+const DIMENSION_FILES: [&str; 9] = [
     r#"
 dimension: customer
 key: customer_id
@@ -274,6 +320,33 @@ from:
 attributes:
   title: { type: string }
   price: { type: "decimal(9,2)" }
+members: { unknown: Somebody, not_applicable: Nothing, error: Wrong }
+"#,
+    r#"
+dimension: zone
+key: region_id
+from:
+  - { stream: places, event: region_named, as: state, set: { first: name } }
+  - { event: region_changed, as: patch, set: { first: name } }
+  - { event: region_gone, as: delete }
+attributes:
+  name:    { type: string }
+  climate: { type: string }
+  first:   { type: string }
+mini: { weather: [climate, first] }
+"#,
+    r#"
+dimension: flags
+junk: { channel: string, is_first: bool }
+inferred_from: [sales.storms]
+"#,
+    r#"
+dimension: hour
+time_of_day: { every: hour }
+"#,
+    r#"
+dimension: size
+bands: { of: int, names: { small: 4, medium: 12, large: } }
 "#,
     r#"
 dimension: date
@@ -281,7 +354,7 @@ calendar: { from: "2024-01-01", to: "2024-01-05" }
 "#,
 ];
 
-const FACT_FILES: [&str; 2] = [
+const FACT_FILES: [&str; 4] = [
     r#"
 fact: order_lines
 from: { stream: orders, event: order_placed, each: lines }
@@ -316,6 +389,42 @@ degenerate:
 measures:
   orders: { expression: "1", type: int }
 "#,
+    // Of two streams.
+    r#"
+fact: movements
+from:
+  - { stream: orders, event: order_placed, each: lines, where: quantity > 2 }
+  - stream: goods
+    event: product_priced
+    set: { order_no: "NULL", what: "'priced'", quantity: "NULL", size: "NULL", product: product_id }
+where: ordinal < 5
+grain: [event_stream, event_id, line]
+dimensions:
+  product:
+    dimension: product
+    key: CAST(product_id AS BIGINT)
+    not_applicable: product_id IS NULL
+    error: ordinal = 3
+  size: { dimension: size, key: quantity }
+degenerate:
+  order_no: {}
+  line: { expression: ordinal, type: int }
+  what: { expression: "'ordered'" }
+measures:
+  quantity: { type: int }
+  price: { additive: none }
+audit: true
+"#,
+    // No measures; dimensions of every other kind.
+    r#"
+fact: storms
+from: { stream: orders, event: order_placed }
+grain: event_id
+dimensions:
+  weather: { dimension: weather, key: ship_to }
+  flags: { dimension: flags, key: [channel, order_no = 'o1'] }
+  hour: { dimension: hour, key: occurred_at }
+"#,
 ];
 
 /// The models, resolved once.
@@ -331,16 +440,13 @@ fn definitions() -> Definitions {
     fn parsed<T>(parsed: Result<Parsed<T>, Problem>) -> Parsed<T> {
         parsed.unwrap_or_else(|problem| panic!("{problem}"))
     }
-    let dimension = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<DimensionFile>(text, "dimensions.yaml")));
-    let rollup = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<RollupFile>(text, "rollups.yaml")));
-    let sql = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<SqlFile>(text, "sql.yaml")));
-    let fact = |text: &&str| (DOMAIN.to_owned(), parsed(parse_text::<FactFile>(text, "facts.yaml")));
-    Definitions {
+    let mut definitions = Definitions {
         streams: STREAMS.iter().map(|text| parsed(parse_text::<StreamFile>(text, "streams.yaml"))).collect(),
-        dimensions: DIMENSION_FILES.iter().map(dimension).collect(),
-        facts: FACT_FILES.iter().map(fact).collect(),
-        rollups: ROLLUP_FILES.iter().map(rollup).collect(),
-        sql_models: SQL_FILES.iter().map(sql).collect(),
-        ports: BTreeMap::new(),
+        ..Definitions::default()
+    };
+    for text in DIMENSION_FILES.iter().chain(&FACT_FILES).chain(&SQL_FILES).chain(&DERIVED_FILES) {
+        let model = parse_model_text(text, "model.yaml").unwrap_or_else(|problem| panic!("{problem}\n{text}"));
+        definitions.add(DOMAIN, model);
     }
+    definitions
 }

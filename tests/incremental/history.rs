@@ -99,6 +99,8 @@ const fn key(usual: &'static str, odd: &'static str) -> Pool {
 const CUSTOMER: Pool = key(r#"["c1","c1","c2","c3"]"#, r#"[{},4]"#);
 const REGION_KEY: Pool = key(r#"["r1","r1","r2"]"#, r#"[[],5]"#);
 const REGION: Pool = pool(r#"["r1","r2","r3"]"#, r#"[{}]"#);
+/// Some are names of other regions.
+const REGION_NAME: Pool = pool(r#"["r1","r2","r1","bob"]"#, r#"[12,true,{}]"#);
 const SHOP_KEY: Pool = key(r#"["s1","s2"]"#, r#"[{}]"#);
 const PRODUCT_KEY: Pool = key(r#"[1,1,2,"3"]"#, r#"["x",2.5]"#);
 const ORDER: Pool = key(r#"["o1","o2",3]"#, r#"[{}]"#);
@@ -152,7 +154,9 @@ fn fields(kind: &str, version: i32) -> Vec<(&'static str, Pool)> {
         ],
         ("person_left", _) => vec![("who.nr", CUSTOMER)],
         ("buyer_moved", _) => vec![("order.buyer", CUSTOMER), ("city", CITY)],
-        ("region_named" | "region_changed", _) => vec![("region_id", REGION_KEY), ("name", NAME), ("climate", CLIMATE)],
+        ("region_named" | "region_changed", _) => {
+            vec![("region_id", REGION_KEY), ("name", REGION_NAME), ("climate", CLIMATE)]
+        }
         ("region_gone", _) => vec![("region_id", REGION_KEY)],
         ("shop_opened" | "shop_renamed", _) => vec![("shop_id", SHOP_KEY), ("title", TITLE)],
         ("product_listed" | "product_priced", _) => {

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::Landed;
-use super::queries;
 use super::reading::{self, Change, Event, FactRow, Fit, Meaning, Place};
-use super::world::{NOBODY, NULL, Row, Tables, UNKNOWN, moment};
+use super::world::{ERROR, NOBODY, NOT_APPLICABLE, NULL, Row, Tables, UNKNOWN, moment};
+use super::{derived, queries};
 
 const BEGINNING: i64 = -62_135_596_800_000_000;
 const END: i64 = 253_402_214_400_000_000;
@@ -39,6 +39,8 @@ struct Dimension {
     /// What is shown beside attributes.
     beside: &'static [(&'static str, Beside)],
     reference: Option<(&'static str, &'static str)>,
+    /// Members that stand for none, the unknown one among them, and what their titles say.
+    special: &'static [(&'static str, &'static str)],
 }
 
 const CUSTOMER: Dimension = Dimension {
@@ -54,6 +56,7 @@ const CUSTOMER: Dimension = Dimension {
     ],
     beside: &[("city", Current), ("city", Previous), ("city", Original)],
     reference: Some(("region", "sales.region")),
+    special: &[],
 };
 const REGION: Dimension = Dimension {
     table: "sales.region",
@@ -61,6 +64,7 @@ const REGION: Dimension = Dimension {
     attributes: &[("name", Overwrite), ("first_name", Keep), ("climate", Version)],
     beside: &[("name", Previous)],
     reference: None,
+    special: &[],
 };
 const SHOP: Dimension = Dimension {
     table: "sales.shop",
@@ -68,6 +72,23 @@ const SHOP: Dimension = Dimension {
     attributes: &[("title", Overwrite), ("opened_as", Keep)],
     beside: &[("title", Previous)],
     reference: None,
+    special: &[],
+};
+const ZONE: Dimension = Dimension {
+    table: "sales.zone",
+    natural: "region_id",
+    attributes: &[("name", Overwrite), ("climate", Overwrite), ("first", Overwrite)],
+    beside: &[],
+    reference: None,
+    special: &[],
+};
+const ZONE_WEATHER: Dimension = Dimension {
+    table: "sales.zone_weather",
+    natural: "region_id",
+    attributes: &[("climate", Version), ("first", Version)],
+    beside: &[],
+    reference: None,
+    special: &[],
 };
 const PRODUCT: Dimension = Dimension {
     table: "sales.product",
@@ -75,6 +96,7 @@ const PRODUCT: Dimension = Dimension {
     attributes: &[("title", Overwrite), ("price", Overwrite)],
     beside: &[],
     reference: None,
+    special: &[(UNKNOWN, "Somebody"), (NOT_APPLICABLE, "Nothing"), (ERROR, "Wrong")],
 };
 
 /// All tables, as [`super::world::labelled`] shows them.
@@ -86,6 +108,11 @@ pub(crate) fn tables(landed: &[Landed]) -> Tables {
     let customers = accepted(&mut tables, CUSTOMER.table, &events, reading::customer);
     let regions = accepted(&mut tables, REGION.table, &events, reading::region);
     let shops = accepted(&mut tables, SHOP.table, &events, reading::shop);
+    let movements = accepted(&mut tables, "sales.movements", &events, reading::movements);
+    let storms = accepted(&mut tables, "sales.storms", &events, reading::storms);
+    let zones = accepted(&mut tables, "sales.zone", &events, reading::zone);
+    accepted(&mut tables, "sales.zone_weather", &events, reading::zone);
+    tables.insert("sales.flags/rejects".to_owned(), Vec::new());
     let products = accepted(&mut tables, PRODUCT.table, &events, reading::product);
 
     let mut seen_in_regions = mentioned(&orders, REGION.table);
@@ -101,9 +128,90 @@ pub(crate) fn tables(landed: &[Landed]) -> Tables {
     }
     tables.insert("sales.order_lines".to_owned(), fact_rows(&order_lines, &members));
     tables.insert("sales.orders".to_owned(), fact_rows(&orders, &members));
+    tables.insert("sales.movements".to_owned(), fact_rows(&movements, &members));
+    weather(&mut tables, &storms, &zones);
     queries::answer(&mut tables);
+    derived::answer(&mut tables);
     tables.values_mut().for_each(|rows| rows.sort());
     tables
+}
+
+/// What holds of the weather: a mini-dimension, its history, and a fact with its key.
+fn weather(tables: &mut Tables, storms: &[(&Event, Vec<FactRow>)], zones: &[(&Event, Change)]) {
+    let of = |state: &State| {
+        let shown = ["climate", "first"].map(|name| state.values.get(name).map_or(NULL, String::as_str));
+        if shown == [NULL, NULL] { UNKNOWN.to_owned() } else { shown.join("/") }
+    };
+    let nobody = BTreeSet::new();
+    let history = Members::of(&ZONE_WEATHER, zones, &nobody);
+    let mut rows = history.rows(&ZONE_WEATHER, &BTreeMap::new());
+    let mut combinations: BTreeSet<(String, String)> = BTreeSet::new();
+    for row in &mut rows {
+        let pair = (row["climate"].clone(), row["first"].clone());
+        let name = format!("{}/{}", pair.0, pair.1);
+        let key = if name == format!("{NULL}/{NULL}") { UNKNOWN.to_owned() } else { name };
+        row.insert("zone_weather_key".to_owned(), key);
+        row.remove("zone_weather_durable_key");
+        combinations.insert(pair);
+    }
+    tables.insert(ZONE_WEATHER.table.to_owned(), rows);
+    let combinations = combinations.into_iter().map(|(climate, first)| {
+        let name = format!("{climate}/{first}");
+        let key = if name == format!("{NULL}/{NULL}") { UNKNOWN.to_owned() } else { name };
+        row([("weather_key", key), ("climate", climate), ("first", first)])
+    });
+    tables.insert("sales.weather".to_owned(), combinations.collect());
+
+    let members = Members::of(&ZONE, zones, &nobody);
+    let mut zone_rows = members.rows(&ZONE, &BTreeMap::new());
+    for row in &mut zone_rows {
+        let version = members
+            .versions
+            .get(&row["region_id"])
+            .and_then(|versions| versions.iter().find(|version| moment(version.from) == row["valid_from"]));
+        // What the lifetime has come to.
+        let current = version.and_then(|version| {
+            let same = |other: &&MemberVersion| other.state.lifetime == version.state.lifetime;
+            history.versions[&row["region_id"]].iter().rfind(same)
+        });
+        row.insert("current_weather_key".to_owned(), current.map_or(UNKNOWN.to_owned(), |version| of(&version.state)));
+        row.remove("climate");
+        row.remove("first");
+        row.remove("zone_key");
+        row.remove("zone_durable_key");
+    }
+    tables.insert(ZONE.table.to_owned(), zone_rows);
+
+    let (mut rows, mut flags) = (Vec::new(), BTreeSet::new());
+    for (event, fact) in storms.iter().flat_map(|(event, rows)| rows.iter().map(move |row| (*event, row))) {
+        let at = event.place.at;
+        let mut cells = row([("occurred_at", moment(at)), ("event_id", event.id.clone()), ("ordinal", "1".to_owned())]);
+        cells.extend(fact.columns.iter().map(|(column, value)| ((*column).to_owned(), value.clone())));
+        flags.insert(cells["flags_key"].clone());
+        let held = fact.roles[0].2.as_ref().and_then(|member| history.versions.get(member)).map(|versions| {
+            let held = versions.iter().rfind(|version| version.from <= at).unwrap_or(&versions[0]);
+            of(&held.state)
+        });
+        cells.insert("weather_key".to_owned(), held.unwrap_or_else(|| UNKNOWN.to_owned()));
+        rows.push(cells);
+    }
+    tables.insert("sales.storms".to_owned(), rows);
+    let flags = flags.into_iter().map(Some).chain([None]).map(|flags| {
+        let (channel, is_first) = flags.as_deref().and_then(|flags| flags.split_once('/')).unwrap_or((NULL, NULL));
+        let key = || flags.clone().unwrap_or_else(|| UNKNOWN.to_owned());
+        row([
+            ("flags_key", key()),
+            ("flags_durable_key", key()),
+            ("channel", channel.to_owned()),
+            ("is_first", is_first.to_owned()),
+            ("valid_from", moment(BEGINNING)),
+            ("valid_to", moment(END)),
+            ("is_current", "true".to_owned()),
+            ("is_deleted", "false".to_owned()),
+            ("is_inferred", flags.is_some().to_string()),
+        ])
+    });
+    tables.insert("sales.flags".to_owned(), flags.collect());
 }
 
 /// Of the copies of an event in a stream, the least.
@@ -227,6 +335,9 @@ impl Members {
 
     /// What the key of a fact about `member` at an instant stands for.
     fn key(&self, member: Option<&String>, at: i64) -> String {
+        if let Some(special) = special(member) {
+            return special;
+        }
         let versions = member.and_then(|member| Some((member, self.versions.get(member)?)));
         let Some((member, versions)) = versions else { return UNKNOWN.to_owned() };
         let held = versions.iter().rfind(|version| version.from <= at).map_or(BEGINNING, |version| version.from);
@@ -235,6 +346,9 @@ impl Members {
 
     /// What the durable key of `member` stands for.
     fn durable(&self, member: Option<&String>) -> String {
+        if let Some(special) = special(member) {
+            return special;
+        }
         match member {
             None => UNKNOWN.to_owned(),
             Some(member) if self.versions.contains_key(member) => label(member, BEGINNING),
@@ -278,8 +392,24 @@ impl Members {
                 rows.push(cells);
             }
         }
+        for (member, text) in dimension.special {
+            let mut cells = rows.last().expect("the unknown member").clone();
+            cells.insert("title".to_owned(), (*text).to_owned());
+            cells.insert(format!("{short}_key"), (*member).to_owned());
+            cells.insert(format!("{short}_durable_key"), (*member).to_owned());
+            rows.push(cells);
+        }
+        if !dimension.special.is_empty() {
+            // The unknown member, which comes first now.
+            rows.remove(rows.len() - 1 - dimension.special.len());
+        }
         rows
     }
+}
+
+/// A member that stands for none.
+fn special(member: Option<&String>) -> Option<String> {
+    member.filter(|member| [NOT_APPLICABLE, ERROR].contains(&member.as_str())).cloned()
 }
 
 fn column_beside(attribute: &str, beside: Beside) -> String {

@@ -4,15 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{NULL, Row, Tables};
 
-pub(crate) const ROLLUP_FILES: [&str; 1] = [r#"
+pub(crate) const SQL_FILES: [&str; 9] = [
+    r#"
 rollup: monthly
 of: order_lines
 by: { city: buyer.city, payer_tier: payer.tier, month: order_date.year_month, line: line }
 where: fact.quantity < 30
 count: lines
-"#];
-
-pub(crate) const SQL_FILES: [&str; 7] = [
+"#,
+    // Windows, of which each sees the orders of one shop.
+    r#"
+sql: ranks
+select: >
+  SELECT shop_key, order_no, event_id, rank() OVER (PARTITION BY shop_key ORDER BY order_no) AS place,
+    count(*) OVER (PARTITION BY shop_key) AS n
+  FROM orders
+grain: [shop_key, event_id]
+"#,
     // An aggregate over a join.
     r#"
 sql: sales_by_tier
@@ -34,7 +42,7 @@ select: >
   WHERE l.quantity < 20
 grain: [event_id, line]
 "#,
-    // Nothing but recomputing: it aggregates twice.
+    // It aggregates twice, and keeps channels apart.
     r#"
 sql: busiest
 select: >
@@ -194,6 +202,20 @@ pub(crate) fn answer(tables: &mut Tables) {
     });
     answers.push(("pairs", pairs.collect()));
 
+    let mut ranks = Vec::new();
+    for order in &orders {
+        let of_shop = || orders.iter().filter(|other| other["shop_key"] == order["shop_key"]);
+        let before = of_shop().filter(|other| comes_before(&other["order_no"], &order["order_no"])).count();
+        ranks.push(row([
+            ("shop_key", order["shop_key"].clone()),
+            ("order_no", order["order_no"].clone()),
+            ("event_id", order["event_id"].clone()),
+            ("place", (before + 1).to_string()),
+            ("n", of_shop().count().to_string()),
+        ]));
+    }
+    answers.push(("ranks", ranks));
+
     let living = customers.iter().filter(|customer| customer["is_deleted"] == "false");
     let places: BTreeSet<_> = living.map(|customer| (customer["city"].clone(), customer["tier"].clone())).collect();
     answers.push(("places", places.into_iter().map(|(city, tier)| row([("city", city), ("tier", tier)])).collect()));
@@ -215,25 +237,30 @@ pub(crate) fn answer(tables: &mut Tables) {
     tables.extend(answers.into_iter().map(|(name, rows)| (format!("sales.{name}"), rows)));
 }
 
-fn row<const N: usize>(cells: [(&str, String); N]) -> Row {
+/// Nothing comes last.
+fn comes_before(a: &str, b: &str) -> bool {
+    a != NULL && (b == NULL || a < b)
+}
+
+pub(super) fn row<const N: usize>(cells: [(&str, String); N]) -> Row {
     cells.into_iter().map(|(column, value)| (column.to_owned(), value)).collect()
 }
 
 /// A number, of decimals in hundredths.
-fn number(row: &Row, column: &str) -> Option<i64> {
+pub(super) fn number(row: &Row, column: &str) -> Option<i64> {
     row[column].replace('.', "").parse().ok()
 }
 
 /// The sum of those that are there; none where none is.
-fn summed(rows: &[&Row], column: &str) -> Option<i64> {
+pub(super) fn summed(rows: &[&Row], column: &str) -> Option<i64> {
     rows.iter().filter_map(|row| number(row, column)).reduce(|a, b| a + b)
 }
 
-fn shown(number: Option<i64>) -> String {
+pub(super) fn shown(number: Option<i64>) -> String {
     number.map_or(NULL.to_owned(), |number| number.to_string())
 }
 
-fn hundredths(number: i64) -> String {
+pub(super) fn hundredths(number: i64) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}.{:02}", number.abs() / 100, number.abs() % 100)
 }

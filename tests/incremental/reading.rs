@@ -7,7 +7,7 @@ use chrono::{DateTime, Datelike, NaiveDate};
 use serde_json::Value;
 
 use super::history::Landed;
-use super::world::NULL;
+use super::world::{ERROR, NOT_APPLICABLE, NULL};
 
 /// The order of events; fields in the order in which they are compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -268,6 +268,16 @@ pub(crate) fn region(event: &Event) -> Option<Fit<Change>> {
     }))
 }
 
+/// What an event says about a zone.
+pub(crate) fn zone(event: &Event) -> Option<Fit<Change>> {
+    Some(region(event)?.map(|mut change| {
+        if let Some(name) = change.said.remove("first_name") {
+            change.said.insert("first", name);
+        }
+        change
+    }))
+}
+
 /// What an event says about a shop.
 pub(crate) fn shop(event: &Event) -> Option<Fit<Change>> {
     let meaning = match (event.place.stream.as_str(), event.kind.as_str()) {
@@ -362,6 +372,116 @@ fn lines_of_order(event: &Event) -> Fit<Vec<FactRow>> {
         });
     }
     Ok(rows)
+}
+
+/// The row that an event adds to `storms`.
+pub(crate) fn storms(event: &Event) -> Option<Fit<Vec<FactRow>>> {
+    let is_order = event.place.stream == "orders" && event.kind == "order_placed";
+    is_order.then(|| {
+        let body = &event.body;
+        let channel = match event.version {
+            1 => text(body, "via")?.flatten().map(|via| via.to_lowercase()),
+            2 => text(body, "channel")?.flatten(),
+            _ => return Err(Misfit),
+        };
+        let number = text(body, "order.no")?.flatten().ok_or(Misfit)?;
+        let hour = event.place.at.div_euclid(3_600_000_000).rem_euclid(24);
+        Ok(vec![FactRow {
+            roles: vec![("weather", "sales.zone_weather", text(body, "ship_to")?.flatten())],
+            columns: vec![
+                ("flags_key", format!("{}/{}", or_null(channel), number == "o1")),
+                ("hour_key", (100 + hour).to_string()),
+            ],
+            ordinal: 1,
+        }])
+    })
+}
+
+/// The rows that an event adds to `movements`.
+pub(crate) fn movements(event: &Event) -> Option<Fit<Vec<FactRow>>> {
+    match (event.place.stream.as_str(), event.kind.as_str()) {
+        ("orders", "order_placed") => Some(moved_by_order(event)),
+        ("goods", "product_priced") => Some(first_version(event).and_then(|body| {
+            let product = whole(body, "product_id", &BIGINT)?.flatten().map(|id| id.to_string());
+            let price = hundredths(body, "price")?.flatten();
+            Ok(vec![movement(event, 1, product, NULL.to_owned(), "priced", None, price)])
+        })),
+        _ => None,
+    }
+}
+
+fn moved_by_order(event: &Event) -> Fit<Vec<FactRow>> {
+    let body = &event.body;
+    if ![1, 2].contains(&event.version) {
+        return Err(Misfit);
+    }
+    let number = text(body, "order.no")?.flatten().ok_or(Misfit)?;
+    let elements: &[Value] = match at(body, "order.lines") {
+        None | Some(Value::Null) => &[],
+        Some(Value::Array(elements)) => elements,
+        Some(_) => return Err(Misfit),
+    };
+    let mut read = Vec::new();
+    for element in elements {
+        if !element.is_object() {
+            return Err(Misfit);
+        }
+        read.push(match event.version {
+            1 => {
+                let price = hundredths(element, "price")?.flatten().unwrap_or(150);
+                (text(element, "sku")?.flatten(), parsed(text(element, "qty")?, &INT)?.flatten(), Some(price))
+            }
+            _ => {
+                let quantity = whole(element, "quantity", &INT)?.flatten();
+                (text(element, "product")?.flatten(), quantity, hundredths(element, "price")?.flatten())
+            }
+        });
+    }
+    let mut rows = Vec::new();
+    for (index, (product, quantity, price)) in read.into_iter().enumerate().take(4) {
+        if quantity.is_none_or(|quantity| quantity <= 2) {
+            continue;
+        }
+        let product = product.map(|product| product.parse::<i64>().map_err(|_| Misfit)).transpose()?;
+        let product = product.map(|product| product.to_string());
+        rows.push(movement(event, index + 1, product, number.clone(), "ordered", quantity, price));
+    }
+    Ok(rows)
+}
+
+fn movement(
+    event: &Event,
+    ordinal: usize,
+    product: Option<String>,
+    number: String,
+    what: &str,
+    quantity: Option<i64>,
+    price: Option<i64>,
+) -> FactRow {
+    let Place { stream, source, topic, partition, position, .. } = &event.place;
+    let product = match (ordinal, product) {
+        (3, _) => ERROR.to_owned(),
+        (_, None) => NOT_APPLICABLE.to_owned(),
+        (_, Some(product)) => product,
+    };
+    FactRow {
+        roles: vec![("product", "sales.product", Some(product))],
+        columns: vec![
+            ("order_no", number),
+            ("line", ordinal.to_string()),
+            ("what", what.to_owned()),
+            ("quantity", or_null(quantity.map(|quantity| quantity.to_string()))),
+            ("price", or_null(price.map(decimal))),
+            ("size_key", quantity.map_or(0, |of| 1 + i64::from(of >= 4) + i64::from(of >= 12)).to_string()),
+            ("event_stream", stream.clone()),
+            ("audit_source", source.clone()),
+            ("audit_topic", topic.clone()),
+            ("audit_partition", partition.to_string()),
+            ("audit_position", position.to_string()),
+            ("audit_event_version", event.version.to_string()),
+        ],
+        ordinal,
+    }
 }
 
 fn date_of(event: &Event) -> Option<NaiveDate> {

@@ -19,11 +19,13 @@ use starmere_lake::formats::Incoming;
 use starmere_lake::landing::{Outcome, SourcePartition, Stream};
 use starmere_lake::paths::TablePath;
 use starmere_lake::store::Store;
-use starmere_models::build::{Builder, Built, Watch};
+use starmere_models::build::Builder;
 use starmere_models::resolve::Model;
 
 use super::definitions::{DIMENSIONS, DOMAIN, KEYS, models};
+use super::derived;
 use super::history::Landed;
+pub(crate) use crate::support::models::Quiet;
 use crate::support::models::mapping;
 
 /// A row: column and text. Two rows are equal where all values are.
@@ -35,6 +37,9 @@ pub(crate) type Tables = BTreeMap<String, Vec<Row>>;
 pub(crate) const NULL: &str = "null";
 /// What surrogate key 0 points to.
 pub(crate) const UNKNOWN: &str = "unknown";
+/// What the other keys point to that stand for no member.
+pub(crate) const NOT_APPLICABLE: &str = "not applicable";
+pub(crate) const ERROR: &str = "error";
 /// A durable key whose member is not in the dimension.
 pub(crate) const NOBODY: &str = "nobody";
 
@@ -44,14 +49,6 @@ pub(crate) fn moment(micros: i64) -> String {
         Some(at) => at.format("%Y-%m-%dT%H:%M:%S%.6f").to_string(),
         None => micros.to_string(),
     }
-}
-
-/// Nobody watches.
-pub(crate) struct Quiet;
-
-impl Watch for Quiet {
-    fn begun(&self, _: &Model) {}
-    fn done(&self, _: &Model, _: &Built) {}
 }
 
 /// Runs `work` until its `pauses`-th pause; `None` where it had not ended by then. Who drops it then does to it
@@ -219,8 +216,16 @@ pub(crate) fn labelled(mut tables: Tables) -> Result<Tables> {
         let rows = tables.get(dimension).with_context(|| format!("`{dimension}` is not pinned"))?;
         let of_dimension = labels.entry(dimension).or_default();
         for row in rows {
-            let label =
-                if row[key] == "0" { UNKNOWN.to_owned() } else { format!("{}@{}", row[natural], row["valid_from"]) };
+            let name: Vec<&str> = natural.split('+').map(|part| row[part].as_str()).collect();
+            let name = name.join("/");
+            let from = row.get("valid_from").filter(|_| dimension != "sales.flags");
+            let label = match (row[key].as_str(), from) {
+                ("0", _) => UNKNOWN.to_owned(),
+                ("-1", _) => NOT_APPLICABLE.to_owned(),
+                ("-2", _) => ERROR.to_owned(),
+                (_, Some(from)) => format!("{name}@{from}"),
+                (_, None) => name,
+            };
             let other = of_dimension.insert(row[key].clone(), label);
             ensure!(other.is_none(), "two rows of `{dimension}` have the key {}: {other:?} and {row:?}", row[key]);
         }
@@ -240,6 +245,23 @@ pub(crate) fn labelled(mut tables: Tables) -> Result<Tables> {
         }
         *rows = events.into_iter().collect();
     }
+    derived::rounded(&mut tables);
+    // Keys of who has which combination are only for mending.
+    for (table, column) in [
+        ("sales.storms", "weather_durable_key"),
+        ("sales.zone_weather", "zone_weather_durable_key"),
+        ("sales.zone", "zone_key"),
+        ("sales.zone", "zone_durable_key"),
+        ("sales.above", "ancestor_durable_key"),
+        ("sales.above", "descendant_durable_key"),
+    ] {
+        tables.get_mut(table).into_iter().flatten().for_each(|row| _ = row.remove(column));
+    }
+    for table in ["sales.hour", "sales.size"] {
+        tables.remove(table);
+    }
+    // When a batch lands is no part of a history.
+    tables.get_mut("sales.movements").into_iter().flatten().for_each(|row| _ = row.remove("audit_ingested_at"));
     tables.values_mut().for_each(|rows| rows.sort());
     Ok(tables)
 }

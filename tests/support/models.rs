@@ -19,7 +19,8 @@ use super::project::{CUSTOMER, CUSTOMERS, ORDER_LINES, ORDERS};
 use super::tables;
 use tokio_util::sync::CancellationToken;
 
-struct Quiet;
+/// Nobody watches.
+pub(crate) struct Quiet;
 
 impl Watch for Quiet {
     fn begun(&self, _: &Model) {}

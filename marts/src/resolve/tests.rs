@@ -82,8 +82,7 @@ fn models() -> Models {
         streams: STREAMS.iter().map(|text| read(text)).collect(),
         dimensions: DIMENSIONS.iter().map(|(domain, text)| ((*domain).to_owned(), read(text))).collect(),
         facts: vec![("sales".to_owned(), read(FACT))],
-        rollups: Vec::new(),
-        sql_models: Vec::new(),
+        derived: Vec::new(),
         ports: ports(&products),
     };
     starmere_models::resolve::resolve(&definitions).unwrap()

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::{Place, Problem};
+use super::{DerivedFile, DimensionFile, FactFile, Place, Problem};
 
 /// A definition and the file it stands in.
 #[derive(Clone, Debug)]
@@ -14,14 +14,64 @@ pub struct Parsed<T> {
 
 /// Reads and parses the file at `path`, which problems call `name`.
 pub fn parse<T: DeserializeOwned>(path: &std::path::Path, name: &str) -> Result<Parsed<T>, Problem> {
+    parse_bytes(&read(path, name)?, name)
+}
+
+fn read(path: &std::path::Path, name: &str) -> Result<Vec<u8>, Problem> {
     let place = || Place { file: name.to_owned(), line: 1, column: 1 };
-    let bytes = std::fs::read(path).map_err(|error| Problem::new(place(), format!("could not be read: {error}")))?;
-    parse_bytes(&bytes, name)
+    std::fs::read(path).map_err(|error| Problem::new(place(), format!("could not be read: {error}")))
+}
+
+/// A model of any kind: a key of its own says which.
+#[derive(Clone, Debug)]
+pub enum ModelFile {
+    Dimension(Box<Parsed<DimensionFile>>),
+    Fact(Parsed<FactFile>),
+    Derived(Parsed<DerivedFile>),
+}
+
+/// Reads and parses a model, as [`parse`] does.
+pub fn parse_model(path: &std::path::Path, name: &str) -> Result<ModelFile, Problem> {
+    let bytes = read(path, name)?;
+    parse_model_text(text_of(&bytes, name)?, name)
+}
+
+/// Parses a model.
+pub fn parse_model_text(text: &str, name: &str) -> Result<ModelFile, Problem> {
+    fn derived<T: DeserializeOwned>(text: &str, name: &str, kind: fn(T) -> DerivedFile) -> Result<ModelFile, Problem> {
+        let Parsed { file, definition } = parse_text::<T>(text, name)?;
+        Ok(ModelFile::Derived(Parsed { file, definition: kind(definition) }))
+    }
+    let has = |key: &str| text.lines().any(|line| line.trim_start_matches('\u{feff}').starts_with(key));
+    if has("fact:") {
+        return parse_text(text, name).map(ModelFile::Fact);
+    }
+    type Parse = fn(&str, &str) -> Result<ModelFile, Problem>;
+    let kinds: [(&str, Parse); 10] = [
+        ("sql:", |text, name| derived(text, name, DerivedFile::Sql)),
+        ("rollup:", |text, name| derived(text, name, DerivedFile::Rollup)),
+        ("derived_fact:", |text, name| derived(text, name, DerivedFile::DerivedFact)),
+        ("periodic_snapshot:", |text, name| derived(text, name, DerivedFile::Periodic)),
+        ("accumulating_snapshot:", |text, name| derived(text, name, DerivedFile::Accumulating)),
+        ("ledger:", |text, name| derived(text, name, DerivedFile::Ledger)),
+        ("allocation:", |text, name| derived(text, name, DerivedFile::Allocation)),
+        ("bridge:", |text, name| derived(text, name, DerivedFile::Bridge)),
+        ("shrunken_dimension:", |text, name| derived(text, name, DerivedFile::Shrunken)),
+        ("hierarchy:", |text, name| derived(text, name, DerivedFile::Hierarchy)),
+    ];
+    match kinds.iter().find(|(key, _)| has(key)) {
+        Some((_, parse)) => parse(text, name),
+        None => parse_text(text, name).map(|file| ModelFile::Dimension(Box::new(file))),
+    }
 }
 
 fn parse_bytes<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<Parsed<T>, Problem> {
+    parse_text(text_of(bytes, name)?, name)
+}
+
+fn text_of<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str, Problem> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => parse_text(text, name),
+        Ok(text) => Ok(text),
         Err(error) => {
             let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
             let column = 1 + before.chars().rev().take_while(|&character| character != '\n').count() as u64;

@@ -8,21 +8,28 @@
 //!
 //! Nothing here touches data. The shapes are described for people in `docs/definitions.md`.
 
+mod derived;
 mod files;
 mod model;
 mod place;
 mod stream;
 mod types;
 
-pub use files::{Parsed, parse, parse_text};
+pub use derived::{
+    AccumulatingFile, AllocationFile, BridgeFile, Computed, ComputedMeasure, DerivedFactFile, DerivedFile,
+    HierarchyFile, LedgerFile, Milestone, Period, PeriodicFile, RollupFile, ShrunkenFile, ShrunkenRole, SqlColumnFile,
+    SqlFile,
+};
+pub use files::{ModelFile, Parsed, parse, parse_model, parse_model_text, parse_text};
 pub use model::{
-    Additivity, As, Attribute, Beside, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile, FactSource,
-    Histories, History, Measure, Names, ReferenceTo, Role, RollupFile, SqlColumnFile, SqlFile,
+    Additivity, As, Attribute, BandsFile, Beside, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile,
+    FactSource, FactSources, Histories, History, Measure, Names, ReferenceTo, Role, SpecialMembers, TimeOfDay,
+    TimeUnit,
 };
 pub use place::{Place, Placed, Problem, suggestion};
 pub use stream::{
-    CastStep, ConventionFile, DefaultStep, EnvelopeFile, EventFile, FieldFile, FormatFile, RenameStep, SqlStep, Step,
-    StreamFile, TimeUnitFile, VersionFile,
+    CastStep, ConventionFile, DefaultStep, DropStep, EnvelopeFile, EventFile, FieldFile, FormatFile, MapValuesStep,
+    MergeStep, RenameStep, Sample, SplitStep, SqlStep, Step, StreamFile, TimeUnitFile, VersionFile,
 };
 pub use types::FieldType;
 

@@ -1,10 +1,11 @@
-//! `domains/<domain>/models/*.yaml`: dimensions and facts.
+//! `domains/<domain>/models/*.yaml`: dimensions and facts, which are made of events.
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{FieldType, Placed};
+use crate::keys::{ERROR, NOT_APPLICABLE, UNKNOWN};
 
 /// One name or several; a text or a list in the file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -72,6 +73,46 @@ pub struct DimensionFile {
     /// Days instead of events.
     #[serde(default)]
     pub calendar: Option<Placed<Calendar>>,
+    /// Times of a day instead of events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_of_day: Option<Placed<TimeOfDay>>,
+    /// Ranges of a value instead of events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bands: Option<Placed<BandsFile>>,
+    /// Columns, and their types, of which facts mention combinations: a junk dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub junk: Option<Placed<IndexMap<String, FieldType>>>,
+    /// Attributes that go to a dimension of their own, by its name: combinations, which facts have keys of.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub mini: IndexMap<String, Placed<Names>>,
+    /// What texts say in the rows that stand for no member.
+    #[serde(default)]
+    pub members: SpecialMembers,
+}
+
+/// Rows that stand for no member, by what their texts say. The unknown member is always there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpecialMembers {
+    /// Key 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+    /// Key -1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_applicable: Option<String>,
+    /// Key -2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl SpecialMembers {
+    /// Keys of those that are there, and what their texts say.
+    pub fn rows(&self) -> Vec<(i64, Option<&str>)> {
+        let mut rows = vec![(UNKNOWN, self.unknown.as_deref())];
+        rows.extend(self.not_applicable.as_deref().map(|text| (NOT_APPLICABLE, Some(text))));
+        rows.extend(self.error.as_deref().map(|text| (ERROR, Some(text))));
+        rows
+    }
 }
 
 /// Days from `from` to `to`, both included.
@@ -80,6 +121,44 @@ pub struct DimensionFile {
 pub struct Calendar {
     pub from: String,
     pub to: String,
+    /// The month in which the fiscal year begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fiscal_year_begins: Option<u32>,
+    /// A file of the project: a day, a comma and a name a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holidays: Option<String>,
+    /// What the file of `holidays` says; read with the definition.
+    #[serde(skip)]
+    pub holidays_text: Option<String>,
+    /// Languages in which days and months have names, too, such as `de_CH`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locales: Vec<String>,
+}
+
+/// Times of a day.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeOfDay {
+    pub every: TimeUnit,
+}
+
+/// How long a row's time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    Hour,
+    Minute,
+    Second,
+}
+
+/// Ranges of a value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BandsFile {
+    /// The type of the value.
+    pub of: FieldType,
+    /// Where each ends and the next begins; the last has no end.
+    pub names: IndexMap<String, Option<serde_json::Value>>,
 }
 
 /// Events that say something about members.
@@ -257,7 +336,7 @@ pub struct FactFile {
     pub fact: Placed<String>,
     #[serde(default)]
     pub description: Option<String>,
-    pub from: Placed<FactSource>,
+    pub from: Placed<FactSources>,
     /// SQL: which rows belong to the fact.
     #[serde(default, rename = "where")]
     pub filter: Option<Placed<String>>,
@@ -269,9 +348,55 @@ pub struct FactFile {
     pub degenerate: IndexMap<String, Placed<Degenerate>>,
     #[serde(default)]
     pub measures: IndexMap<String, Placed<Measure>>,
+    /// Rows say where their events come from, and when they landed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
 }
 
-/// The events of a fact.
+/// The events of a fact: of one type, or a list.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct FactSources(pub Vec<Placed<FactSource>>);
+
+impl<'de> Deserialize<'de> for FactSources {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> serde::de::Visitor<'de> for Visit {
+            type Value = FactSources;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("events (`stream`, `event`) or a list of them")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<FactSources, A::Error> {
+                let source = FactSource::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(FactSources(vec![Placed::from(source)]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut sequence: A) -> Result<FactSources, A::Error> {
+                let mut sources = Vec::new();
+                while let Some(source) = sequence.next_element()? {
+                    sources.push(source);
+                }
+                Ok(FactSources(sources))
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
+impl JsonSchema for FactSources {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "FactSources".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = generator.subschema_for::<FactSource>();
+        schemars::json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+    }
+}
+
+/// The events of a fact, of one type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FactSource {
@@ -280,6 +405,12 @@ pub struct FactSource {
     /// One row per element of this field.
     #[serde(default)]
     pub each: Option<String>,
+    /// SQL: which rows of these events belong to the fact.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// SQL of a column, or of the key of a dimension, where these events say it otherwise.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub set: IndexMap<String, Names>,
 }
 
 /// A dimension in a role.
@@ -289,6 +420,12 @@ pub struct Role {
     pub dimension: String,
     /// SQL of the natural key.
     pub key: Names,
+    /// SQL: there is no such member, rightly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_applicable: Option<String>,
+    /// SQL: what the event says cannot be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     #[serde(default)]
     pub description: Option<String>,
 }
@@ -329,51 +466,6 @@ pub enum Additivity {
     Full,
     Semi,
     None,
-}
-
-/// A fact at a coarser grain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RollupFile {
-    pub rollup: Placed<String>,
-    #[serde(default)]
-    pub description: Option<String>,
-    /// The fact.
-    pub of: Placed<String>,
-    /// Its grain: columns of the fact, or attributes of its dimensions (`role.attribute`), by the names they get.
-    pub by: IndexMap<String, Placed<String>>,
-    /// SQL: which rows of the fact.
-    #[serde(default, rename = "where")]
-    pub filter: Option<Placed<String>>,
-    /// Measures that are summed; all that may be added where it is left out.
-    #[serde(default)]
-    pub measures: Option<Placed<Names>>,
-    /// The column that counts rows of the fact.
-    #[serde(default)]
-    pub count: Option<Placed<String>>,
-}
-
-/// A SQL model: one SELECT over other models.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SqlFile {
-    pub sql: Placed<String>,
-    #[serde(default)]
-    pub description: Option<String>,
-    pub select: Placed<String>,
-    /// Columns that tell rows apart.
-    pub grain: Placed<Names>,
-    /// What columns mean.
-    #[serde(default)]
-    pub columns: IndexMap<String, Placed<SqlColumnFile>>,
-}
-
-/// A column of a SQL model.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SqlColumnFile {
-    #[serde(default)]
-    pub description: Option<String>,
 }
 
 #[cfg(test)]

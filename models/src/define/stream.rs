@@ -145,6 +145,18 @@ pub struct VersionFile {
     /// How the version before becomes this one, step by step.
     #[serde(default)]
     pub from_previous: Vec<Placed<Step>>,
+    /// Payloads, and what models see of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Placed<Sample>>,
+}
+
+/// A payload of a version, and what its fields are in the newest one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    pub payload: serde_json::Value,
+    /// By field; lists of elements by their fields.
+    pub gives: IndexMap<String, serde_json::Value>,
 }
 
 /// A field: a value (`type`), or elements (`each`).
@@ -173,6 +185,104 @@ pub enum Step {
     Default(DefaultStep),
     Cast(CastStep),
     Sql(SqlStep),
+    Split(SplitStep),
+    Merge(MergeStep),
+    MapValues(MapValuesStep),
+    Drop(DropStep),
+}
+
+impl Step {
+    /// The same, in steps that each write one field.
+    pub fn plain(&self) -> Vec<Self> {
+        let sql = |field: &str, expression: String| Self::Sql(SqlStep { field: field.to_owned(), expression });
+        let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let own = |field: &str| format!("\"{}\"", field.rsplit('.').next().unwrap_or(field));
+        match self {
+            Self::Split(step) => {
+                let (of, on) = (own(&step.field), text(&step.on));
+                let last = step.into.len().saturating_sub(1);
+                let part = |(number, name): (usize, &String)| {
+                    // The last part is all that is left.
+                    let rest = (0..last).fold(format!("CAST({of} AS VARCHAR)"), |rest, _| {
+                        format!(
+                            "CASE WHEN strpos({rest}, {on}) > 0 THEN substr({rest}, strpos({rest}, {on}) + {}) END",
+                            step.on.chars().count()
+                        )
+                    });
+                    let part = if number == last {
+                        rest
+                    } else {
+                        format!("split_part(CAST({of} AS VARCHAR), {on}, {})", number + 1)
+                    };
+                    sql(name, format!("nullif(trim({part}), '')"))
+                };
+                // A part may have the name of what is split: it is written last.
+                let (own_last, others): (Vec<_>, Vec<_>) =
+                    step.into.iter().enumerate().partition(|(_, name)| **name == step.field);
+                others.into_iter().chain(own_last).map(part).collect()
+            }
+            Self::Merge(step) => {
+                let fields: Vec<String> = step.fields.iter().map(|field| own(field)).collect();
+                vec![sql(&step.into, format!("nullif(concat_ws({}, {}), '')", text(&step.with), fields.join(", ")))]
+            }
+            Self::MapValues(step) => {
+                let of = format!("CAST({} AS VARCHAR)", own(&step.field));
+                let whens = step.values.iter().map(|(from, to)| format!("WHEN {} THEN {}", text(from), value_of(to)));
+                let whens: Vec<String> = whens.collect();
+                let otherwise = step.otherwise.as_ref().map_or_else(|| of.clone(), value_of);
+                vec![sql(&step.field, format!("CASE {of} {} ELSE {otherwise} END", whens.join(" ")))]
+            }
+            other => vec![other.clone()],
+        }
+    }
+}
+
+/// A scalar as SQL: texts, or null.
+fn value_of(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "NULL".to_owned(),
+        serde_json::Value::String(text) => format!("'{}'", text.replace('\'', "''")),
+        other => format!("'{}'", other.to_string().replace('\'', "''")),
+    }
+}
+
+/// Gives the parts of a text to fields; the last one gets all that is left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SplitStep {
+    pub field: String,
+    /// What stands between the parts.
+    pub on: String,
+    pub into: Vec<String>,
+}
+
+/// Puts texts together, as far as they are there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MergeStep {
+    pub fields: Vec<String>,
+    pub into: String,
+    /// What stands between them.
+    #[serde(default)]
+    pub with: String,
+}
+
+/// Writes other values for some.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MapValuesStep {
+    pub field: String,
+    pub values: IndexMap<String, serde_json::Value>,
+    /// For all others; they stay where it is left out.
+    #[serde(default)]
+    pub otherwise: Option<serde_json::Value>,
+}
+
+/// Leaves out what a field said: the one of the same name in the new version is another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DropStep {
+    pub field: String,
 }
 
 /// Gives a field another name.

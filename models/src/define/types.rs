@@ -43,7 +43,7 @@ impl FieldType {
             DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => Self::String,
             DataType::Boolean => Self::Bool,
             DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 => Self::Int,
-            DataType::Int64 | DataType::UInt32 => Self::Bigint,
+            DataType::Int64 | DataType::UInt32 | DataType::UInt64 => Self::Bigint,
             DataType::Decimal128(precision, scale) => Self::Decimal(*precision, *scale),
             DataType::Float32 | DataType::Float64 => Self::Double,
             DataType::Date32 => Self::Date,

@@ -46,11 +46,14 @@ struct Settled {
     first: Vec<Option<u32>>,
     last: Vec<Option<u32>>,
     previous: Vec<Option<u32>>,
+    /// As its last instant has left them.
+    left: Vec<Option<u32>>,
 }
 
 impl Settled {
     fn nothing(values: usize) -> Self {
-        Self { first: vec![None; values], last: vec![None; values], previous: vec![None; values] }
+        let none = || vec![None; values];
+        Self { first: none(), last: none(), previous: none(), left: none() }
     }
 }
 
@@ -251,6 +254,7 @@ impl<'a> Fold<'a> {
                 }
             }
             self.note_changes(before.replace(values.clone()), &values, &mut settled[lifetime]);
+            settled[lifetime].left.clone_from(&values);
             let opens = versions.last().is_none_or(|last| {
                 last.deleted != deleted || last.lifetime != lifetime || self.differ(&last.values, &values)
             });
@@ -266,6 +270,10 @@ impl<'a> Fold<'a> {
             let settled = &settled[version.lifetime];
             for (index, history) in self.history.iter().enumerate() {
                 match history {
+                    // Some version of a mini-dimension's history has just this combination.
+                    _ if self.dimension.attributes.get(index).is_some_and(|attribute| attribute.apart) => {
+                        version.values[index] = settled.left[index];
+                    }
                     History::Keep => version.values[index] = settled.first[index],
                     History::Overwrite => {
                         version.values[index] = settled.last[index];
@@ -356,10 +364,20 @@ impl<'a> Fold<'a> {
             columns.push(take(column, &natural, None)?);
         }
         let mut beside = output.beside.into_iter();
+        let attributes = self.dimension.attributes.len();
+        // Of mini-dimensions, in the places of their attributes.
+        let mut apart: Vec<ArrayRef> = Vec::with_capacity(attributes);
         for (index, values) in output.values.into_iter().enumerate() {
+            if index == attributes {
+                columns.extend(current_minis(self.dimension, &apart));
+            }
             let of = self.changes.column(first + index);
             let taken = take(of, &rows(values), None)?;
             if let Some(beside) = beside.next() {
+                apart.push(taken.clone());
+                if self.dimension.attributes[index].apart {
+                    continue;
+                }
                 columns.push(taken);
                 for values in beside {
                     columns.push(take(of, &rows(values), None)?);
@@ -371,6 +389,12 @@ impl<'a> Fold<'a> {
                 columns.push(Arc::new(keys));
             }
         }
+        if apart.len() == self.changes.num_columns() - first {
+            columns.extend(current_minis(self.dimension, &apart));
+        }
+        if let Some(name) = &self.dimension.keys_of {
+            columns[0] = Arc::new(combinations(name, &apart));
+        }
         let current: BooleanArray = output.valid_to.iter().map(|&to| Some(to == END)).collect();
         columns.push(Arc::new(TimestampMicrosecondArray::from(output.valid_from).with_timezone("UTC")));
         columns.push(Arc::new(TimestampMicrosecondArray::from(output.valid_to).with_timezone("UTC")));
@@ -379,4 +403,21 @@ impl<'a> Fold<'a> {
         columns.push(Arc::new(BooleanArray::from(output.inferred)));
         RecordBatch::try_new(self.dimension.schema(), columns)
     }
+}
+
+/// The keys of combinations of values in the mini-dimension `name`; that of nobody, where there is no value.
+fn combinations(name: &crate::define::ModelName, values: &[ArrayRef]) -> Int64Array {
+    let keys = Keys::new(&name.to_string()).of_values(values);
+    let is_nothing = |row: usize| values.iter().all(|column| column.is_null(row));
+    let row = |(row, key): (usize, &i64)| if is_nothing(row) { UNKNOWN } else { *key };
+    Int64Array::from_iter_values(keys.values().iter().enumerate().map(row))
+}
+
+/// Of each mini-dimension, the key of the combination that a member has now.
+fn current_minis(dimension: &Dimension, attributes: &[ArrayRef]) -> Vec<ArrayRef> {
+    let of = |mini: &super::Mini| -> ArrayRef {
+        let values: Vec<ArrayRef> = mini.attributes.iter().map(|&index| attributes[index].clone()).collect();
+        Arc::new(combinations(&mini.name, &values))
+    };
+    dimension.minis.iter().map(of).collect()
 }

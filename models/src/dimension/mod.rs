@@ -25,10 +25,10 @@ pub use index::{Affected, Index};
 pub use run::{CHANGES, VERSIONS, build_changes, build_versions};
 pub(crate) use run::{decoder, natural_key, with_built_in};
 
-use crate::calendar::Days;
-use crate::define::{As, Beside, FieldType, History, ModelName, Place};
+use crate::define::{As, Beside, FieldType, History, ModelName, Place, SpecialMembers};
 use crate::events::{Event, Need};
 use crate::expression::Expression;
+use crate::generated::Generated;
 use crate::keys::Keys;
 use crate::resolve::Model;
 
@@ -49,6 +49,21 @@ pub struct Dimension {
     pub inferred_from: Vec<ModelName>,
     /// The models of `inferred_from`.
     pub mentions: Vec<Model>,
+    pub members: SpecialMembers,
+    /// Members are combinations of values that facts mention; nulls are values, too.
+    pub junk: bool,
+    /// Mini-dimensions that are made of its attributes.
+    pub minis: Vec<Mini>,
+    /// Of a mini-dimension's history: versions have the keys of combinations, which this dimension's rows are.
+    pub keys_of: Option<ModelName>,
+}
+
+/// A mini-dimension: combinations of some attributes, apart from the dimension.
+#[derive(Clone, Debug)]
+pub struct Mini {
+    pub name: ModelName,
+    /// Attributes, by index.
+    pub attributes: Vec<usize>,
 }
 
 /// What is known of a member.
@@ -59,6 +74,8 @@ pub struct AttributeColumn {
     pub history: History,
     /// What is shown beside its value.
     pub beside: Vec<Beside>,
+    /// It is in a mini-dimension instead.
+    pub apart: bool,
     pub description: Option<String>,
 }
 
@@ -89,13 +106,17 @@ pub struct Source {
 /// What a role of a fact points to.
 #[derive(Clone, Debug)]
 pub enum Target {
-    Calendar {
+    Generated {
         name: ModelName,
-        days: Days,
+        generated: Arc<Generated>,
     },
     Dimension {
         name: ModelName,
         key_types: Vec<FieldType>,
+        /// Instead of the dimension, whose versions have the keys of this one's rows.
+        shown: Option<ModelName>,
+        /// Its members are combinations of values, nulls among them.
+        junk: bool,
         /// A member may have several versions.
         versioned: bool,
         /// Whatever the fact mentions becomes a member.
@@ -103,11 +124,26 @@ pub enum Target {
     },
 }
 
+impl Mini {
+    /// The column of the key that is current.
+    pub fn column(&self) -> String {
+        format!("current_{}_key", self.name.name)
+    }
+}
+
 impl Target {
     /// The model's name.
     pub fn name(&self) -> &ModelName {
         match self {
-            Self::Calendar { name, .. } | Self::Dimension { name, .. } => name,
+            Self::Generated { name, .. } | Self::Dimension { name, .. } => name,
+        }
+    }
+
+    /// The model that queries join.
+    pub fn shown(&self) -> &ModelName {
+        match self {
+            Self::Dimension { shown: Some(shown), .. } => shown,
+            other => other.name(),
         }
     }
 
@@ -126,11 +162,12 @@ impl Dimension {
             Field::new(format!("{name}_durable_key"), DataType::Int64, false),
         ];
         fields.extend(self.key.iter().map(|(key, field_type)| Field::new(key, field_type.arrow(), true)));
-        for attribute in &self.attributes {
+        for attribute in self.attributes.iter().filter(|attribute| !attribute.apart) {
             let names = attribute.beside.iter().map(|beside| beside.column(&attribute.name));
             let names = std::iter::once(attribute.name.clone()).chain(names);
             fields.extend(names.map(|name| Field::new(name, attribute.field_type.arrow(), true)));
         }
+        fields.extend(self.minis.iter().map(|mini| Field::new(mini.column(), DataType::Int64, false)));
         fields.extend(
             self.references.iter().map(|r| Field::new(format!("{}_durable_key", r.name), DataType::Int64, false)),
         );
@@ -194,9 +231,9 @@ impl Model {
     /// The streams of its own events, without those of what mentions it.
     fn streams_of_its_own(&self) -> Vec<&str> {
         match self {
-            Self::Calendar(_) | Self::Sql(_) => Vec::new(),
+            Self::Generated(_) | Self::Sql(_) => Vec::new(),
             Self::Dimension(dimension) => dimension.sources.iter().map(|source| source.stream.as_str()).collect(),
-            Self::Fact(fact) => vec![fact.stream.as_str()],
+            Self::Fact(fact) => fact.streams().into_iter().collect(),
         }
     }
 }

@@ -176,8 +176,9 @@ impl StreamReader {
         let mut mentioning = Vec::new();
         for model in &dimension.mentions {
             match model {
-                Model::Fact(fact) if fact.stream == stream => {
-                    mentioning.push(Mentioning::Fact(crate::fact::Stage::new(fact)?))
+                Model::Fact(fact) => {
+                    let stages = crate::fact::Stage::of(fact, stream)?;
+                    mentioning.extend(stages.into_iter().map(Mentioning::Fact));
                 }
                 Model::Dimension(child) => {
                     for (source, definition) in child.sources.iter().enumerate().filter(|(_, s)| s.stream == stream) {
@@ -399,7 +400,7 @@ impl Mentions {
     fn add(&mut self, durable: &Int64Array, natural: Vec<ArrayRef>, sign: i64) {
         let batch = self.natural.len();
         let mut used = false;
-        for (row, &key) in durable.values().iter().enumerate().filter(|(_, key)| **key != UNKNOWN) {
+        for (row, &key) in durable.values().iter().enumerate().filter(|(_, key)| **key > UNKNOWN) {
             let entry = self.counts.entry(key).or_insert_with(|| {
                 used = true;
                 (0, batch, row)
@@ -564,7 +565,7 @@ impl Bucket {
         let Some(keys) = &self.keys else { return Ok(batch.clone()) };
         let durable = batch.column(durable).as_primitive::<Int64Type>().values();
         let mask: BooleanArray =
-            durable.iter().map(|key| Some(keys.contains(key) == affected && (affected || *key != UNKNOWN))).collect();
+            durable.iter().map(|key| Some(keys.contains(key) == affected && (affected || *key > UNKNOWN))).collect();
         filter_record_batch(batch, &mask).map_err(Error::columns(self.dimension.name.to_string()))
     }
 
@@ -573,7 +574,9 @@ impl Bucket {
         let changes = concat_batches(schema, changes).map_err(Error::columns(object.clone()))?;
         kept.push(fold(&self.dimension, &changes)?);
         if self.group == 0 {
-            kept.push(unknown_member(&self.dimension)?);
+            for (key, label) in self.dimension.members.rows() {
+                kept.push(special_member(&self.dimension, key, label)?);
+            }
         }
         let whole = concat_batches(&self.dimension.schema(), &kept).map_err(Error::columns(object.clone()))?;
         let (durable, key) = (whole.column(1).as_primitive::<Int64Type>(), whole.column(0).as_primitive::<Int64Type>());
@@ -588,10 +591,12 @@ impl Bucket {
     }
 }
 
-/// Row 0.
-fn unknown_member(dimension: &Dimension) -> Result<RecordBatch> {
+/// A row that stands for no member; its attributes that are texts say so.
+fn special_member(dimension: &Dimension, key: i64, label: Option<&str>) -> Result<RecordBatch> {
     let schema = dimension.schema();
-    let zero = || -> ArrayRef { Arc::new(Int64Array::from(vec![UNKNOWN])) };
+    let whole = |key: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![key])) };
+    let own = [format!("{}_key", dimension.name.name), format!("{}_durable_key", dimension.name.name)];
+    let is_natural = |name: &str| dimension.key.iter().any(|(key, _)| key == name);
     let time = |at: i64| -> ArrayRef {
         Arc::new(arrow::array::TimestampMicrosecondArray::from(vec![at]).with_timezone("UTC"))
     };
@@ -601,8 +606,12 @@ fn unknown_member(dimension: &Dimension) -> Result<RecordBatch> {
         "valid_to" => time(END),
         "is_current" => flag(true),
         "is_deleted" | "is_inferred" => flag(false),
+        name if own.iter().any(|own| own == name) => whole(key),
+        name if *field.data_type() == arrow::datatypes::DataType::Utf8 && !is_natural(name) => {
+            Arc::new(StringArray::from(vec![label]))
+        }
         _ if field.is_nullable() => new_null_array(field.data_type(), 1),
-        _ => zero(),
+        _ => whole(UNKNOWN),
     });
     let columns: Vec<ArrayRef> = columns.collect();
     debug_assert_eq!(*columns[schema.fields().len() - 5].data_type(), timestamp(), "valid_from is fifth from the end");

@@ -12,11 +12,13 @@ mod changes;
 mod columns;
 mod decode;
 mod lake;
+mod sample;
 mod upcast;
 mod view;
 
 pub use changes::{EventChanges, changes};
 pub use decode::{Decoded, Decoder, Elements, Need};
+pub(crate) use sample::misfits;
 pub use view::Payloads;
 
 use starmere_lake::formats::Format;

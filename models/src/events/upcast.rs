@@ -42,6 +42,7 @@ pub(super) enum Ready {
     Default { field: String, value: ArrayRef },
     Cast { field: String, to: DataType },
     Sql { field: String, expression: Expression },
+    Drop { field: String },
 }
 
 /// Splits `lines.sku` into the field and its element's field.
@@ -62,6 +63,9 @@ fn effect<'a>(step: &'a Step, level: Option<&str>, names: &BTreeSet<String>) -> 
         Step::Rename(step) => (on(&step.to)?, vec![split(&step.from).1.to_owned()]),
         Step::Default(step) => (on(&step.field)?, vec![split(&step.field).1.to_owned()]),
         Step::Cast(step) => (on(&step.field)?, vec![split(&step.field).1.to_owned()]),
+        Step::Drop(step) => (on(&step.field)?, Vec::new()),
+        // They are written out as others.
+        Step::Split(_) | Step::Merge(_) | Step::MapValues(_) => return None,
         Step::Sql(step) => {
             // Which of the names the text mentions is enough: reading one too many does no harm.
             let words: BTreeSet<&str> = step.expression.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
@@ -162,6 +166,11 @@ pub(super) fn prepare(
                 types.insert(field.clone(), expression.data_type().clone());
                 ready.push(Ready::Sql { field, expression });
             }
+            Step::Drop(step) if on(&step.field) => {
+                let field = field_of(&step.field);
+                types.shift_remove(&field);
+                ready.push(Ready::Drop { field });
+            }
             _ => {}
         }
     }
@@ -199,6 +208,7 @@ pub(super) fn run(steps: &[Ready], frame: &mut Frame, errors: &mut Vec<RowError>
                     *values = cast_rows(values, to, field, errors);
                 }
             }
+            Ready::Drop { field } => drop(frame.columns.shift_remove(field)),
             Ready::Sql { field, expression } => {
                 let (values, failed) = expression.evaluate(&frame.batch());
                 errors.extend(failed);

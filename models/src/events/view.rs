@@ -14,8 +14,18 @@ use super::lake::lake_columns;
 use crate::{Error, Result};
 
 /// Columns that models read of the lake.
-const COLUMNS: [&str; 9] =
-    ["event_id", "event_type", "event_version", "occurred_at", "source", "topic", "partition", "position", "payload"];
+const COLUMNS: [&str; 10] = [
+    "event_id",
+    "event_type",
+    "event_version",
+    "occurred_at",
+    "ingested_at",
+    "source",
+    "topic",
+    "partition",
+    "position",
+    "payload",
+];
 /// Those that say what is not in the payload.
 const OUTSIDE: [&str; 3] = ["key", "headers", "op"];
 

@@ -26,6 +26,19 @@ use crate::dimension::Target;
 use crate::events::{Event, Need};
 use crate::expression::Expression;
 
+/// The column that says which stream an event is of, in facts of several.
+pub const EVENT_STREAM: &str = "event_stream";
+
+/// Columns that say where an event comes from, and the lake's columns that do.
+const AUDIT: [(&str, &str); 6] = [
+    ("audit_source", "source"),
+    ("audit_topic", "topic"),
+    ("audit_partition", "partition"),
+    ("audit_position", "position"),
+    ("audit_event_version", "event_version"),
+    ("audit_ingested_at", "ingested_at"),
+];
+
 /// A fact that can be built.
 #[derive(Clone, Debug)]
 pub struct Fact {
@@ -33,17 +46,37 @@ pub struct Fact {
     pub description: Option<String>,
     pub definition: serde_json::Value,
     pub fingerprint: String,
-    pub stream: String,
-    pub event: String,
-    pub event_definition: Event,
-    pub need: Need,
-    /// The columns that expressions see.
-    pub row_schema: SchemaRef,
-    pub filter: Option<Expression>,
+    pub sources: Vec<Source>,
     pub roles: Vec<Role>,
     pub columns: Vec<Column>,
     /// Columns that tell rows apart.
     pub grain: Vec<String>,
+    /// Rows say where their events come from, and when they landed.
+    pub audit: bool,
+}
+
+/// Events of one type that a fact is made of.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub stream: String,
+    pub event: String,
+    pub definition: Event,
+    pub need: Need,
+    pub filter: Option<Expression>,
+    /// Of each role.
+    pub keys: Vec<RoleKey>,
+    /// Of each column.
+    pub columns: Vec<Expression>,
+}
+
+/// How rows of a source say who is in a role.
+#[derive(Clone, Debug)]
+pub struct RoleKey {
+    /// The natural key.
+    pub key: Vec<Expression>,
+    /// Conditions for members that stand for none.
+    pub not_applicable: Option<Expression>,
+    pub error: Option<Expression>,
 }
 
 /// A dimension in a role.
@@ -51,7 +84,6 @@ pub struct Fact {
 pub struct Role {
     pub name: String,
     pub target: Target,
-    pub key: Vec<Expression>,
     pub description: Option<String>,
 }
 
@@ -71,7 +103,6 @@ impl Role {
 #[derive(Clone, Debug)]
 pub struct Column {
     pub name: String,
-    pub expression: Expression,
     pub field_type: FieldType,
     pub kind: ColumnKind,
     pub description: Option<String>,
@@ -98,7 +129,26 @@ impl Fact {
             Field::new("event_id", DataType::Utf8, false),
             Field::new("ordinal", DataType::Int32, false),
         ]);
+        if self.streams().len() > 1 {
+            fields.push(Field::new(EVENT_STREAM, DataType::Utf8, false));
+        }
+        if self.audit {
+            fields.extend(AUDIT.map(|(name, column)| {
+                let data_type = match column {
+                    "source" | "topic" => DataType::Utf8,
+                    "position" => DataType::Int64,
+                    "ingested_at" => timestamp(),
+                    _ => DataType::Int32,
+                };
+                Field::new(name, data_type, false)
+            }));
+        }
         Arc::new(Schema::new(fields))
+    }
+
+    /// The streams of its events.
+    pub fn streams(&self) -> BTreeSet<&str> {
+        self.sources.iter().map(|source| source.stream.as_str()).collect()
     }
 
     /// The dimensions it is keyed by.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use starmere_lake::catalog::Pin;
 use starmere_lake::delta::{Add, FileOptions};
 use tokio::task::JoinSet;
 
-use super::{Fact, Stage, Staged};
+use super::{EVENT_STREAM, Fact, Stage, Staged};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::derived::{Change, Derived};
@@ -34,8 +34,7 @@ struct Dimensions {
 
 /// Appends what is new in the stream, keys again what the dimensions changed, takes back what does not count.
 pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, Pin>) -> Result<Built> {
-    let stream_input = builder.stream_input(&fact.stream);
-    let lake_inputs = builder.stream_inputs([fact.stream.as_str()].into());
+    let lake_inputs = builder.stream_inputs(fact.streams());
     let mut inputs = lake_inputs.clone();
     for name in fact.inputs() {
         let pin = pins
@@ -47,35 +46,38 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     let mut rejected = builder.derived(&fact.name, &fact.fingerprint, "rejects").await?;
     let mut built = Built::default();
     if !rows.is_current(&inputs)? {
-        let from = rows.consumed(&stream_input);
-        let events = Arc::new(builder.changes(&fact.stream, from).await?);
-        built.rows_read = events.rows() as u64;
+        let events = Events::since(builder, fact, &rows).await?;
+        built.rows_read = events.rows();
         let dimensions = Arc::new(Dimensions::load(builder, fact, &rows, pins).await?);
         rows.create(&fact.schema(), &[]).await?;
-        let work = Work { fact: fact.clone(), stage: Arc::new(Stage::new(fact)?), dimensions };
-        let taken_back = TakenBack::of(&events, fact).await?;
+        let work = Work { fact: fact.clone(), dimensions };
+        let taken_back = TakenBack::of(&events).await?;
         let mut change = Change::default();
         built.rows_mended = work.mend(&rows, &taken_back, &mut change).await?;
         let (appended, new_rejects) = work.append(&rows, &events, &mut change).await?;
         built.rows_written = appended;
         change.facts = serde_json::json!({ "appended": appended, "mended": built.rows_mended });
         rows.commit(change, &inputs).await?;
-        if rejected.consumed(&stream_input) == from {
+        // The usual case: both tables are equally far.
+        if events.are_since(&rejected) {
             rejected.create(rejects::schema(), &[]).await?;
             let change = rejects::change(&rejected, new_rejects, &taken_back.coordinates).await?;
             rejected.commit(change, &lake_inputs).await?;
         }
     }
     if !rejected.is_current(&lake_inputs)? {
-        let events = builder.changes(&fact.stream, rejected.consumed(&stream_input)).await?;
-        let stage = Stage::new(fact)?;
+        let events = Events::since(builder, fact, &rejected).await?;
         let mut new_rejects = Vec::new();
-        for file in 0..events.len() {
-            let (batch, counts) = events.read(file).await?;
-            let staged = stage.stage(&batch, &counts)?;
-            new_rejects.push(rejects::rows(&fact.stream, &batch, &staged.rejects)?);
+        for of in &events.streams {
+            for file in 0..of.changes.len() {
+                let (batch, counts) = of.changes.read(file).await?;
+                for stage in of.stages.iter() {
+                    let staged = stage.stage(&batch, &counts)?;
+                    new_rejects.push(rejects::rows(&of.stream, &batch, &staged.rejects)?);
+                }
+            }
         }
-        let taken_back = TakenBack::of(&events, fact).await?;
+        let taken_back = TakenBack::of(&events).await?;
         rejected.create(rejects::schema(), &[]).await?;
         let change = rejects::change(&rejected, new_rejects, &taken_back.coordinates).await?;
         rejected.commit(change, &lake_inputs).await?;
@@ -85,6 +87,43 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     built.pins.insert(fact.name.to_string(), rows.pin(&inputs)?);
     built.pins.insert(format!("{}/rejects", fact.name), rejected.pin(&lake_inputs)?);
     Ok(built)
+}
+
+/// What is new in a fact's streams.
+struct Events {
+    streams: Vec<OfStream>,
+}
+
+/// What is new in one of them.
+struct OfStream {
+    stream: String,
+    /// As the catalog calls it, and after which of its versions.
+    input: String,
+    since: Option<u64>,
+    changes: Arc<EventChanges>,
+    stages: Arc<Vec<Stage>>,
+}
+
+impl Events {
+    async fn since(builder: &Builder, fact: &Arc<Fact>, derived: &Derived) -> Result<Self> {
+        let mut streams = Vec::new();
+        for stream in fact.streams() {
+            let input = builder.stream_input(stream);
+            let since = derived.consumed(&input);
+            let changes = builder.changes(stream, since).await?;
+            let stages = Arc::new(Stage::of(fact, stream)?);
+            streams.push(OfStream { stream: stream.to_owned(), input, since, changes, stages });
+        }
+        Ok(Self { streams })
+    }
+
+    fn rows(&self) -> u64 {
+        self.streams.iter().map(|of| of.changes.rows() as u64).sum()
+    }
+
+    fn are_since(&self, derived: &Derived) -> bool {
+        self.streams.iter().all(|of| derived.consumed(&of.input) == of.since)
+    }
 }
 
 impl Dimensions {
@@ -115,21 +154,45 @@ impl Dimensions {
 /// Events that do not count any more.
 #[derive(Default)]
 struct TakenBack {
-    /// By id, since a fact's rows carry it; an id is superseded together with all rows of its old copy.
-    events: HashSet<String>,
+    /// By stream and id, since a fact's rows carry these; an id is superseded together with all rows of its old copy.
+    events: HashMap<String, HashSet<String>>,
     coordinates: HashSet<rejects::Coordinates>,
     /// First and last `occurred_at`.
     span: Option<(i64, i64)>,
 }
 
 impl TakenBack {
-    async fn of(changes: &EventChanges, fact: &Fact) -> Result<Self> {
+    async fn of(events: &Events) -> Result<Self> {
         let mut taken = Self::default();
-        for (batch, which) in changes.taken_back().await? {
-            taken.coordinates.extend(rejects::coordinates(&fact.stream, &batch, &which));
+        for of in &events.streams {
+            taken.add(of).await?;
+        }
+        Ok(taken)
+    }
+
+    /// Which rows of a fact are of these events.
+    fn holds(&self, batch: &RecordBatch) -> Option<BooleanArray> {
+        if self.events.is_empty() {
+            return None;
+        }
+        let ids = batch.column_by_name("event_id")?.as_string_opt::<i32>()?;
+        let streams = batch.column_by_name(EVENT_STREAM).and_then(|streams| streams.as_string_opt::<i32>());
+        let only = self.events.values().next();
+        let row = |row: usize| {
+            let of = streams.map_or(only, |streams| self.events.get(streams.value(row)));
+            Some(of.is_some_and(|of| of.contains(ids.value(row))))
+        };
+        Some((0..batch.num_rows()).map(row).collect())
+    }
+
+    async fn add(&mut self, of: &OfStream) -> Result<()> {
+        let taken = self;
+        for (batch, which) in of.changes.taken_back().await? {
+            taken.coordinates.extend(rejects::coordinates(&of.stream, &batch, &which));
             let only = filter_record_batch(&batch, &which).map_err(Error::columns("events taken back"))?;
             let ids = only.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
-            taken.events.extend(ids.into_iter().flatten().flatten().map(str::to_owned));
+            let known = taken.events.entry(of.stream.clone()).or_default();
+            known.extend(ids.into_iter().flatten().flatten().map(str::to_owned));
             let times =
                 only.column_by_name("occurred_at").and_then(|at| at.as_primitive_opt::<TimestampMicrosecondType>());
             for &at in times.into_iter().flat_map(|times| times.values()) {
@@ -137,13 +200,12 @@ impl TakenBack {
                 taken.span = Some((first.min(at), last.max(at)));
             }
         }
-        Ok(taken)
+        Ok(())
     }
 }
 
 struct Work {
     fact: Arc<Fact>,
-    stage: Arc<Stage>,
     dimensions: Arc<Dimensions>,
 }
 
@@ -183,17 +245,17 @@ impl Work {
         let looked_up = self.fact.roles.iter().filter(|role| role.target.is_looked_up());
         let mut names: Vec<String> =
             looked_up.flat_map(|role| [Some(role.key_column()), role.durable_column()]).flatten().collect();
-        names.extend(["occurred_at".to_owned(), "event_id".to_owned()]);
+        names.extend(["occurred_at", "event_id", EVENT_STREAM].map(str::to_owned));
         let fields = names.iter().filter_map(|name| schema.field_with_name(name).ok().cloned());
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
     fn needs_mending(&self, batch: &RecordBatch, taken_back: &TakenBack) -> u64 {
         let rekeyed = self.rekeyed(batch);
-        let ids = batch.column_by_name("event_id").map(|ids| ids.as_string::<i32>());
+        let back = taken_back.holds(batch);
         let row_needs = |row: usize| {
             rekeyed.iter().any(|(_, old, new)| old.value(row) != new.value(row))
-                || ids.is_some_and(|ids| !taken_back.events.is_empty() && taken_back.events.contains(ids.value(row)))
+                || back.as_ref().is_some_and(|back| back.value(row))
         };
         (0..batch.num_rows()).filter(|&row| row_needs(row)).count() as u64
     }
@@ -227,36 +289,35 @@ impl Work {
         }
         let object = || Error::columns(self.fact.name.to_string());
         let batch = RecordBatch::try_new(batch.schema(), columns).map_err(object())?;
-        if taken_back.events.is_empty() {
-            return Ok(batch);
+        match taken_back.holds(&batch) {
+            None => Ok(batch),
+            Some(back) => filter_record_batch(&batch, &not(&back).map_err(object())?).map_err(object()),
         }
-        let ids = batch.column_by_name("event_id").map(|ids| ids.as_string::<i32>().clone());
-        let counts: BooleanArray =
-            ids.iter().flatten().map(|id| Some(!id.is_some_and(|id| taken_back.events.contains(id)))).collect();
-        filter_record_batch(&batch, &counts).map_err(object())
     }
 
     /// Stages, keys and writes the rows of new events. Returns how many, and what was rejected.
-    async fn append(
-        &self,
-        rows: &Derived,
-        events: &Arc<EventChanges>,
-        change: &mut Change,
-    ) -> Result<(u64, Vec<RecordBatch>)> {
+    async fn append(&self, rows: &Derived, events: &Events, change: &mut Change) -> Result<(u64, Vec<RecordBatch>)> {
         use futures::{StreamExt, TryStreamExt};
-        let mut staged = futures::stream::iter(0..events.len())
-            .map(|file| {
-                let (stage, fact, dimensions, events) =
-                    (self.stage.clone(), self.fact.clone(), self.dimensions.clone(), events.clone());
+        let mut files = Vec::new();
+        for of in &events.streams {
+            let of_file = |file| (of.stages.clone(), of.changes.clone(), of.stream.clone(), file);
+            files.extend((0..of.changes.len()).map(of_file));
+        }
+        let mut staged = futures::stream::iter(files)
+            .map(|(stages, changes, stream, file)| {
+                let (fact, dimensions) = (self.fact.clone(), self.dimensions.clone());
                 async move {
-                    let (batch, counts) = events.read(file).await?;
+                    let (batch, counts) = changes.read(file).await?;
                     let task = tokio::task::spawn_blocking(move || {
-                        let staged = stage.stage(&batch, &counts)?;
-                        let rejects = match staged.rejects.is_empty() {
-                            true => None,
-                            false => Some(rejects::rows(&fact.stream, &batch, &staged.rejects)?),
-                        };
-                        Ok::<_, Error>((keyed(&fact, &dimensions, staged)?, rejects))
+                        let (mut all, mut rejected) = (Vec::new(), Vec::new());
+                        for stage in stages.iter() {
+                            let staged = stage.stage(&batch, &counts)?;
+                            if !staged.rejects.is_empty() {
+                                rejected.push(rejects::rows(&stream, &batch, &staged.rejects)?);
+                            }
+                            all.push(keyed(&fact, &dimensions, staged)?);
+                        }
+                        Ok::<_, Error>((all, rejected))
                     });
                     task.await.map_err(|error| Error::Task(error.to_string()))?
                 }
@@ -270,11 +331,11 @@ impl Work {
             let (rows, options) = (rows.clone(), self.options());
             async move { rows.write(batches, options, None).await }
         };
-        while let Some((batch, rejected)) = staged.try_next().await? {
-            let batch: RecordBatch = batch;
-            appended += batch.num_rows() as u64;
-            pending_rows += batch.num_rows();
-            pending.push(batch);
+        while let Some((batches, rejected)) = staged.try_next().await? {
+            let staged_rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            appended += staged_rows as u64;
+            pending_rows += staged_rows;
+            pending.extend(batches);
             rejects.extend(rejected);
             if pending_rows >= FILE_ROWS {
                 change.adds.extend(written(&mut writing).await?);

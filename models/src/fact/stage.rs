@@ -3,32 +3,34 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    UInt32Array,
 };
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::{Field, Schema};
 
-use super::Fact;
+use super::{AUDIT, Fact, RoleKey, Source};
 use crate::define::ModelName;
 use crate::dimension::Target;
 use crate::events::Decoder;
 use crate::expression::{RowError, cast_rows};
-use crate::keys::Keys;
-use crate::{Error, Result, calendar};
+use crate::keys::{ERROR, Keys, NOT_APPLICABLE};
+use crate::{Error, Result};
 
-/// Stages rows of one fact.
+/// Stages rows of one fact, of one of its sources.
 #[derive(Debug)]
 pub struct Stage {
     fact: Arc<Fact>,
+    source: usize,
     decoder: Decoder,
 }
 
 /// Rows of a fact, not keyed yet.
 #[derive(Debug)]
 pub struct Staged {
-    /// The fact's own columns, then `occurred_at`, `event_id`, `ordinal`.
+    /// The fact's own columns, then `occurred_at` and all others that say which event it was.
     pub columns: Vec<ArrayRef>,
-    /// For each role, the durable key (a calendar's: the key).
+    /// For each role, the durable key (of a generated dimension, the key).
     pub durable: Vec<Int64Array>,
     /// For each role, the natural key.
     pub natural: Vec<Vec<ArrayRef>>,
@@ -38,10 +40,18 @@ pub struct Staged {
 }
 
 impl Stage {
-    /// A stage of `fact`.
-    pub fn new(fact: &Arc<Fact>) -> Result<Self> {
-        let decoder = crate::dimension::decoder(&fact.event_definition, &fact.need)?;
-        Ok(Self { fact: fact.clone(), decoder })
+    /// Stages of `fact` for the events of a stream.
+    pub fn of(fact: &Arc<Fact>, stream: &str) -> Result<Vec<Self>> {
+        let sources = fact.sources.iter().enumerate().filter(|(_, source)| source.stream == stream);
+        let stage = |(place, source): (usize, &Source)| {
+            let decoder = crate::dimension::decoder(&source.definition, &source.need)?;
+            Ok(Self { fact: fact.clone(), source: place, decoder })
+        };
+        sources.map(stage).collect()
+    }
+
+    fn source(&self) -> &Source {
+        &self.fact.sources[self.source]
     }
 
     /// Stages the events of a batch of the lake that count. An event with a row that does not fit is rejected
@@ -68,8 +78,8 @@ impl Stage {
         let mut errors: Vec<RowError> = Vec::new();
         let (input, lake_rows) = self.only_those_that_belong(input, lake_rows, &mut errors, &mut rejects)?;
         let mut columns = Vec::with_capacity(self.fact.columns.len() + 3);
-        for column in &self.fact.columns {
-            let (values, row_errors) = column.expression.evaluate(&input);
+        for (column, expression) in self.fact.columns.iter().zip(&self.source().columns) {
+            let (values, row_errors) = expression.evaluate(&input);
             errors.extend(row_errors);
             columns.push(cast_rows(&values, &column.field_type.arrow(), &column.name, &mut errors));
         }
@@ -77,26 +87,43 @@ impl Stage {
             input.column_by_name(name).cloned().ok_or_else(|| Error::Task(format!("rows have no `{name}`")))
         };
         columns.extend([named("occurred_at")?, named("event_id")?, named("ordinal")?]);
+        if self.fact.streams().len() > 1 {
+            columns.push(Arc::new(StringArray::from(vec![self.source().stream.as_str(); input.num_rows()])));
+        }
+        if self.fact.audit {
+            for (_, name) in AUDIT {
+                let column =
+                    batch.column_by_name(name).ok_or_else(|| Error::Task(format!("events have no `{name}`")))?;
+                columns.push(take(column, &lake_rows, None).map_err(failed())?);
+            }
+        }
         let (mut durable, mut natural) = (Vec::new(), Vec::new());
-        for role in &self.fact.roles {
+        for (role, RoleKey { key, not_applicable, error }) in self.fact.roles.iter().zip(&self.source().keys) {
             let of_role = match &role.target {
-                Target::Calendar { days, .. } => {
-                    let day = crate::dimension::natural_key(
-                        &[crate::define::FieldType::Date],
-                        &role.key,
-                        &input,
-                        &mut errors,
-                    );
-                    durable.push(calendar::keys(&day[0], *days));
+                Target::Generated { generated, .. } => {
+                    let value = crate::dimension::natural_key(&[generated.key_type()], key, &input, &mut errors);
+                    durable.push(generated.keys(&value[0]));
                     Vec::new()
                 }
-                Target::Dimension { name, key_types, .. } => {
-                    let natural = crate::dimension::natural_key(key_types, &role.key, &input, &mut errors);
-                    durable.push(Keys::new(&name.to_string()).durable(&natural));
+                Target::Dimension { name, key_types, junk, .. } => {
+                    let natural = crate::dimension::natural_key(key_types, key, &input, &mut errors);
+                    let keys = Keys::new(&name.to_string());
+                    durable.push(if *junk { keys.of_values(&natural) } else { keys.durable(&natural) });
                     natural
                 }
             };
             natural.push(of_role);
+            for (condition, special) in [(not_applicable, NOT_APPLICABLE), (error, ERROR)] {
+                let (Some(condition), Some(keys)) = (condition, durable.last_mut()) else { continue };
+                let (holds, row_errors) = condition.evaluate(&input);
+                errors.extend(row_errors);
+                let holds = holds.as_boolean();
+                let row = |(row, key): (usize, &i64)| match holds.is_valid(row) && holds.value(row) {
+                    true => special,
+                    false => *key,
+                };
+                *keys = Int64Array::from_iter_values(keys.values().iter().enumerate().map(row));
+            }
         }
         let rows = input.num_rows();
         let staged = Staged { columns, durable, natural, rows, rejects };
@@ -122,7 +149,7 @@ impl Stage {
         errors: &mut Vec<RowError>,
         rejects: &mut Vec<(u32, String)>,
     ) -> Result<(RecordBatch, UInt32Array)> {
-        let Some(belongs) = &self.fact.filter else { return Ok((input, lake_rows)) };
+        let Some(belongs) = &self.source().filter else { return Ok((input, lake_rows)) };
         let (values, failed) = belongs.evaluate(&input);
         let values = values.as_boolean();
         let mut mask = if values.null_count() > 0 { prep_null_mask_filter(values) } else { values.clone() };

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
+use indexmap::IndexMap;
 use starmere_lake::events::timestamp;
 
 use super::{Model, Resolving, beginning, check_name, columns};
-use crate::define::{As, DimensionFile, FieldType, ModelName, Parsed, Place, Placed, Problem, suggestion};
-use crate::dimension::{AttributeColumn, Dimension, Reference, Source, Target};
+use crate::define::{
+    As, DimensionFile, FieldType, Histories, History, ModelName, Names, Parsed, Place, Placed, Problem, SpecialMembers,
+    suggestion,
+};
+use crate::dimension::{AttributeColumn, Dimension, Mini, Reference, Source, Target};
 use crate::events::{Event, Need};
 use crate::expression::{Compiler, Expression, castable, is_key_of};
 
@@ -34,12 +38,19 @@ impl Resolving<'_> {
     pub(super) fn dimensions(&mut self) {
         let definitions = self.definitions;
         for (domain, parsed) in &definitions.dimensions {
-            if parsed.definition.calendar.is_none() {
-                let before = self.problems.len();
-                let dimension = self.dimension(domain, parsed);
-                if let (Some(dimension), true) = (dimension, self.problems.len() == before) {
-                    self.models.models.push(Model::Dimension(Arc::new(dimension)));
-                }
+            let file = &parsed.definition;
+            if file.calendar.is_some() || file.time_of_day.is_some() || file.bands.is_some() {
+                continue;
+            }
+            let before = self.problems.len();
+            let dimension = match &file.junk {
+                Some(junk) => self.junk(domain, parsed, junk),
+                None => self.dimension(domain, parsed),
+            };
+            if let (Some(dimension), true) = (dimension, self.problems.len() == before) {
+                let histories = self.minis(&dimension, &parsed.file);
+                self.models.models.push(Model::Dimension(Arc::new(dimension)));
+                self.models.models.extend(histories.into_iter().map(|of| Model::Dimension(Arc::new(of))));
             }
         }
     }
@@ -159,10 +170,13 @@ impl Resolving<'_> {
         }
         if self.problems.len() == before && sources.len() == file.from.len() {
             self.nothing_is_unset(file, &sources, name);
+            self.is_of_one_kind(file, &sources, name);
         }
         let key_columns = key.0.iter().zip(key_types).map(|(column, field_type)| Some((column.clone(), field_type?)));
         let key_columns = key_columns.collect::<Option<Vec<_>>>()?;
         let references = self.references(domain, file, name);
+        let minis = self.mini_attributes(domain, file, name);
+        let apart: Vec<usize> = minis.iter().flat_map(|mini| mini.attributes.iter().copied()).collect();
         let inferred_from = file.inferred_from.iter().filter_map(|from| self.model_name(from, name)).collect();
         Some(Dimension {
             name: ModelName::new(domain, &file.dimension),
@@ -173,8 +187,10 @@ impl Resolving<'_> {
             attributes: file
                 .attributes
                 .iter()
-                .map(|(name, attribute)| AttributeColumn {
+                .enumerate()
+                .map(|(index, (name, attribute))| AttributeColumn {
                     name: name.clone(),
+                    apart: apart.contains(&index),
                     field_type: attribute.field_type,
                     history: attribute.history.history,
                     beside: attribute.history.beside.clone(),
@@ -185,7 +201,124 @@ impl Resolving<'_> {
             sources,
             inferred_from,
             mentions: Vec::new(),
+            members: file.members.clone(),
+            junk: false,
+            minis,
+            keys_of: None,
         })
+    }
+
+    /// A dimension of combinations of values that facts mention.
+    fn junk(
+        &mut self,
+        domain: &str,
+        parsed: &Parsed<DimensionFile>,
+        junk: &Placed<IndexMap<String, FieldType>>,
+    ) -> Option<Dimension> {
+        let (file, name) = (&parsed.definition, &parsed.file);
+        let place = junk.place(name);
+        let is_plain = file.key.is_none() && file.from.is_empty() && file.attributes.is_empty();
+        if !is_plain || !file.references.is_empty() || !file.mini.is_empty() {
+            let message = "a junk dimension has no key, sources, attributes or references";
+            self.problem(Problem::new(place, message).hint("its columns go under `junk`, with their types"));
+            return None;
+        }
+        if junk.is_empty() || file.inferred_from.is_empty() {
+            let message = "a junk dimension has columns, and facts that mention them";
+            let hint = "name columns with types under `junk`, and facts under `inferred_from`";
+            self.problem(Problem::new(place, message).hint(hint));
+            return None;
+        }
+        let key = Names(junk.keys().cloned().collect());
+        self.columns_are_distinct(file, &junk.at(key), name);
+        let inferred_from = file.inferred_from.iter().filter_map(|from| self.model_name(from, name)).collect();
+        Some(Dimension {
+            name: ModelName::new(domain, &file.dimension),
+            description: file.description.clone(),
+            definition: serde_json::to_value(file).unwrap_or_default(),
+            fingerprint: String::new(),
+            key: junk.iter().map(|(name, field_type)| (name.clone(), *field_type)).collect(),
+            attributes: Vec::new(),
+            references: Vec::new(),
+            sources: Vec::new(),
+            inferred_from,
+            mentions: Vec::new(),
+            members: file.members.clone(),
+            junk: true,
+            minis: Vec::new(),
+            keys_of: None,
+        })
+    }
+
+    /// The mini-dimensions of a dimension, checked.
+    fn mini_attributes(&mut self, domain: &str, file: &DimensionFile, file_name: &str) -> Vec<Mini> {
+        let mut minis: Vec<Mini> = Vec::new();
+        for (name, attributes) in &file.mini {
+            let place = attributes.place(file_name);
+            self.problems.extend(check_name(name, &place));
+            if attributes.0.is_empty() {
+                self.problem(Problem::new(place.clone(), format!("`{name}` has no attributes")));
+            }
+            let known: Vec<String> = file.attributes.keys().cloned().collect();
+            self.known_names(attributes.0.iter(), &known, "an attribute", &place);
+            let mut indexes = Vec::new();
+            for attribute in &attributes.0 {
+                let Some((index, _, definition)) = file.attributes.get_full(attribute) else { continue };
+                if indexes.contains(&index) || minis.iter().any(|mini| mini.attributes.contains(&index)) {
+                    let message = format!("`{attribute}` is in a mini-dimension twice");
+                    self.problem(Problem::new(place.clone(), message));
+                }
+                if definition.history != Histories::default() {
+                    let message = format!("`{attribute}` is in `{name}`, whose combinations have the history");
+                    let hint = "leave out its `history`";
+                    self.problem(Problem::new(definition.place(file_name), message).hint(hint));
+                }
+                indexes.push(index);
+            }
+            minis.push(Mini { name: ModelName::new(domain, name), attributes: indexes });
+        }
+        minis
+    }
+
+    /// For each mini-dimension, who had which combination when: a dimension of the same members, whose versions have
+    /// the keys of combinations.
+    fn minis(&mut self, of: &Dimension, file_name: &str) -> Vec<Dimension> {
+        let mut histories = Vec::new();
+        for mini in &of.minis {
+            let name = ModelName::new(&of.name.domain, &format!("{}_{}", of.name.name, mini.name.name));
+            let place = Place { file: file_name.to_owned(), line: 1, column: 1 };
+            for taken in [&name, &mini.name] {
+                if self.is_defined(taken) || self.minis.contains_key(taken) {
+                    let message = format!("`{taken}` is a model, and a mini-dimension of `{}` makes it", of.name);
+                    self.problem(Problem::new(place.clone(), message).hint("rename one of them"));
+                }
+            }
+            let kept = |index: usize| mini.attributes.iter().position(|of| *of == index);
+            let attributes = mini.attributes.iter().map(|&index| AttributeColumn {
+                history: History::Version,
+                apart: false,
+                ..of.attributes[index].clone()
+            });
+            let sources = of.sources.iter().cloned().map(|mut source| {
+                source.set = source.set.into_iter().filter_map(|(index, text)| Some((kept(index)?, text))).collect();
+                source.references.clear();
+                source
+            });
+            self.minis.insert(mini.name.clone(), (name.clone(), of.name.clone()));
+            histories.push(Dimension {
+                name,
+                description: Some(format!("Who of {} had which {}, and when", of.name.name, mini.name.name)),
+                attributes: attributes.collect(),
+                sources: sources.collect(),
+                references: Vec::new(),
+                inferred_from: Vec::new(),
+                minis: Vec::new(),
+                keys_of: Some(mini.name.clone()),
+                members: SpecialMembers::default(),
+                ..of.clone()
+            });
+        }
+        histories
     }
 
     /// An attribute or a reference that no event speaks of would never have a value.
@@ -203,6 +336,24 @@ impl Resolving<'_> {
             if !sources.iter().any(|source| source.references.iter().any(|(of, _)| *of == index)) {
                 let message = format!("no event has what the key of `{name}` is made of");
                 self.problem(Problem::new(reference.place(file_name), message));
+            }
+        }
+    }
+
+    /// Members of several kinds under one roof share no attribute: an abstract generic dimension.
+    fn is_of_one_kind(&mut self, file: &DimensionFile, sources: &[Source], file_name: &str) {
+        let whole = |(_, source): &(usize, &Source)| source.meaning == As::State && !source.set.is_empty();
+        let states: Vec<(usize, &Source)> = sources.iter().enumerate().filter(whole).collect();
+        let attributes = |source: &Source| -> BTreeSet<usize> { source.set.iter().map(|(index, _)| *index).collect() };
+        for (number, (index, source)) in states.iter().enumerate() {
+            let apart = |other: &&(usize, &Source)| attributes(other.1).is_disjoint(&attributes(source));
+            if let Some((_, other)) = states[..number].iter().find(apart) {
+                let message = format!(
+                    "`{}` and `{}` tell of members of different kinds: they have no attribute in common",
+                    other.event, source.event
+                );
+                let hint = "declare a dimension for each kind; facts then have a role for each";
+                self.problem(Problem::new(file.from[*index].place(file_name), message).hint(hint));
             }
         }
     }
@@ -299,7 +450,7 @@ impl Resolving<'_> {
     pub(super) fn inferences(&mut self) {
         let mut by_name: BTreeMap<ModelName, Vec<FieldType>> = BTreeMap::new();
         let mut accepts: BTreeSet<(ModelName, ModelName)> = BTreeSet::new();
-        let mut calendars: BTreeSet<ModelName> = BTreeSet::new();
+        let mut generated: BTreeMap<ModelName, &'static str> = BTreeMap::new();
         for model in &self.models.models {
             match model {
                 Model::Dimension(dimension) => {
@@ -309,7 +460,7 @@ impl Resolving<'_> {
                     );
                     accepts.extend(dimension.inferred_from.iter().map(|from| (dimension.name.clone(), from.clone())));
                 }
-                Model::Calendar(calendar) => _ = calendars.insert(calendar.name.clone()),
+                Model::Generated(model) => _ = generated.insert(model.name.clone(), model.generated.kind()),
                 Model::Fact(_) | Model::Sql(_) => {}
             }
         }
@@ -374,11 +525,10 @@ impl Resolving<'_> {
         }
         self.problems.extend(problems);
         for (target, place) in missing {
-            if calendars.contains(&target) {
-                let hint = "keep the date as an attribute";
-                self.problem(
-                    Problem::new(place, format!("`{target}` is a calendar, which only facts refer to")).hint(hint),
-                );
+            if let Some(kind) = generated.get(&target) {
+                let hint = "keep the value as an attribute";
+                let message = format!("`{target}` is a {kind}, which only facts refer to");
+                self.problem(Problem::new(place, message).hint(hint));
             } else {
                 self.no_dimension(&target, place);
             }

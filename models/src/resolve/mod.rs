@@ -3,10 +3,10 @@
 //! Pure: all files are read before. Every mistake is collected, so that a user sees them at once; what depends on
 //! something wrong is left out quietly, so that one mistake is told once.
 
+mod derived;
 mod dimension;
 mod fact;
-mod rollup;
-mod sql_model;
+mod generated;
 mod stream;
 
 pub(crate) use stream::BUILT_IN;
@@ -16,20 +16,21 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chrono::Datelike;
 use sha2::{Digest, Sha256};
 
-use crate::calendar::Days;
 use crate::define::{
-    DimensionFile, FactFile, ModelName, Parsed, Place, Problem, RollupFile, SqlFile, StreamFile, suggestion,
+    DerivedFile, DimensionFile, FactFile, ModelFile, ModelName, Parsed, Place, Problem, SpecialMembers, StreamFile,
+    suggestion,
 };
 use crate::dimension::Dimension;
 use crate::events::Stream;
+use crate::fact::ColumnKind;
 use crate::fact::Fact;
-use crate::sql_model::SqlModel;
+use crate::generated::Generated;
+use crate::sql_model::{Shape, SqlModel};
 
 /// A number that changes when our own code changes the meaning of a fold: then everything is built anew.
-const FOLD: u32 = 2;
+const FOLD: u32 = 3;
 
 /// What a project's files say, of this room.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +39,7 @@ pub struct Definitions {
     /// With their domains.
     pub dimensions: Vec<(String, Parsed<DimensionFile>)>,
     pub facts: Vec<(String, Parsed<FactFile>)>,
-    pub rollups: Vec<(String, Parsed<RollupFile>)>,
-    pub sql_models: Vec<(String, Parsed<SqlFile>)>,
+    pub derived: Vec<(String, Parsed<DerivedFile>)>,
     /// Ports of products, by `domain.product_vN.port`.
     pub ports: BTreeMap<String, Port>,
 }
@@ -62,6 +62,17 @@ pub struct Models {
     pub notes: Vec<Problem>,
 }
 
+impl Definitions {
+    /// Adds a model of `domain`.
+    pub fn add(&mut self, domain: &str, model: ModelFile) {
+        match model {
+            ModelFile::Dimension(file) => self.dimensions.push((domain.to_owned(), *file)),
+            ModelFile::Fact(file) => self.facts.push((domain.to_owned(), file)),
+            ModelFile::Derived(file) => self.derived.push((domain.to_owned(), file)),
+        }
+    }
+}
+
 impl Models {
     /// The model `name`.
     pub fn get(&self, name: &ModelName) -> Option<&Model> {
@@ -72,18 +83,19 @@ impl Models {
 /// A model.
 #[derive(Clone, Debug)]
 pub enum Model {
-    Calendar(CalendarModel),
+    Generated(GeneratedModel),
     Dimension(Arc<Dimension>),
     Fact(Arc<Fact>),
     Sql(Arc<SqlModel>),
 }
 
-/// A calendar.
+/// A dimension that needs no events.
 #[derive(Clone, Debug)]
-pub struct CalendarModel {
+pub struct GeneratedModel {
     pub name: ModelName,
     pub description: Option<String>,
-    pub days: Days,
+    pub generated: Arc<Generated>,
+    pub members: SpecialMembers,
     pub fingerprint: String,
 }
 
@@ -91,7 +103,7 @@ impl Model {
     /// Its name.
     pub fn name(&self) -> &ModelName {
         match self {
-            Self::Calendar(calendar) => &calendar.name,
+            Self::Generated(model) => &model.name,
             Self::Dimension(dimension) => &dimension.name,
             Self::Fact(fact) => &fact.name,
             Self::Sql(model) => &model.name,
@@ -101,7 +113,7 @@ impl Model {
     /// What it is, in one word.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Calendar(_) => "calendar",
+            Self::Generated(model) => model.generated.kind(),
             Self::Dimension(_) => "dimension",
             Self::Fact(_) => "fact",
             Self::Sql(model) => model.kind,
@@ -111,7 +123,7 @@ impl Model {
     /// What it means, in its definition's words.
     pub fn description(&self) -> Option<&str> {
         match self {
-            Self::Calendar(calendar) => calendar.description.as_deref(),
+            Self::Generated(model) => model.description.as_deref(),
             Self::Dimension(dimension) => dimension.description.as_deref(),
             Self::Fact(fact) => fact.description.as_deref(),
             Self::Sql(model) => model.description.as_deref(),
@@ -121,7 +133,7 @@ impl Model {
     /// What the rows depend on, as a digest.
     pub fn fingerprint(&self) -> &str {
         match self {
-            Self::Calendar(calendar) => &calendar.fingerprint,
+            Self::Generated(model) => &model.fingerprint,
             Self::Dimension(dimension) => &dimension.fingerprint,
             Self::Fact(fact) => &fact.fingerprint,
             Self::Sql(model) => &model.fingerprint,
@@ -131,26 +143,54 @@ impl Model {
     /// The columns of its rows.
     pub fn schema(&self) -> arrow::datatypes::SchemaRef {
         match self {
-            Self::Calendar(calendar) => crate::calendar::schema(&calendar.name.name),
+            Self::Generated(model) => model.generated.schema(&model.name.name),
             Self::Dimension(dimension) => dimension.schema(),
             Self::Fact(fact) => fact.schema(),
             Self::Sql(model) => model.schema(),
         }
     }
 
+    /// What makes it a fact, where it is one.
+    pub fn shape(&self) -> Option<Shape> {
+        match self {
+            Self::Generated(_) | Self::Dimension(_) => None,
+            Self::Sql(model) => model.shape.clone(),
+            Self::Fact(fact) => Some(Shape {
+                roles: fact.roles.iter().map(|role| (role.name.clone(), role.target.shown().clone())).collect(),
+                measures: fact
+                    .columns
+                    .iter()
+                    .filter_map(|column| match column.kind {
+                        ColumnKind::Measure(additive) => Some((column.name.clone(), additive)),
+                        ColumnKind::Degenerate => None,
+                    })
+                    .collect(),
+            }),
+        }
+    }
+
+    /// Columns that tell its rows apart, where it is a fact or a SQL model.
+    pub fn grain(&self) -> &[String] {
+        match self {
+            Self::Generated(_) | Self::Dimension(_) => &[],
+            Self::Fact(fact) => &fact.grain,
+            Self::Sql(model) => &model.grain,
+        }
+    }
+
     /// The streams that it reads, by name.
     pub fn streams(&self) -> BTreeSet<&str> {
         match self {
-            Self::Calendar(_) | Self::Sql(_) => BTreeSet::new(),
+            Self::Generated(_) | Self::Sql(_) => BTreeSet::new(),
             Self::Dimension(dimension) => dimension.streams(),
-            Self::Fact(fact) => [fact.stream.as_str()].into(),
+            Self::Fact(fact) => fact.streams(),
         }
     }
 
     /// The models whose tables it reads.
     pub fn inputs(&self) -> BTreeSet<&ModelName> {
         match self {
-            Self::Calendar(_) | Self::Dimension(_) => BTreeSet::new(),
+            Self::Generated(_) | Self::Dimension(_) => BTreeSet::new(),
             Self::Fact(fact) => fact.inputs(),
             Self::Sql(model) => model.inputs(),
         }
@@ -159,16 +199,22 @@ impl Model {
 
 /// Resolves all definitions, or tells everything that is wrong.
 pub fn resolve(definitions: &Definitions) -> Result<Models, Vec<Problem>> {
-    let mut resolving = Resolving { definitions, problems: Vec::new(), notes: Vec::new(), models: Models::default() };
+    let mut resolving = Resolving {
+        definitions,
+        problems: Vec::new(),
+        notes: Vec::new(),
+        models: Models::default(),
+        minis: BTreeMap::new(),
+    };
     resolving.names();
     resolving.streams();
-    resolving.calendars();
+    resolving.generated();
     resolving.dimensions();
     resolving.facts();
     resolving.inferences();
     resolving.cycles();
-    resolving.rollups();
-    resolving.sql_models();
+    resolving.mini_dimensions();
+    resolving.derived();
     resolving.fingerprints();
     resolving.unread();
     let Resolving { mut problems, notes, mut models, .. } = resolving;
@@ -186,6 +232,8 @@ struct Resolving<'a> {
     problems: Vec<Problem>,
     notes: Vec<Problem>,
     models: Models,
+    /// Mini-dimensions: the dimension with their history, and the one that they are of.
+    minis: BTreeMap<ModelName, (ModelName, ModelName)>,
 }
 
 impl Resolving<'_> {
@@ -214,12 +262,8 @@ impl Resolving<'_> {
             let name = &parsed.definition.fact;
             all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
         }
-        for (domain, parsed) in &self.definitions.rollups {
-            let name = &parsed.definition.rollup;
-            all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
-        }
-        for (domain, parsed) in &self.definitions.sql_models {
-            let name = &parsed.definition.sql;
+        for (domain, parsed) in &self.definitions.derived {
+            let name = parsed.definition.name();
             all.push((format!("model `{domain}.{}`", **name), name.clone(), parsed.file.clone()));
         }
         for (what, name, file) in all {
@@ -232,41 +276,6 @@ impl Resolving<'_> {
                     Problem::new(place, format!("{what} is defined twice")).hint(format!("it is also at {first}")),
                 );
             }
-        }
-    }
-
-    fn calendars(&mut self) {
-        for (domain, parsed) in &self.definitions.dimensions {
-            let file = &parsed.definition;
-            let Some(calendar) = &file.calendar else { continue };
-            let place = calendar.place(&parsed.file);
-            let days = |text: &str| {
-                let day: chrono::NaiveDate = text.parse().ok()?;
-                (1..=9999).contains(&day.year()).then_some(())?;
-                i32::try_from(day.signed_duration_since(chrono::NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days()).ok()
-            };
-            let (Some(first), Some(last)) = (days(&calendar.from), days(&calendar.to)) else {
-                self.problem(Problem::new(place, "a calendar has `from` and `to`, days such as 2024-01-31"));
-                continue;
-            };
-            if first > last || last - first > 200_000 {
-                self.problem(Problem::new(place, "`from` is a day before `to`, at most 500 years before"));
-                continue;
-            }
-            let is_plain = file.key.is_none() && file.from.is_empty() && file.attributes.is_empty();
-            if !is_plain || !file.references.is_empty() || !file.inferred_from.is_empty() {
-                self.problem(Problem::new(
-                    place,
-                    "a calendar has no key, sources, attributes, references or inferred members",
-                ));
-                continue;
-            }
-            self.models.models.push(Model::Calendar(CalendarModel {
-                name: ModelName::new(domain, &file.dimension),
-                description: file.description.clone(),
-                days: Days { first, last },
-                fingerprint: String::new(),
-            }));
         }
     }
 
@@ -335,7 +344,10 @@ impl Resolving<'_> {
                 _ => None,
             })
             .collect();
-        let own_fact = |fact: &Fact| vec![fact.definition.clone(), event_of(&streams, &fact.stream, &fact.event)];
+        let own_fact = |fact: &Fact| {
+            let events = fact.sources.iter().map(|source| event_of(&streams, &source.stream, &source.event));
+            std::iter::once(fact.definition.clone()).chain(events).collect::<Vec<_>>()
+        };
         let own_dimension = |dimension: &Dimension| {
             let mut parts = vec![dimension.definition.clone()];
             parts.extend(dimension.sources.iter().map(|source| event_of(&streams, &source.stream, &source.event)));
@@ -346,7 +358,9 @@ impl Resolving<'_> {
             let name = model.name().clone();
             let mut parts = vec![serde_json::json!([FOLD, name.to_string(), model.kind()])];
             match model {
-                Model::Calendar(calendar) => parts.push(serde_json::to_value(calendar.days).unwrap_or_default()),
+                Model::Generated(model) => {
+                    parts.push(serde_json::to_value((model.generated.as_ref(), &model.members)).unwrap_or_default());
+                }
                 Model::Dimension(dimension) => {
                     parts.extend(own_dimension(dimension));
                     for inference in &dimension.inferred_from {
@@ -374,7 +388,7 @@ impl Resolving<'_> {
             let fingerprint = digest(&parts);
             known.insert(name, fingerprint.clone());
             match model {
-                Model::Calendar(calendar) => calendar.fingerprint = fingerprint,
+                Model::Generated(model) => model.fingerprint = fingerprint,
                 Model::Dimension(dimension) => Arc::make_mut(dimension).fingerprint = fingerprint,
                 Model::Fact(fact) => Arc::make_mut(fact).fingerprint = fingerprint,
                 Model::Sql(model) => Arc::make_mut(model).fingerprint = fingerprint,

@@ -14,7 +14,7 @@ use starmere_lake::formats::Schema;
 use crate::define::{
     EventFile, FieldFile, FieldType, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
 };
-use crate::events::{Decoder, Event, Field, FieldKind, Need, Stream, Version};
+use crate::events::{self, Decoder, Event, Field, FieldKind, Need, Stream, Version};
 use crate::expression::castable;
 
 /// Columns that every event has for SQL, besides its fields.
@@ -156,7 +156,7 @@ impl Resolving<'_> {
                 self.problem(Problem::new(place, format!("`{name}` goes from version {last} to {number}")).hint(hint));
             }
             let fields = self.fields(&version.fields, file_name, true);
-            let steps = version.from_previous.iter().map(|step| step.value.clone()).collect();
+            let steps = version.from_previous.iter().flat_map(|step| step.plain()).collect();
             match before {
                 Some(before) => self.steps(&format!("version {number} of `{name}`"), before, version, file_name),
                 None => {
@@ -173,13 +173,24 @@ impl Resolving<'_> {
         if self.problems.len() == problems {
             self.upcasters(&event, file, file_name);
         }
+        if self.problems.len() == problems {
+            for (number, version) in &file.versions {
+                for sample in &version.samples {
+                    for reason in events::misfits(&event, *number, sample) {
+                        let message = format!("the sample of version {number} of `{name}`: {reason}");
+                        self.problem(Problem::new(sample.place(file_name), message));
+                    }
+                }
+            }
+        }
         Some(event)
     }
 
     /// Each step writes a value that `version` has or a later step reads; a default fits where it ends up.
     fn steps(&mut self, what: &str, before: &VersionFile, version: &VersionFile, file_name: &str) {
-        for (index, step) in version.from_previous.iter().enumerate() {
-            let (earlier, later) = (&version.from_previous[..index], &version.from_previous[index + 1..]);
+        let steps: Vec<Placed<Step>> = plain(version);
+        for (index, step) in steps.iter().enumerate() {
+            let (earlier, later) = (&steps[..index], &steps[index + 1..]);
             let (place, target) = (step.place(file_name), written(step));
             let (each, name) = target.split_once('.').map_or((None, target), |(each, name)| (Some(each), name));
             let Some(fields) = level(version, each) else {
@@ -278,8 +289,7 @@ impl Resolving<'_> {
             let wrong: Vec<_> = needs.iter().filter_map(|need| Decoder::check(&event, need).err()).collect();
             for error in &wrong {
                 let version = file.versions.get(&error.version.unsigned_abs());
-                let step =
-                    version.and_then(|version| version.from_previous.get(error.step)).map(|step| step.place(file_name));
+                let step = version.and_then(|version| plain(version).get(error.step).map(|step| step.place(file_name)));
                 let place = step.or_else(|| version.map(|version| version.place(file_name))).unwrap_or_default();
                 let reason = beginning(&error.reason, 500);
                 self.problem(Problem::new(place, format!("`{}` version {}: {reason}", event.name, error.version)));
@@ -332,7 +342,16 @@ fn written(step: &Step) -> &str {
         Step::Default(step) => &step.field,
         Step::Cast(step) => &step.field,
         Step::Sql(step) => &step.field,
+        Step::Drop(step) => &step.field,
+        Step::Split(step) => &step.field,
+        Step::Merge(step) => &step.into,
+        Step::MapValues(step) => &step.field,
     }
+}
+
+/// The steps of a version, each writing one field, at the places of those that they are of.
+fn plain(version: &VersionFile) -> Vec<Placed<Step>> {
+    version.from_previous.iter().flat_map(|step| step.plain().into_iter().map(|plain| step.at(plain))).collect()
 }
 
 /// Whether a step reads the field `name` of the event, or of the elements `each`.
@@ -342,6 +361,7 @@ fn reads(step: &Step, each: Option<&str>, name: &str) -> bool {
         Step::Rename(step) => step.from == full,
         Step::Default(step) => step.field == full,
         Step::Cast(step) => step.field == full,
+        Step::Drop(_) | Step::Split(_) | Step::Merge(_) | Step::MapValues(_) => false,
         Step::Sql(step) => {
             let is_on_level = step.field.split_once('.').map(|(each, _)| each) == each;
             is_on_level && step.expression.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)

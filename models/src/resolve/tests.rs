@@ -1,6 +1,7 @@
 //! One small right project, changed in one place at a time, and what is then said of it. A case is what a file has,
 //! what it has instead, and the problems: `line:column: message (hint)`, those of other files with the file before.
 
+mod derived;
 mod dimensions;
 mod facts;
 mod hostile;
@@ -13,7 +14,7 @@ mod streams;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::define::parse_text;
+use crate::define::{parse_model_text, parse_text};
 
 const ORDERS: &str = "orders.yaml";
 const PEOPLE: &str = "people.yaml";
@@ -65,26 +66,10 @@ fn definitions(files: &BTreeMap<String, String>) -> Result<Definitions, Vec<Prob
     for (name, text) in files {
         match name.split_once('/') {
             None => definitions.streams.extend(read::<StreamFile>(name, text, &mut problems)),
-            Some((domain, _)) if name == LINES => {
-                definitions
-                    .facts
-                    .extend(read::<FactFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
-            }
-            Some((domain, _)) if name == ROLLUP => {
-                definitions
-                    .rollups
-                    .extend(read::<RollupFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
-            }
-            Some((domain, _)) if name == SQL => {
-                definitions
-                    .sql_models
-                    .extend(read::<SqlFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
-            }
-            Some((domain, _)) => {
-                definitions
-                    .dimensions
-                    .extend(read::<DimensionFile>(name, text, &mut problems).map(|file| (domain.to_owned(), file)));
-            }
+            Some((domain, _)) => match parse_model_text(text, name) {
+                Ok(model) => definitions.add(domain, model),
+                Err(problem) => problems.push(problem),
+            },
         }
     }
     if problems.is_empty() { Ok(definitions) } else { Err(problems) }

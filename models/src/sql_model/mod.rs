@@ -10,6 +10,8 @@
 //! Invariant: the rows are the query's answer over the versions of the inputs that the table says it has consumed.
 //! One Delta commit replaces rows and says so.
 
+mod closure;
+mod functions;
 mod query;
 mod run;
 
@@ -18,17 +20,18 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
+pub(crate) use functions::check_fragment;
 pub use query::{Query, Strategy};
-pub(crate) use query::{Source, table_names};
+pub(crate) use query::{Source, Text, WATERMARK, table_names};
 pub(crate) use run::build;
 
-use crate::define::{FieldType, ModelName};
+use crate::define::{Additivity, FieldType, ModelName};
 
 /// A SQL model that can be built.
 #[derive(Clone, Debug)]
 pub struct SqlModel {
     pub name: ModelName,
-    /// What it is declared as: `sql` or `rollup`.
+    /// What it is declared as: `sql`, `rollup`, …
     pub kind: &'static str,
     pub description: Option<String>,
     pub definition: serde_json::Value,
@@ -36,7 +39,20 @@ pub struct SqlModel {
     pub columns: Vec<SqlColumn>,
     /// Columns that tell rows apart.
     pub grain: Vec<String>,
+    /// What makes it a fact, where it is one.
+    pub shape: Option<Shape>,
+    /// Keys that are looked up in dimensions, after the query.
+    pub look_ups: Vec<LookUp>,
+    /// The query's rows are members and who is right above each; the model's, who is above at any distance.
+    pub is_closure: bool,
     pub query: Query,
+}
+
+/// What makes a table a fact: its dimensions, by role, and its measures.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    pub roles: Vec<(String, ModelName)>,
+    pub measures: Vec<(String, Additivity)>,
 }
 
 /// A column of the answer.
@@ -45,6 +61,17 @@ pub struct SqlColumn {
     pub name: String,
     pub field_type: FieldType,
     pub description: Option<String>,
+}
+
+/// A key of the version of a member that held at a row's time.
+#[derive(Clone, Debug)]
+pub struct LookUp {
+    pub dimension: ModelName,
+    /// The column of the key, and the one of the member's durable key.
+    pub key: String,
+    pub durable: String,
+    /// The column with the last day of the time that the row is about.
+    pub at: String,
 }
 
 impl SqlModel {
@@ -56,6 +83,6 @@ impl SqlModel {
 
     /// The models that it reads.
     pub fn inputs(&self) -> BTreeSet<&ModelName> {
-        self.query.scans.iter().collect()
+        self.query.scans.iter().chain(self.look_ups.iter().map(|look_up| &look_up.dimension)).collect()
     }
 }

@@ -6,6 +6,10 @@
 //! what it gives for each. So the grains of these rows are all grains that a change touches; only rows with them are
 //! computed again. A table on the side of an outer join that may be missing is the exception: there the rows of the
 //! other side that its changed rows meet are those that change, so the join is made an inner one to find them.
+//!
+//! Above that tree stand steps that each keep rows of different groups apart: aggregates, by what they group; window
+//! functions, by what they partition; and what goes row by row. Of the grain, those columns find rows that every step
+//! keeps apart; where several steps share only some of them, all rows with these are computed again.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -18,9 +22,10 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, NullEquality, TableReference};
 use datafusion::datasource::{ViewTable, provider_as_source, source_as_provider};
 use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, TableType, Volatility,
-    build_join_schema,
+    Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, TableType, Volatility, WindowFrameUnits,
+    WindowFunctionDefinition, build_join_schema,
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionContext, ident};
@@ -29,6 +34,7 @@ use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::FutureExt;
 use starmere_lake::provider::pinned_schema;
 
+use super::functions;
 use crate::define::ModelName;
 use crate::expression::reason;
 
@@ -42,13 +48,27 @@ pub(crate) struct Source {
     pub(crate) columns: Option<Vec<(String, String)>>,
 }
 
+/// The parameter of a generated query that stands for how far its rows go in time.
+pub(crate) const WATERMARK: &str = "watermark";
+
 /// A query whose answer follows from its inputs.
 #[derive(Clone, Debug)]
 pub struct Query {
     plan: LogicalPlan,
+    /// A query for the value of [`WATERMARK`], where it has one.
+    watermark: Option<LogicalPlan>,
     /// The models of the tables that the plan scans, in its order.
     pub scans: Vec<ModelName>,
     pub strategy: Strategy,
+}
+
+/// What a query says.
+#[derive(Clone, Debug)]
+pub(crate) enum Text {
+    /// In a user's words.
+    Users(String),
+    /// In ours, which may have what a user could get wrong: window functions, and [`WATERMARK`] with a query for it.
+    Generated { select: String, watermark: Option<String> },
 }
 
 /// How the answer is kept up to date.
@@ -67,7 +87,9 @@ pub struct ByKey {
     core: LogicalPlan,
     /// So many nodes are above it.
     depth: usize,
-    /// The grain, over the core's columns.
+    /// Columns of the grain by which rows are found, by their places in it.
+    pub parts: Vec<usize>,
+    /// The same, over the core's columns.
     keys: Vec<Expr>,
     /// For each scan, what finds the rows that its changes touch; or why nothing does.
     touched: Vec<Result<LogicalPlan, String>>,
@@ -128,17 +150,28 @@ pub(crate) fn table_names(sql: &str) -> Result<Vec<TableReference>, String> {
 }
 
 impl Query {
-    /// Plans `sql` over `sources`; `grain` tells its rows apart.
-    pub(crate) fn new(sql: &str, sources: &[Source], grain: &[String]) -> Result<Self, String> {
+    /// Plans `text` over `sources`; `grain` tells its rows apart.
+    pub(crate) fn new(text: &Text, sources: &[Source], grain: &[String]) -> Result<Self, String> {
         let context = SessionContext::new();
+        let (sql, watermark, generated) = match text {
+            Text::Users(sql) => (sql, None, false),
+            Text::Generated { select, watermark } => (select, watermark.as_ref(), true),
+        };
+        if generated {
+            functions::all().into_iter().for_each(|function| context.register_udf(function));
+        }
         for source in sources {
             register(&context, source).map_err(|error| reason(&error))?;
         }
         let state = context.state();
-        // All tables are in memory, so nothing is waited for.
-        let planned = state.statement_to_plan(parsed(sql)?).now_or_never();
-        let plan = planned.ok_or("it cannot be planned")?.map_err(|error| reason(&error))?;
-        check(&plan)?;
+        let planned = |sql: &str| {
+            // All tables are in memory, so nothing is waited for.
+            let planned = state.statement_to_plan(parsed(sql)?).now_or_never();
+            planned.ok_or("it cannot be planned")?.map_err(|error| reason(&error))
+        };
+        let plan = planned(sql)?;
+        let watermark = watermark.map(|sql| planned(sql)).transpose()?;
+        check(&plan, generated)?;
         let mut scans = Vec::new();
         plan.apply_with_subqueries(|node| {
             scans.extend(scanned(node));
@@ -151,7 +184,17 @@ impl Query {
             Some(Err(why)) => Strategy::Whole(why),
             None => Strategy::Whole("its grain is not among its columns".to_owned()),
         };
-        Ok(Self { plan, scans, strategy })
+        Ok(Self { plan, watermark, scans, strategy })
+    }
+
+    /// Whether it puts rows together.
+    pub(crate) fn aggregates(&self) -> bool {
+        let mut found = false;
+        let walked = self.plan.apply(|node| {
+            found |= matches!(node, LogicalPlan::Aggregate(_));
+            Ok(TreeNodeRecursion::Continue)
+        });
+        found || walked.is_err()
     }
 
     /// Names and types of the answer's columns.
@@ -162,6 +205,14 @@ impl Query {
     /// The plan over the tables that `table` gives for each scan, by its place and model.
     pub(crate) fn over(&self, table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>) -> PlanResult<LogicalPlan> {
         over(&self.plan, table)
+    }
+
+    /// The plan of the watermark, where there is one, over the tables that `table` gives.
+    pub(crate) fn watermark(
+        &self,
+        table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
+    ) -> PlanResult<Option<LogicalPlan>> {
+        self.watermark.as_ref().map(|plan| over(plan, table)).transpose()
     }
 }
 
@@ -274,13 +325,12 @@ fn register(context: &SessionContext, source: &Source) -> PlanResult<()> {
 }
 
 /// Refuses what does not follow from the rows of the inputs alone.
-fn check(plan: &LogicalPlan) -> Result<(), String> {
+fn check(plan: &LogicalPlan, generated: bool) -> Result<(), String> {
     let mut refused: Option<String> = None;
     let walked = plan.apply_with_subqueries(|node| {
         let of_node = match node {
-            LogicalPlan::Limit(_) => Some("LIMIT and OFFSET keep rows by their order, which rows of a table do not have"),
-            LogicalPlan::Window(_) => {
-                Some("a window function depends on the order of rows that may be equal; join the table with itself, or aggregate it")
+            LogicalPlan::Limit(_) => {
+                Some("LIMIT and OFFSET keep rows by their order, which rows of a table do not have")
             }
             LogicalPlan::Distinct(Distinct::On(_)) => Some("DISTINCT ON keeps one row of several by their order"),
             LogicalPlan::RecursiveQuery(_) => Some("a recursive query may never end"),
@@ -289,7 +339,7 @@ fn check(plan: &LogicalPlan) -> Result<(), String> {
         refused = refused.take().or(of_node.map(str::to_owned));
         node.apply_expressions(|expression| {
             expression.apply(|part| {
-                refused = refused.take().or_else(|| unstable(part, node));
+                refused = refused.take().or_else(|| unstable(part, node, generated));
                 Ok(TreeNodeRecursion::Continue)
             })
         })
@@ -306,29 +356,56 @@ const ANY_ORDER: [&str; 9] = ["count", "min", "max", "bool_and", "bool_or", "bit
 /// The same, over integers and decimals.
 const EXACT: [&str; 2] = ["sum", "avg"];
 
+/// Window functions that give rows of equal order the same.
+const RANKS: [&str; 4] = ["rank", "dense_rank", "percent_rank", "cume_dist"];
+
+/// Why a window function of a user would not give the same answer every day.
+fn unstable_window(call: &WindowFunction, node: &LogicalPlan) -> Option<String> {
+    match &call.fun {
+        WindowFunctionDefinition::AggregateUDF(function) => {
+            let is_framed = call.params.window_frame.units == WindowFrameUnits::Rows;
+            let has_order = !call.params.order_by.is_empty();
+            if is_framed && has_order {
+                return Some("ROWS of a window depend on the order of rows that may be equal; write RANGE".to_owned());
+            }
+            unstable_aggregate(function.name(), call.params.args.first(), node)
+        }
+        WindowFunctionDefinition::WindowUDF(function) => (!RANKS.contains(&function.name())).then(|| {
+            let name = function.name();
+            format!("`{name}` depends on the order of rows that may be equal; use `rank`, join the table with itself, or aggregate it")
+        }),
+    }
+}
+
+/// Why an aggregate would depend on the order of rows.
+fn unstable_aggregate(name: &str, of: Option<&Expr>, node: &LogicalPlan) -> Option<String> {
+    if ANY_ORDER.contains(&name) {
+        return None;
+    }
+    if !EXACT.contains(&name) {
+        return Some(format!("`{name}` may depend on the order of rows"));
+    }
+    let inputs = node.inputs();
+    let of = of?.get_type(inputs.first()?.schema()).ok()?;
+    let is_exact = match name {
+        "avg" => matches!(of, DataType::Decimal128(..)),
+        _ => of.is_integer() || matches!(of, DataType::Decimal128(..) | DataType::Null),
+    };
+    let hint = if name == "avg" && of.is_integer() { "; divide sums as decimals" } else { "" };
+    (!is_exact).then(|| format!("`{name}` of {of} depends on the order of rows; cast to a decimal{hint}"))
+}
+
 /// Why an expression would not give the same answer every day.
-fn unstable(expression: &Expr, node: &LogicalPlan) -> Option<String> {
+fn unstable(expression: &Expr, node: &LogicalPlan, generated: bool) -> Option<String> {
     match expression {
         Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
             Some(format!("`{}` does not give the same answer every day", call.func.name()))
         }
-        Expr::Placeholder(_) => Some("a parameter has no value here".to_owned()),
+        Expr::Placeholder(_) if !generated => Some("a parameter has no value here".to_owned()),
+        Expr::WindowFunction(call) if !generated => unstable_window(call, node),
         Expr::AggregateFunction(call) => {
-            let name = call.func.name();
-            if ANY_ORDER.contains(&name) {
-                return None;
-            }
-            if !EXACT.contains(&name) {
-                return Some(format!("`{name}` may depend on the order of rows"));
-            }
-            let inputs = node.inputs();
-            let of = call.params.args.first()?.get_type(inputs.first()?.schema()).ok()?;
-            let is_exact = match name {
-                "avg" => matches!(of, DataType::Decimal128(..)),
-                _ => of.is_integer() || matches!(of, DataType::Decimal128(..) | DataType::Null),
-            };
-            let hint = if name == "avg" && of.is_integer() { "; divide sums as decimals" } else { "" };
-            (!is_exact).then(|| format!("`{name}` of {of} depends on the order of rows; cast to a decimal{hint}"))
+            let is_ordered = generated && !call.params.order_by.is_empty();
+            if is_ordered { None } else { unstable_aggregate(call.func.name(), call.params.args.first(), node) }
         }
         _ => None,
     }
@@ -339,29 +416,27 @@ fn output(plan: &LogicalPlan, place: usize) -> Expr {
     Expr::Column(Column::from(plan.schema().qualified_field(place)))
 }
 
-/// `keys` with each column replaced by what `of` gives for its place in the output of `node`.
-fn substituted(
-    keys: Vec<Expr>,
-    node: &LogicalPlan,
-    of: impl Fn(usize) -> Result<Expr, String>,
-) -> Result<Vec<Expr>, String> {
-    let replaced = keys.into_iter().map(|key| {
-        let replaced = key.transform(|part| match &part {
-            Expr::Column(column) => {
-                let place = node.schema().index_of_column(column)?;
-                of(place).map(Transformed::yes).map_err(DataFusionError::Plan)
-            }
-            _ => Ok(Transformed::no(part)),
-        });
-        replaced.map(|replaced| replaced.data).map_err(|error| reason(&error))
+/// A column of the grain, by its place in it, as an expression over a node's output.
+type Key = (usize, Expr);
+
+/// `key` with each column replaced by what `of` gives for its place in the output of `node`; none where it gives none.
+fn substituted(key: &Expr, node: &LogicalPlan, of: &impl Fn(usize) -> Option<Expr>) -> Option<Expr> {
+    let mut is_there = true;
+    let replaced = key.clone().transform(|part| match &part {
+        Expr::Column(column) => {
+            let found = node.schema().index_of_column(column).ok().and_then(of);
+            is_there &= found.is_some();
+            Ok(found.map_or(Transformed::no(part), Transformed::yes))
+        }
+        _ => Ok(Transformed::no(part)),
     });
-    replaced.collect()
+    replaced.ok().filter(|_| is_there).map(|replaced| replaced.data)
 }
 
-/// How the rows of `plan` are found by their grain; or why they are not.
+/// How the rows of `plan` are found by their grain, or by columns of it; or why they are not.
 fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
     let place = |name: &String| plan.schema().index_of_column_by_name(None, name).unwrap_or_default();
-    let mut keys: Vec<Expr> = grain.iter().map(|name| output(plan, place(name))).collect();
+    let mut keys: Vec<Key> = grain.iter().enumerate().map(|(part, name)| (part, output(plan, place(name)))).collect();
     let (mut node, mut depth) = (plan, 0);
     // Whether the grain is all that is grouped by, once there is a grouping.
     let mut is_unique: Option<bool> = None;
@@ -369,61 +444,88 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
     let mut last_filter = None;
     loop {
         let mut filter = None;
-        let input = match node {
+        // What keeps no rows with different values of a column apart, in words.
+        let mut mixes = "";
+        let (input, kept): (&LogicalPlan, Vec<Option<Expr>>) = match node {
             LogicalPlan::Projection(projection) => {
-                keys = substituted(keys, node, |place| Ok(projection.expr[place].clone().unalias()))?;
-                &projection.input
+                let of = |place: usize| projection.expr.get(place).map(|expr| expr.clone().unalias());
+                (projection.input.as_ref(), keys.iter().map(|(_, key)| substituted(key, node, &of)).collect())
             }
             LogicalPlan::SubqueryAlias(alias) => {
-                keys = substituted(keys, node, |place| Ok(output(&alias.input, place)))?;
-                &alias.input
+                let of = |place| Some(output(&alias.input, place));
+                (alias.input.as_ref(), keys.iter().map(|(_, key)| substituted(key, node, &of)).collect())
             }
-            LogicalPlan::Sort(sort) => &sort.input,
+            LogicalPlan::Sort(sort) => (sort.input.as_ref(), keys.iter().map(|(_, key)| Some(key.clone())).collect()),
             LogicalPlan::Filter(having) => {
                 filter = Some((node, depth));
-                &having.input
+                (having.input.as_ref(), keys.iter().map(|(_, key)| Some(key.clone())).collect())
             }
-            LogicalPlan::Aggregate(aggregate) if is_unique.is_none() => {
-                is_unique = Some(are_all(&keys, aggregate.group_expr.len()));
-                keys = substituted(keys, node, |place| group(aggregate, place))?;
-                &aggregate.input
+            LogicalPlan::Unnest(unnest) => {
+                is_unique = is_unique.or(Some(false));
+                mixes = "its grain comes from lists that are unnested";
+                let lists: Vec<usize> = unnest.list_type_columns.iter().map(|(place, _)| *place).collect();
+                let of = |place: usize| {
+                    let from = *unnest.dependency_indices.get(place)?;
+                    let is_plain = !lists.contains(&from) && !unnest.struct_type_columns.contains(&from);
+                    is_plain.then(|| output(&unnest.input, from))
+                };
+                (unnest.input.as_ref(), keys.iter().map(|(_, key)| substituted(key, node, &of)).collect())
             }
-            LogicalPlan::Distinct(Distinct::All(input)) if is_unique.is_none() => {
-                is_unique = Some(are_all(&keys, input.schema().fields().len()));
-                input
+            LogicalPlan::Window(window) => {
+                mixes = "its grain is not among what a window function is partitioned by";
+                let inputs = window.input.schema().fields().len();
+                let of = |place: usize| (place < inputs).then(|| output(&window.input, place));
+                let partitions = |key: &Expr| {
+                    window.window_expr.iter().all(|call| match call.clone().unalias() {
+                        Expr::WindowFunction(call) => call.params.partition_by.contains(key),
+                        _ => false,
+                    })
+                };
+                let kept = keys.iter().map(|(_, key)| substituted(key, node, &of).filter(&partitions));
+                (window.input.as_ref(), kept.collect())
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                mixes = "its grain is computed by an aggregate";
+                if aggregate.group_expr.iter().any(|group| matches!(group, Expr::GroupingSet(_))) {
+                    return Err("it groups by several sets".to_owned());
+                }
+                is_unique = is_unique.or(Some(are_all(&keys, grain.len(), aggregate.group_expr.len())));
+                let of = |place: usize| aggregate.group_expr.get(place).map(|group| group.clone().unalias());
+                (aggregate.input.as_ref(), keys.iter().map(|(_, key)| substituted(key, node, &of)).collect())
+            }
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                is_unique = is_unique.or(Some(are_all(&keys, grain.len(), input.schema().fields().len())));
+                (input.as_ref(), keys.iter().map(|(_, key)| Some(key.clone())).collect())
             }
             _ => break,
         };
+        keys = keys.iter().zip(kept).filter_map(|(&(part, _), key)| Some((part, key?))).collect();
+        if keys.is_empty() {
+            return Err(mixes.to_owned());
+        }
         last_filter = filter;
-        (node, depth) = (input.as_ref(), depth + 1);
+        (node, depth) = (input, depth + 1);
     }
     let bare = node;
     let (core, depth) = last_filter.unwrap_or((bare, depth));
     let mut scans = Vec::new();
     spread(bare, &mut scans)?;
     no_subqueries(plan)?;
+    let (parts, keys): (Vec<usize>, Vec<Expr>) = keys.into_iter().unzip();
     let touched = scans.iter().map(|side| match side {
         Side::Kept => Ok(core.clone()),
         Side::MayBeMissing(join) => met(bare, join, &keys),
         Side::Deep => Err("outer joins stand within each other's missing side".to_owned()),
     });
     let touched = touched.collect();
-    Ok(ByKey { core: core.clone(), depth, keys, touched, is_unique: is_unique.unwrap_or_default() })
+    Ok(ByKey { core: core.clone(), depth, parts, keys, touched, is_unique: is_unique.unwrap_or_default() })
 }
 
-/// Whether the keys are so many columns as they stand: what is made of a column may be the same for several.
-fn are_all(keys: &[Expr], columns: usize) -> bool {
-    let plain: HashSet<&Expr> = keys.iter().filter(|key| matches!(key, Expr::Column(_))).collect();
-    plain.len() == columns
-}
-
-/// The expression of a group, by its place in the aggregate's output.
-fn group(aggregate: &Aggregate, place: usize) -> Result<Expr, String> {
-    if aggregate.group_expr.iter().any(|group| matches!(group, Expr::GroupingSet(_))) {
-        return Err("it groups by several sets".to_owned());
-    }
-    let group = aggregate.group_expr.get(place);
-    group.map(|group| group.clone().unalias()).ok_or_else(|| "its grain is computed by the aggregate".to_owned())
+/// Whether the keys are all of the grain, and so many columns as they stand: what is made of a column may be the same
+/// for several.
+fn are_all(keys: &[Key], grain: usize, columns: usize) -> bool {
+    let plain: HashSet<&Expr> = keys.iter().map(|(_, key)| key).filter(|key| matches!(key, Expr::Column(_))).collect();
+    keys.len() == grain && plain.len() == columns
 }
 
 fn no_subqueries(plan: &LogicalPlan) -> Result<(), String> {
@@ -482,7 +584,10 @@ fn spread(node: &LogicalPlan, sides: &mut Vec<Side>) -> Result<(), String> {
                 };
             }
         }
-        LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) => return Err("it aggregates more than once".to_owned()),
+        LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) => {
+            return Err("it aggregates below a join or a union".to_owned());
+        }
+        LogicalPlan::Window(_) => return Err("it has a window function below a join or a union".to_owned()),
         other => return Err(format!("it has a step that is not followed: {}", other.display())),
     }
     Ok(())

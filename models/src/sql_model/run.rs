@@ -3,30 +3,36 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Date32Type, Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::array_value_to_string;
 use datafusion::catalog::{MemTable, TableProvider};
-use datafusion::error::DataFusionError;
+use datafusion::common::ScalarValue;
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::functions_aggregate::expr_fn::sum;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionContext, ident, lit};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
 use starmere_lake::delta::{Add, FileOptions, Snapshot};
 use starmere_lake::paths;
 use starmere_lake::provider::PinnedTable;
 
-use super::query::{ByKey, key_name};
-use super::{SqlModel, Strategy};
+use super::closure::closure;
+use super::query::{ByKey, WATERMARK, key_name};
+use super::{LookUp, SqlModel, Strategy};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::derived::{Change, Derived};
+use crate::dimension::{Affected, Index};
 use crate::expression::{cast_rows, reason};
+use crate::keys::UNKNOWN;
 use crate::{Error, Result, keys};
 
+/// Microseconds.
+const DAY: i64 = 86_400_000_000;
 /// The part of a model that is its rows.
 const ROWS: &str = "rows";
 /// The setting of the table that says by how many bits of a hash of the grain its files are split.
@@ -90,15 +96,19 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
         let is_new = inputs.keys().any(|input| rows.consumed(input).is_none());
         let snapshot = rows.create(&model.schema(), &[(SETTING, bits.to_string())]).await?;
         let bits = snapshot.setting(SETTING).and_then(|bits| bits.parse().ok()).unwrap_or(0).min(MAX_BUCKET_BITS);
-        let work = Work { builder, model: model.clone(), inputs: opened, snapshot, bits };
+        let look_ups = Vec::new();
+        let mut work =
+            Work { builder, model: model.clone(), inputs: opened, snapshot, bits, watermark: None, look_ups };
+        work.watermark = work.watermark(model.query.watermark(|_, model| work.now(model))).await?;
+        work.look_ups = work.look_ups(pins).await?;
         let mut change = Change::default();
         let touched = match (is_new, work.inputs.values().any(Input::has_changed)) {
             (true, _) => None,
             (false, false) => Some(Touched::default()),
-            (false, true) => work.touched().await?,
+            (false, true) => work.touched(&rows).await?,
         };
         match touched {
-            None => built.rows_written = work.whole(&rows, &mut change).await?,
+            None => (built.rows_written, built.rows_mended) = work.whole(&rows, &mut change).await?,
             Some(touched) => {
                 (built.rows_written, built.rows_mended) = work.replace(&rows, touched, &mut change).await?
             }
@@ -110,12 +120,10 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
     Ok(built)
 }
 
-/// Grains that changes touch.
+/// What rows are found by that changes touch: grains, or columns of them, as the table has them.
 #[derive(Default)]
 struct Touched {
-    /// As the query has them.
     batches: Vec<RecordBatch>,
-    /// As the table has them.
     rows: HashSet<OwnedRow>,
 }
 
@@ -126,6 +134,17 @@ struct Work<'a> {
     /// Of the table before.
     snapshot: Arc<Snapshot>,
     bits: u32,
+    /// How far the rows go in time, where the query asks that.
+    watermark: Option<ScalarValue>,
+    /// The model's, in order.
+    look_ups: Vec<Dimension>,
+}
+
+/// A dimension in which keys are looked up.
+struct Dimension {
+    index: Arc<Index>,
+    /// Members whose versions changed since the table was made.
+    affected: Option<Affected>,
 }
 
 impl Work<'_> {
@@ -183,41 +202,152 @@ impl Work<'_> {
     }
 
     /// The grains that changes touch; none where all rows have to be computed again.
-    async fn touched(&self) -> Result<Option<Touched>> {
+    async fn touched(&self, rows: &Derived) -> Result<Option<Touched>> {
         let Strategy::ByKey(by_key) = &self.model.query.strategy else { return Ok(None) };
         let changed_rows: u64 = self.inputs.values().map(Input::rows_changed).sum();
         let all_rows: u64 = self.inputs.values().filter_map(|input| input.now.rows()).sum();
         if changed_rows > all_rows {
             return Ok(None);
         }
+        let before = self.model.query.watermark(|_, model| self.before(model));
+        if self.watermark(before).await? != self.watermark {
+            return Ok(None);
+        }
         let session = self.builder.session()?;
         let mut changed: HashMap<&ModelName, Arc<dyn TableProvider>> = HashMap::new();
-        for (name, input) in self.inputs.iter().filter(|(_, input)| input.has_changed()) {
+        let scanned = |name: &ModelName| self.model.query.scans.contains(name);
+        for (name, input) in self.inputs.iter().filter(|(name, input)| input.has_changed() && scanned(name)) {
             changed.insert(name, self.changed(&session, input).await?);
         }
         let mut touched = Touched::default();
-        let converter = self.converter()?;
+        let converter = self.converter(&self.key_names())?;
         for (place, name) in self.model.query.scans.iter().enumerate() {
-            let Some(rows) = changed.get(name) else { continue };
+            let Some(came_or_went) = changed.get(name) else { continue };
             let table = |at: usize, model: &ModelName| match at.cmp(&place) {
                 std::cmp::Ordering::Less => self.now(model),
-                std::cmp::Ordering::Equal => rows.clone(),
+                std::cmp::Ordering::Equal => came_or_went.clone(),
                 std::cmp::Ordering::Greater => self.before(model),
             };
             let plan = by_key.touched(place, table).map_err(|error| self.failed(&error))?;
             let Some(plan) = plan else { return Ok(None) };
             let mut found = self.execute(&session, plan).await?;
             while let Some(batch) = found.next().await {
-                let batch = batch.map_err(|error| self.failed(&error))?;
-                let keys = converter.convert_columns(self.keys(&batch)?.columns()).map_err(self.columns())?;
-                let new: BooleanArray = keys.iter().map(|key| Some(touched.rows.insert(key.owned()))).collect();
-                touched.batches.push(filter_record_batch(&batch, &new).map_err(self.columns())?);
+                self.touch(batch.map_err(|error| self.failed(&error))?, &converter, &mut touched)?;
                 if touched.rows.len() > MOST_KEYS {
                     return Ok(None);
                 }
             }
         }
+        self.rekeyed(rows, &mut touched).await?;
         Ok(Some(touched))
+    }
+
+    async fn look_ups(&self, pins: &BTreeMap<String, Pin>) -> Result<Vec<Dimension>> {
+        let mut dimensions = Vec::new();
+        for look_up in &self.model.look_ups {
+            let (name, input) = (&look_up.dimension, &self.inputs[&look_up.dimension]);
+            let table = self.builder.warehouse().table(pins[&name.to_string()].path.clone());
+            let index = self.builder.index(&table, &input.now, &name.name).await?;
+            let affected = match input.before.as_ref().filter(|_| input.has_changed()) {
+                Some(before) => Some(Index::affected(&table, before, &input.now, &name.name).await?),
+                None => None,
+            };
+            dimensions.push(Dimension { index, affected });
+        }
+        Ok(dimensions)
+    }
+
+    /// The durable keys, and the times, of rows for a look-up.
+    fn mentions(look_up: &LookUp, batch: &RecordBatch) -> Option<(Int64Array, Vec<i64>)> {
+        let durable = batch.column_by_name(&look_up.durable)?.as_primitive_opt::<Int64Type>()?.clone();
+        let days = batch.column_by_name(&look_up.at)?.as_primitive_opt::<Date32Type>()?;
+        let ends = days.values().iter().map(|&day| (i64::from(day) + 1) * DAY - 1);
+        Some((durable, ends.collect()))
+    }
+
+    /// The rows with their keys looked up.
+    fn keyed(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        let (schema, mut columns) = (batch.schema(), batch.columns().to_vec());
+        for (look_up, dimension) in self.model.look_ups.iter().zip(&self.look_ups) {
+            let (Some((durable, times)), Ok(place)) = (Self::mentions(look_up, &batch), schema.index_of(&look_up.key))
+            else {
+                continue;
+            };
+            let keys =
+                durable.iter().zip(times).map(|(durable, at)| dimension.index.key(durable.unwrap_or(UNKNOWN), at));
+            columns[place] = Arc::new(Int64Array::from_iter_values(keys));
+        }
+        RecordBatch::try_new(schema, columns).map_err(self.columns())
+    }
+
+    /// Adds what rows are found by whose keys are others now.
+    async fn rekeyed(&self, rows: &Derived, touched: &mut Touched) -> Result<()> {
+        if self.look_ups.iter().all(|dimension| dimension.affected.is_none()) {
+            return Ok(());
+        }
+        let looked = self.model.look_ups.iter().flat_map(|look_up| [&look_up.key, &look_up.durable, &look_up.at]);
+        let mut names = self.key_names();
+        names.extend(looked);
+        names.sort();
+        names.dedup();
+        let narrow = Arc::new(Schema::new(self.fields(&names)));
+        let converter = self.converter(&self.key_names())?;
+        for add in self.snapshot.files() {
+            let batch = rows.table.read(add, &narrow).await?;
+            let mut mask = vec![false; batch.num_rows()];
+            for (look_up, dimension) in self.model.look_ups.iter().zip(&self.look_ups) {
+                let (Some(affected), Some((durable, times))) = (&dimension.affected, Self::mentions(look_up, &batch))
+                else {
+                    continue;
+                };
+                let Some(keys) =
+                    batch.column_by_name(&look_up.key).and_then(|keys| keys.as_primitive_opt::<Int64Type>())
+                else {
+                    continue;
+                };
+                for (row, &at) in times.iter().enumerate() {
+                    let durable = durable.value(row);
+                    mask[row] |= affected.touches(durable, at) && dimension.index.key(durable, at) != keys.value(row);
+                }
+            }
+            let batch = filter_record_batch(&batch, &BooleanArray::from(mask)).map_err(self.columns())?;
+            let named = self.key_names().into_iter().enumerate();
+            let named = named.filter_map(|(number, name)| {
+                batch.column_by_name(name).map(|column| (key_name(number), column.clone(), true))
+            });
+            let keys = RecordBatch::try_from_iter_with_nullable(named).map_err(self.columns())?;
+            self.touch(keys, &converter, touched)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to what is touched.
+    fn touch(&self, batch: RecordBatch, converter: &RowConverter, touched: &mut Touched) -> Result<()> {
+        let keys = self.keys(&batch)?;
+        let rows = converter.convert_columns(keys.columns()).map_err(self.columns())?;
+        let new: BooleanArray = rows.iter().map(|key| Some(touched.rows.insert(key.owned()))).collect();
+        touched.batches.push(filter_record_batch(&keys, &new).map_err(self.columns())?);
+        Ok(())
+    }
+
+    /// How far the rows go in time, by a plan; none where the query does not ask.
+    async fn watermark(&self, plan: PlanResult<Option<LogicalPlan>>) -> Result<Option<ScalarValue>> {
+        let plan = plan.map_err(|error| self.failed(&error))?;
+        let Some(plan) = plan else { return Ok(None) };
+        let mut found = self.execute(&self.builder.session()?, plan).await?;
+        while let Some(batch) = found.next().await {
+            let batch = batch.map_err(|error| self.failed(&error))?;
+            if batch.num_rows() > 0 {
+                return ScalarValue::try_from_array(batch.column(0), 0).map(Some).map_err(|error| self.failed(&error));
+            }
+        }
+        Ok(None)
+    }
+
+    /// `plan` with the watermark in the place of its parameter.
+    fn bound(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let Some(watermark) = self.watermark.clone() else { return Ok(plan) };
+        plan.with_param_values(vec![(WATERMARK, watermark)]).map_err(|error| self.failed(&error))
     }
 
     async fn execute(
@@ -229,19 +359,29 @@ impl Work<'_> {
         frame.execute_stream().await.map_err(|error| self.failed(&error))
     }
 
-    fn grain_fields(&self) -> Vec<Field> {
-        let schema = self.model.schema();
-        self.model.grain.iter().filter_map(|name| schema.field_with_name(name).ok().cloned()).collect()
+    /// Columns of the grain by which rows are found.
+    fn key_names(&self) -> Vec<&String> {
+        let grain = &self.model.grain;
+        match &self.model.query.strategy {
+            Strategy::ByKey(by_key) => by_key.parts.iter().map(|&part| &grain[part]).collect(),
+            Strategy::Whole(_) => grain.iter().collect(),
+        }
     }
 
-    fn converter(&self) -> Result<RowConverter> {
-        let fields = self.grain_fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+    fn fields(&self, names: &[&String]) -> Vec<Field> {
+        let schema = self.model.schema();
+        names.iter().filter_map(|name| schema.field_with_name(name).ok().cloned()).collect()
+    }
+
+    fn converter(&self, names: &[&String]) -> Result<RowConverter> {
+        let fields = self.fields(names);
+        let fields = fields.iter().map(|field| SortField::new(field.data_type().clone())).collect();
         RowConverter::new(fields).map_err(self.columns())
     }
 
-    /// Grains as the table has them.
+    /// What rows are found by, as the table has it.
     fn keys(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let fields = self.grain_fields().into_iter().enumerate();
+        let fields = self.fields(&self.key_names()).into_iter().enumerate();
         let fields: Vec<Field> = fields.map(|(number, field)| field.with_name(key_name(number))).collect();
         self.cast(batch, &Arc::new(Schema::new(fields)))
     }
@@ -257,18 +397,23 @@ impl Work<'_> {
         RecordBatch::try_new(schema.clone(), columns).map_err(self.columns())
     }
 
-    /// The places of the grain in the table's rows.
+    /// The grain of the table's rows.
     fn grain(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
         self.model.grain.iter().filter_map(|name| batch.column_by_name(name).cloned()).collect()
     }
 
-    /// Splits rows by the bucket of their grain.
+    /// What the table's rows are found by.
+    fn keys_of_rows(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
+        self.key_names().into_iter().filter_map(|name| batch.column_by_name(name).cloned()).collect()
+    }
+
+    /// Splits rows by the bucket of what they are found by.
     fn by_bucket(&self, batch: &RecordBatch) -> Result<BTreeMap<u32, RecordBatch>> {
         if self.bits == 0 {
             return Ok([(0, batch.clone())].into());
         }
         let mut rows: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (row, hash) in keys::hashes(&self.grain(batch)).into_iter().enumerate() {
+        for (row, hash) in keys::hashes(&self.keys_of_rows(batch)).into_iter().enumerate() {
             rows.entry((hash >> (64 - self.bits)) as u32).or_default().push(row as u32);
         }
         let taken =
@@ -276,15 +421,25 @@ impl Work<'_> {
         taken.collect::<Result<_, _>>().map_err(self.columns())
     }
 
-    /// Computes all rows; how many.
-    async fn whole(&self, rows: &Derived, change: &mut Change) -> Result<u64> {
+    /// Computes all rows; how many, and how many were replaced. Files stay whose rows come out the same.
+    async fn whole(&self, rows: &Derived, change: &mut Change) -> Result<(u64, u64)> {
         let session = self.builder.session()?;
         let plan = self.model.query.over(|_, model| self.now(model)).map_err(|error| self.failed(&error))?;
-        let mut answer = self.execute(&session, plan).await?;
+        let plan = self.bound(plan)?;
+        let answer = self.execute(&session, plan).await?;
+        let schema = self.model.schema();
+        let mut batches = answer.map(|batch| self.cast(&batch.map_err(|error| self.failed(&error))?, &schema)).boxed();
+        if self.model.is_closure {
+            let members: Vec<RecordBatch> = batches.try_collect().await?;
+            let members = concat_batches(&schema, &members).map_err(self.columns())?;
+            let closed = closure(&members).map_err(self.columns())?;
+            batches = futures::stream::iter([Ok(closed)]).boxed();
+        }
         let (mut gathered, mut bytes, mut count): (BTreeMap<u32, Vec<RecordBatch>>, usize, u64) =
             (BTreeMap::new(), 0, 0);
-        while let Some(batch) = answer.next().await {
-            let batch = self.cast(&batch.map_err(|error| self.failed(&error))?, &self.model.schema())?;
+        let mut is_split = false;
+        while let Some(batch) = batches.try_next().await? {
+            let batch = self.keyed(batch)?;
             count += batch.num_rows() as u64;
             bytes += batch.get_array_memory_size();
             for (group, batch) in self.by_bucket(&batch)? {
@@ -292,19 +447,45 @@ impl Work<'_> {
             }
             if bytes > GATHERED_BYTES {
                 self.write(rows, std::mem::take(&mut gathered), change).await?;
-                bytes = 0;
+                (bytes, is_split) = (0, true);
+            }
+        }
+        let mut stay: HashSet<String> = HashSet::new();
+        if !is_split {
+            for (group, batches) in std::mem::take(&mut gathered) {
+                let batch = self.sorted(&batches)?;
+                let in_group = |add: &&Arc<Add>| paths::file_group(&add.path) == Some(group);
+                let files: Vec<&Arc<Add>> = self.snapshot.files().filter(in_group).collect();
+                if let [file] = files.as_slice()
+                    && file.rows() == Some(batch.num_rows() as u64)
+                    && rows.table.read(file, &schema).await? == batch
+                {
+                    count -= batch.num_rows() as u64;
+                    stay.insert(file.path.clone());
+                    continue;
+                }
+                gathered.insert(group, vec![batch]);
             }
         }
         self.write(rows, gathered, change).await?;
-        change.removes.extend(self.snapshot.files().map(|add| add.remove()));
+        let removed: Vec<&Arc<Add>> = self.snapshot.files().filter(|add| !stay.contains(&add.path)).collect();
+        change.removes.extend(removed.iter().map(|add| add.remove()));
         if !self.is_unique() {
             self.check_unique(&session, &change.adds).await?;
         }
-        Ok(count)
+        Ok((count, removed.iter().filter_map(|add| add.rows()).sum()))
     }
 
     fn is_unique(&self) -> bool {
         matches!(&self.model.query.strategy, Strategy::ByKey(by_key) if by_key.is_unique)
+    }
+
+    /// One batch, in the order of the grain.
+    fn sorted(&self, batches: &[RecordBatch]) -> Result<RecordBatch> {
+        let batch = concat_batches(&self.model.schema(), batches).map_err(self.columns())?;
+        let columns = self.grain(&batch).into_iter().map(|values| SortColumn { values, options: None });
+        let order = lexsort_to_indices(&columns.collect::<Vec<_>>(), None).map_err(self.columns())?;
+        take_record_batch(&batch, &order).map_err(self.columns())
     }
 
     async fn write(
@@ -314,10 +495,7 @@ impl Work<'_> {
         change: &mut Change,
     ) -> Result<()> {
         for (group, batches) in gathered {
-            let batch = concat_batches(&self.model.schema(), &batches).map_err(self.columns())?;
-            let columns = self.grain(&batch).into_iter().map(|values| SortColumn { values, options: None });
-            let order = lexsort_to_indices(&columns.collect::<Vec<_>>(), None).map_err(self.columns())?;
-            let batch = take_record_batch(&batch, &order).map_err(self.columns())?;
+            let batch = self.sorted(&batches)?;
             change.adds.extend(rows.write(vec![batch], FileOptions::default(), Some(group)).await?);
         }
         Ok(())
@@ -361,14 +539,14 @@ impl Work<'_> {
             }
         }
         let count = self.compute(by_key, &touched, &mut groups).await?;
-        let converter = self.converter()?;
+        let converter = self.converter(&self.key_names())?;
         let (schema, mut replaced) = (self.model.schema(), 0);
         for (group, batches) in &mut groups {
             let files: Vec<Arc<Add>> =
                 self.snapshot.files().filter(|add| paths::file_group(&add.path) == Some(*group)).cloned().collect();
             for add in files {
                 let batch = rows.table.read(&add, &schema).await?;
-                let keys = converter.convert_columns(&self.grain(&batch)).map_err(self.columns())?;
+                let keys = converter.convert_columns(&self.keys_of_rows(&batch)).map_err(self.columns())?;
                 let stay: BooleanArray = keys.iter().map(|key| Some(!touched.rows.contains(&key.owned()))).collect();
                 replaced += (stay.len() - stay.true_count()) as u64;
                 batches.push(filter_record_batch(&batch, &stay).map_err(self.columns())?);
@@ -390,11 +568,13 @@ impl Work<'_> {
         let schema = touched.batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
         let keys = MemTable::try_new(schema, vec![touched.batches.clone()]).map_err(|error| self.failed(&error))?;
         let plan = by_key.restricted(&self.model.query, Arc::new(keys), |_, model| self.now(model));
-        let mut answer = self.execute(&session, plan.map_err(|error| self.failed(&error))?).await?;
-        let converter = self.converter()?;
+        let plan = self.bound(plan.map_err(|error| self.failed(&error))?)?;
+        let mut answer = self.execute(&session, plan).await?;
+        let converter = self.converter(&self.model.grain.iter().collect::<Vec<_>>())?;
         let (mut seen, mut count) = (HashSet::new(), 0);
         while let Some(batch) = answer.next().await {
             let batch = self.cast(&batch.map_err(|error| self.failed(&error))?, &self.model.schema())?;
+            let batch = self.keyed(batch)?;
             count += batch.num_rows() as u64;
             if !by_key.is_unique {
                 let grain = self.grain(&batch);

@@ -10,7 +10,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 17] = files![
+const FILES: [(&str, &str); 19] = files![
     "README.md",
     "starmere.yaml",
     "streams/customers.yaml",
@@ -18,6 +18,7 @@ const FILES: [(&str, &str); 17] = files![
     "streams/orders.yaml",
     "domains/customers/models/customer.yaml",
     "domains/customers/products/customers_v1.yaml",
+    "domains/customers/tests/late_move.yaml",
     "domains/catalog/models/department.yaml",
     "domains/catalog/models/category.yaml",
     "domains/catalog/models/product.yaml",
@@ -28,6 +29,7 @@ const FILES: [(&str, &str); 17] = files![
     "domains/sales/models/orders.yaml",
     "domains/sales/products/orders_v1.yaml",
     "domains/sales/products/orders_v2.yaml",
+    "domains/sales/tests/lines.yaml",
 ];
 
 /// The first of them that is there already, or a file where one of their folders belongs.

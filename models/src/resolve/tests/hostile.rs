@@ -18,7 +18,7 @@ fn odd_files_are_problems() {
             (
                 "key:",
                 "1: 2\nkey:",
-                "2:1: unknown key `1` (there are: `dimension`, `description`, `key`, `from`, `attributes`, `references`, `inferred_from`, `calendar`)",
+                "2:1: unknown key `1` (there are: `dimension`, `description`, `key`, `from`, `attributes`, `references`, `inferred_from`, `calendar`, `time_of_day`, `bands`, `junk`, `mini`, `members`)",
             ),
             ("key:", "~: 2\nkey:", "2:1: nothing where a text belongs"),
             ("key:", "? [a, b]\n: 2\nkey:", "2:3: not a text"),

@@ -39,7 +39,14 @@ fn unknown_keys_are_refused_with_the_nearest() {
         REGION,
         &[("event: region_named", "evnt: region_named", "5:5: unknown key `evnt` (did you mean `event`?)")],
     );
-    each_is_told(DATE, &[("to: 2030", "until: 2030", "2:31: unknown key `until` (there are: `from`, `to`)")]);
+    each_is_told(
+        DATE,
+        &[(
+            "to: 2030",
+            "until: 2030",
+            "2:31: unknown key `until` (there are: `from`, `to`, `fiscal_year_begins`, `holidays`, `locales`)",
+        )],
+    );
     each_is_told(
         LINES,
         &[

@@ -32,7 +32,7 @@ fn a_roll_up_is_a_fact_at_a_coarser_grain() {
 fn what_is_wrong_with_a_roll_up_is_told() {
     let cases = [
         ("of: order_lines", "of: order_line", "2:5: there is no fact `sales.order_line` (did you mean `order_lines`?)"),
-        ("of: order_lines", "of: date", "2:5: `sales.date` is a calendar, and a fact is rolled up"),
+        ("of: order_lines", "of: date", "2:5: `sales.date` is a calendar, where a fact belongs"),
         ("buyer.city", "byer.city", "4:9: `sales.order_lines` has no dimension `byer` (did you mean `buyer`?)"),
         (
             "buyer.city",
@@ -50,8 +50,12 @@ fn what_is_wrong_with_a_roll_up_is_told() {
             "by: {}\n",
             "1:9: the roll-up is `by` nothing (name columns of the fact, or attributes of its dimensions: `month: order_date.year_month`)",
         ),
-        ("count: lines", "count: city", "1:9: `select`: "),
-        ("count: lines", "where: quantty > 1", "1:9: `select`: there is no column `quantty`; did you mean `quantity`?"),
+        ("count: lines", "count: city", "1:9: two columns have the name `city`"),
+        (
+            "count: lines",
+            "where: quantty > 1",
+            "7:8: `quantty > 1`: there is no column `quantty`; did you mean `quantity`?",
+        ),
         ("count: lines", "count: Lines", "1:9: `Lines` is not a name"),
     ];
     let missed: Vec<String> = cases

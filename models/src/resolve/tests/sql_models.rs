@@ -47,7 +47,7 @@ fn what_is_wrong_with_a_select_is_told() {
             "order_id",
             "3:3: there is no model `sales.order_line` (did you mean `order_lines`?)",
         ),
-        ("SELECT order_id FROM revenue", "order_id", "3:3: SQL models that read each other: sales.revenue"),
+        ("SELECT order_id FROM revenue", "order_id", "3:3: models that read each other: sales.revenue"),
         (
             "SELECT name FROM people.person",
             "name",
@@ -86,7 +86,7 @@ fn what_is_wrong_with_a_select_is_told() {
         (
             "SELECT order_id, row_number() OVER (ORDER BY quantity) AS n FROM order_lines",
             "order_id",
-            "3:3: `select`: a window function depends on the order of rows",
+            "3:3: `select`: `row_number` depends on the order of rows that may be equal",
         ),
         (
             "SELECT order_id, now() AS at FROM order_lines",
@@ -175,13 +175,27 @@ fn why_all_rows_are_computed_again_is_known() {
     );
     assert_eq!(
         why("SELECT max(n) AS order_id FROM (SELECT order_id, count(*) AS n FROM order_lines GROUP BY 1)"),
-        "its grain is computed by the aggregate"
+        "its grain is computed by an aggregate"
     );
     assert_eq!(
         why(
             "SELECT order_id, max(n) AS n FROM (SELECT order_id, ordinal, count(*) AS n FROM order_lines GROUP BY 1, 2) GROUP BY 1"
         ),
-        "it aggregates more than once"
+        ""
+    );
+    assert_eq!(
+        why("SELECT order_id, event_id, rank() OVER (PARTITION BY order_id ORDER BY quantity) AS n FROM order_lines"),
+        ""
+    );
+    assert_eq!(
+        why("SELECT order_id, rank() OVER (ORDER BY quantity) AS n FROM order_lines"),
+        "its grain is not among what a window function is partitioned by"
+    );
+    assert_eq!(
+        why(
+            "SELECT a.order_id FROM order_lines a JOIN (SELECT DISTINCT order_id FROM order_lines) b ON a.order_id = b.order_id"
+        ),
+        "it aggregates below a join or a union"
     );
     assert_eq!(
         why(&format!("SELECT order_id FROM order_lines WHERE buyer_key IN (SELECT key FROM {P})")),

@@ -201,3 +201,50 @@ fn types_of_upcasters_have_the_names_that_definitions_give_them() {
         )],
     );
 }
+
+#[test]
+fn samples_are_tried() {
+    let before = "          region_id: { type: string }\n  person_left:";
+    let with = |sample: &str| {
+        format!("          region_id: {{ type: string }}\n        samples:\n          - {sample}\n  person_left:")
+    };
+    let right = with("{ payload: { person_id: p1, city: Ulm }, gives: { person_id: p1, city: Ulm, name: null } }");
+    assert_eq!(super::problems(PEOPLE, before, &right), "");
+    for (sample, words) in [
+        (
+            "{ payload: { person_id: p1 }, gives: { city: Ulm } }",
+            "the sample of version 1 of `person_seen`: `city` is null, not Ulm",
+        ),
+        (
+            "{ payload: { city: Ulm }, gives: { person_id: p1 } }",
+            "the sample of version 1 of `person_seen`: it is rejected: `person_id` is required and has no value",
+        ),
+        (
+            "{ payload: '{', gives: { city: Ulm } }",
+            "the sample of version 1 of `person_seen`: it is rejected: not JSON",
+        ),
+        (
+            "{ payload: {}, gives: { town: Ulm } }",
+            "the sample of version 1 of `person_seen`: the newest version has no field `town`",
+        ),
+    ] {
+        let found = super::problems(PEOPLE, before, &with(sample));
+        assert!(found.contains(words), "{sample}\n{words}\n{found}");
+    }
+}
+
+#[test]
+fn steps_of_every_kind_are_checked() {
+    for (wrong, words) in [
+        ("split: { field: nothing, on: x, into: [buyer_nr] }", "there is no column `nothing`"),
+        ("merge: { fields: [nothing], into: buyer_nr }", "there is no column `nothing`"),
+        ("map_values: { field: nothing, values: { a: b } }", "has no field `nothing`, and no later step reads it"),
+        ("drop: { field: nothing }", "has no field `nothing`, and no later step reads it"),
+    ] {
+        let found = super::problems(ORDERS, "from_previous:\n", &format!("from_previous:\n          - {wrong}\n"));
+        assert!(
+            !found.is_empty() && (found.contains(words) || found.contains("has no field `buyer_nr`")),
+            "{wrong}\n{words}\n{found}"
+        );
+    }
+}

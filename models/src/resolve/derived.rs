@@ -1,4 +1,15 @@
-//! Resolving SQL models: what they read, what their rows look like, in which order they are built.
+//! Resolving models that are made of other models: each becomes a SELECT.
+//!
+//! What they read, what their rows look like, in which order they are built.
+
+mod allocation;
+mod derived_fact;
+mod hierarchy;
+mod ledger;
+mod rollup;
+mod shrunken;
+mod snapshots;
+mod star;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,54 +18,68 @@ use datafusion::common::TableReference;
 use indexmap::IndexMap;
 
 use super::{Model, Resolving, beginning, check_name};
-use crate::define::{FieldType, ModelName, Parsed, Place, Placed, Problem, SqlColumnFile, SqlFile, suggestion};
-use crate::sql_model::{Query, Source, SqlColumn, SqlModel, Strategy, table_names};
+use crate::define::{
+    DerivedFile, FieldType, ModelName, Parsed, Place, Placed, Problem, SqlColumnFile, SqlFile, suggestion,
+};
+use crate::sql_model::{LookUp, Query, Shape, Source, SqlColumn, SqlModel, Strategy, Text, table_names};
 
-/// A model and what it names, while its turn has not come.
+/// A model and what it reads, while its turn has not come.
 struct Waiting<'a> {
     name: ModelName,
-    parsed: &'a Parsed<SqlFile>,
-    names: Vec<(TableReference, ModelName)>,
+    parsed: &'a Parsed<DerivedFile>,
+    /// Of SQL: the tables that it names.
+    tables: Vec<(TableReference, ModelName)>,
+    reads: BTreeSet<ModelName>,
 }
 
 /// A SELECT that is a model.
-pub(super) struct Select {
-    pub(super) name: ModelName,
+struct Select {
+    name: ModelName,
     /// What it is declared as.
-    pub(super) kind: &'static str,
-    pub(super) description: Option<String>,
-    pub(super) definition: serde_json::Value,
-    pub(super) text: String,
-    pub(super) place: Place,
-    pub(super) sources: Vec<Source>,
-    pub(super) grain: Vec<String>,
-    pub(super) grain_place: Place,
+    kind: &'static str,
+    description: Option<String>,
+    definition: serde_json::Value,
+    text: Text,
+    place: Place,
+    sources: Vec<Source>,
+    grain: Vec<String>,
+    grain_place: Place,
     /// What columns mean, and where that is said.
-    pub(super) columns: IndexMap<String, (Option<String>, Place)>,
+    columns: IndexMap<String, (Option<String>, Place)>,
+    shape: Option<Shape>,
+    look_ups: Vec<LookUp>,
 }
 
 impl Resolving<'_> {
     /// Those first that read nothing else that waits.
-    pub(super) fn sql_models(&mut self) {
+    pub(super) fn derived(&mut self) {
         let definitions = self.definitions;
         let mut waiting: Vec<Waiting<'_>> = Vec::new();
-        for (domain, parsed) in &definitions.sql_models {
-            let name = ModelName::new(domain, &parsed.definition.sql);
-            if let Some(names) = self.names_of(&name, parsed) {
-                waiting.push(Waiting { name, parsed, names });
-            }
+        for (domain, parsed) in &definitions.derived {
+            let name = ModelName::new(domain, parsed.definition.name());
+            let tables = match &parsed.definition {
+                DerivedFile::Sql(file) => match self.names_of(&name, file, &parsed.file) {
+                    Some(tables) => tables,
+                    None => continue,
+                },
+                _ => Vec::new(),
+            };
+            let mut reads: BTreeSet<ModelName> = tables.iter().map(|(_, model)| model.clone()).collect();
+            reads.extend(parsed.definition.of().into_iter().map(|of| self.named(domain, of)));
+            waiting.push(Waiting { name, parsed, tables, reads });
         }
         loop {
             let names: BTreeSet<ModelName> = waiting.iter().map(|waiting| waiting.name.clone()).collect();
-            let is_ready = |waiting: &Waiting<'_>| waiting.names.iter().all(|(_, name)| !names.contains(name));
-            let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_ready);
+            let (ready, rest): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|waiting| waiting.reads.is_disjoint(&names));
             waiting = rest;
             if ready.is_empty() {
                 break;
             }
             for ready in ready {
                 let before = self.problems.len();
-                let model = self.sql_model(&ready);
+                let model = self.select_of(&ready).filter(|_| self.problems.len() == before);
+                let model = model.and_then(|select| self.select(select));
                 if let (Some(model), true) = (model, self.problems.len() == before) {
                     self.models.models.push(Model::Sql(Arc::new(model)));
                 }
@@ -63,16 +88,52 @@ impl Resolving<'_> {
         // What is left waits for itself, or for what does.
         let names: BTreeSet<ModelName> = waiting.iter().map(|waiting| waiting.name.clone()).collect();
         if let Some(first) = waiting.first() {
-            let place = first.parsed.definition.select.place(&first.parsed.file);
+            let place = match &first.parsed.definition {
+                DerivedFile::Sql(file) => file.select.place(&first.parsed.file),
+                other => other.name().place(&first.parsed.file),
+            };
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            self.problem(Problem::new(place, format!("SQL models that read each other: {}", names.join(", "))));
+            self.problem(Problem::new(place, format!("models that read each other: {}", names.join(", "))));
+        }
+    }
+
+    /// The SELECT that a model is.
+    fn select_of(&mut self, waiting: &Waiting<'_>) -> Option<Select> {
+        let (name, file_name) = (&waiting.name, waiting.parsed.file.as_str());
+        match &waiting.parsed.definition {
+            DerivedFile::Sql(file) => self.sql(name, file, &waiting.tables, file_name),
+            DerivedFile::Rollup(file) => self.rollup(name, file, file_name),
+            DerivedFile::DerivedFact(file) => self.derived_fact(name, file, file_name),
+            DerivedFile::Periodic(file) => self.periodic(name, file, file_name),
+            DerivedFile::Accumulating(file) => self.accumulating(name, file, file_name),
+            DerivedFile::Ledger(file) => self.ledger(name, file, file_name),
+            DerivedFile::Allocation(file) => self.allocation(name, file, file_name),
+            DerivedFile::Bridge(file) => self.bridge(name, file, file_name),
+            DerivedFile::Shrunken(file) => self.shrunken(name, file, file_name),
+            DerivedFile::Hierarchy(file) => self.hierarchy(name, file, file_name),
+        }
+    }
+
+    /// The model that `text` names in a definition of `domain`, if there is one; nothing is told.
+    fn named(&self, domain: &str, text: &str) -> ModelName {
+        if let Some(port) = self.definitions.ports.get(text) {
+            return port.model.clone();
+        }
+        match text.split_once('.') {
+            Some((of, name)) => ModelName::new(of, name),
+            None => ModelName::new(domain, text),
         }
     }
 
     /// The models behind the tables that a SELECT names.
-    fn names_of(&mut self, own: &ModelName, parsed: &Parsed<SqlFile>) -> Option<Vec<(TableReference, ModelName)>> {
-        let place = parsed.definition.select.place(&parsed.file);
-        let references = match table_names(&parsed.definition.select) {
+    fn names_of(
+        &mut self,
+        own: &ModelName,
+        file: &SqlFile,
+        file_name: &str,
+    ) -> Option<Vec<(TableReference, ModelName)>> {
+        let place = file.select.place(file_name);
+        let references = match table_names(&file.select) {
             Ok(references) => references,
             Err(reason) => {
                 self.problem(Problem::new(place, format!("`select`: {}", beginning(&reason, 500))));
@@ -123,26 +184,23 @@ impl Resolving<'_> {
         let definitions = self.definitions;
         let dimensions = definitions.dimensions.iter().map(|(of, file)| (of, file.definition.dimension.to_string()));
         let facts = definitions.facts.iter().map(|(of, file)| (of, file.definition.fact.to_string()));
-        let rollups = definitions.rollups.iter().map(|(of, file)| (of, file.definition.rollup.to_string()));
-        let sql = definitions.sql_models.iter().map(|(of, file)| (of, file.definition.sql.to_string()));
-        dimensions
-            .chain(facts)
-            .chain(rollups)
-            .chain(sql)
-            .filter(|(of, _)| *of == domain)
-            .map(|(_, name)| name)
-            .collect()
+        let derived = definitions.derived.iter().map(|(of, file)| (of, file.definition.name().to_string()));
+        dimensions.chain(facts).chain(derived).filter(|(of, _)| *of == domain).map(|(_, name)| name).collect()
     }
 
-    fn is_defined(&self, name: &ModelName) -> bool {
+    pub(super) fn is_defined(&self, name: &ModelName) -> bool {
         self.names_in(&name.domain).contains(&name.name)
     }
 
-    fn sql_model(&mut self, waiting: &Waiting<'_>) -> Option<SqlModel> {
-        let Waiting { name, parsed, names } = waiting;
-        let (file, file_name) = (&parsed.definition, &parsed.file);
+    fn sql(
+        &mut self,
+        name: &ModelName,
+        file: &SqlFile,
+        tables: &[(TableReference, ModelName)],
+        file_name: &str,
+    ) -> Option<Select> {
         let mut sources = Vec::new();
-        for (reference, model) in names {
+        for (reference, model) in tables {
             // One that is defined and is not there is wrong itself, and was told of.
             let schema = self.models.get(model)?.schema();
             let port = self.definitions.ports.get(&reference.to_string());
@@ -152,38 +210,50 @@ impl Resolving<'_> {
         let described = |(column, file): (&String, &Placed<SqlColumnFile>)| {
             (column.clone(), (file.description.clone(), file.place(file_name)))
         };
-        self.select(Select {
+        Some(Select {
             name: name.clone(),
             kind: "sql",
             description: file.description.clone(),
             definition: serde_json::to_value(file).unwrap_or_default(),
-            text: file.select.to_string(),
+            text: Text::Users(file.select.to_string()),
             place: file.select.place(file_name),
             sources,
             grain: file.grain.0.clone(),
             grain_place: file.grain.place(file_name),
             columns: file.columns.iter().map(described).collect(),
+            shape: None,
+            look_ups: Vec::new(),
         })
     }
 
     /// The model that a SELECT is.
-    pub(super) fn select(&mut self, select: Select) -> Option<SqlModel> {
+    fn select(&mut self, select: Select) -> Option<SqlModel> {
         let Select { name, place, grain, grain_place, .. } = select;
-        let query = match Query::new(&select.text, &select.sources, &grain) {
+        let mut query = match Query::new(&select.text, &select.sources, &grain) {
             Ok(query) => query,
             Err(reason) => {
-                self.problem(Problem::new(place, format!("`select`: {}", beginning(&reason, 500))));
+                let message = match (select.kind, twice(&reason)) {
+                    ("sql", _) => format!("`select`: {}", beginning(&reason, 500)),
+                    (_, Some(name)) => format!("two columns have the name `{name}`"),
+                    (kind, None) => format!("{kind}: {}", beginning(&reason, 500)),
+                };
+                self.problem(Problem::new(place, message));
                 return None;
             }
         };
+        let is_closure = select.kind == "hierarchy";
+        if is_closure {
+            query.strategy = Strategy::Whole("who is above a member is above all below it".to_owned());
+        }
         let mut columns: Vec<SqlColumn> = Vec::new();
         for (column, data_type) in query.columns() {
             if let Some(problem) = check_name(&column, &place) {
-                self.problem(problem.hint(format!("write `… AS name` behind `{column}`")));
+                let hint = format!("write `… AS name` behind `{column}`");
+                self.problem(if select.kind == "sql" { problem.hint(hint) } else { problem });
                 continue;
             }
             if columns.iter().any(|other| other.name == column) {
-                self.problem(Problem::new(place.clone(), format!("`select` has two columns `{column}`")));
+                self.problem(Problem::new(place.clone(), format!("the model has two columns `{column}`")));
                 continue;
             }
             let Some(field_type) = FieldType::of(&data_type) else {
@@ -212,10 +282,33 @@ impl Resolving<'_> {
             let message = format!("all rows of `{name}` are computed again whenever its inputs change: {why}");
             self.notes.push(Problem::new(place, message));
         }
-        let Select { kind, description, definition, sources, .. } = select;
+        let Select { kind, description, definition, sources, shape, look_ups, .. } = select;
         // What a port shows is part of what the query says.
         let shown: Vec<_> = sources.into_iter().map(|of| (of.reference.to_string(), of.model, of.columns)).collect();
         let definition = serde_json::json!([definition, shown]);
-        Some(SqlModel { name, kind, description, definition, fingerprint: String::new(), columns, grain, query })
+        let fingerprint = String::new();
+        Some(SqlModel {
+            name,
+            kind,
+            description,
+            definition,
+            fingerprint,
+            columns,
+            grain,
+            shape,
+            look_ups,
+            is_closure,
+            query,
+        })
     }
+}
+
+/// The name that two columns have, in the planner's words.
+fn twice(reason: &str) -> Option<&str> {
+    if let Some((_, rest)) = reason.split_once("unqualified field name ") {
+        return rest.split_whitespace().next();
+    }
+    let (_, rest) = reason.split_once("require unique expression names")?;
+    let name = rest.split(" AS ").nth(1).or_else(|| rest.split('"').nth(1))?;
+    Some(name.split([' ', '"']).next().unwrap_or(name))
 }

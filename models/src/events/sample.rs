@@ -1,0 +1,128 @@
+//! Golden samples: payloads of a version, and what models are to see of them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, RecordBatch, StringArray, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use arrow::util::display::array_value_to_string;
+
+use super::{Decoder, Event, Field, Need};
+use crate::define::Sample;
+
+/// What of a sample does not come out as it says.
+pub(crate) fn misfits(event: &Event, version: u32, sample: &Sample) -> Vec<String> {
+    let newest = event.newest();
+    let mut wrong = Vec::new();
+    let mut values: BTreeSet<String> = BTreeSet::new();
+    for (name, expected) in &sample.gives {
+        let Some(field) = newest.field(name) else {
+            let hint = crate::define::suggestion(name, newest.fields.iter().map(|field| field.name.as_str()));
+            wrong.push(format!("the newest version has no field `{name}` ({hint})"));
+            continue;
+        };
+        match field.elements() {
+            None => _ = values.insert(name.clone()),
+            Some(elements) => wrong.extend(list(event, version, sample, (name, elements), expected)),
+        }
+    }
+    if !wrong.is_empty() {
+        return wrong;
+    }
+    let decoded = match decoded(event, version, sample, Need { fields: values, each: None }) {
+        Ok(decoded) => decoded.0,
+        Err(reason) => return vec![reason],
+    };
+    for (field, column) in decoded.schema().fields().iter().zip(decoded.columns()) {
+        let expected = &sample.gives[field.name()];
+        wrong.extend(differs(column, 0, expected).map(|words| format!("`{}` {words}", field.name())));
+    }
+    wrong
+}
+
+/// What of a list's elements does not come out.
+fn list(
+    event: &Event,
+    version: u32,
+    sample: &Sample,
+    (name, fields): (&str, &[Field]),
+    expected: &serde_json::Value,
+) -> Vec<String> {
+    let Some(expected) = expected.as_array() else { return vec![format!("`{name}` is a list of elements")] };
+    let mut wanted = BTreeSet::new();
+    for field in expected.iter().filter_map(|element| element.as_object()).flat_map(|element| element.keys()) {
+        if !fields.iter().any(|known| known.name == *field) {
+            return vec![format!("elements of `{name}` have no field `{field}`")];
+        }
+        wanted.insert(field.clone());
+    }
+    let need = Need { fields: BTreeSet::new(), each: Some((name.to_owned(), wanted)) };
+    let elements = match decoded(event, version, sample, need) {
+        Ok((_, Some(elements))) => elements,
+        Ok((_, None)) => return vec![format!("`{name}` has no elements")],
+        Err(reason) => return vec![reason],
+    };
+    if elements.num_rows() != expected.len() {
+        return vec![format!("`{name}` has {} elements, and {} are given", elements.num_rows(), expected.len())];
+    }
+    let mut wrong = Vec::new();
+    for (row, expected) in expected.iter().enumerate() {
+        for (field, column) in elements.schema().fields().iter().zip(elements.columns()) {
+            let value = expected.get(field.name()).unwrap_or(&serde_json::Value::Null);
+            let words = differs(column, row, value);
+            wrong.extend(words.map(|words| format!("`{}` of element {} {words}", field.name(), row + 1)));
+        }
+    }
+    wrong
+}
+
+/// The one row, and its elements; or why it is rejected.
+fn decoded(
+    event: &Event,
+    version: u32,
+    sample: &Sample,
+    need: Need,
+) -> Result<(RecordBatch, Option<RecordBatch>), String> {
+    let decoder = Decoder::new(event, &need).map_err(|error| error.reason)?;
+    let payload = match &sample.payload {
+        serde_json::Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    let number = i32::try_from(version).unwrap_or(i32::MAX);
+    let columns: [(&str, ArrayRef); 3] = [
+        ("event_type", Arc::new(StringArray::from(vec![event.name.as_str()]))),
+        ("event_version", Arc::new(Int32Array::from(vec![number]))),
+        ("payload", Arc::new(BinaryArray::from(vec![payload.as_bytes()]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).map_err(|error| error.to_string())?;
+    let decoded = decoder.decode(&batch, &BooleanArray::from(vec![true])).map_err(|error| error.to_string())?;
+    match decoded.rejects.into_iter().next() {
+        Some((_, reason)) => Err(format!("it is rejected: {reason}")),
+        None => Ok((decoded.fields, decoded.elements.map(|elements| elements.fields))),
+    }
+}
+
+/// How a value is another one than expected, in words.
+fn differs(column: &ArrayRef, row: usize, expected: &serde_json::Value) -> Option<String> {
+    let wanted: ArrayRef = match expected {
+        serde_json::Value::Null => new_null_array(column.data_type(), 1),
+        value => {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text: ArrayRef = Arc::new(StringArray::from(vec![text]));
+            match (column.data_type(), cast(&text, column.data_type())) {
+                (DataType::Utf8, _) => text,
+                (_, Ok(values)) if values.is_valid(0) => values,
+                (data_type, _) => return Some(format!("is {data_type}, and `{value}` is none")),
+            }
+        }
+    };
+    if column.slice(row, 1).to_data() == wanted.to_data() {
+        return None;
+    }
+    let shown = |column: &ArrayRef, row| match column.is_null(row) {
+        true => "null".to_owned(),
+        false => array_value_to_string(column, row).unwrap_or_default(),
+    };
+    Some(format!("is {}, not {}", shown(column, row), shown(&wanted, 0)))
+}

@@ -1,0 +1,112 @@
+//! Roll-ups: a fact at a coarser grain.
+
+use indexmap::IndexMap;
+
+use super::super::{Model, Resolving};
+use super::Select;
+use super::star::{From, Star, alias, literal, quoted};
+use crate::define::{Additivity, ModelName, Names, Placed, Problem, RollupFile};
+use crate::sql_model::{Shape, Text};
+
+impl Resolving<'_> {
+    /// The SELECT that the roll-up is.
+    pub(super) fn rollup(&mut self, name: &ModelName, file: &RollupFile, file_name: &str) -> Option<Select> {
+        let star = self.star(&name.domain, &file.of, &file.of.place(file_name))?;
+        let place = file.rollup.place(file_name);
+        if file.by.is_empty() && file.dimensions.is_empty() {
+            let hint = "name columns of the fact, or attributes of its dimensions: `month: order_date.year_month`";
+            self.problem(Problem::new(place, "the roll-up is `by` nothing").hint(hint));
+            return None;
+        }
+        let mut from = From::new(&star);
+        let (mut columns, mut grain) = (Vec::new(), Vec::new());
+        let mut shape = Shape::default();
+        for (role, shrunken) in &file.dimensions {
+            let place = shrunken.place(file_name);
+            let dimension = self.named(&name.domain, &shrunken.dimension);
+            let model = match self.models.get(&dimension) {
+                Some(Model::Sql(model)) if model.kind == "shrunken_dimension" => model.clone(),
+                // One that is defined and is not there is wrong itself, and was told of.
+                None if self.is_defined(&dimension) => return None,
+                _ => {
+                    let hint = "an attribute goes under `by`, as `role.attribute`";
+                    let message = format!("`{dimension}` is no shrunken dimension");
+                    self.problem(Problem::new(place, message).hint(hint));
+                    return None;
+                }
+            };
+            self.join(&mut from, &shrunken.role, &place)?;
+            let of = star.role(&shrunken.role).cloned();
+            if of.as_ref() != model.query.scans.first() {
+                let message = format!("`{dimension}` is not made of the dimension in the role `{}`", shrunken.role);
+                self.problem(Problem::new(place, message));
+                return None;
+            }
+            let keys: Vec<String> =
+                model.grain.iter().map(|key| format!("{}.{}", alias(&shrunken.role), quoted(key))).collect();
+            let column = format!("{role}_key");
+            columns.push(format!("{} AS {}", member_key(&dimension, &keys), quoted(&column)));
+            grain.push(column);
+            shape.roles.push((role.clone(), dimension));
+        }
+        for (name, of) in &file.by {
+            let column = self.column_of(&mut from, of, &of.place(file_name))?;
+            columns.push(format!("{column} AS {}", quoted(name)));
+            grain.push(name.clone());
+            if let Some(role) = name.strip_suffix("_key").filter(|_| *name == **of)
+                && let Some(dimension) = star.role(role)
+            {
+                shape.roles.push((role.to_owned(), dimension.clone()));
+            }
+        }
+        let grouped: Vec<String> = (1..=columns.len()).map(|number| number.to_string()).collect();
+        for name in self.summed(&star, file.measures.as_ref(), file_name)? {
+            columns.push(format!("sum(fact.{}) AS {}", quoted(&name), quoted(&name)));
+            shape.measures.push((name, Additivity::Full));
+        }
+        if let Some(name) = &file.count {
+            columns.push(format!("count(*) AS {}", quoted(name)));
+            shape.measures.push((name.to_string(), Additivity::Full));
+        }
+        let condition = file.filter.as_ref().map(|filter| (filter.as_str(), filter.place(file_name)));
+        let condition = self.condition(&mut from, condition)?;
+        let text = format!("SELECT {} {}{condition} GROUP BY {}", columns.join(", "), from.text(), grouped.join(", "));
+        Some(Select {
+            name: name.clone(),
+            kind: "rollup",
+            description: file.description.clone(),
+            definition: serde_json::to_value(file).unwrap_or_default(),
+            text: Text::Generated { select: text, watermark: None },
+            place,
+            sources: from.sources(),
+            grain,
+            grain_place: file.rollup.place(file_name),
+            columns: IndexMap::new(),
+            shape: Some(shape),
+            look_ups: Vec::new(),
+        })
+    }
+
+    /// The measures that are summed: those named, or all that may be.
+    fn summed(&mut self, star: &Star, named: Option<&Placed<Names>>, file_name: &str) -> Option<Vec<String>> {
+        let Some(named) = named else {
+            let additive = star.shape.measures.iter().filter(|(_, additive)| *additive == Additivity::Full);
+            return Some(additive.map(|(name, _)| name.clone()).collect());
+        };
+        for name in &named.0 {
+            self.measure_of(star, name, &named.place(file_name))?;
+        }
+        Some(named.0.clone())
+    }
+}
+
+/// SQL for the key of a shrunken dimension's member: that of nobody, where all that it is known by is missing.
+pub(super) fn member_key(dimension: &ModelName, keys: &[String]) -> String {
+    let missing: Vec<String> = keys.iter().map(|key| format!("{key} IS NULL")).collect();
+    let name = literal(&dimension.to_string());
+    format!(
+        "CASE WHEN {} THEN CAST(0 AS BIGINT) ELSE surrogate_key({name}, {}) END",
+        missing.join(" AND "),
+        keys.join(", ")
+    )
+}

@@ -1,0 +1,222 @@
+//! Models that are made of facts and dimensions: what is wrong with them.
+
+use super::*;
+
+const MODEL: &str = "sales/model.yaml";
+
+/// What is said of the right project with a model beside it, in which `right` is replaced.
+fn said(model: &str, right: &str, wrong: &str) -> String {
+    assert!(model.contains(right), "{right}");
+    let mut files = changed(LINES, "fact", "fact");
+    files.insert(MODEL.to_owned(), model.replacen(right, wrong, 1));
+    let problems = check(&files).err().unwrap_or_default();
+    problems.iter().map(|problem| told(problem, MODEL)).collect::<Vec<_>>().join("\n")
+}
+
+/// The model is right, and wrong in each case as it says, by the beginning of what is told.
+fn each_is_said(model: &str, cases: &[(&str, &str, &str)]) {
+    assert_eq!(said(model, "", ""), "", "{model}");
+    let missed: Vec<String> = cases
+        .iter()
+        .map(|(right, wrong, expected)| (wrong, expected, said(model, right, wrong)))
+        .filter(|(_, expected, found)| !found.starts_with(**expected) || found.lines().count() > 1)
+        .map(|(wrong, expected, found)| format!("{wrong}\n  expected: {expected}\n  found:    {found}"))
+        .collect();
+    assert!(missed.is_empty(), "{} of {} cases:\n{}", missed.len(), cases.len(), missed.join("\n"));
+}
+
+#[test]
+fn a_derived_fact() {
+    let model = "derived_fact: wide\nof: order_lines\nwhere: fact.quantity > 1\nmeasures:\n  twice: { expression: 2 * fact.quantity }\ndegenerate:\n  city: { expression: buyer.city }\n";
+    each_is_said(
+        model,
+        &[
+            (
+                "of: order_lines",
+                "of: oder_lines",
+                "2:5: there is no fact `sales.oder_lines` (did you mean `order_lines`?)",
+            ),
+            ("of: order_lines", "of: people.person", "2:5: `people.person` is not a fact of this domain"),
+            ("buyer.city", "byer.city", "7:9: `byer.city`: there is no column `byer.city`"),
+            ("buyer.city", "buyer.town", "7:9: `buyer.town`: there is no column `buyer.town`"),
+            (
+                "2 * fact.quantity",
+                "sum(fact.quantity)",
+                "5:10: `sum(fact.quantity)`: an aggregate within an expression",
+            ),
+            ("2 * fact.quantity", "random()", "5:10: `random()`: `random` does not give the same answer every day"),
+            ("2 * fact.quantity", "1.5e0 * fact.quantity", "5:10: `twice` is double, which is not added exactly"),
+            ("2 * fact.quantity", "1 FROM x", "5:10: `1 FROM x`: something follows the expression"),
+            (
+                "2 * fact.quantity",
+                "rank() OVER (ORDER BY fact.quantity)",
+                "5:10: `rank() OVER (ORDER BY fact.quantity)`: a window function",
+            ),
+            ("where: fact.quantity > 1", "where: fact.quantity", "3:8: `fact.quantity` is int, not true or false"),
+            ("  twice:", "  quantity:", "1:15: two columns have the name `quantity`"),
+            ("  twice:", "  Twice:", "5:10: `Twice` is not a name"),
+            ("measures:", "keep: [quantity]\nmeasures:", "4:7: `keep` leaves out `order_id`, which is of the grain"),
+            ("measures:", "keep: [quantty]\nmeasures:", "4:7: `sales.order_lines` has no column `quantty`"),
+        ],
+    );
+}
+
+#[test]
+fn a_ledger() {
+    let model = "ledger: book\nof: order_lines\nby: order_id\nvoids: fact.quantity = 0\n";
+    each_is_said(
+        model,
+        &[
+            ("by: order_id", "by: order", "3:5: `sales.order_lines` has no column `order`"),
+            ("by: order_id", "by: []", "3:5: `by` names no column"),
+            ("by: order_id", "by: [order_id, order_id]", "3:5: `by` names `order_id` twice"),
+            ("fact.quantity = 0", "buyer.city = 'Ulm'", "4:8: `voids` is about columns of the fact"),
+            ("fact.quantity = 0", "nothing", "4:8: `nothing`: there is no column `nothing`"),
+            ("of: order_lines", "of: book", "1:9: models that read each other: sales.book"),
+        ],
+    );
+}
+
+#[test]
+fn an_allocation_and_a_bridge() {
+    let model = "allocation: shares\nof: order_lines\nheader: order_lines\non: order_id\namounts: { share: amount }\nweight: quantity\n";
+    each_is_said(
+        model,
+        &[
+            ("on: order_id", "on: order", "4:5: `sales.order_lines` has no column `order`"),
+            ("share: amount", "share: order_id", "5:19: `sales.order_lines` has no measure `order_id`"),
+            ("{ share: amount }", "{}", "1:13: the allocation splits no amounts"),
+            ("share: amount", "amount: amount", "5:20: `sales.order_lines` has a column `amount` already"),
+            ("weight: quantity", "weight: buyer", "6:9: `sales.order_lines` has no measure `buyer`"),
+        ],
+    );
+    let model = "bridge: buyers\nof: order_lines\ngroup: order_id\nmember: buyer\nweight: quantity\n";
+    each_is_said(
+        model,
+        &[
+            (
+                "member: buyer",
+                "member: byer",
+                "4:9: `sales.order_lines` has no dimension `byer` (did you mean `buyer`?)",
+            ),
+            ("group: order_id", "group: buyer_key", "3:8: `buyer_key` is a column of the group and of the member"),
+        ],
+    );
+}
+
+#[test]
+fn snapshots() {
+    let model = "periodic_snapshot: daily\nof: order_lines\nevery: day\nfrom: 2024-01-01\nto: 2024-12-31\nby: [buyer, order_id]\nbalances: { quantity: quantity }\n";
+    each_is_said(
+        model,
+        &[
+            ("every: day", "every: fortnight", "3:8: unknown choice `fortnight`"),
+            ("from: 2024-01-01", "from: soon", "4:7: `soon` is not a day such as 2024-01-31"),
+            ("to: 2024-12-31", "to: 2023-12-31", "5:5: `from` is a day before `to`"),
+            ("to: 2024-12-31\n", "", "6:1: the key `to` is missing"),
+            (
+                "by: [buyer, order_id]",
+                "by: [byer]",
+                "6:5: `sales.order_lines` has neither a dimension nor a column `byer`",
+            ),
+            ("balances: { quantity: quantity }", "flows: {}", "1:20: the snapshot has no measures"),
+            ("quantity: quantity", "quantity: buyer.city", "7:23: `buyer.city` is string, which is not added exactly"),
+        ],
+    );
+    let model = "accumulating_snapshot: way\ngrain: order_id\nmilestones:\n  placed: { fact: order_lines }\n  large: { fact: order_lines, where: fact.quantity > 9 }\ndimensions: { buyer: placed }\nmeasures: { quantity: placed.quantity }\nlags: { wait: [placed, large] }\n";
+    each_is_said(
+        model,
+        &[
+            (
+                "milestones:\n  placed: { fact: order_lines }\n  large: { fact: order_lines, where: fact.quantity > 9 }",
+                "milestones: {}",
+                "1:24: the snapshot has no milestones",
+            ),
+            ("{ fact: order_lines }", "{ fact: lines }", "4:11: there is no fact `sales.lines`"),
+            ("grain: order_id", "grain: order", "4:11: `sales.order_lines` has no column `order`, of the grain"),
+            ("fact.quantity > 9", "fact.quantity", "5:10: `fact.quantity` is int, not true or false"),
+            ("[placed, large]", "[placed, huge]", "8:15: there is no milestone `huge`"),
+            ("[placed, large]", "[placed]", "8:"),
+            ("buyer: placed", "buyer: placd", "6:22: there is no milestone `placd` (did you mean `placed`?)"),
+            ("buyer: placed", "byer: placed", "6:21: `sales.order_lines` has no dimension `byer`"),
+            (
+                "placed.quantity",
+                "quantity",
+                "7:23: `quantity` names no measure of a milestone (write `milestone.measure`)",
+            ),
+            ("placed.quantity", "placed.price", "7:23: `sales.order_lines` has no measure `price`"),
+        ],
+    );
+}
+
+#[test]
+fn shrunken_dimensions_and_hierarchies() {
+    let model = "shrunken_dimension: month\nof: date\nkey: year_month\nattributes: [year]\n";
+    each_is_said(
+        model,
+        &[
+            ("of: date", "of: dat", "2:5: there is no dimension `sales.dat` (did you mean `date`?)"),
+            ("of: date", "of: order_lines", "2:5: `sales.order_lines` is a fact, where a dimension belongs"),
+            ("key: year_month", "key: month_year", "3:6: `sales.date` has no attribute `month_year`"),
+            ("key: year_month", "key: date_key", "3:6: `sales.date` has no attribute `date_key`"),
+            ("[year]", "[year_month]", "4:13: `year_month` is of the key already"),
+        ],
+    );
+    let model = "hierarchy: boss\nof: people.people_v1.person\nparent: city\n";
+    each_is_said(
+        model,
+        &[
+            ("parent: city", "parent: cty", "3:9: `people.person` has no attribute `cty` (did you mean `city`?)"),
+            (
+                "of: people.people_v1.person",
+                "of: date",
+                "2:5: `sales.date` is a calendar, where a dimension of events belongs",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn generated_dimensions() {
+    let of = |wrong: &str| problems(DATE, "", &format!("dimension: date\n{wrong}\n"));
+    for (wrong, expected) in [
+        (
+            "calendar: { from: 2024-01-01, to: 2024-12-31, fiscal_year_begins: 13 }",
+            "2:11: `fiscal_year_begins` is a month: 1 to 12",
+        ),
+        (
+            "calendar: { from: 2024-01-01, to: 2024-12-31, locales: [klingon] }",
+            "2:11: `klingon` is no language that is known (write it as `de_CH`: a language, and where it is spoken)",
+        ),
+        ("time_of_day: { every: day }", "2:23: unknown choice `day`"),
+        (
+            "bands: { of: string, names: { a: } }",
+            "2:8: values of type string have no bands (`of` is a decimal or an integer)",
+        ),
+        ("bands: { of: int, names: {} }", "2:8: there are no bands"),
+        ("bands: { of: int, names: { a: 1 } }", "2:8: the last band, `a`, has an end"),
+        ("bands: { of: int, names: { a: 5, b: 5, c: } }", "2:8: `b` ends before it begins: at 5"),
+        ("bands: { of: int, names: { a: 1.5, c: } }", "2:8: `1.5`, where `a` ends, is not of type int"),
+        ("bands: { of: int, names: { a: , c: } }", "2:8: `a` does not say where it ends"),
+        ("key: x\nbands: { of: int, names: { a: } }", "3:8: a dimension of bands has no key"),
+        ("junk: { a: string }", "2:7: a junk dimension has columns, and facts that mention them"),
+        ("junk: { a: string }\nkey: a", "2:7: a junk dimension has no key"),
+    ] {
+        let found = of(wrong);
+        let first = found.lines().next().unwrap_or_default();
+        assert!(first.starts_with(expected), "{wrong}\n  expected: {expected}\n  found:    {found}");
+    }
+}
+
+#[test]
+fn what_a_dimension_may_not_be() {
+    for (right, wrong, expected) in [
+        ("attributes:", "mini: { m: [cty] }\nattributes:", "`cty` is not an attribute"),
+        ("attributes:", "mini: { m: [city] }\nattributes:", "`city` is in `m`, whose combinations have the history"),
+        ("attributes:", "mini: { m: [name, name] }\nattributes:", "`name` is in a mini-dimension twice"),
+        ("attributes:", "mini: { m: [] }\nattributes:", "`m` has no attributes"),
+    ] {
+        let found = problems(PERSON, right, wrong);
+        assert!(found.contains(expected), "{wrong}\n  expected: {expected}\n  found:    {found}");
+    }
+}

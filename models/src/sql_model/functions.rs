@@ -1,0 +1,416 @@
+//! Functions of generated SQL, and what users' expressions within it may not have.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, Date32Builder, Decimal128Array, Int64Array, ListBuilder,
+    TimestampMicrosecondArray,
+};
+use arrow::compute::cast;
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Field, TimestampMicrosecondType, i256};
+use arrow::util::display::array_value_to_string;
+use chrono::{Datelike, NaiveDate};
+use datafusion::common::plan_err;
+use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::logical_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, FunctionArguments, visit_expressions};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+use starmere_lake::events::timestamp;
+
+use crate::keys::Keys;
+
+/// All of them.
+pub(super) fn all() -> [ScalarUDF; 7] {
+    [
+        ScalarUDF::from(Periods::new("period_of", 2)),
+        ScalarUDF::from(Periods::new("period_end", 2)),
+        ScalarUDF::from(Periods::new("periods", 4)),
+        ScalarUDF::from(Allocated::new()),
+        ScalarUDF::from(SurrogateKey::new()),
+        ScalarUDF::from(SecondsBetween::new()),
+        ScalarUDF::from(Agreed::new()),
+    ]
+}
+
+/// Refuses an expression within generated SQL that is more than one, or that has what would not be followed.
+pub(crate) fn check_fragment(text: &str) -> Result<(), String> {
+    let of =
+        |error: datafusion::sql::sqlparser::parser::ParserError| error.to_string().replace("sql parser error: ", "");
+    let mut parser = Parser::new(&GenericDialect {}).try_with_sql(text).map_err(of)?;
+    let expression = parser.parse_expr().map_err(of)?;
+    if parser.peek_token().token != Token::EOF {
+        return Err(format!("something follows the expression: `{}`", parser.peek_token()));
+    }
+    let found = visit_expressions(&expression, |part| {
+        let why = match part {
+            SqlExpr::Function(call) if call.over.is_some() => "a window function",
+            SqlExpr::Function(call) if matches!(call.args, FunctionArguments::Subquery(_)) => "a query",
+            SqlExpr::Subquery(_) | SqlExpr::InSubquery { .. } | SqlExpr::Exists { .. } => "a query",
+            _ => return ControlFlow::Continue(()),
+        };
+        ControlFlow::Break(why)
+    });
+    match found {
+        ControlFlow::Break(why) => Err(format!("{why} within an expression")),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// `allocated(amount, before, through, total)`: of an amount that is split by weights, the share of the weights after
+/// the first `before` up to `through`, of `total` in all. Shares are differences of rounded running sums, so that they
+/// add up to the amount, to the last digit.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Allocated {
+    signature: Signature,
+}
+
+impl Allocated {
+    fn new() -> Self {
+        Self { signature: Signature::new(TypeSignature::Any(4), Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for Allocated {
+    fn name(&self) -> &str {
+        "allocated"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> PlanResult<DataType> {
+        match &arguments[0] {
+            decimal @ DataType::Decimal128(..) => Ok(decimal.clone()),
+            whole if whole.is_integer() => Ok(DataType::Int64),
+            other => plan_err!("an amount of {other} is not split"),
+        }
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let amount_type = columns[0].data_type().clone();
+        let scale = columns[1..].iter().map(|weight| scale_of(weight.data_type())).max().unwrap_or_default();
+        let wide = |column: &ArrayRef, scale: i8| -> PlanResult<Decimal128Array> {
+            Ok(cast(column, &DataType::Decimal128(38, scale))?.as_primitive::<Decimal128Type>().clone())
+        };
+        let amount = wide(&columns[0], scale_of(&amount_type))?;
+        let weights = columns[1..].iter().map(|weight| wide(weight, scale)).collect::<PlanResult<Vec<_>>>()?;
+        let share = |row: usize| {
+            if amount.is_null(row) || weights.iter().any(|weight| weight.is_null(row)) {
+                return Ok(None);
+            }
+            let [before, through, total] = [0, 1, 2].map(|weight| weights[weight].value(row));
+            let amount = amount.value(row);
+            share(amount, before, through, total).map(Some).ok_or_else(|| {
+                DataFusionError::Execution(format!("{amount} cannot be split by weights that add up to {total}"))
+            })
+        };
+        let shares = (0..amount.len()).map(share).collect::<PlanResult<Vec<Option<i128>>>>()?;
+        let shares: ArrayRef = match &amount_type {
+            DataType::Decimal128(precision, scale) => {
+                Arc::new(Decimal128Array::from_iter(shares).with_precision_and_scale(*precision, *scale)?)
+            }
+            _ => Arc::new(
+                shares
+                    .into_iter()
+                    .map(|share| share.and_then(|share| i64::try_from(share).ok()))
+                    .collect::<Int64Array>(),
+            ),
+        };
+        Ok(ColumnarValue::Array(shares))
+    }
+}
+
+fn scale_of(data_type: &DataType) -> i8 {
+    match data_type {
+        DataType::Decimal128(_, scale) => *scale,
+        _ => 0,
+    }
+}
+
+/// The share of an amount of weights from `before` to `through`, of `total`; none where the total is nothing, or the
+/// share does not fit.
+fn share(amount: i128, before: i128, through: i128, total: i128) -> Option<i128> {
+    if total == 0 {
+        return None;
+    }
+    let upto = |weight: i128| -> Option<i128> {
+        let (amount, weight, total) = (i256::from_i128(amount), i256::from_i128(weight), i256::from_i128(total));
+        let product = amount.checked_mul(weight)?;
+        // Halves go away from nothing.
+        let two = i256::from_i128(2);
+        let twice = product.checked_mul(two)?;
+        let half = if (twice < i256::ZERO) == (total < i256::ZERO) { total } else { total.checked_neg()? };
+        twice.checked_add(half)?.checked_div(total.checked_mul(two)?)?.to_i128()
+    };
+    upto(through)?.checked_sub(upto(before)?)
+}
+
+/// `surrogate_key('domain.dimension', part, …)`: the durable key of a member, nulls among its parts included.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SurrogateKey {
+    signature: Signature,
+}
+
+impl SurrogateKey {
+    fn new() -> Self {
+        Self { signature: Signature::new(TypeSignature::VariadicAny, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for SurrogateKey {
+    fn name(&self) -> &str {
+        "surrogate_key"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> PlanResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let (name, parts) =
+            columns.split_first().ok_or_else(|| DataFusionError::Internal("no dimension".to_owned()))?;
+        let name = cast(name, &DataType::Utf8)?;
+        let dimension = match name.as_string::<i32>().iter().flatten().next() {
+            Some(name) => name.to_owned(),
+            None => return Ok(ColumnarValue::Array(Arc::new(Int64Array::from(Vec::<i64>::new())))),
+        };
+        let parts = parts.iter().map(|part| match crate::define::FieldType::of(part.data_type()) {
+            Some(known) => Ok(cast(part, &known.arrow())?),
+            None => plan_err!("{} is no part of a key", part.data_type()),
+        });
+        let parts: Vec<ArrayRef> = parts.collect::<PlanResult<_>>()?;
+        Ok(ColumnarValue::Array(Arc::new(Keys::new(&dimension).of_values(&parts))))
+    }
+}
+
+/// `seconds_between(a, b)`: whole seconds from one time to another, towards nothing.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SecondsBetween {
+    signature: Signature,
+}
+
+impl SecondsBetween {
+    fn new() -> Self {
+        Self { signature: Signature::new(TypeSignature::Any(2), Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for SecondsBetween {
+    fn name(&self) -> &str {
+        "seconds_between"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> PlanResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let times = |column: &ArrayRef| -> PlanResult<TimestampMicrosecondArray> {
+            Ok(cast(column, &timestamp())?.as_primitive::<TimestampMicrosecondType>().clone())
+        };
+        let (a, b) = (times(&columns[0])?, times(&columns[1])?);
+        let between = |(a, b): (Option<i64>, Option<i64>)| Some(b?.saturating_sub(a?) / 1_000_000);
+        Ok(ColumnarValue::Array(Arc::new(a.iter().zip(b.iter()).map(between).collect::<Int64Array>())))
+    }
+}
+
+/// `agreed(least, greatest, attribute, member)`: the one value that an attribute has; an error where there are two.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Agreed {
+    signature: Signature,
+}
+
+impl Agreed {
+    fn new() -> Self {
+        Self { signature: Signature::new(TypeSignature::Any(4), Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for Agreed {
+    fn name(&self) -> &str {
+        "agreed"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> PlanResult<DataType> {
+        Ok(arguments[0].clone())
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let differ = not_distinct(&columns[0], &columns[1])?;
+        if let Some(row) = (0..differ.len()).find(|&row| !differ.value(row)) {
+            let text = |column: usize| array_value_to_string(&columns[column], row).unwrap_or_default();
+            let (least, greatest, attribute, member) = (text(0), text(1), text(2), text(3));
+            let message =
+                format!("`{attribute}` is not the same for all members with {member}: `{least}` and `{greatest}`");
+            return Err(DataFusionError::Execution(message));
+        }
+        Ok(ColumnarValue::Array(columns[0].clone()))
+    }
+}
+
+/// `period_of(day, 'month')`: the first day of its period; `period_end(day, 'month')`: the last one;
+/// `periods(first, next, last, 'month')`: first days of periods from `first` to before `next`, or else up to `last`.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Periods {
+    name: &'static str,
+    signature: Signature,
+}
+
+impl Periods {
+    fn new(name: &'static str, arguments: usize) -> Self {
+        Self { name, signature: Signature::new(TypeSignature::Any(arguments), Volatility::Immutable) }
+    }
+}
+
+/// Days since 1970 as a day.
+fn day(days: i32) -> Option<NaiveDate> {
+    NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_signed(chrono::TimeDelta::days(days.into()))
+}
+
+fn days(day: NaiveDate) -> i32 {
+    day.signed_duration_since(NaiveDate::default()).num_days() as i32
+}
+
+/// The first day of a period, and the one of the period after it.
+fn period(of: i32, word: &str) -> Option<(i32, i32)> {
+    let day = day(of)?;
+    let months = |first: u32, count: u32| {
+        let begin = NaiveDate::from_ymd_opt(day.year(), first, 1)?;
+        Some((begin, begin.checked_add_months(chrono::Months::new(count))?))
+    };
+    let (begin, next) = match word {
+        "day" => (day, day.succ_opt()?),
+        "week" => {
+            let begin = day.checked_sub_days(chrono::Days::new(day.weekday().num_days_from_monday().into()))?;
+            (begin, begin.checked_add_days(chrono::Days::new(7))?)
+        }
+        "month" => months(day.month(), 1)?,
+        "quarter" => months(day.month0() / 3 * 3 + 1, 3)?,
+        _ => months(1, 12)?,
+    };
+    Some((days(begin), days(next)))
+}
+
+impl ScalarUDFImpl for Periods {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> PlanResult<DataType> {
+        let item = || Arc::new(Field::new_list_field(DataType::Date32, true));
+        Ok(if arguments.len() == 4 { DataType::List(item()) } else { DataType::Date32 })
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let Some((words, columns)) = columns.split_last() else { return plan_err!("a period of what?") };
+        let words = cast(words, &DataType::Utf8)?;
+        let words = words.as_string::<i32>();
+        let columns =
+            columns.iter().map(|column| Ok(cast(column, &DataType::Date32)?.as_primitive::<Date32Type>().clone()));
+        let columns = columns.collect::<PlanResult<Vec<Date32Array>>>()?;
+        let value = |column: usize, row: usize| columns[column].is_valid(row).then(|| columns[column].value(row));
+        if columns.len() == 1 {
+            let of = |row: usize| {
+                let (begin, next) = period(value(0, row)?, words.value(row))?;
+                Some(if self.name == "period_end" { next - 1 } else { begin })
+            };
+            return Ok(ColumnarValue::Array(Arc::new((0..words.len()).map(of).collect::<Date32Array>())));
+        }
+        let mut lists = ListBuilder::new(Date32Builder::new());
+        for row in 0..words.len() {
+            let mut at = value(0, row);
+            while let Some(begin) = at {
+                let is_over = match (value(1, row), value(2, row)) {
+                    (Some(next), _) => begin >= next,
+                    (None, last) => last.is_none_or(|last| begin > last),
+                };
+                if is_over {
+                    break;
+                }
+                lists.values().append_value(begin);
+                at = period(begin, words.value(row)).map(|(_, next)| next);
+            }
+            lists.append(true);
+        }
+        Ok(ColumnarValue::Array(Arc::new(lists.finish())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_the_last_digit() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let weights: Vec<i128> = (0..random.usize(1..9)).map(|_| i128::from(random.u32(0..1000))).collect();
+            let total: i128 = weights.iter().sum();
+            let amount = i128::from(random.i64(-1_000_000..1_000_000));
+            if total == 0 {
+                assert_eq!(share(amount, 0, 0, 0), None);
+                continue;
+            }
+            let (mut before, mut sum) = (0, 0);
+            for weight in weights {
+                let of = share(amount, before, before + weight, total).unwrap();
+                // No share is further than a digit from what it would be.
+                assert!((of * total - amount * weight).abs() <= total, "{amount} {weight} {total} {of}");
+                sum += of;
+                before += weight;
+            }
+            assert_eq!(sum, amount);
+        }
+        let most = 10_i128.pow(37);
+        assert_eq!(share(most, 0, most / 2, most), Some(most / 2));
+        assert_eq!(share(1, 0, 1, 2), Some(1));
+        assert_eq!(share(-1, 0, 1, 2), Some(-1));
+    }
+
+    #[test]
+    fn a_fragment_is_one_plain_expression() {
+        for right in ["a > 1", "CASE WHEN a THEN 1 END", "upper(a) || 'x)'"] {
+            assert_eq!(check_fragment(right), Ok(()), "{right}");
+        }
+        for wrong in [
+            "a) FROM t --",
+            "a, b",
+            "",
+            "sum(a) OVER ()",
+            "a IN (SELECT 1)",
+            "(SELECT 1)",
+            "a; SELECT 1",
+            "EXISTS (SELECT 1)",
+        ] {
+            assert!(check_fragment(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! `starmere trace`: from a row to the events that made it, to their bytes; and back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
+use datafusion::common::TableReference;
+use datafusion::prelude::SessionContext;
+use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::provider::PinnedTable;
+use starmere_models::define::suggestion;
+use starmere_models::dimension::CHANGES;
+use starmere_models::resolve::Model;
+use starmere_sql::wire;
+
+use super::rejects::readable;
+use crate::command_line::Trace;
+use crate::failure::Mendable;
+use crate::output::{Output, counted};
+use crate::project::Opened;
+
+/// More rows than these are too many to trace.
+const MOST_ROWS: usize = 1000;
+
+pub(super) async fn run(opened: &Opened, arguments: &Trace, output: &Output) -> anyhow::Result<()> {
+    let newest = opened.catalog.newest().await?;
+    let tracing = Tracing { opened, newest, session: opened.engine.session() };
+    match (&arguments.event, &arguments.model) {
+        (Some(event), _) => tracing.forward(event, output).await,
+        (None, Some(model)) => tracing.back(model, &arguments.key, output).await,
+        (None, None) => Err(Mendable::error(
+            "nothing to trace",
+            "name a model and a key (`starmere trace sales.order_lines order_id=A`), or an event (`--event ID`)",
+        )),
+    }
+}
+
+struct Tracing<'a> {
+    opened: &'a Opened,
+    newest: CatalogSnapshot,
+    session: SessionContext,
+}
+
+/// The events that made a row, and what each meant for it.
+type Origins = BTreeSet<(String, String, String)>;
+
+impl Tracing<'_> {
+    /// Registers a table of the snapshot; its name in the session, none where it is not published.
+    async fn table(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let Some(pin) = self.newest.tables.get(name) else { return Ok(None) };
+        if self.session.table_exist(TableReference::bare(name))? {
+            return Ok(Some(quoted(name)));
+        }
+        let snapshot = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+        let table = PinnedTable::new(self.opened.warehouse.store(), snapshot);
+        self.session.register_table(TableReference::bare(name), Arc::new(table))?;
+        Ok(Some(quoted(name)))
+    }
+
+    async fn ask(&self, query: &str) -> anyhow::Result<Vec<RecordBatch>> {
+        Ok(self.session.sql(query).await?.collect().await?)
+    }
+
+    fn model(&self, name: &str) -> anyhow::Result<&Model> {
+        let models = &self.opened.project.models.models;
+        let found = models.iter().find(|model| model.name().to_string() == name || model.name().name == name);
+        found.ok_or_else(|| {
+            let all: Vec<String> = models.iter().map(|model| model.name().to_string()).collect();
+            Mendable::error(format!("there is no model `{name}`"), suggestion(name, all.iter().map(String::as_str)))
+        })
+    }
+
+    /// From rows to the events that made them.
+    async fn back(&self, name: &str, key: &[String], output: &Output) -> anyhow::Result<()> {
+        let model = self.model(name)?;
+        let full = model.name().to_string();
+        let Some(table) = self.table(&full).await? else {
+            return Err(Mendable::error(format!("`{full}` is not published"), "build it: `starmere build`"));
+        };
+        let condition = condition(model, key)?;
+        let rows = self.ask(&format!("SELECT * FROM {table} WHERE {condition} LIMIT {}", MOST_ROWS + 1)).await?;
+        let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        if count == 0 {
+            let hint = format!("its rows are told apart by {}", names(model).join(", "));
+            return Err(Mendable::error(format!("`{full}` has no row with {}", key.join(", ")), hint));
+        }
+        if count > MOST_ROWS {
+            let hint = format!("say more of {}", names(model).join(", "));
+            return Err(Mendable::error(format!("more than {MOST_ROWS} rows of `{full}` are meant"), hint));
+        }
+        output.say(format!("{} of {} {full}", counted(count as u64, "row", "rows"), model.kind()));
+        for batch in &rows {
+            for row in 0..batch.num_rows() {
+                output.say(format!("  {}", cells(batch, row)));
+            }
+        }
+        let origins = match model {
+            Model::Fact(fact) => {
+                let only = fact.sources.first().map(|source| source.stream.clone()).unwrap_or_default();
+                by_event_id(&rows, &only, "row")
+            }
+            Model::Dimension(dimension) => {
+                let mut origins = self.changes(&dimension.name.to_string(), &rows).await?;
+                for fact in &dimension.mentions {
+                    origins.extend(self.mentions(fact, dimension, &rows).await?);
+                }
+                origins
+            }
+            Model::Sql(sql) => {
+                let inputs: Vec<String> = sql.inputs().into_iter().map(ToString::to_string).collect();
+                output.say(format!("made of {}; trace their rows for more", inputs.join(", ")));
+                let streams: BTreeSet<&str> = self.streams_below(model);
+                let mut origins = Origins::new();
+                for stream in streams {
+                    origins.extend(by_event_id(&rows, stream, "row"));
+                }
+                origins
+            }
+            Model::Generated(_) => {
+                output.say("its rows follow from its definition");
+                Origins::new()
+            }
+        };
+        self.events(&origins, output).await
+    }
+
+    /// The streams that a model is made of, over any number of others.
+    fn streams_below<'b>(&'b self, model: &'b Model) -> BTreeSet<&'b str> {
+        let mut streams: BTreeSet<&str> = BTreeSet::new();
+        let mut waiting = vec![model];
+        while let Some(model) = waiting.pop() {
+            match model {
+                Model::Sql(sql) => {
+                    waiting.extend(sql.inputs().into_iter().filter_map(|name| self.opened.project.models.get(name)))
+                }
+                Model::Fact(fact) => streams.extend(fact.streams()),
+                Model::Dimension(_) | Model::Generated(_) => {}
+            }
+        }
+        streams
+    }
+
+    /// The events in a dimension's change log about the members of these rows.
+    async fn changes(&self, name: &str, rows: &[RecordBatch]) -> anyhow::Result<Origins> {
+        let Some(log) = self.table(&format!("{name}/{CHANGES}")).await? else { return Ok(Origins::new()) };
+        let keys = durable_keys(rows);
+        if keys.is_empty() {
+            return Ok(Origins::new());
+        }
+        let query = format!(
+            "SELECT stream, event_id, CASE action WHEN 0 THEN 'state' WHEN 1 THEN 'patch' WHEN 2 THEN 'delete' \
+             ELSE 'taken back' END FROM {log} WHERE durable_key IN ({}) AND event_id IS NOT NULL",
+            keys.join(", ")
+        );
+        Ok(origins(&self.ask(&query).await?))
+    }
+
+    /// The events of a fact that mention the members of these rows.
+    async fn mentions(
+        &self,
+        by: &Model,
+        dimension: &starmere_models::dimension::Dimension,
+        rows: &[RecordBatch],
+    ) -> anyhow::Result<Origins> {
+        let Model::Fact(fact) = by else { return Ok(Origins::new()) };
+        let Some(table) = self.table(&fact.name.to_string()).await? else { return Ok(Origins::new()) };
+        let keys = durable_keys(rows);
+        let mut found = Origins::new();
+        for role in fact.roles.iter().filter(|role| *role.target.name() == dimension.name) {
+            let column = quoted(&role.durable_column().unwrap_or_else(|| role.key_column()));
+            let stream = fact.sources.first().map(|source| source.stream.as_str()).unwrap_or_default();
+            let stream = if fact.streams().len() > 1 { "event_stream".to_owned() } else { text(stream) };
+            let words = text(&format!("mention by {}", fact.name));
+            let query = format!(
+                "SELECT DISTINCT {stream}, event_id, {words} FROM {table} WHERE {column} IN ({}) LIMIT {MOST_ROWS}",
+                keys.join(", ")
+            );
+            if !keys.is_empty() {
+                found.extend(origins(&self.ask(&query).await?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Prints events: all their copies, where each is in the lake, which one counts, and its bytes.
+    async fn events(&self, origins: &Origins, output: &Output) -> anyhow::Result<()> {
+        let mut selects = Vec::new();
+        let streams: BTreeSet<&String> = origins.iter().map(|(stream, ..)| stream).collect();
+        for stream in streams {
+            let Some(definition) = self.opened.project.models.streams.get(stream) else { continue };
+            let Some(table) = self.table(&format!("lake.{}.{stream}", definition.domain)).await? else { continue };
+            let of_stream = origins.iter().filter(|(of, ..)| of == stream);
+            let said: Vec<String> =
+                of_stream.map(|(_, event, means)| format!("({}, {})", text(event), text(means))).collect();
+            selects.push(format!(
+                "SELECT said.means, {} AS stream, e.event_id, e.event_type, e.event_version, e.occurred_at, e.ingested_at, \
+                 e.source, e.topic, e.partition, e.position, e.rejection IS NULL AND row_number() OVER (\
+                 PARTITION BY e.event_id, said.means ORDER BY e.rejection IS NOT NULL, e.occurred_at, e.source, e.topic, \
+                 e.partition, e.position) = 1 AS counts, arrow_cast(e.payload, 'Binary') AS payload \
+                 FROM {table} AS e JOIN (VALUES {}) AS said (event_id, means) ON said.event_id = e.event_id",
+                text(stream),
+                said.join(", ")
+            ));
+        }
+        if selects.is_empty() {
+            return Ok(());
+        }
+        let query = format!(
+            "SELECT * FROM ({}) ORDER BY occurred_at, stream, source, topic, partition, position, means",
+            selects.join(" UNION ALL ")
+        );
+        print(&self.ask(&query).await?, output)
+    }
+
+    /// From an event to the rows that it made.
+    async fn forward(&self, event: &str, output: &Output) -> anyhow::Result<()> {
+        let mut all = Origins::new();
+        let mut found = Vec::new();
+        for stream in self.opened.project.models.streams.keys() {
+            all.insert((stream.clone(), event.to_owned(), "event".to_owned()));
+        }
+        for model in &self.opened.project.models.models {
+            let full = model.name().to_string();
+            let Some(table) = self.table(&full).await? else { continue };
+            let named: Vec<String> = names(model).iter().map(|name| quoted(name)).collect();
+            let listed = named.join(", ");
+            let query = match model {
+                Model::Dimension(dimension) => {
+                    let Some(log) = self.table(&format!("{full}/{CHANGES}")).await? else { continue };
+                    let durable = quoted(&format!("{}_durable_key", dimension.name.name));
+                    format!(
+                        "SELECT DISTINCT {listed} FROM {table} WHERE {durable} IN (SELECT durable_key FROM {log} WHERE event_id = {})",
+                        text(event)
+                    )
+                }
+                model if model.schema().field_with_name("event_id").is_ok() => {
+                    format!("SELECT {listed} FROM {table} WHERE event_id = {}", text(event))
+                }
+                _ => continue,
+            };
+            for batch in self.ask(&query).await? {
+                for row in 0..batch.num_rows() {
+                    found.push(vec![model.kind().to_owned(), full.clone(), cells(&batch, row)]);
+                }
+            }
+        }
+        for (name, _) in self.newest.tables.iter().filter(|(name, _)| name.ends_with("/rejects")) {
+            let Some(table) = self.table(name).await? else { continue };
+            let query = format!("SELECT reason FROM {table} WHERE event_id = {}", text(event));
+            for batch in self.ask(&query).await? {
+                for row in 0..batch.num_rows() {
+                    found.push(vec![
+                        "reject".to_owned(),
+                        name.trim_end_matches("/rejects").to_owned(),
+                        cells(&batch, row),
+                    ]);
+                }
+            }
+        }
+        if found.is_empty() {
+            output.say("no published row is of this event");
+        } else {
+            output.rows(&["kind", "model", "row"], found)?;
+        }
+        self.events(&all, output).await
+    }
+}
+
+/// Columns that tell a model's rows apart.
+fn names(model: &Model) -> Vec<String> {
+    match model {
+        Model::Dimension(dimension) => dimension.key.iter().map(|(name, _)| name.clone()).collect(),
+        Model::Generated(generated) => vec![format!("{}_key", generated.name.name)],
+        Model::Fact(_) | Model::Sql(_) => model.grain().to_vec(),
+    }
+}
+
+/// SQL for which rows are meant: `column=value`, or values in the order of the columns that tell rows apart.
+fn condition(model: &Model, key: &[String]) -> anyhow::Result<String> {
+    let (names, schema) = (names(model), model.schema());
+    let mut parts = Vec::new();
+    let mut unnamed = names.iter();
+    for part in key {
+        let named = part.split_once('=').filter(|(name, _)| schema.field_with_name(name).is_ok());
+        let (name, value) = match named {
+            Some((name, value)) => (name.to_owned(), value),
+            None => match unnamed.next() {
+                Some(name) => (name.clone(), part.as_str()),
+                None => {
+                    let hint = format!("rows of `{}` are told apart by {}", model.name(), names.join(", "));
+                    return Err(Mendable::error(format!("`{part}` is one value too many"), hint));
+                }
+            },
+        };
+        let data_type = schema.field_with_name(&name).map(|field| field.data_type().clone());
+        let data_type = data_type.unwrap_or(DataType::Utf8);
+        parts.push(format!("{} = arrow_cast({}, '{data_type}')", quoted(&name), text(value)));
+    }
+    if parts.is_empty() {
+        let hint = format!("give values of {}, or of other columns as `column=value`", names.join(", "));
+        return Err(Mendable::error(format!("which row of `{}`?", model.name()), hint));
+    }
+    Ok(parts.join(" AND "))
+}
+
+/// Events that rows name themselves.
+fn by_event_id(rows: &[RecordBatch], stream: &str, means: &str) -> Origins {
+    let mut found = Origins::new();
+    for batch in rows {
+        let column = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+        let column_view = |name: &str| {
+            batch.column_by_name(name).map(|column| {
+                (0..batch.num_rows())
+                    .map(|row| array_value_to_string(column, row).unwrap_or_default())
+                    .collect::<Vec<_>>()
+            })
+        };
+        let ids: Vec<String> = match column("event_id") {
+            Some(ids) => ids.iter().map(|id| id.unwrap_or_default().to_owned()).collect(),
+            None => column_view("event_id").unwrap_or_default(),
+        };
+        let streams = column_view("event_stream");
+        for (row, id) in ids.into_iter().enumerate().filter(|(_, id)| !id.is_empty()) {
+            let stream = streams.as_ref().map_or_else(|| stream.to_owned(), |streams| streams[row].clone());
+            found.insert((stream, id, means.to_owned()));
+        }
+    }
+    found
+}
+
+fn durable_keys(rows: &[RecordBatch]) -> Vec<String> {
+    let mut keys: BTreeSet<String> = BTreeSet::new();
+    for batch in rows.iter().filter(|batch| batch.num_columns() > 1) {
+        keys.extend((0..batch.num_rows()).filter_map(|row| array_value_to_string(batch.column(1), row).ok()));
+    }
+    keys.into_iter().collect()
+}
+
+fn origins(batches: &[RecordBatch]) -> Origins {
+    let mut found = Origins::new();
+    for batch in batches {
+        let cell = |column: usize, row: usize| array_value_to_string(batch.column(column), row).unwrap_or_default();
+        found.extend((0..batch.num_rows()).map(|row| (cell(0, row), cell(1, row), cell(2, row))));
+    }
+    found
+}
+
+fn cells(batch: &RecordBatch, row: usize) -> String {
+    let schema = batch.schema();
+    let cell = |(name, column): (&String, &arrow::array::ArrayRef)| match column.is_null(row) {
+        true => format!("{name}: null"),
+        false => format!("{name}: {}", array_value_to_string(column, row).unwrap_or_default()),
+    };
+    let names: Vec<&String> = schema.fields().iter().map(|field| field.name()).collect();
+    names.into_iter().zip(batch.columns()).map(cell).collect::<Vec<_>>().join(", ")
+}
+
+fn print(batches: &[RecordBatch], output: &Output) -> anyhow::Result<()> {
+    let batches = batches.iter().map(|batch| readable(batch, usize::MAX)).collect::<anyhow::Result<Vec<_>>>()?;
+    let schema: SchemaRef = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    let schema = wire::wire_schema(&schema);
+    let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>();
+    output.data(&schema, &batches.context("could not show the events")?)
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn text(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}

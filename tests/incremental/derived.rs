@@ -1,0 +1,459 @@
+//! Models that are made of the facts and dimensions by declaration, and their answers by plain loops over rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{Datelike, Days, NaiveDate, NaiveDateTime};
+
+use super::queries::{hundredths, number, row, shown, summed};
+use super::world::{NULL, Row, Tables, UNKNOWN};
+
+pub(crate) const DERIVED_FILES: [&str; 12] = [
+    r#"
+hierarchy: above
+of: zone
+parent: name
+"#,
+    r#"
+derived_fact: priced_lines
+of: order_lines
+where: fact.quantity > 1 AND coalesce(payer.city <> 'Ulm', true)
+keep: [event_id, line, buyer_key, quantity, occurred_at]
+degenerate:
+  buyer_city: { expression: buyer.city }
+measures:
+  listed: { expression: fact.quantity * product.price, type: "decimal(18,2)" }
+"#,
+    r#"
+periodic_snapshot: daily
+of: order_lines
+every: day
+from: 2024-01-02
+to: 2024-01-04
+by: [buyer, order_no]
+balances: { quantity: fact.quantity }
+flows: { sold: fact.quantity, lines: "1" }
+"#,
+    r#"
+periodic_snapshot: by_month
+of: order_lines
+every: month
+from: 2023-11-20
+to: 2024-02-10
+by: order_no
+where: fact.quantity < 25
+balances: { amount: amount }
+"#,
+    r#"
+accumulating_snapshot: progress
+grain: number
+milestones:
+  placed: { fact: orders, key: { number: order_no } }
+  filled: { fact: order_lines, where: fact.quantity > 3, key: { number: order_no } }
+  priced: { fact: priced_orders, key: { number: order_no } }
+dimensions: { customer: placed, buyer: filled, payer: filled.payer }
+measures: { quantity: filled.quantity }
+lags: { to_fill: [placed, filled] }
+"#,
+    // The milestone before, from a fact of a fact.
+    r#"
+derived_fact: priced_orders
+of: order_lines
+where: product.price IS NOT NULL
+"#,
+    r#"
+ledger: order_ledger
+of: orders
+by: order_no
+voids: fact.channel = 'web'
+"#,
+    r#"
+allocation: line_shares
+of: order_lines
+header: orders
+on: order_no
+amounts: { share_of_orders: orders }
+weight: quantity
+"#,
+    r#"
+bridge: order_buyers
+of: order_lines
+group: order_no
+member: buyer
+weight: quantity
+"#,
+    r#"
+shrunken_dimension: tier
+of: customer
+key: tier
+"#,
+    r#"
+shrunken_dimension: month
+of: date
+key: year_month
+attributes: [year, month]
+"#,
+    r#"
+rollup: tiers_by_day
+of: order_lines
+by: { day: order_date.date }
+dimensions:
+  tier: { dimension: tier, role: buyer }
+  month: { dimension: month, role: order_date }
+measures: quantity
+"#,
+];
+
+fn at(row: &Row) -> NaiveDateTime {
+    NaiveDateTime::parse_from_str(&row["occurred_at"], "%Y-%m-%dT%H:%M:%S%.f").expect("a time")
+}
+
+fn day(text: &str) -> NaiveDate {
+    text.parse().expect("a day")
+}
+
+/// Adds the answers to `tables`, which have facts and dimensions.
+pub(crate) fn answer(tables: &mut Tables) {
+    let of = |name: &str| tables[&format!("sales.{name}")].clone();
+    let (lines, orders, customers, products) = (of("order_lines"), of("orders"), of("customer"), of("product"));
+    let found = |rows: &[Row], key: &str, value: &str| -> Row {
+        rows.iter().find(|row| row[key] == value).expect("what a fact points to is there").clone()
+    };
+    let customer = |key: &str| found(&customers, "customer_key", key);
+    let price = |line: &Row| number(&found(&products, "product_key", &line["product_key"]), "price");
+    let quantity = |line: &Row| number(line, "quantity").expect("lines have a quantity");
+
+    let mut priced = Vec::new();
+    for line in lines.iter().filter(|line| quantity(line) > 1 && customer(&line["payer_key"])["city"] != "Ulm") {
+        let kept = ["event_id", "line", "buyer_key", "quantity", "occurred_at"];
+        let mut cells: Row = kept.map(|column| (column.to_owned(), line[column].clone())).into();
+        cells.insert("buyer_city".to_owned(), customer(&line["buyer_key"])["city"].clone());
+        let listed = price(line).map(|price| hundredths(price * quantity(line)));
+        cells.insert("listed".to_owned(), listed.unwrap_or_else(|| NULL.to_owned()));
+        priced.push(cells);
+    }
+    let priced_orders: Vec<Row> = lines.iter().filter(|line| price(line).is_some()).cloned().collect();
+
+    let shares = allocated(&lines, &orders);
+    let progress = progress(&orders, &lines, &priced_orders);
+    let answers = [
+        ("above", above(&of("zone"))),
+        ("priced_lines", priced),
+        ("priced_orders", priced_orders),
+        ("daily", daily(&lines, &customers)),
+        ("by_month", by_month(&lines)),
+        ("progress", progress),
+        ("order_ledger", ledger(&orders)),
+        ("line_shares", shares),
+        ("order_buyers", bridge(&lines)),
+        ("tier", shrunken_tier(&customers)),
+        ("tiers_by_day", tiers_by_day(&lines, &customers)),
+    ];
+    tables.extend(answers.into_iter().map(|(name, rows)| (format!("sales.{name}"), rows)));
+    let month = |name: &str, month: u32| {
+        row([
+            ("month_key", name.to_owned()),
+            ("year_month", if month == 0 { NULL.to_owned() } else { name.to_owned() }),
+            ("year", if month == 0 { NULL.to_owned() } else { "2024".to_owned() }),
+            ("month", if month == 0 { NULL.to_owned() } else { month.to_string() }),
+        ])
+    };
+    tables.insert("sales.month".to_owned(), vec![month(UNKNOWN, 0), month("2024-01", 1)]);
+}
+
+/// Who is above whom among zones, by the names that they call.
+fn above(zones: &[Row]) -> Vec<Row> {
+    let living =
+        |zone: &&Row| zone["is_current"] == "true" && zone["is_deleted"] == "false" && zone["region_id"] != NULL;
+    let members: BTreeMap<&String, &String> =
+        zones.iter().filter(living).map(|zone| (&zone["region_id"], &zone["name"])).collect();
+    let mut rows = Vec::new();
+    for member in members.keys() {
+        let mut way: Vec<&String> = Vec::new();
+        let mut at = Some(*member);
+        while let Some(ancestor) = at.filter(|at| !way.contains(at)) {
+            let parent = members[ancestor];
+            rows.push(row([
+                ("ancestor", ancestor.clone()),
+                ("descendant", (*member).clone()),
+                ("distance", way.len().to_string()),
+                ("is_top", (!members.contains_key(parent)).to_string()),
+                ("is_bottom", (!members.values().any(|above| above == member)).to_string()),
+            ]));
+            way.push(ancestor);
+            at = members.get_key_value(parent).map(|(name, _)| *name);
+        }
+    }
+    rows
+}
+
+/// Every buyer and order, from its first day to the last that any line has.
+fn daily(lines: &[Row], customers: &[Row]) -> Vec<Row> {
+    let (first, last) = (day("2024-01-02"), day("2024-01-04"));
+    let lines: Vec<&Row> = lines.iter().filter(|line| at(line).date() <= last).collect();
+    let Some(until) = lines.iter().map(|line| at(line).date().max(first)).max() else { return Vec::new() };
+    let groups: BTreeSet<(&String, &String)> =
+        lines.iter().map(|line| (&line["buyer_durable_key"], &line["order_no"])).collect();
+    let mut rows = Vec::new();
+    for (buyer, order) in groups {
+        let own: Vec<&Row> = lines
+            .iter()
+            .filter(|line| line["buyer_durable_key"] == *buyer && line["order_no"] == *order)
+            .copied()
+            .collect();
+        let mut of = first;
+        while of <= until {
+            let so_far: Vec<&Row> = own.iter().filter(|line| at(line).date() <= of).copied().collect();
+            let today: Vec<&Row> = own.iter().filter(|line| at(line).date() == of).copied().collect();
+            let end = format!("{of}T23:59:59.999999");
+            let version = customers.iter().find(|version| {
+                version["customer_durable_key"] == *buyer && version["valid_from"] <= end && end < version["valid_to"]
+            });
+            if !so_far.is_empty() {
+                rows.push(row([
+                    ("buyer_durable_key", buyer.clone()),
+                    ("buyer_key", version.map_or(UNKNOWN.to_owned(), |version| version["customer_key"].clone())),
+                    ("order_no", order.clone()),
+                    ("period_from", of.to_string()),
+                    ("period_to", of.to_string()),
+                    ("quantity", summed(&so_far, "quantity").unwrap_or(0).to_string()),
+                    ("sold", summed(&today, "quantity").unwrap_or(0).to_string()),
+                    ("lines", today.len().to_string()),
+                ]));
+            }
+            of = of + Days::new(1);
+        }
+    }
+    rows
+}
+
+fn by_month(lines: &[Row]) -> Vec<Row> {
+    let months = ["2023-11-01", "2023-12-01", "2024-01-01", "2024-02-01", "2024-03-01"].map(day);
+    let first = day("2023-11-20");
+    let belongs = |line: &&Row| number(line, "quantity") < Some(25) && at(line).date() <= day("2024-02-10");
+    let lines: Vec<&Row> = lines.iter().filter(belongs).collect();
+    let Some(until) = lines.iter().map(|line| at(line).date().max(first)).max() else { return Vec::new() };
+    let orders: BTreeSet<&String> = lines.iter().map(|line| &line["order_no"]).collect();
+    let mut rows = Vec::new();
+    for order in orders {
+        for month in months.windows(2).filter(|month| month[0] <= until) {
+            let so_far: Vec<&Row> = lines
+                .iter()
+                .filter(|line| line["order_no"] == *order && at(line).date().max(first) < month[1])
+                .copied()
+                .collect();
+            if !so_far.is_empty() {
+                rows.push(row([
+                    ("order_no", order.clone()),
+                    ("period_from", month[0].to_string()),
+                    ("period_to", month[1].pred_opt().expect("a day before").to_string()),
+                    ("amount", hundredths(summed(&so_far, "amount").unwrap_or(0))),
+                ]));
+            }
+        }
+    }
+    rows
+}
+
+/// In the order of time.
+fn ordered<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<&'a Row> {
+    let mut rows: Vec<&Row> = rows.collect();
+    rows.sort_by_key(|row| (at(row), row["event_id"].clone(), number(row, "ordinal")));
+    rows
+}
+
+fn progress(orders: &[Row], lines: &[Row], priced: &[Row]) -> Vec<Row> {
+    let numbers: BTreeSet<&String> = orders.iter().chain(lines).map(|row| &row["order_no"]).collect();
+    let mut rows = Vec::new();
+    for number_of in numbers {
+        let of = |rows| -> Vec<&Row> {
+            ordered(std::iter::Iterator::filter(rows, |row: &&Row| row["order_no"] == *number_of))
+        };
+        let (placed, priced) = (of(orders.iter()), of(priced.iter()));
+        let mut filled = of(lines.iter());
+        filled.retain(|line| number(line, "quantity") > Some(3));
+        if placed.is_empty() && filled.is_empty() && priced.is_empty() {
+            continue;
+        }
+        let mut cells = Row::new();
+        let mut put = |column: &str, value: String| _ = cells.insert(column.to_owned(), value);
+        put("number", number_of.clone());
+        let mut furthest = NULL;
+        let all = [("placed", &placed), ("filled", &filled), ("priced", &priced)];
+        for (index, (name, rows)) in all.iter().enumerate() {
+            let time = |row: Option<&&Row>| row.map_or(NULL.to_owned(), |row| row["occurred_at"].clone());
+            put(&format!("{name}_at"), time(rows.first()));
+            put(&format!("{name}_last_at"), time(rows.last()));
+            put(&format!("{name}_count"), rows.len().to_string());
+            if index < 2 {
+                let is_later = all[index + 1..].iter().any(|(_, later)| !later.is_empty());
+                put(&format!("{name}_skipped"), (rows.is_empty() && is_later).to_string());
+            }
+            furthest = if rows.is_empty() { furthest } else { name };
+        }
+        put("milestone", furthest.to_owned());
+        for (role, of, rows) in
+            [("customer", "customer", &placed), ("buyer", "buyer", &filled), ("payer", "payer", &filled)]
+        {
+            for suffix in ["key", "durable_key"] {
+                let key = rows.first().map_or(UNKNOWN.to_owned(), |row| row[&format!("{of}_{suffix}")].clone());
+                put(&format!("{role}_{suffix}"), key);
+            }
+        }
+        put("quantity", shown(summed(&filled, "quantity")));
+        let lag = placed.first().zip(filled.first()).map(|(placed, filled)| {
+            let micros = |row: &Row| at(row).and_utc().timestamp_micros();
+            (micros(filled) - micros(placed)) / 1_000_000
+        });
+        put("to_fill", shown(lag));
+        rows.push(cells);
+    }
+    rows
+}
+
+fn ledger(orders: &[Row]) -> Vec<Row> {
+    let numbers: BTreeSet<&String> = orders.iter().map(|order| &order["order_no"]).collect();
+    let mut rows = Vec::new();
+    for number in numbers {
+        let mut before: Option<&Row> = None;
+        for order in ordered(orders.iter().filter(|order| order["order_no"] == *number)) {
+            if let Some(before) = before {
+                let mut reversal = before.clone();
+                for column in ["occurred_at", "event_id", "ordinal"] {
+                    reversal.insert(column.to_owned(), order[column].clone());
+                }
+                reversal.insert("orders".to_owned(), format!("-{}", before["orders"]));
+                reversal.insert("entry".to_owned(), "reversal".to_owned());
+                rows.push(reversal);
+            }
+            before = None;
+            if order["channel"] != "web" {
+                let mut entry = order.clone();
+                entry.insert("entry".to_owned(), "entry".to_owned());
+                rows.push(entry);
+                before = Some(order);
+            }
+        }
+    }
+    rows
+}
+
+fn allocated(lines: &[Row], orders: &[Row]) -> Vec<Row> {
+    let numbers: BTreeSet<&String> = lines.iter().chain(orders).map(|row| &row["order_no"]).collect();
+    let mut rows = Vec::new();
+    for of in numbers {
+        let mut own: Vec<&Row> = lines.iter().filter(|line| line["order_no"] == *of).collect();
+        own.sort_by_key(|line| (line["event_id"].clone(), number(line, "line")));
+        let amount: i64 =
+            orders.iter().filter(|order| order["order_no"] == *of).filter_map(|order| number(order, "orders")).sum();
+        let has_header = orders.iter().any(|order| order["order_no"] == *of);
+        let total = summed(&own, "quantity").unwrap_or(0);
+        let upto = |weight: i64| (2 * amount * weight + total) / (2 * total);
+        let mut through = 0;
+        for line in &own {
+            let before = through;
+            through += number(line, "quantity").unwrap_or(0);
+            let mut cells = (*line).clone();
+            let share = has_header.then(|| upto(through) - upto(before));
+            cells.insert("share_of_orders".to_owned(), shown(share));
+            rows.push(cells);
+        }
+        if own.is_empty() {
+            let mut cells: Row = Row::new();
+            for column in COLUMNS_OF_LINES {
+                let value =
+                    if column.ends_with("durable_key") || column.ends_with("_key") && !column.ends_with("date_key") {
+                        UNKNOWN
+                    } else if column.ends_with("date_key") {
+                        "0"
+                    } else {
+                        NULL
+                    };
+                cells.insert(column.to_owned(), value.to_owned());
+            }
+            cells.insert("order_no".to_owned(), of.clone());
+            cells.insert("share_of_orders".to_owned(), amount.to_string());
+            rows.push(cells);
+        }
+    }
+    rows
+}
+
+const COLUMNS_OF_LINES: [&str; 16] = [
+    "buyer_key",
+    "buyer_durable_key",
+    "payer_key",
+    "payer_durable_key",
+    "product_key",
+    "product_durable_key",
+    "order_date_key",
+    "due_date_key",
+    "order_no",
+    "line",
+    "quantity",
+    "amount",
+    "share",
+    "occurred_at",
+    "event_id",
+    "ordinal",
+];
+
+/// Weights are compared by what they add up to: their order is that of keys.
+fn bridge(lines: &[Row]) -> Vec<Row> {
+    let mut groups: BTreeMap<(&String, &String, &String), i64> = BTreeMap::new();
+    for line in lines {
+        let member = (&line["order_no"], &line["buyer_key"], &line["buyer_durable_key"]);
+        *groups.entry(member).or_default() += number(line, "quantity").unwrap_or(0);
+    }
+    let mut totals: BTreeMap<&String, i64> = BTreeMap::new();
+    groups.iter().for_each(|((order, ..), weight)| *totals.entry(order).or_default() += weight);
+    let rows = groups.into_iter().map(|((order, key, durable), weight)| {
+        let about = format!("{:.6}", weight as f64 / totals[order] as f64);
+        row([
+            ("order_no", order.clone()),
+            ("buyer_key", key.clone()),
+            ("buyer_durable_key", durable.clone()),
+            ("weight", about),
+        ])
+    });
+    rows.collect()
+}
+
+/// The weights of a bridge, which add up to 1 for each group, as near as its answer knows them.
+pub(crate) fn rounded(tables: &mut Tables) {
+    let Some(rows) = tables.get_mut("sales.order_buyers") else { return };
+    let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+    for row in rows.iter_mut() {
+        let weight = number(row, "weight").expect("a weight");
+        *sums.entry(row["order_no"].clone()).or_default() += weight;
+        row.insert("weight".to_owned(), format!("{:.6}", weight as f64 / 1e12));
+    }
+    assert!(sums.values().all(|sum| *sum == 1_000_000_000_000), "weights that do not add up to 1: {sums:?}");
+}
+
+fn shrunken_tier(customers: &[Row]) -> Vec<Row> {
+    let tiers: BTreeSet<&String> = customers.iter().map(|customer| &customer["tier"]).collect();
+    let key = |tier: &String| if tier == NULL { UNKNOWN.to_owned() } else { tier.clone() };
+    tiers.into_iter().map(|tier| row([("tier_key", key(tier)), ("tier", tier.clone())])).collect()
+}
+
+fn tiers_by_day(lines: &[Row], customers: &[Row]) -> Vec<Row> {
+    let mut groups: BTreeMap<(String, String), Vec<&Row>> = BTreeMap::new();
+    for line in lines {
+        let buyer = customers.iter().find(|customer| customer["customer_key"] == line["buyer_key"]);
+        let tier = buyer.expect("a line has its buyer")["tier"].clone();
+        groups.entry((tier, line["order_date_key"].clone())).or_default().push(line);
+    }
+    let rows = groups.into_iter().map(|((tier, key), lines)| {
+        let day = key
+            .parse()
+            .ok()
+            .and_then(|key: i32| NaiveDate::from_ymd_opt(key / 10_000, (key / 100 % 100) as u32, (key % 100) as u32));
+        row([
+            ("tier_key", if tier == NULL { UNKNOWN.to_owned() } else { tier }),
+            ("month_key", day.map_or(UNKNOWN.to_owned(), |day| format!("{}-{:02}", day.year(), day.month()))),
+            ("day", day.map_or(NULL.to_owned(), |day| day.to_string())),
+            ("quantity", shown(summed(&lines, "quantity"))),
+        ])
+    });
+    rows.collect()
+}

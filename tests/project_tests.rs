@@ -1,0 +1,57 @@
+//! Tests in a project, which `starmere check` runs: those that hold, and what is said of those that do not.
+
+use crate::support::project::Project;
+
+const RIGHT: &str = r#"
+test: An order has the customer as of its time
+given:
+  - orders:
+      - { type: order_placed, id: o1, at: "2024-02-01T00:00:00Z", order: A, customer: c1, lines: [{ quantity: 2 }, { quantity: 3 }] }
+  - customers:
+      - { type: customer_moved, id: m1, at: "2024-01-01T00:00:00Z", customer: c1, city: Ulm }
+      - { type: customer_moved, id: m2, at: "2024-03-01T00:00:00Z", customer: c1, city: Bern }
+expect:
+  order_lines:
+    - { order_id: A, line_number: 1, quantity: 2, customer: { city: Ulm } }
+    - { order_id: A, line_number: 2, quantity: 3, customer: { city: Ulm, customer_id: c1 } }
+  customer:
+    - { city: Bern, is_current: true }
+    - { city: Ulm, is_current: false }
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projects_tests_are_run_by_check() {
+    let project = Project::new();
+    let folder = project.root().join("domains/sales/tests");
+    std::fs::create_dir_all(&folder).unwrap();
+    let streams = std::fs::read_to_string(project.root().join("streams/orders.yaml")).unwrap();
+    assert!(streams.contains("order_placed"), "{streams}");
+    std::fs::write(folder.join("right.yaml"), RIGHT).unwrap();
+    let run = project.run(&["check"]).await;
+    assert!(run.status.success() && run.errors.contains("1 test holds"), "{}", run.errors);
+    for (right, wrong, words) in [
+        (
+            "quantity: 2, customer: { city: Ulm }",
+            "quantity: 2, customer: { city: Bern }",
+            "wrong.yaml:11:7: `An order has the customer as of its time`: order_lines: `customer.city` is Ulm, not Bern",
+        ),
+        (
+            "    - { city: Bern, is_current: true }\n",
+            "",
+            "customer: there is another row: city: Bern, is_current: true",
+        ),
+        ("city: Bern, is_current: true }", "city: Rome, is_current: true }", "`city` is Bern, not Rome"),
+        ("order_id: A, line_number: 1", "ordr_id: A, line_number: 1", "`sales.order_lines` has no column `ordr_id`"),
+        ("quantity: 2, customer", "quantity: two, customer", "`quantity`: `two` is not of type int"),
+        ("  order_lines:", "  orderlines:", "there is no model `sales.orderlines`"),
+        ("  - orders:", "  - order:", "there is no stream `order`"),
+        ("customer: { city: Ulm }", "customer: { town: Ulm }", "`sales.customer` has no column `town`"),
+        ("test: An", "tset: An", "wrong.yaml:2:1: unknown key `tset`"),
+    ] {
+        assert!(RIGHT.contains(right), "{right}");
+        std::fs::write(folder.join("wrong.yaml"), RIGHT.replacen(right, wrong, 1)).unwrap();
+        let run = project.run(&["check"]).await;
+        assert_eq!(run.status.code(), Some(1), "{wrong}: {}", run.errors);
+        assert!(run.errors.contains(words), "{wrong}\n{words}\n{}", run.errors);
+    }
+}
