@@ -31,6 +31,9 @@ pub(crate) struct Global {
     /// The project's folder
     #[arg(long, global = true, default_value = HERE, value_name = "DIR")]
     pub(crate) project: PathBuf,
+    /// A virtual copy by this name: it shares all tables that do not differ, and publishes for itself alone
+    #[arg(long, global = true, value_name = "NAME", value_parser = environment)]
+    pub(crate) env: Option<String>,
     /// How data is printed
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
@@ -40,6 +43,15 @@ pub(crate) struct Global {
     /// More on standard error
     #[arg(long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
+}
+
+/// The name of an environment.
+fn environment(name: &str) -> Result<String, String> {
+    let place = starmere_models::define::Place::default();
+    match starmere_models::resolve::check_name(name, &place) {
+        None => Ok(name.to_owned()),
+        Some(problem) => Err(problem.hint.unwrap_or_default()),
+    }
 }
 
 /// How data is printed.
@@ -229,6 +241,9 @@ pub(crate) struct Upkeep {
     /// Only tell what would be forgotten and deleted; nothing is done
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Forget this environment first: what only it needs is deleted once it is a week old
+    #[arg(long, value_name = "NAME", conflicts_with = "dry_run")]
+    pub(crate) forget_env: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -238,12 +238,12 @@ impl Project {
         Ok(Self { root: root.to_path_buf(), file, streams, models, meaning, tests, files: read.len() })
     }
 
-    /// Opens the warehouse.
-    pub(crate) fn open(self) -> anyhow::Result<Opened> {
+    /// Opens the warehouse, for an environment or for none.
+    pub(crate) fn open(self, environment: Option<&str>) -> anyhow::Result<Opened> {
         let location = resolved(&self.root, &self.file.warehouse)?;
         let store = Store::open(&location, &self.root)?;
         let warehouse = Warehouse::new(store);
-        let catalog = Catalog::new(&warehouse);
+        let catalog = Catalog::of(&warehouse, environment);
         let engine = Engine::new(warehouse.store(), QUERY_MEMORY).context("could not set up the query engine")?;
         let memory = self.file.ingest_memory();
         Ok(Opened { project: Arc::new(self), warehouse, catalog, engine, memory, watched: Arc::default() })
@@ -617,7 +617,7 @@ mod tests {
     async fn a_warehouse_may_be_a_reference() {
         let files = [("starmere.yaml", "project: p\nwarehouse: './${file:name}/a'\n"), ("name", "where\n")];
         let folder = project(&files);
-        Project::load(folder.path()).unwrap().open().unwrap();
+        Project::load(folder.path()).unwrap().open(None).unwrap();
         assert!(folder.path().join("where/a").is_dir());
         assert!(!folder.path().join("${file:name}").exists());
     }

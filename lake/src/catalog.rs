@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::delta::Warehouse;
@@ -87,10 +88,12 @@ pub fn misfits(tables: &BTreeMap<String, Pin>) -> Vec<Misfit> {
     tables.iter().flat_map(of).collect()
 }
 
-/// The catalog of a warehouse.
+/// The catalog of a warehouse, or of an environment: a virtual copy that begins as what the warehouse has published, and
+/// then goes its own way over the same tables.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     warehouse: Warehouse,
+    environment: Option<Arc<str>>,
     /// A number that is known to exist: listing begins there.
     known: Arc<AtomicU64>,
 }
@@ -98,15 +101,39 @@ pub struct Catalog {
 impl Catalog {
     /// The catalog in `warehouse`.
     pub fn new(warehouse: &Warehouse) -> Self {
-        Self { warehouse: warehouse.clone(), known: Arc::default() }
+        Self::of(warehouse, None)
+    }
+
+    /// The catalog of an environment in `warehouse`; of none, the warehouse's own.
+    pub fn of(warehouse: &Warehouse, environment: Option<&str>) -> Self {
+        Self { warehouse: warehouse.clone(), environment: environment.map(Arc::from), known: Arc::default() }
+    }
+
+    /// The names of all environments.
+    pub async fn environments(warehouse: &Warehouse) -> Result<Vec<String>> {
+        let objects = warehouse.store().list(&paths::environments(), None).await?;
+        let mut names: Vec<String> =
+            objects.iter().filter_map(|object| paths::environment_of(&object.location)).collect();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The objects of its snapshots, by their numbers.
+    pub fn path(&self, number: u64) -> Path {
+        paths::catalog(self.environment.as_deref(), number)
     }
 
     /// The newest snapshot; an empty one with number 0 where nothing was published yet.
     pub async fn newest(&self) -> Result<CatalogSnapshot> {
         let known = self.known.load(Ordering::Relaxed);
-        let after = known.checked_sub(1).map(paths::catalog);
-        let objects = self.warehouse.store().list(&paths::catalog_folder(), after.as_ref()).await?;
+        let after = known.checked_sub(1).map(|number| self.path(number));
+        let folder = paths::catalog_folder(self.environment.as_deref());
+        let objects = self.warehouse.store().list(&folder, after.as_ref()).await?;
         match objects.iter().rev().find_map(|object| paths::number(&object.location)) {
+            None if self.environment.is_some() => {
+                let published = Box::pin(Self::new(&self.warehouse).newest()).await?;
+                Ok(CatalogSnapshot { number: 0, publish_id: String::new(), ..published })
+            }
             None => Ok(CatalogSnapshot::default()),
             Some(number) => {
                 self.known.fetch_max(number, Ordering::Relaxed);
@@ -117,7 +144,7 @@ impl Catalog {
 
     /// The snapshot with this number.
     pub async fn at(&self, number: u64) -> Result<CatalogSnapshot> {
-        let path = paths::catalog(number);
+        let path = self.path(number);
         let bytes = self.warehouse.store().read(&path).await?;
         let bytes = bytes.ok_or_else(|| Error::Missing { object: format!("catalog snapshot {number}") })?;
         serde_json::from_slice(&bytes)
@@ -126,7 +153,8 @@ impl Catalog {
 
     /// The numbers and publish times of all snapshots, oldest first.
     pub async fn numbers(&self) -> Result<Vec<u64>> {
-        let objects = self.warehouse.store().list(&paths::catalog_folder(), None).await?;
+        let folder = paths::catalog_folder(self.environment.as_deref());
+        let objects = self.warehouse.store().list(&folder, None).await?;
         Ok(objects.iter().filter_map(|object| paths::number(&object.location)).collect())
     }
 
@@ -162,7 +190,7 @@ impl Catalog {
             };
             let bytes = serde_json::to_vec_pretty(&snapshot)
                 .map_err(|error| Error::Invalid { what: "a catalog snapshot".into(), reason: error.to_string() })?;
-            match self.warehouse.store().create(&paths::catalog(number), bytes.into()).await {
+            match self.warehouse.store().create(&self.path(number), bytes.into()).await {
                 Ok(true) => {
                     self.known.fetch_max(number, Ordering::Relaxed);
                     return Ok(snapshot);
@@ -188,6 +216,22 @@ mod tests {
     fn pin(version: u64, consumed: &[(&str, u64)]) -> Pin {
         let consumed = consumed.iter().map(|&(input, version)| (input.to_owned(), version)).collect();
         Pin { path: TablePath::stream("d", "t"), version, consumed }
+    }
+
+    #[tokio::test]
+    async fn an_environment_begins_as_what_is_published() {
+        let warehouse = Warehouse::new(Store::memory());
+        let (main, ann) = (Catalog::new(&warehouse), Catalog::of(&warehouse, Some("ann")));
+        let with = |name: &str| [(name.to_owned(), pin(1, &[]))].into();
+        main.publish(|_| Ok(Some((with("a"), serde_json::Value::Null)))).await.unwrap();
+        let seen = ann.newest().await.unwrap();
+        assert_eq!((seen.number, seen.tables.contains_key("a")), (0, true));
+        assert!(Catalog::environments(&warehouse).await.unwrap().is_empty());
+        let own = ann.publish(|_| Ok(Some((with("b"), serde_json::Value::Null)))).await.unwrap();
+        assert_eq!((own.number, ann.newest().await.unwrap().tables.contains_key("b")), (1, true));
+        let newest = main.newest().await.unwrap();
+        assert_eq!((newest.number, newest.tables.contains_key("b")), (1, false));
+        assert_eq!(Catalog::environments(&warehouse).await.unwrap(), ["ann"]);
     }
 
     #[tokio::test]

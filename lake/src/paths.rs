@@ -11,6 +11,7 @@
 //!   models/<domain>/<model>/<fingerprint>/<part>/ a derived table: a Delta table
 //!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
 //!   catalog/<number>.json                         snapshots
+//!   environments/<name>/catalog/<number>.json     snapshots of an environment, which shares all tables
 //! ```
 //!
 //! Readers of Delta ignore folders that begin with `_`.
@@ -195,14 +196,27 @@ pub fn is_data_file(table: &TablePath, object: &Path) -> bool {
     !is_hidden && object.extension() == Some("parquet")
 }
 
-/// The folder of catalog snapshots.
-pub fn catalog_folder() -> Path {
-    Path::from("catalog")
+/// The folder of catalog snapshots, of an environment or of none.
+pub fn catalog_folder(environment: Option<&str>) -> Path {
+    match environment {
+        None => Path::from("catalog"),
+        Some(name) => Path::from(format!("environments/{}/catalog", escape(name))),
+    }
 }
 
 /// A catalog snapshot.
-pub fn catalog(number: u64) -> Path {
-    Path::from(format!("catalog/{number:020}.json"))
+pub fn catalog(environment: Option<&str>, number: u64) -> Path {
+    Path::from(format!("{}/{number:020}.json", catalog_folder(environment)))
+}
+
+/// The folder of all environments.
+pub fn environments() -> Path {
+    Path::from("environments")
+}
+
+/// The environment that an object is of.
+pub fn environment_of(object: &Path) -> Option<String> {
+    object.prefix_match(&environments())?.next().map(|name| name.as_ref().to_owned())
 }
 
 /// The name of a schema, from its path.
@@ -281,7 +295,9 @@ mod tests {
             assert!(is_data_file(&table, &file) && table.is_log(&table.commit(3)) && !table.is_log(&file));
             assert!(!is_data_file(&table, &table.checkpoint(3)) && !is_data_file(&table, &table.landed(3)));
         }
-        assert_eq!(table_of(&catalog(3)), None);
+        assert_eq!(table_of(&catalog(None, 3)), None);
+        assert_eq!(environment_of(&catalog(Some("ann"), 3)).as_deref(), Some("ann"));
+        assert_eq!(environment_of(&catalog(None, 3)), None);
     }
 
     #[test]

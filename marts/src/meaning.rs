@@ -19,7 +19,7 @@ impl Meaning {
             return Ok(Self::default());
         }
         serde_json::from_value(snapshot.meaning.clone()).map_err(|error| Error::Corrupt {
-            path: paths::catalog(snapshot.number).to_string(),
+            path: paths::catalog(None, snapshot.number).to_string(),
             reason: format!("its meaning cannot be read: {error}"),
         })
     }

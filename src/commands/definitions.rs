@@ -6,8 +6,8 @@ use std::sync::Arc;
 use starmere_lake::paths::TablePath;
 use starmere_marts::meaning::Meaning;
 use starmere_models::define::ModelName;
-use starmere_models::fact::Fact;
 use starmere_models::resolve::{Model, Models};
+use starmere_models::sql_model::Shape;
 
 use super::inspect::{Cell, Holds, listing};
 use crate::changes::{BREAKS, changes};
@@ -43,6 +43,7 @@ pub(super) async fn check(project: &Arc<Project>, output: &Output) -> anyhow::Re
 pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()> {
     let newest = opened.catalog.newest().await?;
     let mut rows = Vec::new();
+    let mut moved: BTreeMap<String, bool> = BTreeMap::new();
     for model in &opened.project.models.models {
         let name = model.name().to_string();
         let published = newest.tables.get(&name);
@@ -66,24 +67,29 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
             to_read += new;
             waiting.push(format!("{} of {}", counted(new, "event", "events"), stream.name));
         }
+        let inputs: Vec<String> = model.inputs().into_iter().map(ToString::to_string).collect();
+        let changing = inputs.iter().filter(|input| moved.get(*input) == Some(&true));
+        waiting.extend(changing.map(|input| format!("changes of {input}")));
         let (action, why) = match (published, same, waiting.is_empty()) {
             (None, ..) => ("create", "it was never published".to_owned()),
             (Some(_), false, _) => ("rebuild", "its definition, or one it depends on, has changed".to_owned()),
             (Some(_), true, false) => ("update", waiting.join(", ")),
             (Some(_), true, true) => ("keep", "nothing is new".to_owned()),
         };
-        rows.push(row(model.kind(), name, action, to_read, why, ports_of(opened, model)));
+        moved.insert(name.clone(), action != "keep");
+        let made_of: Vec<String> = model.streams().into_iter().map(str::to_owned).chain(inputs).collect();
+        rows.push(row(model.kind(), name, action, to_read, why, made_of.join(", "), ports_of(opened, model)));
     }
     for (name, _) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.") && !name.contains('/')) {
         if !opened.project.models.models.iter().any(|model| model.name().to_string() == *name) {
             let why = "it is no longer defined".to_owned();
-            rows.push(row("model", name.clone(), "unpublish", 0, why, String::new()));
+            rows.push(row("model", name.clone(), "unpublish", 0, why, String::new(), String::new()));
         }
     }
     let published = Meaning::of(&newest)?;
     for change in changes(&published, &opened.project.meaning) {
         let why = if change.breaks { format!("{}: {BREAKS}", change.why) } else { change.why };
-        rows.push(row("port", change.port, change.action, 0, why, String::new()));
+        rows.push(row("port", change.port, change.action, 0, why, String::new(), String::new()));
     }
     let columns = [
         ("kind", Holds::Text),
@@ -91,13 +97,23 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
         ("action", Holds::Text),
         ("events to read", Holds::Number),
         ("why", Holds::Text),
+        ("made of", Holds::Text),
         ("ports", Holds::Text),
     ];
     listing(output, &columns, &rows)
 }
 
-fn row(kind: &str, name: String, action: &str, to_read: u64, why: String, ports: String) -> Vec<Cell> {
-    vec![kind.to_owned().into(), name.into(), action.to_owned().into(), Cell::Number(to_read), why.into(), ports.into()]
+fn row(kind: &str, name: String, action: &str, to_read: u64, why: String, made_of: String, ports: String) -> Vec<Cell> {
+    let action = action.to_owned();
+    vec![
+        kind.to_owned().into(),
+        name.into(),
+        action.into(),
+        Cell::Number(to_read),
+        why.into(),
+        made_of.into(),
+        ports.into(),
+    ]
 }
 
 fn ports_of(opened: &Opened, model: &Model) -> String {
@@ -145,26 +161,28 @@ pub(super) fn matrix(project: &Project, output: &Output) -> anyhow::Result<()> {
 
 /// The dimensions, those first that most facts have; and for each fact its name, and its roles of each dimension.
 fn bus(models: &Models) -> (Vec<String>, Vec<Vec<String>>) {
-    let facts = models.models.iter().filter_map(|model| match model {
-        Model::Fact(fact) => Some(fact),
-        _ => None,
-    });
-    let facts: Vec<&Arc<Fact>> = facts.collect();
-    let mut shared: BTreeMap<&ModelName, usize> = BTreeMap::new();
-    for model in &models.models {
-        if matches!(model, Model::Dimension(_) | Model::Generated(_)) {
-            let has = |fact: &&&Arc<Fact>| fact.roles.iter().any(|role| role.target.name() == model.name());
-            shared.insert(model.name(), facts.iter().filter(has).count());
-        }
-    }
-    let mut dimensions: Vec<(&ModelName, usize)> = shared.into_iter().collect();
-    dimensions.sort_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
-    let row = |fact: &&Arc<Fact>| {
+    let facts = models.models.iter().filter_map(|model| Some((model.name(), model.shape()?)));
+    let facts: Vec<(&ModelName, Shape)> = facts.filter(|(_, shape)| !shape.roles.is_empty()).collect();
+    let is_dimension = |model: &&Model| match model {
+        // Who has which combination is no dimension of a fact.
+        Model::Dimension(dimension) => dimension.keys_of.is_none(),
+        Model::Generated(_) => true,
+        Model::Sql(model) => matches!(model.kind, "shrunken_dimension" | "mini_dimension"),
+        Model::Fact(_) => false,
+    };
+    let has = |shape: &Shape, name: &ModelName| shape.roles.iter().any(|(_, dimension)| dimension == name);
+    let counted = |model: &Model| {
+        let count = facts.iter().filter(|(_, shape)| has(shape, model.name())).count();
+        (model.name().clone(), count)
+    };
+    let mut dimensions: Vec<(ModelName, usize)> = models.models.iter().filter(is_dimension).map(counted).collect();
+    dimensions.sort_by(|(a, of_a), (b, of_b)| of_b.cmp(of_a).then_with(|| a.cmp(b)));
+    let row = |(name, shape): &(&ModelName, Shape)| {
         let roles = dimensions.iter().map(|(dimension, _)| {
-            let roles = fact.roles.iter().filter(|role| role.target.name() == *dimension);
-            roles.map(|role| role.name.as_str()).collect::<Vec<_>>().join(", ")
+            let roles = shape.roles.iter().filter(|(_, of)| of == dimension);
+            roles.map(|(role, _)| role.as_str()).collect::<Vec<_>>().join(", ")
         });
-        std::iter::once(fact.name.to_string()).chain(roles).collect()
+        std::iter::once(name.to_string()).chain(roles).collect()
     };
     (dimensions.iter().map(|(name, _)| name.to_string()).collect(), facts.iter().map(row).collect())
 }

@@ -15,13 +15,19 @@ mod verify;
 use std::sync::Arc;
 
 use crate::command_line::{Command, CommandLine, Products, ProductsCommand, Streams, StreamsCommand};
+use crate::failure::Mendable;
 use crate::output::Output;
 use crate::project::{Opened, Project};
 use crate::publish;
 
 pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()> {
     let root = line.global.project;
-    let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open() };
+    let environment = line.global.env;
+    let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open(environment.as_deref()) };
+    if environment.is_some() && matches!(line.command, Command::Ingest(_) | Command::Up(_)) {
+        let hint = "land without --env, and build with it";
+        return Err(Mendable::error("environments share the streams, and publish for themselves alone", hint));
+    }
     match line.command {
         Command::Init(arguments) => init::run(&arguments, &root, output),
         Command::Check => definitions::check(&Arc::new(Project::load(&root)?), output).await,

@@ -212,7 +212,12 @@ impl Tracing<'_> {
             "SELECT * FROM ({}) ORDER BY occurred_at, stream, source, topic, partition, position, means",
             selects.join(" UNION ALL ")
         );
-        print(&self.ask(&query).await?, output)
+        let found = self.ask(&query).await?;
+        if found.iter().all(|batch| batch.num_rows() == 0) {
+            output.say("no stream has such an event");
+            return Ok(());
+        }
+        print(&found, output)
     }
 
     /// From an event to the rows that it made.

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use chrono::{Days, NaiveDate, Utc};
+use starmere_lake::catalog::Catalog;
 use starmere_lake::events::{file_options, file_schema};
-use starmere_lake::upkeep::{Compacted, Keep, Sizes, clean_up, compact, due, retain};
+use starmere_lake::upkeep::{Compacted, Keep, Sizes, clean_up, compact, due, forget_environment, retain};
+use starmere_models::define::suggestion;
 use tokio_util::sync::CancellationToken;
 
 use crate::command_line::Upkeep;
+use crate::failure::Mendable;
 use crate::output::{Output, bytes, counted};
 use crate::project::Opened;
 
@@ -17,6 +20,18 @@ const COMPACT_EVERY: Duration = Duration::from_secs(60);
 const CLEAN_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) -> anyhow::Result<()> {
+    if let Some(name) = &arguments.forget_env {
+        let count = forget_environment(&opened.warehouse, name).await?;
+        if count == 0 {
+            let known = Catalog::environments(&opened.warehouse).await?;
+            let hint = suggestion(name, known.iter().map(String::as_str));
+            return Err(Mendable::error(format!("there is no environment `{name}`"), hint));
+        }
+        output.say(format!(
+            "environment {name}: forgotten, {}",
+            counted(count as u64, "catalog snapshot", "catalog snapshots")
+        ));
+    }
     for parsed in &opened.project.streams {
         let name = parsed.definition.stream.as_str();
         let step = output.step(format!("stream {name}"));

@@ -230,7 +230,7 @@ async fn changed_bytes_make_nobody_panic() {
             assert!(error.to_string().contains(orders().as_str()), "{error}");
         }
     }
-    let newest = paths::catalog(scene.number);
+    let newest = paths::catalog(None, scene.number);
     let bytes = damage::read(&store, &newest).await;
     for _ in 0..1500 {
         damage::write(&store, &newest, changed(&bytes, &mut random)).await;
@@ -272,7 +272,7 @@ async fn commands_and_servers_name_what_is_damaged() {
         (files[1].clone(), Damage::Cut),
         (fact.path.commit(fact.version), Damage::Cut),
         (orders().commit(1), Damage::Overwritten),
-        (paths::catalog(snapshot.number), Damage::Cut),
+        (paths::catalog(None, snapshot.number), Damage::Cut),
     ];
     for (path, damage) in damaged {
         let place = project.root().join("warehouse").join(path.to_string());

@@ -55,10 +55,17 @@ pub struct Cleaned {
 /// Deletes what nobody needs; with `dry`, only tells.
 pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<Cleaned> {
     let mut cleaned = Cleaned::default();
-    let catalog = Catalog::new(warehouse);
-    let (retained, expired) = snapshots(&catalog, keep).await?;
+    let mut catalogs = vec![Catalog::new(warehouse)];
+    for name in Catalog::environments(warehouse).await? {
+        catalogs.push(Catalog::of(warehouse, Some(&name)));
+    }
+    let (mut retained, mut expired): (Vec<CatalogSnapshot>, Vec<Path>) = (Vec::new(), Vec::new());
+    for catalog in &catalogs {
+        let (kept, old) = snapshots(catalog, keep).await?;
+        retained.extend(kept);
+        expired.extend(old.into_iter().map(|number| catalog.path(number)));
+    }
     cleaned.snapshots = expired.len();
-    let expired: Vec<Path> = expired.into_iter().map(paths::catalog).collect();
     if !dry {
         delete(warehouse, expired).await?;
     }
@@ -99,6 +106,15 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
         }
     }
     Ok(cleaned)
+}
+
+/// Forgets an environment: its snapshots go, and with the next clean-up what only they need. How many there were.
+pub async fn forget_environment(warehouse: &Warehouse, name: &str) -> Result<usize> {
+    let catalog = Catalog::of(warehouse, Some(name));
+    let paths: Vec<Path> = catalog.numbers().await?.into_iter().map(|number| catalog.path(number)).collect();
+    let count = paths.len();
+    delete(warehouse, paths).await?;
+    Ok(count)
 }
 
 /// Snapshots that are retained, and the numbers of those that are not.

@@ -17,6 +17,6 @@ mod retain;
 #[cfg(test)]
 mod tests;
 
-pub use clean::{Cleaned, Keep, clean_up};
+pub use clean::{Cleaned, Keep, clean_up, forget_environment};
 pub use compact::{Compacted, Sizes, compact, groups};
 pub use retain::{cut_of, due, retain};

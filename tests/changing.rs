@@ -1,0 +1,121 @@
+//! Changing definitions without fear: environments, changes that break, the way back; and from rows to events.
+
+use crate::support::project::Project;
+
+const EVENTS: [(&str, &str); 2] = [
+    (
+        "inbox/customers/a.jsonl",
+        concat!(
+            r#"{"id":"m1","type":"customer_moved","at":"2024-01-01T00:00:00Z","customer":"c1","city":"Ulm"}"#,
+            "\n",
+            r#"{"id":"m2","type":"customer_moved","at":"2024-03-01T00:00:00Z","customer":"c1","city":"Bern"}"#,
+            "\n",
+        ),
+    ),
+    (
+        "inbox/orders/a.jsonl",
+        concat!(
+            r#"{"id":"o1","type":"order_placed","at":"2024-02-01T00:00:00Z","order":"A","customer":"c1","lines":[{"quantity":2}]}"#,
+            "\n",
+            r#"{"id":"o1","type":"order_placed","at":"2024-02-02T00:00:00Z","order":"A","customer":"c1","lines":[{"quantity":9}]}"#,
+            "\n",
+        ),
+    ),
+];
+
+const LINES: &str = "domains/sales/models/order_lines.yaml";
+const PRODUCT: &str = "domains/sales/products/orders_v1.yaml";
+
+async fn built() -> Project {
+    let project = Project::new();
+    EVENTS.iter().for_each(|(name, text)| project.write(name, text));
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    project
+}
+
+fn changed(project: &Project, file: &str, right: &str, wrong: &str) {
+    let text = std::fs::read_to_string(project.root().join(file)).unwrap();
+    assert!(text.contains(right), "{right}\n{text}");
+    project.write(file, &text.replacen(right, wrong, 1));
+}
+
+async fn quantity(project: &Project, environment: &[&str]) -> String {
+    let query = ["--format", "csv", "sql", "SELECT sum(quantity) AS q FROM sales.orders_v1.order_lines"];
+    project.succeed(&[environment, &query].concat()).await.lines().last().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_environment_is_a_copy_of_its_own() {
+    let project = built().await;
+    assert_eq!(quantity(&project, &["--env", "ann"]).await, "2");
+    project.write("domains/sales/models/by_order.yaml", "rollup: by_order\nof: order_lines\nby: { order: order_id }\n");
+    project.succeed(&["--env", "ann", "build"]).await;
+    // What does not differ is one table for both.
+    let folders =
+        |model: &str| std::fs::read_dir(project.root().join("warehouse/models/sales").join(model)).unwrap().count();
+    assert_eq!((folders("customer"), folders("order_lines"), folders("by_order")), (1, 1, 1));
+    assert!(!project.snapshot().await.tables.contains_key("sales.by_order"));
+    changed(&project, LINES, "quantity: { type: int }", "quantity: { type: int, expression: 10 * quantity }");
+    project.succeed(&["--env", "ann", "build"]).await;
+    assert_eq!((quantity(&project, &["--env", "ann"]).await, quantity(&project, &[]).await), ("20".into(), "2".into()));
+    assert_eq!(folders("order_lines"), 2);
+    let refused = project.run(&["--env", "ann", "ingest", "--once"]).await;
+    assert!(refused.errors.contains("environments share the streams"), "{}", refused.errors);
+    assert!(!project.run(&["--env", "A!", "plan"]).await.status.success());
+    project.succeed(&["upkeep", "--forget-env", "ann"]).await;
+    assert_eq!(quantity(&project, &["--env", "ann"]).await, "2");
+    let unknown = project.run(&["upkeep", "--forget-env", "ann"]).await;
+    assert!(unknown.errors.contains("there is no environment `ann`"), "{}", unknown.errors);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_breaks_readers_is_published_only_when_somebody_says_so() {
+    let project = built().await;
+    changed(&project, PRODUCT, "      line_number: { type: int, nullable: false }\n", "");
+    changed(&project, PRODUCT, "primary_key: [order_id, line_number]", "primary_key: [order_id]");
+    let refused = project.run(&["build"]).await;
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.errors);
+    let words = "sales.orders_v1.order_lines: column line_number goes";
+    assert!(refused.errors.contains(words) && refused.errors.contains("--accept-breaking"), "{}", refused.errors);
+    let first = project.snapshot().await;
+    project.succeed(&["build", "--accept-breaking"]).await;
+    let second = project.snapshot().await;
+    assert_ne!(first.meaning, second.meaning);
+    // And back, in one command.
+    project.succeed(&["build", "--back-to", &first.number.to_string()]).await;
+    let third = project.snapshot().await;
+    assert_eq!((third.number, &third.tables, &third.meaning), (second.number + 1, &first.tables, &first.meaning));
+    let unknown = project.run(&["build", "--back-to", "99"]).await;
+    assert!(unknown.errors.contains("there is no catalog snapshot 99"), "{}", unknown.errors);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_traced_to_their_events_and_back() {
+    let project = built().await;
+    let traced = project.run(&["--format", "csv", "trace", "sales.order_lines", "A", "1"]).await;
+    assert!(traced.errors.contains("order_id: A, line_number: 1, quantity: 2"), "{}", traced.errors);
+    let lines: Vec<&str> = traced.output.lines().collect();
+    // Both copies, and which of them counts.
+    assert_eq!(lines.len(), 3, "{}", traced.output);
+    assert!(lines[1].starts_with("row,orders,o1,order_placed,") && lines[1].contains(",true,"), "{}", lines[1]);
+    assert!(lines[1].contains(r#"""quantity"":2"#) && lines[2].contains(",false,"), "{}", traced.output);
+    let traced = project.run(&["--format", "csv", "trace", "customer", "city=Bern"]).await;
+    for words in ["state,customers,m1,", "state,customers,m2,", "mention by sales.order_lines,orders,o1,"] {
+        assert!(traced.output.contains(words), "{words}\n{}", traced.output);
+    }
+    let back = project.run(&["--format", "csv", "trace", "--event", "o1"]).await;
+    assert!(back.output.contains("fact,sales.order_lines,\"order_id: A, line_number: 1\""), "{}", back.output);
+    let back = project.run(&["--format", "csv", "trace", "--event", "m2"]).await;
+    assert!(back.output.contains("dimension,sales.customer,customer_id: c1"), "{}", back.output);
+    for (arguments, words) in [
+        (&["trace", "sales.order_line", "A"][..], "there is no model `sales.order_line`"),
+        (&["trace", "order_lines", "B", "1"], "has no row with B, 1"),
+        (&["trace", "order_lines", "A", "1", "x"], "`x` is one value too many"),
+        (&["trace", "order_lines"], "which row of `sales.order_lines`?"),
+        (&["trace"], "nothing to trace"),
+    ] {
+        let run = project.run(arguments).await;
+        assert!(run.status.code() == Some(1) && run.errors.contains(words), "{words}\n{}", run.errors);
+    }
+}
