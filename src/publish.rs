@@ -253,8 +253,8 @@ impl Watch for Bars<'_> {
                 counted(built.rows_read, "event", "events")
             );
         }
-        if built.rows_mended > 0 {
-            words += &format!(", {} keyed again or taken back", count(built.rows_mended));
+        for (why, rows) in &built.mended {
+            words += &format!(", {} {why}", count(*rows));
         }
         if built.rejects > 0 {
             words += &format!(", {}", counted(built.rejects, "reject", "rejects"));

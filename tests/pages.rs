@@ -1,4 +1,5 @@
-//! The pages of `docs/models`: each is a small project, its events, and what its tables then hold.
+//! The pages of `docs/models`, and those of `tests/pages` about odd values: each is a small project, its events, and what
+//! its tables then hold.
 //!
 //! A page's fences say what they are: `yaml streams/a.yaml` and `yaml domains/d/models/m.yaml` are definitions,
 //! `json stream` are events, which land together, `sql` is a query after a build, `text` is its answer.
@@ -36,8 +37,9 @@ struct Fence {
 
 #[test]
 fn pages_show_what_tables_hold() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/models");
-    let mut pages: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let folders = ["docs/models", "tests/pages"].map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let mut pages: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
     pages.sort();
     assert!(pages.len() > 5, "the pages have gone");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -73,7 +75,16 @@ async fn shows(page: &Path) -> Result<()> {
     for fence in &fences {
         match fence.info.split_once(' ') {
             Some(("json", stream)) => world.land(stream, &fence.text).await?,
-            None if fence.info == "sql" => answer = Some(world.ask(&fence.text).await?),
+            None if fence.info == "sql" => {
+                answer = Some(match world.ask(&fence.text).await {
+                    Ok(answer) => answer,
+                    // A page may show how a build fails.
+                    Err(error) => match error.downcast_ref::<starmere_models::Error>() {
+                        Some(failed) => format!("error: {failed}"),
+                        None => return Err(error),
+                    },
+                });
+            }
             None if fence.info == "text" => {
                 let Some(answer) = answer.take() else { continue };
                 asked += 1;

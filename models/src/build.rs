@@ -36,8 +36,8 @@ pub struct Built {
     pub rows_read: u64,
     /// Rows that were made.
     pub rows_written: u64,
-    /// Rows of before that were keyed again or taken back.
-    pub rows_mended: u64,
+    /// Rows of before that changed, by why.
+    pub mended: BTreeMap<String, u64>,
     /// Rows that the model has now.
     pub rows: u64,
     /// Rows of rejects that it has now.

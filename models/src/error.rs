@@ -71,7 +71,9 @@ impl Error {
             Self::Contract { .. } => {
                 Some("mend the events or the model, or publish a new major version of the product".into())
             }
-            Self::Query { .. } => Some("mend the SELECT, or what it reads".into()),
+            Self::Query { .. } => {
+                Some("mend its SQL, or what it reads; `CASE WHEN` leaves out what cannot be computed".into())
+            }
             Self::Memory { .. } => Some("aggregate earlier, or join with less".into()),
             Self::Grain { .. } => Some("name in `grain` what tells rows apart, or aggregate by it".into()),
             Self::Collision { .. } => Some("rename the dimension: its keys are derived from its name".into()),

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::provider::PinnedTable;
-use starmere_models::define::suggestion;
+use starmere_models::define::{FieldType, Place, suggestion};
 use starmere_models::dimension::CHANGES;
-use starmere_models::resolve::Model;
+use starmere_models::resolve::{Model, check_name};
 use starmere_sql::wire;
 
 use super::rejects::readable;
@@ -290,6 +291,11 @@ fn condition(model: &Model, key: &[String]) -> anyhow::Result<String> {
     let mut unnamed = names.iter();
     for part in key {
         let named = part.split_once('=').filter(|(name, _)| schema.field_with_name(name).is_ok());
+        let looks_named = part.split_once('=').filter(|(name, _)| check_name(name, &Place::default()).is_none());
+        if let (None, Some((name, _))) = (named, looks_named) {
+            let hint = suggestion(name, schema.fields().iter().map(|field| field.name().as_str()));
+            return Err(Mendable::error(format!("`{}` has no column `{name}`", model.name()), hint));
+        }
         let (name, value) = match named {
             Some((name, value)) => (name.to_owned(), value),
             None => match unnamed.next() {
@@ -302,6 +308,11 @@ fn condition(model: &Model, key: &[String]) -> anyhow::Result<String> {
         };
         let data_type = schema.field_with_name(&name).map(|field| field.data_type().clone());
         let data_type = data_type.unwrap_or(DataType::Utf8);
+        let typed = cast(&StringArray::from(vec![value]), &data_type);
+        if typed.is_err() || typed.is_ok_and(|typed| typed.is_null(0)) {
+            let message = format!("`{value}` is not of type {}, which `{name}` is", FieldType::name_of(&data_type));
+            return Err(Mendable::error(message, "name another column: `column=value`"));
+        }
         parts.push(format!("{} = arrow_cast({}, '{data_type}')", quoted(&name), text(value)));
     }
     if parts.is_empty() {

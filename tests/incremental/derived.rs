@@ -397,22 +397,23 @@ const COLUMNS_OF_LINES: [&str; 16] = [
     "ordinal",
 ];
 
-/// Weights are compared by what they add up to: their order is that of keys.
+/// Weights are compared by what they add up to: their order is that of keys. A member has the key of its last row.
 fn bridge(lines: &[Row]) -> Vec<Row> {
-    let mut groups: BTreeMap<(&String, &String, &String), i64> = BTreeMap::new();
-    for line in lines {
-        let member = (&line["order_no"], &line["buyer_key"], &line["buyer_durable_key"]);
-        *groups.entry(member).or_default() += number(line, "quantity").unwrap_or(0);
+    let mut groups: BTreeMap<(&String, &String), Vec<&Row>> = BTreeMap::new();
+    for line in ordered(lines.iter()) {
+        groups.entry((&line["order_no"], &line["buyer_durable_key"])).or_default().push(line);
     }
     let mut totals: BTreeMap<&String, i64> = BTreeMap::new();
-    groups.iter().for_each(|((order, ..), weight)| *totals.entry(order).or_default() += weight);
-    let rows = groups.into_iter().map(|((order, key, durable), weight)| {
-        let about = format!("{:.6}", weight as f64 / totals[order] as f64);
+    for ((order, _), lines) in &groups {
+        *totals.entry(order).or_default() += summed(lines, "quantity").unwrap_or(0);
+    }
+    let rows = groups.into_iter().map(|((order, durable), lines)| {
+        let weight = summed(&lines, "quantity").unwrap_or(0);
         row([
             ("order_no", order.clone()),
-            ("buyer_key", key.clone()),
+            ("buyer_key", lines.last().expect("a group has a line")["buyer_key"].clone()),
             ("buyer_durable_key", durable.clone()),
-            ("weight", about),
+            ("weight", format!("{:.6}", weight as f64 / totals[order] as f64)),
         ])
     });
     rows.collect()

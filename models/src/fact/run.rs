@@ -53,10 +53,10 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
         let work = Work { fact: fact.clone(), dimensions };
         let taken_back = TakenBack::of(&events).await?;
         let mut change = Change::default();
-        built.rows_mended = work.mend(&rows, &taken_back, &mut change).await?;
+        built.mended = work.mend(&rows, &taken_back, &mut change).await?;
         let (appended, new_rejects) = work.append(&rows, &events, &mut change).await?;
         built.rows_written = appended;
-        change.facts = serde_json::json!({ "appended": appended, "mended": built.rows_mended });
+        change.facts = serde_json::json!({ "appended": appended, "mended": built.mended });
         rows.commit(change, &inputs).await?;
         // The usual case: both tables are equally far.
         if events.are_since(&rejected) {
@@ -210,16 +210,17 @@ struct Work {
 }
 
 impl Work {
-    /// Replaces the files whose rows are keyed otherwise now or do not count any more; returns how many rows changed.
-    async fn mend(&self, rows: &Derived, taken_back: &TakenBack, change: &mut Change) -> Result<u64> {
-        let Some(snapshot) = &rows.snapshot else { return Ok(0) };
+    /// Replaces the files whose rows are keyed otherwise now or do not count any more; returns how many rows changed, by
+    /// why.
+    async fn mend(&self, rows: &Derived, taken_back: &TakenBack, change: &mut Change) -> Result<BTreeMap<String, u64>> {
+        let Some(snapshot) = &rows.snapshot else { return Ok(BTreeMap::new()) };
         let spans = self.dimensions.affected.iter().flatten().map(|affected| affected.span());
         let spans: Vec<(i64, i64)> =
             spans.chain(taken_back.span.map(|(first, last)| (first, last.saturating_add(1)))).collect();
         if spans.is_empty() {
-            return Ok(0);
+            return Ok(BTreeMap::new());
         }
-        let mut mended = 0;
+        let mut mended: BTreeMap<String, u64> = BTreeMap::new();
         let schema = self.fact.schema();
         let narrow = self.narrow();
         for add in snapshot.files() {
@@ -227,14 +228,16 @@ impl Work {
                 continue;
             }
             let needs = self.needs_mending(&rows.table.read(add, &narrow).await?, taken_back);
-            if needs == 0 {
+            if needs.is_empty() {
                 continue;
             }
             let batch = rows.table.read(add, &schema).await?;
             let batch = self.mended(&batch, taken_back)?;
             change.removes.push(add.remove());
             change.adds.extend(rows.write(vec![batch], self.options(), None).await?);
-            mended += needs;
+            for (why, count) in needs {
+                *mended.entry(why).or_default() += count;
+            }
         }
         Ok(mended)
     }
@@ -250,14 +253,18 @@ impl Work {
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
-    fn needs_mending(&self, batch: &RecordBatch, taken_back: &TakenBack) -> u64 {
-        let rekeyed = self.rekeyed(batch);
-        let back = taken_back.holds(batch);
-        let row_needs = |row: usize| {
-            rekeyed.iter().any(|(_, old, new)| old.value(row) != new.value(row))
-                || back.as_ref().is_some_and(|back| back.value(row))
-        };
-        (0..batch.num_rows()).filter(|&row| row_needs(row)).count() as u64
+    /// How many rows have to be mended, by why.
+    fn needs_mending(&self, batch: &RecordBatch, taken_back: &TakenBack) -> BTreeMap<String, u64> {
+        let mut needs = BTreeMap::new();
+        if let Some(back) = taken_back.holds(batch) {
+            needs.insert("taken back".to_owned(), back.true_count() as u64);
+        }
+        for (key, old, new) in self.rekeyed(batch) {
+            let count = (0..batch.num_rows()).filter(|&row| old.value(row) != new.value(row)).count() as u64;
+            needs.insert(format!("keyed again by {}", key.trim_end_matches("_key")), count);
+        }
+        needs.retain(|_, count| *count > 0);
+        needs
     }
 
     /// For each role that may have changed: its key column, the keys as they are, the keys as they should be.

@@ -354,6 +354,12 @@ impl Resolving<'_> {
             );
             return;
         }
+        let has = |name: &str| file.grain.0.iter().any(|column| column == name);
+        if fact.streams().len() > 1 && has("event_id") && !has(crate::fact::EVENT_STREAM) {
+            let message = "`event_id` tells events of one stream apart, and the fact has several";
+            let hint = format!("name `{}` in the grain, too", crate::fact::EVENT_STREAM);
+            self.problem(Problem::new(place.clone(), message).hint(hint));
+        }
         for (index, column) in file.grain.0.iter().enumerate() {
             let is_wrong_itself = file.degenerate.contains_key(column)
                 || file.measures.contains_key(column)

@@ -314,6 +314,11 @@ fn period(of: i32, word: &str) -> Option<(i32, i32)> {
     Some((days(begin), days(next)))
 }
 
+/// The first day of the period that has this one.
+pub(crate) fn period_of(day: NaiveDate, word: &str) -> Option<NaiveDate> {
+    self::day(period(days(day), word)?.0)
+}
+
 impl ScalarUDFImpl for Periods {
     fn name(&self) -> &str {
         self.name

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
-pub(crate) use functions::check_fragment;
+pub(crate) use functions::{check_fragment, period_of};
 pub use query::{Query, Strategy};
 pub(crate) use query::{Source, Text, WATERMARK, table_names};
 pub(crate) use run::build;

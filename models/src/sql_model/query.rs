@@ -389,7 +389,7 @@ fn unstable_aggregate(name: &str, of: Option<&Expr>, node: &LogicalPlan) -> Opti
     let of = of?.get_type(inputs.first()?.schema()).ok()?;
     let is_exact = match name {
         "avg" => matches!(of, DataType::Decimal128(..)),
-        _ => of.is_integer() || matches!(of, DataType::Decimal128(..) | DataType::Null),
+        _ => of.is_integer() || matches!(of, DataType::Decimal128(..) | DataType::Decimal256(..) | DataType::Null),
     };
     let hint = if name == "avg" && of.is_integer() { "; divide sums as decimals" } else { "" };
     (!is_exact).then(|| format!("`{name}` of {of} depends on the order of rows; cast to a decimal{hint}"))

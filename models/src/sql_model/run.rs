@@ -107,11 +107,13 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
             (false, false) => Some(Touched::default()),
             (false, true) => work.touched(&rows).await?,
         };
+        let replaced;
         match touched {
-            None => (built.rows_written, built.rows_mended) = work.whole(&rows, &mut change).await?,
-            Some(touched) => {
-                (built.rows_written, built.rows_mended) = work.replace(&rows, touched, &mut change).await?
-            }
+            None => (built.rows_written, replaced) = work.whole(&rows, &mut change).await?,
+            Some(touched) => (built.rows_written, replaced) = work.replace(&rows, touched, &mut change).await?,
+        }
+        if replaced > 0 {
+            built.mended.insert("replaced".to_owned(), replaced);
         }
         rows.commit(change, &inputs).await?;
     }

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 
 use super::super::{Resolving, check_name};
 use super::Select;
-use super::star::{From, OWN, Star, quoted, table};
+use super::star::{From, OWN, Star, quoted, sum, sum_type, table};
 use crate::define::{Additivity, AllocationFile, BridgeFile, FieldType, ModelName, Place, Problem};
 use crate::sql_model::{Shape, Text};
 
@@ -88,12 +88,19 @@ impl Resolving<'_> {
         let rows = "ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW";
         let totals: Vec<String> = amounts
             .iter()
-            .map(|(column, ..)| format!("sum({0}) OVER ({by}) AS \"total {column}\"", quoted(column)))
+            .map(|(column, _, of)| {
+                let total = sum(&quoted(column), of, &format!(" OVER ({by})"));
+                format!("{total} AS \"total {column}\"")
+            })
             .collect();
+        // Lines and headers of no order have nothing to do with each other.
+        let known: Vec<String> = on.iter().map(|column| format!("{column} IS NOT NULL")).collect();
+        let known = known.join(" AND ");
         let shares = amounts.iter().map(|(column, _, data_type)| {
-            let total = format!("arrow_cast(\"total {column}\", '{data_type}')");
+            let total = format!("arrow_cast(\"total {column}\", '{}')", sum_type(data_type));
             format!(
-                "CASE WHEN \"its lines\" = 0 THEN {total} \
+                "CASE WHEN NOT ({known}) AND \"is line\" = 1 THEN NULL \
+                 WHEN \"is line\" = 0 THEN {total} \
                  WHEN \"its weight\" = 0 THEN allocated({total}, \"its number\" - 1, \"its number\", \"its lines\") \
                  ELSE allocated({total}, \"through it\" - \"own weight\", \"through it\", \"its weight\") END AS {}",
                 quoted(column)
@@ -107,7 +114,7 @@ impl Resolving<'_> {
              row_number() OVER ({order}) AS \"its number\" FROM (\
              SELECT 1 AS \"is line\", {weight} AS \"own weight\", {named_lines} FROM {lines_table} AS fact UNION ALL \
              SELECT 0, {no_weight}, {of_header} FROM {header_table} AS header)) \
-             WHERE \"is line\" = 1 OR (\"its lines\" = 0 AND \"its number\" = 1)",
+             WHERE \"is line\" = 1 OR (\"its number\" = \"its lines\" + 1 AND (\"its lines\" = 0 OR NOT ({known})))",
             columns = columns.join(", "),
             totals = totals.join(", "),
             weight = weight.0,
@@ -147,7 +154,11 @@ impl Resolving<'_> {
         };
         let data_type = self.measure_of(star, weight, &place)?;
         let none = format!("arrow_cast(0, '{data_type}')");
-        Some((format!("coalesce(fact.{}, {none})", quoted(weight)), none))
+        let wide = |of: &str| match data_type {
+            DataType::Int64 => format!("CAST({of} AS DECIMAL(38,0))"),
+            _ => of.to_owned(),
+        };
+        Some((wide(&format!("coalesce(fact.{}, {none})", quoted(weight))), wide(&none)))
     }
 
     pub(super) fn bridge(&mut self, name: &ModelName, file: &BridgeFile, file_name: &str) -> Option<Select> {
@@ -161,6 +172,8 @@ impl Resolving<'_> {
         self.join(&mut from, member, &file.member.place(file_name))?;
         let dimension = star.role(member).cloned()?;
         let weight = self.weight(&star, file.weight.as_ref().map(|w| (w.as_str(), w.place(file_name))))?.0;
+        // Without weights a member counts once, however often it is named.
+        let weight = if file.weight.is_some() { format!("sum({weight})") } else { weight };
         let members = star.role_columns(member);
         if let Some(both) = members.iter().find(|column| file.group.0.contains(column) || *column == "weight") {
             let message = format!("`{both}` is a column of the group and of the member");
@@ -168,21 +181,34 @@ impl Resolving<'_> {
             return None;
         }
         let group: Vec<String> = file.group.0.iter().map(|column| quoted(column)).collect();
-        let columns: Vec<String> = file.group.0.iter().chain(&members).map(|column| quoted(column)).collect();
+        // A member is known by its last column: the durable key, where there is one; the key is that of its last row.
+        let member_column = members.last().cloned().unwrap_or_default();
+        let columns: Vec<String> = file.group.0.iter().chain([&member_column]).map(|column| quoted(column)).collect();
         let listed = columns.join(", ");
+        let latest = match (members.as_slice(), OWN.iter().all(|own| star.has(own))) {
+            ([key, _], true) => {
+                let order = "ORDER BY fact.occurred_at DESC, fact.event_id DESC, fact.ordinal DESC";
+                format!(", first_value(fact.{0} {order}) AS {0}", quoted(key))
+            }
+            ([key, _], false) => format!(", max(fact.{0}) AS {0}", quoted(key)),
+            _ => String::new(),
+        };
+        let known: Vec<String> = group.iter().map(|column| format!("{column} IS NOT NULL")).collect();
+        let shown: Vec<String> = file.group.0.iter().chain(&members).map(|column| quoted(column)).collect();
         let by = format!("PARTITION BY {}", group.join(", "));
-        let order: Vec<String> = members.iter().map(|column| quoted(column)).collect();
-        let order = format!("{by} ORDER BY {}", order.join(", "));
+        let order = format!("{by} ORDER BY {}", quoted(&member_column));
         let one = "arrow_cast(1, 'Decimal128(13, 12)')";
         let select = format!(
-            "SELECT {listed}, CASE WHEN \"its weight\" = 0 \
+            "SELECT {shown}, CASE WHEN \"its weight\" = 0 \
              THEN allocated({one}, \"its number\" - 1, \"its number\", \"its members\") \
              ELSE allocated({one}, \"through it\" - \"own weight\", \"through it\", \"its weight\") END AS weight FROM (\
              SELECT *, count(*) OVER ({by}) AS \"its members\", sum(\"own weight\") OVER ({by}) AS \"its weight\", \
              sum(\"own weight\") OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS \"through it\", \
              row_number() OVER ({order}) AS \"its number\" FROM (\
-             SELECT {listed}, sum({weight}) AS \"own weight\" FROM {} AS fact GROUP BY {listed}))",
+             SELECT {listed}, {weight} AS \"own weight\"{latest} FROM {} AS fact WHERE {} GROUP BY {listed}))",
             table(&star.name),
+            known.join(" AND "),
+            shown = shown.join(", "),
         );
         let words = format!("How much the member counts of its group, {WEIGHT}: they add up to 1");
         Some(Select {
@@ -193,7 +219,7 @@ impl Resolving<'_> {
             text: Text::Generated { select, watermark: None },
             place: place.clone(),
             sources: vec![star.source()],
-            grain: file.group.0.iter().chain(&members).cloned().collect(),
+            grain: file.group.0.iter().cloned().chain([member_column]).collect(),
             grain_place: place.clone(),
             columns: IndexMap::from([("weight".to_owned(), (Some(words), place))]),
             shape: Some(Shape {

@@ -57,10 +57,12 @@ impl Resolving<'_> {
             "SELECT {}, CASE WHEN \"its sign\" = 1 THEN 'entry' ELSE 'reversal' END AS {ENTRY} FROM (\
              SELECT *, unnest(make_array(1, -1)) AS \"its sign\" FROM (\
              SELECT fact.*, {voids} AS \"is void\", {} FROM {} AS fact)) \
-             WHERE NOT \"is void\" AND (\"its sign\" = 1 OR \"next event_id\" IS NOT NULL)",
+             WHERE NOT \"is void\" AND (\"its sign\" = 1 OR (\"next event_id\" IS NOT NULL AND {}))",
             columns.join(", "),
             next.join(", "),
             table(&star.name),
+            // What is about nothing is never reversed.
+            by.iter().map(|column| format!("{column} IS NOT NULL")).collect::<Vec<_>>().join(" AND "),
         );
         let mut grain = file.by.0.clone();
         grain.extend(

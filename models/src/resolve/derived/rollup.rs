@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::super::{Model, Resolving};
 use super::Select;
-use super::star::{From, Star, alias, literal, quoted};
+use super::star::{From, Star, alias, literal, quoted, sum};
 use crate::define::{Additivity, ModelName, Names, Placed, Problem, RollupFile};
 use crate::sql_model::{Shape, Text};
 
@@ -61,12 +61,18 @@ impl Resolving<'_> {
         }
         let grouped: Vec<String> = (1..=columns.len()).map(|number| number.to_string()).collect();
         for name in self.summed(&star, file.measures.as_ref(), file_name)? {
-            columns.push(format!("sum(fact.{}) AS {}", quoted(&name), quoted(&name)));
+            let of = star.type_of(&name)?;
+            columns.push(format!("{} AS {}", sum(&format!("fact.{}", quoted(&name)), of, ""), quoted(&name)));
             shape.measures.push((name, Additivity::Full));
         }
         if let Some(name) = &file.count {
             columns.push(format!("count(*) AS {}", quoted(name)));
             shape.measures.push((name.to_string(), Additivity::Full));
+        }
+        let names: Vec<&String> = grain.iter().chain(shape.measures.iter().map(|(name, _)| name)).collect();
+        if let Some((_, twice)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+            self.problem(Problem::new(place, format!("two columns have the name `{twice}`")));
+            return None;
         }
         let condition = file.filter.as_ref().map(|filter| (filter.as_str(), filter.place(file_name)));
         let condition = self.condition(&mut from, condition)?;

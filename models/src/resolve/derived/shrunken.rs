@@ -40,9 +40,12 @@ impl Resolving<'_> {
             }
         }
         let keys: Vec<String> = file.key.0.iter().map(|key| quoted(key)).collect();
+        // Members of no key are the unknown one, which has no attributes.
+        let known: Vec<String> = keys.iter().map(|key| format!("{key} IS NOT NULL")).collect();
+        let known = known.join(" OR ");
         let current = match schema.field_with_name("is_current") {
-            Ok(_) => "is_current AND NOT is_deleted",
-            Err(_) => "true",
+            Ok(_) => format!("is_current AND NOT is_deleted AND ({known})"),
+            Err(_) => known,
         };
         let shown = |key: &String| {
             format!("{} || coalesce(CAST({} AS VARCHAR), 'null')", literal(&format!("{key} = ")), quoted(key))

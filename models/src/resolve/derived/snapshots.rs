@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::super::{Model, Resolving, check_name};
 use super::Select;
-use super::star::{From, Star, literal, quoted, table};
+use super::star::{From, Star, literal, quoted, sum, sum_type, table};
 use crate::define::{
     AccumulatingFile, Additivity, FieldType, Milestone, ModelName, Period, PeriodicFile, Place, Placed, Problem,
     suggestion,
@@ -38,6 +38,8 @@ impl Resolving<'_> {
             return None;
         }
         let from = self.day(&file.from, file_name)?;
+        // The first period counts as a whole.
+        let from = crate::sql_model::period_of(from, file.every.word()).unwrap_or(from);
         let to = self.day(&file.to, file_name)?;
         if from > to || (to - from).num_days() > 40_000 {
             let message = "`from` is a day before `to`, at most a hundred years before";
@@ -103,8 +105,9 @@ impl Resolving<'_> {
                 true => String::new(),
                 false => format!(" FILTER (WHERE {DAY} >= DATE '{from}')"),
             };
-            sums.push(format!("coalesce(sum({}){in_time}, 0) AS {}", expression.value, quoted(measure)));
-            measures.push((measure.clone(), is_balance));
+            let summed = sum(&expression.value, &data_type, &in_time);
+            sums.push(format!("coalesce({summed}, 0) AS {}", quoted(measure)));
+            measures.push((measure.clone(), is_balance, sum_type(&data_type)));
             let additive = if is_balance { Additivity::Semi } else { Additivity::Full };
             shape.measures.push((measure.clone(), additive));
             let words = if is_balance { "At the end of the period" } else { "In the period" };
@@ -125,12 +128,15 @@ impl Resolving<'_> {
         let condition =
             if condition.is_empty() { format!(" WHERE {bounds}") } else { format!("{condition} AND {bounds}") };
         let period = |day: &str| format!("period_of(greatest({day}, DATE '{from}'), {word})");
-        let running = measures.iter().map(|(measure, is_balance)| match is_balance {
-            true => format!("sum({0}) OVER ({by} ORDER BY \"its period\") AS {0}", quoted(measure)),
+        let running = measures.iter().map(|(measure, is_balance, of)| match is_balance {
+            true => {
+                let over = format!(" OVER ({by} ORDER BY \"its period\")");
+                format!("{} AS {}", sum(&quoted(measure), of, &over), quoted(measure))
+            }
             false => quoted(measure),
         });
         let running: Vec<String> = running.collect();
-        let shown = measures.iter().map(|(measure, is_balance)| match is_balance {
+        let shown = measures.iter().map(|(measure, is_balance, _)| match is_balance {
             true => quoted(measure),
             false => {
                 format!("CASE WHEN period_from = \"its period\" THEN {0} ELSE {0} - {0} END AS {0}", quoted(measure))
@@ -243,7 +249,7 @@ impl Resolving<'_> {
             };
             let number = self.known_milestone(file, milestone, &place)?;
             let data_type = self.measure_of(&reached[number].star, of, &place)?;
-            columns.push(format!("sum({0}) AS {0}", quoted(measure)));
+            columns.push(format!("{} AS {}", sum(&quoted(measure), &data_type, ""), quoted(measure)));
             carried.push((measure.clone(), data_type, number, of.to_owned()));
             shape.measures.push((measure.clone(), Additivity::Full));
         }
@@ -300,12 +306,19 @@ impl Resolving<'_> {
                 false => format!("arrow_cast(NULL, '{data_type}') AS {}", quoted(own)),
             });
             let columns: Vec<String> = keys.chain(carried).collect();
+            // Rows about nothing go through no milestones.
+            let known = reached.keys.iter().map(|key| format!("fact.{} IS NOT NULL", quoted(key)));
+            let known = known.collect::<Vec<_>>().join(" AND ");
+            let condition = match reached.condition.as_str() {
+                "" => format!(" WHERE {known}"),
+                condition => format!("{condition} AND {known}"),
+            };
             format!(
                 "SELECT {number} AS \"its milestone\", fact.occurred_at AS \"its time\", fact.event_id AS \"its event\", \
                  fact.ordinal AS \"its ordinal\", {} {}{}",
                 columns.join(", "),
                 reached.from,
-                reached.condition
+                condition
             )
         });
         let branches: Vec<String> = branches.collect();

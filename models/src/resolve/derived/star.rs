@@ -274,3 +274,25 @@ pub(super) fn typed(expression: &str, field_type: Option<FieldType>) -> String {
     };
     format!("CAST(({expression}) AS {name})")
 }
+
+/// SQL for a sum that is exact or fails: those of whole numbers and of long decimals would begin anew beyond their type.
+/// `how` follows the aggregate: `FILTER …`, or `OVER …`.
+pub(super) fn sum(expression: &str, data_type: &DataType, how: &str) -> String {
+    match data_type {
+        DataType::Int64 | DataType::UInt64 | DataType::UInt32 => {
+            format!("CAST(sum(CAST({expression} AS DECIMAL(38,0))){how} AS BIGINT)")
+        }
+        DataType::Decimal128(precision, scale) if *precision > 28 => format!(
+            "arrow_cast(sum(arrow_cast({expression}, 'Decimal256(76, {scale})')){how}, 'Decimal128(38, {scale})')"
+        ),
+        _ => format!("sum({expression}){how}"),
+    }
+}
+
+/// The type of such a sum.
+pub(super) fn sum_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Decimal128(precision, scale) => DataType::Decimal128((precision + 10).min(38), *scale),
+        _ => DataType::Int64,
+    }
+}
