@@ -92,6 +92,7 @@ mod tests {
             from: name.to_owned(),
             data_type: data_type.to_owned(),
             nullable,
+            means: None,
             description: None,
         }
     }

@@ -193,8 +193,9 @@ fn info(port: &Port, schema: String, kind: TableKind, columns: &SchemaRef) -> Ta
         .iter()
         .zip(&port.columns)
         .map(|(field, column)| {
-            let described = column.description.iter().map(|text| ("description".to_owned(), text.clone()));
-            Field::new(&column.name, field.data_type().clone(), column.nullable).with_metadata(described.collect())
+            let words = [("description", &column.description), ("means", &column.means)];
+            let words = words.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text.clone()?)));
+            Field::new(&column.name, field.data_type().clone(), column.nullable).with_metadata(words.collect())
         })
         .collect();
     TableInfo {
@@ -246,6 +247,7 @@ fn columns_table(meaning: &Meaning) -> Result<RecordBatch, arrow::error::ArrowEr
         ("name", text(all.iter().map(|(_, column)| Some(column.name.clone())).collect())),
         ("type", text(all.iter().map(|(_, column)| Some(column.data_type.clone())).collect())),
         ("nullable", text(all.iter().map(|(_, column)| Some(column.nullable.to_string())).collect())),
+        ("means", text(all.iter().map(|(_, column)| column.means.clone()).collect())),
         ("description", text(all.iter().map(|(_, column)| column.description.clone()).collect())),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))

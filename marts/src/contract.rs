@@ -142,6 +142,7 @@ mod tests {
             from: from.into(),
             data_type: "bigint".into(),
             nullable,
+            means: None,
             description: None,
         };
         Port {

@@ -43,7 +43,7 @@ pub struct Port {
     pub name: String,
     /// The table behind it, by its name in the snapshot.
     pub table: String,
-    /// `dimension`, `fact` or `calendar`.
+    /// What the model behind it is declared as: `dimension`, `fact`, `periodic_snapshot`, …
     pub kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -75,6 +75,9 @@ pub struct Column {
     #[serde(rename = "type")]
     pub data_type: String,
     pub nullable: bool,
+    /// What it is for: `key of customers.customer`, `measure, additive`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub means: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }

@@ -172,12 +172,14 @@ impl Resolving<'_> {
                 format!("`{name}` may not be null by contract, and has no value in row 0, the unknown member");
             self.problems.push(Problem::new(place.clone(), message).hint("leave `nullable: false` out"));
         }
+        let (means, own_words) = self.models.get(model).map(|model| model.column(from)).unwrap_or_default();
         Some(Column {
             name: name.to_owned(),
             from: from.to_owned(),
             data_type: own.to_string(),
             nullable: definition.nullable,
-            description: definition.description.clone(),
+            means,
+            description: definition.description.clone().or(own_words),
         })
     }
 

@@ -111,9 +111,12 @@ impl Index {
         versions[after - 1].1
     }
 
-    /// The members whose versions differ between two versions of the table: by the files that came and went.
+    /// The members whose versions differ between two versions of the table, and when: by the files that came and went.
+    ///
+    /// A version is known by its beginning and its key. That another one now ends it is no difference of its own: the
+    /// other one is, from when it begins.
     pub async fn affected(table: &Table, before: &Snapshot, after: &Snapshot, name: &str) -> Result<Affected> {
-        let mut counts: HashMap<Row, i32> = HashMap::new();
+        let mut counts: HashMap<(i64, i64, i64), (i32, i64)> = HashMap::new();
         for (add, sign) in before
             .files()
             .filter(|add| after.file(&add.path).is_none())
@@ -121,11 +124,13 @@ impl Index {
             .chain(after.files().filter(|add| before.file(&add.path).is_none()).map(|add| (add, 1)))
         {
             for row in rows(&table.read(add, &columns(name)).await?) {
-                *counts.entry(row).or_default() += sign;
+                let (durable, from, to, key) = row;
+                let (count, end) = counts.entry((durable, from, key)).or_insert((0, to));
+                (*count, *end) = (*count + sign, to.max(*end));
             }
         }
         let mut affected = Affected::default();
-        for ((durable, from, to, _), _) in counts.into_iter().filter(|(_, count)| *count != 0) {
+        for ((durable, from, _), (_, to)) in counts.into_iter().filter(|(_, (count, _))| *count != 0) {
             // The last version has no end.
             let to = if to == END { i64::MAX } else { to };
             let from = if from == super::BEGINNING { i64::MIN } else { from };

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::define::{
-    DerivedFile, DimensionFile, FactFile, ModelFile, ModelName, Parsed, Place, Problem, SpecialMembers, StreamFile,
-    suggestion,
+    Additivity, DerivedFile, DimensionFile, FactFile, History, ModelFile, ModelName, Parsed, Place, Problem,
+    SpecialMembers, StreamFile, suggestion,
 };
 use crate::dimension::Dimension;
 use crate::events::Stream;
@@ -175,6 +175,71 @@ impl Model {
             Self::Generated(_) | Self::Dimension(_) => &[],
             Self::Fact(fact) => &fact.grain,
             Self::Sql(model) => &model.grain,
+        }
+    }
+
+    /// What a column of its rows is for, and what its definition says of it.
+    pub fn column(&self, name: &str) -> (Option<String>, Option<String>) {
+        let measure = |additive: Additivity| match additive {
+            Additivity::Full => "measure, additive",
+            Additivity::Semi => "measure, semi-additive",
+            Additivity::None => "measure, not additive",
+        };
+        let of_shape = |shape: &Shape| {
+            let role = shape.roles.iter().find_map(|(role, dimension)| match name.strip_prefix(role.as_str())? {
+                "_key" => Some(format!("key of {dimension}")),
+                "_durable_key" => Some(format!("durable key of {dimension}")),
+                _ => None,
+            });
+            let own = shape.measures.iter().find(|(own, _)| own == name);
+            role.or_else(|| own.map(|(_, additive)| measure(*additive).to_owned()))
+        };
+        let own = &self.name().name;
+        let key = || match name.strip_prefix(own.as_str()) {
+            Some("_key") => Some("key".to_owned()),
+            Some("_durable_key") => Some("durable key".to_owned()),
+            _ => None,
+        };
+        match self {
+            Self::Generated(_) => (key().or_else(|| Some("attribute".to_owned())), None),
+            Self::Dimension(dimension) => {
+                let attribute = dimension.attributes.iter().find(|attribute| {
+                    attribute.name == name
+                        || attribute.beside.iter().any(|beside| beside.column(&attribute.name) == name)
+                });
+                let is_natural = dimension.key.iter().any(|(key, _)| key == name);
+                let reference = dimension.references.iter().find(|of| format!("{}_durable_key", of.name) == name);
+                let mini = dimension.minis.iter().find(|mini| mini.column() == name);
+                let means = match (attribute, reference, mini) {
+                    (Some(attribute), ..) => Some(match attribute.history {
+                        History::Keep => "attribute, first value".to_owned(),
+                        History::Overwrite => "attribute, latest value".to_owned(),
+                        History::Version if attribute.name == name => "attribute, with history".to_owned(),
+                        History::Version => "attribute, beside its history".to_owned(),
+                    }),
+                    (_, Some(reference), _) => Some(format!("durable key of {}", reference.target)),
+                    (.., Some(mini)) => Some(format!("key of {}", mini.name)),
+                    _ if is_natural => Some("natural key".to_owned()),
+                    _ => key().or_else(|| Some("validity".to_owned())),
+                };
+                (means, attribute.and_then(|attribute| attribute.description.clone()))
+            }
+            Self::Fact(fact) => {
+                let column = fact.columns.iter().find(|column| column.name == name);
+                let role = fact.roles.iter().find(|role| role.key_column() == name);
+                let means = self.shape().as_ref().and_then(of_shape).or_else(|| match column {
+                    Some(_) => Some("degenerate dimension".to_owned()),
+                    None => Some("event".to_owned()),
+                });
+                let description = column.and_then(|column| column.description.clone());
+                (means, description.or_else(|| role.and_then(|role| role.description.clone())))
+            }
+            Self::Sql(model) => {
+                let column = model.columns.iter().find(|column| column.name == name);
+                let means = key().or_else(|| model.shape.as_ref().and_then(of_shape));
+                let grain = || model.grain.iter().any(|grain| grain == name).then(|| "grain".to_owned());
+                (means.or_else(grain), column.and_then(|column| column.description.clone()))
+            }
         }
     }
 
