@@ -1,5 +1,6 @@
 //! What becomes of published ports when definitions change: pure.
 
+use serde_json::Value;
 use starmere_marts::meaning::{Meaning, Port};
 
 /// What a change that breaks does.
@@ -36,6 +37,62 @@ pub(crate) fn changes(published: &Meaning, defined: &Meaning) -> Vec<PortChange>
         }
     }
     changes
+}
+
+/// How a definition differs from another one, as lines: `+ path: value`, `- path: value`, `~ path: old → new`. Pure.
+pub(crate) fn edits(old: &Value, new: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", old, new, &mut found);
+    found
+}
+
+fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    // Words about a thing change none of its rows.
+    if old == new || path.ends_with(".description") {
+        return;
+    }
+    let inner = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
+            for name in names {
+                compare(&inner(name), a.get(name).unwrap_or(&Value::Null), b.get(name).unwrap_or(&Value::Null), found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (number, (a, b)) in a.iter().zip(b).enumerate() {
+                compare(&inner(&(number + 1).to_string()), a, b, found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            let gone = a.iter().filter(|value| !b.contains(value)).map(|value| format!("- {path}: {}", shown(value)));
+            let came = b.iter().filter(|value| !a.contains(value)).map(|value| format!("+ {path}: {}", shown(value)));
+            found.extend(gone.chain(came));
+        }
+        (Value::Null, new) => found.push(format!("+ {path}: {}", shown(new))),
+        (old, Value::Null) => found.push(format!("- {path}: {}", shown(old))),
+        (old, new) => found.push(format!("~ {path}: {} → {}", shown(old), shown(new))),
+    }
+}
+
+/// A value as definitions write it, without what is left out.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => {
+            // `[version, current]` has what is beside history in a list of its own.
+            let flat = values
+                .iter()
+                .flat_map(|value| value.as_array().map_or_else(|| vec![value], |all| all.iter().collect()));
+            format!("[{}]", flat.map(shown).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(_, value)| !value.is_null());
+            let fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {}", shown(value))).collect();
+            format!("{{ {} }}", fields.join(", "))
+        }
+        other => other.to_string(),
+    }
 }
 
 fn differences(old: &Port, new: &Port) -> Vec<PortChange> {

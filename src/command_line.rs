@@ -148,6 +148,17 @@ pub(crate) struct Streams {
 pub(crate) enum StreamsCommand {
     /// Propose the definition of a stream, from what has landed in it
     Infer(Infer),
+    /// List events that landed more than once and do not say the same, and which of their copies counts
+    Copies(Copies),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Copies {
+    /// Only this stream
+    pub(crate) stream: Option<String>,
+    /// List at most so many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, Args)]

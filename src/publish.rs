@@ -41,7 +41,6 @@ pub(crate) async fn build_and_publish(
     for stream in &how.accepted_losses {
         opened.stream(stream)?;
     }
-    keep_promises(opened, how).await?;
     let mut attempt = 1;
     loop {
         match once(opened, &models, how, output).await {
@@ -55,12 +54,11 @@ pub(crate) async fn build_and_publish(
 }
 
 /// How published ports would change so that whoever reads them breaks, in words.
-async fn breaks(opened: &Opened) -> anyhow::Result<Option<String>> {
-    let newest = opened.catalog.newest().await?;
+fn breaks(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Option<String>> {
     if newest.number == 0 {
         return Ok(None);
     }
-    let published = Meaning::of(&newest)?;
+    let published = Meaning::of(newest)?;
     let breaking = changes(&published, &opened.project.meaning).into_iter().filter(|change| change.breaks);
     let breaking: Vec<String> = breaking.map(|change| format!("{}: {}", change.port, change.why)).collect();
     let words = || format!("published products would change, which {BREAKS}:\n  {}", breaking.join("\n  "));
@@ -72,17 +70,17 @@ pub(crate) async fn asked(opened: &Opened, how: How, output: &Output) -> anyhow:
     if how.accepted_breaks {
         return Ok(how);
     }
-    let Some(words) = breaks(opened).await? else { return Ok(how) };
+    let Some(words) = breaks(opened, &opened.catalog.newest().await?)? else { return Ok(how) };
     let accepted_breaks = output.ask(&format!("{words}\npublish nevertheless?"));
     Ok(How { accepted_breaks, ..how })
 }
 
 /// Refuses changes that break whoever reads a port, unless they are accepted.
-async fn keep_promises(opened: &Opened, how: &How) -> anyhow::Result<()> {
+fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow::Result<()> {
     if how.accepted_breaks {
         return Ok(());
     }
-    match breaks(opened).await? {
+    match breaks(opened, newest)? {
         None => Ok(()),
         Some(words) => Err(Mendable::error(words, "accept it with `starmere build --accept-breaking`")),
     }
@@ -118,6 +116,7 @@ fn is_conflict(error: &anyhow::Error) -> bool {
 
 async fn once(opened: &Opened, models: &Models, how: &How, output: &Output) -> anyhow::Result<CatalogSnapshot> {
     let newest = opened.catalog.newest().await?;
+    keep_promises(opened, &newest, how)?;
     let builder = Builder::new(&opened.warehouse, models, how.full).await?;
     let builder = builder.going_on_from(&newest, models).accepting_losses(&how.accepted_losses);
     let pins = builder.build(models, &Bars::new(output)).await?;
@@ -175,7 +174,7 @@ async fn keep_contracts(opened: &Opened, newest: &CatalogSnapshot, pins: &BTreeM
             None => None,
         };
         let snapshot = table.snapshot_at(pin.version).await?;
-        let checked = contract::check(&opened.engine, opened.warehouse.store(), &snapshot, kept.as_deref(), port).await;
+        let checked = contract::check(&opened.engine, &table, &snapshot, kept.as_deref(), port).await;
         if let Some(breach) = checked.map_err(anyhow::Error::msg)? {
             return Err(breach.into());
         }

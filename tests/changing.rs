@@ -91,6 +91,45 @@ async fn what_breaks_readers_is_published_only_when_somebody_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_says_what_differs_and_what_follows() {
+    let project = built().await;
+    let kept = project.succeed(&["plan"]).await;
+    assert!(kept.contains("= dimension sales.customer") && kept.contains("└─ = fact sales.order_lines"), "{kept}");
+    changed(&project, "domains/sales/models/customer.yaml", "history: version", "history: [version, current]");
+    project.write("domains/sales/models/by_order.yaml", "rollup: by_order\nof: order_lines\nby: { order: order_id }\n");
+    let plan = project.succeed(&["plan"]).await;
+    let expected = [
+        "rebuild: its definition has changed; reads 4 events\n",
+        "~ attributes.city.history: version → [version, current]\n",
+        "└─ ~ fact sales.order_lines",
+        "rebuild: what it is made of has changed; reads 2 events",
+        "   └─ + rollup sales.by_order",
+        "create: it was never published; reads 1 row\n",
+        "1 to create, 2 to rebuild",
+    ];
+    for words in expected {
+        assert!(plan.contains(words), "{words}\n{plan}");
+    }
+    let rows = project.succeed(&["--format", "json", "plan"]).await;
+    assert!(rows.contains(r#""edits":"~ attributes.city.history: version → [version, current]""#), "{rows}");
+    project.succeed(&["build"]).await;
+    let kept = project.succeed(&["plan"]).await;
+    assert!(!kept.contains('~') && kept.contains("to keep"), "{kept}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_that_differ_are_listed() {
+    let project = built().await;
+    let copies = project.succeed(&["--format", "csv", "streams", "copies"]).await;
+    let lines: Vec<&str> = copies.lines().collect();
+    assert_eq!(lines.len(), 3, "{copies}");
+    assert!(lines[1].starts_with("orders,o1,true,2024-02-01") && lines[2].starts_with("orders,o1,false,2024-02-02"));
+    let none = project.run(&["streams", "copies", "customers"]).await;
+    assert!(none.errors.contains("all copies of an event say the same"), "{}", none.errors);
+    assert!(!project.run(&["streams", "copies", "nothing"]).await.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_traced_to_their_events_and_back() {
     let project = built().await;
     let traced = project.run(&["--format", "csv", "trace", "sales.order_lines", "A", "1"]).await;
@@ -103,6 +142,24 @@ async fn rows_are_traced_to_their_events_and_back() {
     let traced = project.run(&["--format", "csv", "trace", "customer", "city=Bern"]).await;
     for words in ["state,customers,m1,", "state,customers,m2,", "mention by sales.order_lines,orders,o1,"] {
         assert!(traced.output.contains(words), "{words}\n{}", traced.output);
+    }
+    // Of a roll-up, by way of the fact.
+    let by_city = "rollup: by_city\nof: order_lines\nby: { city: customer.city }\n";
+    project.write("domains/sales/models/by_city.yaml", by_city);
+    project.write(
+        "domains/sales/models/cities.yaml",
+        "sql: cities\ngrain: [city]\nselect: SELECT city, sum(quantity) AS pieces FROM by_city GROUP BY city\n",
+    );
+    project.succeed(&["build"]).await;
+    for (model, city) in [("by_city", "Ulm"), ("cities", "Ulm")] {
+        let traced = project.run(&["--format", "csv", "trace", model, city]).await;
+        let words = "row of sales.order_lines,orders,o1,";
+        assert!(
+            traced.output.contains(words) && traced.output.lines().count() == 3,
+            "{}{}",
+            traced.output,
+            traced.errors
+        );
     }
     let back = project.run(&["--format", "csv", "trace", "--event", "o1"]).await;
     assert!(back.output.contains("fact,sales.order_lines,\"order_id: A, line_number: 1\""), "{}", back.output);
@@ -118,4 +175,41 @@ async fn rows_are_traced_to_their_events_and_back() {
         let run = project.run(arguments).await;
         assert!(run.status.code() == Some(1) && run.errors.contains(words), "{words}\n{}", run.errors);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_say_what_they_are_for() {
+    let project = Project::new();
+    changed(&project, LINES, "quantity: { type: int }", "quantity: { type: int, description: Pieces }");
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    let rows = project.query("SELECT port, name, means, description FROM system.catalog.columns").await;
+    let said = |port: &str, name: &str| {
+        let row = rows.iter().find(|row| row["port"] == port && row["name"] == name).expect("the column is there");
+        (row["means"].as_str().map(str::to_owned), row["description"].as_str().map(str::to_owned))
+    };
+    let lines = "sales.orders_v1.order_lines";
+    assert_eq!(said(lines, "customer_key"), (Some("key of sales.customer".into()), None));
+    assert_eq!(said(lines, "order_id"), (Some("degenerate dimension".into()), None));
+    assert_eq!(said(lines, "quantity"), (Some("measure, additive".into()), Some("Pieces".into())));
+    assert_eq!(said("sales.orders_v1.customer", "city").0.as_deref(), Some("attribute, with history"));
+    assert_eq!(said("sales.orders_v1.customer", "customer_key").0.as_deref(), Some("key"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holidays_are_read_from_a_file_of_the_project() {
+    let project = Project::new();
+    let calendar = "dimension: day\ncalendar: { from: 2024-12-24, to: 2024-12-26, holidays: days.csv }\n";
+    project.write("domains/sales/models/day.yaml", calendar);
+    let missing = project.run(&["check"]).await;
+    assert!(
+        missing.errors.contains("domains/sales/models/day.yaml:2:11: `days.csv` could not be read"),
+        "{}",
+        missing.errors
+    );
+    project.write("days.csv", "day,name\n2024-12-25,Christmas\n");
+    project.succeed(&["check"]).await;
+    project.write("days.csv", "2024-12-25,a\n2024-12-25,b\n");
+    let twice = project.run(&["check"]).await;
+    assert!(twice.errors.contains("line 2: 2024-12-25 is there twice"), "{}", twice.errors);
 }

@@ -14,6 +14,7 @@ pub fn file_options() -> FileOptions {
     FileOptions {
         small: true,
         plain: vec!["payload".into(), "position".into(), "event_id".into()],
+        hashed: vec!["event_id".into()],
         opaque: vec!["payload".into()],
         row_group: 1 << 16,
         ..FileOptions::default()

@@ -2,19 +2,19 @@
 //! broken promise stops the publish, and readers keep what they had.
 //!
 //! Types are settled when definitions are resolved. Null counts stand in the tables' statistics, exactly. Keys
-//! are counted by a query over the key's columns: of new files only, and looked up in the others, where the version
-//! published before has kept the same promise.
+//! are counted by a query over the key's columns: of new files only, and looked up in those of the others that may have
+//! them, where the version published before has kept the same promise.
 
 use std::sync::Arc;
 
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::common::{Column, JoinType};
+use datafusion::error::DataFusionError;
 use datafusion::functions_aggregate::count::count;
 use datafusion::prelude::{DataFrame, Expr, ident, lit};
-use starmere_lake::delta::{Add, Snapshot};
+use starmere_lake::delta::{Add, Snapshot, Table, hash_rows};
 use starmere_lake::provider::PinnedTable;
 use starmere_lake::session::Engine;
-use starmere_lake::store::Store;
 
 use crate::meaning::Port;
 
@@ -30,7 +30,7 @@ pub struct Breach {
 /// it could not be checked.
 pub async fn check(
     engine: &Engine,
-    store: &Store,
+    table: &Table,
     snapshot: &Arc<Snapshot>,
     kept: Option<&Snapshot>,
     port: &Port,
@@ -41,7 +41,7 @@ pub async fn check(
     if port.primary_key.is_empty() {
         return Ok(None);
     }
-    let reason = doubles(engine, store, snapshot, kept, port).await.map_err(|error| error.to_string())?;
+    let reason = doubles(engine, table, snapshot, kept, port).await.map_err(|error| error.to_string())?;
     Ok(reason.map(|reason| Breach { port: port.full_name(), reason }))
 }
 
@@ -66,7 +66,7 @@ fn nulls(snapshot: &Snapshot, port: &Port) -> Option<String> {
 
 async fn doubles(
     engine: &Engine,
-    store: &Store,
+    table: &Table,
     snapshot: &Arc<Snapshot>,
     kept: Option<&Snapshot>,
     port: &Port,
@@ -80,15 +80,16 @@ async fn doubles(
     let (old, new): (Vec<Arc<Add>>, Vec<Arc<Add>>) =
         snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| kept.file(&add.path).is_some()));
     let rows = |files| {
-        let table = session.read_table(Arc::new(PinnedTable::of(store, snapshot.clone(), files)))?;
-        table.select(keys.iter().map(|key| ident(*key)).collect::<Vec<_>>())
+        let rows = session.read_table(Arc::new(PinnedTable::of(table.store(), snapshot.clone(), files)))?;
+        rows.select(keys.iter().map(|key| ident(*key)).collect::<Vec<_>>())
     };
     let new = rows(new)?;
     let count = count(lit(1)).alias("rows_with_this_key");
     let doubled = new.clone().aggregate(keys.iter().map(|key| ident(*key)).collect(), vec![count])?;
     let doubled = doubled.filter(ident("rows_with_this_key").gt(lit(1)))?;
     let mut found = first(doubled).await?;
-    if found.is_none() && !old.is_empty() {
+    let old = if found.is_some() { Vec::new() } else { that_may_have(table, old, &keys, new.clone()).await? };
+    if !old.is_empty() {
         let again = new.alias("new")?.join(rows(old)?.alias("old")?, JoinType::Inner, &keys, &keys, None)?;
         let shown = keys.iter().map(|key| Expr::Column(Column::new(Some("new"), *key)));
         found = first(again.select(shown.chain([lit(2)]).collect::<Vec<_>>())?).await?;
@@ -98,6 +99,34 @@ async fn doubles(
         let key = port.primary_key.join(", ");
         format!("({key}) tells rows apart by contract, and {count} rows have ({})", values.join(", "))
     }))
+}
+
+/// Those of the files that may have a row with one of the keys in `new`.
+async fn that_may_have(
+    table: &Table,
+    files: Vec<Arc<Add>>,
+    keys: &[&str],
+    new: DataFrame,
+) -> datafusion::error::Result<Vec<Arc<Add>>> {
+    if files.is_empty() {
+        return Ok(files);
+    }
+    let mut hashes = Vec::new();
+    for batch in new.collect().await? {
+        match hash_rows(batch.columns()) {
+            Some(more) => hashes.extend(more),
+            None => return Ok(files),
+        }
+    }
+    hashes.sort_unstable();
+    let mut found = Vec::new();
+    for add in files {
+        let of_file = table.hashes(&add, keys).await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        if of_file.is_none_or(|of_file| hashes.iter().any(|&hash| of_file.may_hold(hash))) {
+            found.push(add);
+        }
+    }
+    Ok(found)
 }
 
 /// The values of a row that the query gives, if it gives any.
@@ -114,8 +143,9 @@ async fn first(query: DataFrame) -> datafusion::error::Result<Option<Vec<String>
 #[cfg(test)]
 mod tests {
     use arrow::array::{Int64Array, RecordBatch, StringArray};
-    use starmere_lake::delta::{Commit, EncodedFile, FileOptions, Table, Warehouse};
+    use starmere_lake::delta::{Commit, EncodedFile, FileOptions, Warehouse};
     use starmere_lake::paths::TablePath;
+    use starmere_lake::store::Store;
 
     use super::*;
     use crate::meaning;
@@ -129,10 +159,9 @@ mod tests {
         RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
     }
 
-    async fn append(table: &Table, base: &Snapshot, rows: Rows<'_>) -> Arc<Snapshot> {
+    async fn append(table: &Table, base: &Snapshot, rows: Rows<'_>, options: &FileOptions) -> Arc<Snapshot> {
         let batch = batch(rows);
-        let add =
-            table.upload(EncodedFile::of(&batch.schema(), &[batch], &FileOptions::default()).unwrap()).await.unwrap();
+        let add = table.upload(EncodedFile::of(&batch.schema(), &[batch], options).unwrap()).await.unwrap();
         table.commit(base, Commit { adds: vec![add], operation: "WRITE", ..Commit::default() }).await.unwrap()
     }
 
@@ -162,17 +191,26 @@ mod tests {
 
     /// What is said of a table of two files, the first of which has kept the contract: when the second one is new, and
     /// when all is.
-    async fn said(port: &Port, old: Rows<'_>, new: Rows<'_>) -> [Option<String>; 2] {
+    async fn said_with(port: &Port, old: Rows<'_>, new: Rows<'_>, options: &FileOptions) -> [Option<String>; 2] {
         let store = Store::memory();
         let engine = Engine::new(&store, 1 << 28).unwrap();
         let table = Warehouse::new(store.clone()).table(TablePath::stream("sales", "lines"));
         let empty = table.open_or_create(&batch(&[]).schema(), &[]).await.unwrap();
-        let kept = append(&table, &empty, old).await;
-        let snapshot = append(&table, &kept, new).await;
+        let kept = append(&table, &empty, old, options).await;
+        let snapshot = append(&table, &kept, new, options).await;
         let mut said = [None, None];
         for (said, kept) in said.iter_mut().zip([Some(kept.as_ref()), None]) {
-            *said = check(&engine, &store, &snapshot, kept, port).await.unwrap().map(|breach| breach.to_string());
+            *said = check(&engine, &table, &snapshot, kept, port).await.unwrap().map(|breach| breach.to_string());
         }
+        said
+    }
+
+    /// The same, whether or not files say which keys they may have.
+    async fn said(port: &Port, old: Rows<'_>, new: Rows<'_>) -> [Option<String>; 2] {
+        let columns = port.primary_key.iter().map(|name| if name == "id" { "number".to_owned() } else { name.clone() });
+        let hashed = FileOptions { hashed: columns.collect(), ..FileOptions::default() };
+        let said = said_with(port, old, new, &FileOptions::default()).await;
+        assert_eq!(said, said_with(port, old, new, &hashed).await);
         said
     }
 

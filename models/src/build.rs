@@ -21,6 +21,7 @@ use starmere_lake::upkeep::cut_of;
 use tokio::sync::Mutex;
 
 use crate::define::ModelName;
+pub use crate::derived::DEFINITION;
 use crate::derived::{Change, Derived};
 use crate::dimension::{self, Index};
 use crate::events::{EventChanges, Payloads, changes};
@@ -102,7 +103,10 @@ impl Builder {
             let table = warehouse.table(TablePath::stream(&stream.domain, &stream.name));
             let snapshot = table.open_or_create(lake_events::table_schema(), &[lake_events::INGEST_DATE]).await?;
             let name = format!("lake.{}.{}", stream.domain, stream.name);
-            let payloads = Arc::new(Payloads::of(stream, &table).await?);
+            let audited = |model: &Model| matches!(model, Model::Fact(fact) if fact.audit);
+            let is_audited =
+                models.models.iter().any(|model| audited(model) && model.streams().contains(&*stream.name));
+            let payloads = Arc::new(Payloads::of(stream, &table, is_audited).await?);
             let (version, rows, cut) = (snapshot.version(), snapshot.rows().unwrap_or_default(), cut_of(&snapshot));
             streams.insert(stream.name.clone(), Input { name, table, version, rows, payloads, cut });
         }
@@ -203,16 +207,20 @@ impl Builder {
         if let Some(found) = known.get(&key) {
             return Ok(found.clone());
         }
-        let loaded = Arc::new(Index::load(table, snapshot, name).await?);
+        let loaded = Arc::new(Index::load(table, snapshot, name, None).await?);
         known.insert(key, loaded.clone());
         Ok(loaded)
     }
 
-    pub(crate) async fn derived(&self, model: &ModelName, fingerprint: &str, part: &str) -> Result<Derived> {
+    /// Where a part of a model lies.
+    fn path(&self, model: &ModelName, fingerprint: &str, part: &str) -> TablePath {
         let generation = self.aside.as_ref().or_else(|| self.generations.get(model)).map(String::as_str);
         let fingerprint = format!("{fingerprint}{}", generation.unwrap_or_default());
-        let derived =
-            Derived::open(&self.warehouse, TablePath::model(&model.domain, &model.name, &fingerprint, part)).await?;
+        TablePath::model(&model.domain, &model.name, &fingerprint, part)
+    }
+
+    pub(crate) async fn derived(&self, model: &ModelName, fingerprint: &str, part: &str) -> Result<Derived> {
+        let derived = Derived::open(&self.warehouse, self.path(model, fingerprint, part)).await?;
         self.check_whole(derived.table.path(), derived.snapshot.as_ref().map(|snapshot| snapshot.version()))?;
         Ok(derived)
     }
@@ -242,7 +250,7 @@ impl Builder {
                 let is_ready =
                     |model: &&Model| model.inputs().iter().all(|input| pins.contains_key(&input.to_string()));
                 let Some(place) = waiting.iter().position(is_ready) else { break };
-                let weight = self.weight(waiting[place]).await?;
+                let weight = self.weight(waiting[place]);
                 if !running.is_empty() && load + weight > ROWS_SIDE_BY_SIDE {
                     break;
                 }
@@ -270,7 +278,7 @@ impl Builder {
             Model::Dimension(dimension) => {
                 let changes = dimension::build_changes(self, dimension).await?;
                 let pin = &changes.pins[&format!("{}/{}", dimension.name, dimension::CHANGES)];
-                let mut built = dimension::build_versions(self, dimension, pin).await?;
+                let mut built = dimension::build_versions(self, dimension, pin, pins).await?;
                 (built.rows_read, built.rejects) = (changes.rows_read, changes.rejects);
                 built.pins.extend(changes.pins);
                 Ok(built)
@@ -280,22 +288,21 @@ impl Builder {
         }
     }
 
-    /// How much a model has before it: the rows of its streams, where its table is filled from the lake.
-    async fn weight(&self, model: &Model) -> Result<u64> {
-        let part = if matches!(model, Model::Dimension(_)) { dimension::CHANGES } else { "rows" };
-        let table = self.derived(model.name(), model.fingerprint(), part).await?;
-        if table.snapshot.is_some() {
-            return Ok(0);
+    /// How much a model has before it: the rows of its streams, where no table of it is published to go on from.
+    fn weight(&self, model: &Model) -> u64 {
+        if self.published.contains_key(&self.path(model.name(), model.fingerprint(), "rows")) {
+            return 0;
         }
         let streams = model.streams().into_iter().filter_map(|stream| self.streams.get(stream));
-        Ok(streams.map(|input| input.rows).sum())
+        streams.map(|input| input.rows).sum()
     }
 
     async fn generated(&self, model: &GeneratedModel) -> Result<Built> {
         let mut derived = self.derived(&model.name, &model.fingerprint, "rows").await?;
         if derived.snapshot.as_ref().is_none_or(|snapshot| snapshot.version() == 0) {
             let name = &model.name.name;
-            derived.create(&model.generated.schema(name), &[]).await?;
+            let definition = (DEFINITION, Model::Generated(model.clone()).made_by().to_string());
+            derived.create(&model.generated.schema(name), &[definition]).await?;
             let rows = model.generated.rows(name, &model.members)?;
             let add = derived.write(vec![rows], FileOptions::default(), None).await?;
             derived.commit(Change { adds: add.into_iter().collect(), ..Change::default() }, &BTreeMap::new()).await?;

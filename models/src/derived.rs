@@ -30,8 +30,26 @@ pub(crate) struct Change {
     pub(crate) facts: serde_json::Value,
 }
 
+/// The setting of a table that says by which definition its rows were made, as JSON.
+pub const DEFINITION: &str = "starmere.definition";
+/// Files of buckets with fewer rows are written again with whatever is new in their bucket; the others are left alone as far
+/// as they can be.
+const SMALL_FILE: u64 = 1 << 15;
+/// The setting of a table that says another number: tests have small tables.
+const SMALL_FILE_SETTING: &str = "starmere.small_file";
+
+/// So few rows make a small file of this table.
+pub(crate) fn small_file(snapshot: &Snapshot) -> u64 {
+    snapshot.setting(SMALL_FILE_SETTING).and_then(|rows| rows.parse().ok()).unwrap_or(SMALL_FILE)
+}
+
 fn application(input: &str) -> String {
     format!("starmere/input/{input}")
+}
+
+/// The version of `input` that a table holds at this version of its own.
+pub(crate) fn consumed(snapshot: &Snapshot, input: &str) -> Option<u64> {
+    u64::try_from(snapshot.txn(&application(input))?).ok()
 }
 
 impl Derived {
@@ -43,8 +61,7 @@ impl Derived {
 
     /// The version of `input` that the table holds.
     pub(crate) fn consumed(&self, input: &str) -> Option<u64> {
-        let version = self.snapshot.as_ref()?.txn(&application(input))?;
-        u64::try_from(version).ok()
+        consumed(self.snapshot.as_ref()?, input)
     }
 
     /// Whether nothing of `inputs` is new. A table that is ahead of them belongs to a build that began later: this

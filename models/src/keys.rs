@@ -6,10 +6,8 @@
 //! the hash is XXH3 (64 bits, seed 0), cut to 62 bits.
 
 use arrow::array::ArrayRef;
-use arrow::array::{Array, AsArray, Int64Array};
-use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
-};
+use arrow::array::{Array, Int64Array};
+use starmere_lake::delta::{append_value, hash_rows};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The member that is not known.
@@ -84,23 +82,21 @@ impl Keys {
         hash.update(&bytes);
         cut(hash.digest())
     }
+
+    /// The key of what is left of the version `version` of the member `durable` once a parent's version `parent` begins.
+    pub fn beside(&self, durable: i64, version: i64, parent: i64) -> i64 {
+        let mut hash = Xxh3::new();
+        hash.update(&self.prefix);
+        for key in [durable, version, parent] {
+            hash.update(&key.to_le_bytes());
+        }
+        cut(hash.digest())
+    }
 }
 
 /// A hash of each row of `columns`, nulls included.
 pub(crate) fn hashes(columns: &[ArrayRef]) -> Vec<u64> {
-    let rows = columns.first().map_or(0, |column| column.len());
-    let mut bytes = Vec::with_capacity(64);
-    let hash = |row| {
-        bytes.clear();
-        for column in columns {
-            bytes.push(u8::from(column.is_valid(row)));
-            if column.is_valid(row) {
-                value(&mut bytes, column, row);
-            }
-        }
-        xxhash_rust::xxh3::xxh3_64(&bytes)
-    };
-    (0..rows).map(hash).collect()
+    hash_rows(columns).unwrap_or_else(|| unreachable!("a grain has declared types"))
 }
 
 fn cut(hash: u64) -> i64 {
@@ -115,18 +111,8 @@ fn frame(into: &mut Vec<u8>, bytes: &[u8]) {
 
 /// The canonical bytes of a value; columns have the dimension's own types, so equal values have equal bytes.
 fn value(into: &mut Vec<u8>, column: &ArrayRef, row: usize) {
-    match column.data_type() {
-        DataType::Utf8 => frame(into, column.as_string::<i32>().value(row).as_bytes()),
-        DataType::Int32 => frame(into, &column.as_primitive::<Int32Type>().value(row).to_le_bytes()),
-        DataType::Int64 => frame(into, &column.as_primitive::<Int64Type>().value(row).to_le_bytes()),
-        DataType::Date32 => frame(into, &column.as_primitive::<Date32Type>().value(row).to_le_bytes()),
-        DataType::Float64 => frame(into, &column.as_primitive::<Float64Type>().value(row).to_bits().to_le_bytes()),
-        DataType::Decimal128(..) => frame(into, &column.as_primitive::<Decimal128Type>().value(row).to_le_bytes()),
-        DataType::Timestamp(..) => {
-            frame(into, &column.as_primitive::<TimestampMicrosecondType>().value(row).to_le_bytes());
-        }
-        DataType::Boolean => frame(into, &[u8::from(column.as_boolean().value(row))]),
-        other => unreachable!("a natural key has a declared type, not {other}"),
+    if !append_value(into, column, row) {
+        unreachable!("a natural key has a declared type, not {}", column.data_type());
     }
 }
 

@@ -1,19 +1,15 @@
-//! `starmere check`, `plan`, `products`: what the definitions say.
+//! `starmere check`, `products`: what the definitions say.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use starmere_lake::paths::TablePath;
-use starmere_marts::meaning::Meaning;
 use starmere_models::define::ModelName;
 use starmere_models::resolve::{Model, Models};
 use starmere_models::sql_model::Shape;
 
 use super::inspect::{Cell, Holds, listing};
-use crate::changes::{BREAKS, changes};
 use crate::failure::Problems;
 use crate::output::{Output, counted};
-use crate::project::{Opened, Project};
+use crate::project::Project;
 use crate::project_tests;
 
 pub(super) async fn check(project: &Arc<Project>, output: &Output) -> anyhow::Result<()> {
@@ -38,88 +34,6 @@ pub(super) async fn check(project: &Arc<Project>, output: &Output) -> anyhow::Re
     }
     step.done(counted(project.tests.len() as u64, "test holds", "tests hold"));
     Ok(())
-}
-
-pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()> {
-    let newest = opened.catalog.newest().await?;
-    let mut rows = Vec::new();
-    let mut moved: BTreeMap<String, bool> = BTreeMap::new();
-    for model in &opened.project.models.models {
-        let name = model.name().to_string();
-        let published = newest.tables.get(&name);
-        let same = published
-            .and_then(|pin| pin.path.fingerprint())
-            .is_some_and(|print| print.starts_with(model.fingerprint()));
-        let mut waiting = Vec::new();
-        let mut to_read = 0;
-        for stream in model.streams() {
-            let Some(stream) = opened.project.models.streams.get(stream) else { continue };
-            let table = opened.warehouse.table(TablePath::stream(&stream.domain, &stream.name));
-            let Some(snapshot) = table.snapshot().await? else { continue };
-            let input = format!("lake.{}.{}", stream.domain, stream.name);
-            let consumed = same.then(|| newest.tables.get(&input)).flatten().map(|pin| pin.version);
-            let all = snapshot.rows().unwrap_or_default();
-            let new = match consumed {
-                Some(version) if version == snapshot.version() => continue,
-                Some(version) => all - table.snapshot_at(version).await?.rows().unwrap_or_default().min(all),
-                None => all,
-            };
-            to_read += new;
-            waiting.push(format!("{} of {}", counted(new, "event", "events"), stream.name));
-        }
-        let inputs: Vec<String> = model.inputs().into_iter().map(ToString::to_string).collect();
-        let changing = inputs.iter().filter(|input| moved.get(*input) == Some(&true));
-        waiting.extend(changing.map(|input| format!("changes of {input}")));
-        let (action, why) = match (published, same, waiting.is_empty()) {
-            (None, ..) => ("create", "it was never published".to_owned()),
-            (Some(_), false, _) => ("rebuild", "its definition, or one it depends on, has changed".to_owned()),
-            (Some(_), true, false) => ("update", waiting.join(", ")),
-            (Some(_), true, true) => ("keep", "nothing is new".to_owned()),
-        };
-        moved.insert(name.clone(), action != "keep");
-        let made_of: Vec<String> = model.streams().into_iter().map(str::to_owned).chain(inputs).collect();
-        rows.push(row(model.kind(), name, action, to_read, why, made_of.join(", "), ports_of(opened, model)));
-    }
-    for (name, _) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.") && !name.contains('/')) {
-        if !opened.project.models.models.iter().any(|model| model.name().to_string() == *name) {
-            let why = "it is no longer defined".to_owned();
-            rows.push(row("model", name.clone(), "unpublish", 0, why, String::new(), String::new()));
-        }
-    }
-    let published = Meaning::of(&newest)?;
-    for change in changes(&published, &opened.project.meaning) {
-        let why = if change.breaks { format!("{}: {BREAKS}", change.why) } else { change.why };
-        rows.push(row("port", change.port, change.action, 0, why, String::new(), String::new()));
-    }
-    let columns = [
-        ("kind", Holds::Text),
-        ("model", Holds::Text),
-        ("action", Holds::Text),
-        ("events to read", Holds::Number),
-        ("why", Holds::Text),
-        ("made of", Holds::Text),
-        ("ports", Holds::Text),
-    ];
-    listing(output, &columns, &rows)
-}
-
-fn row(kind: &str, name: String, action: &str, to_read: u64, why: String, made_of: String, ports: String) -> Vec<Cell> {
-    let action = action.to_owned();
-    vec![
-        kind.to_owned().into(),
-        name.into(),
-        action.into(),
-        Cell::Number(to_read),
-        why.into(),
-        made_of.into(),
-        ports.into(),
-    ]
-}
-
-fn ports_of(opened: &Opened, model: &Model) -> String {
-    let name = model.name().to_string();
-    let ports = opened.project.meaning.ports.iter().filter(|port| port.table == name);
-    ports.map(|port| port.full_name()).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn products(project: &Project, output: &Output) -> anyhow::Result<()> {

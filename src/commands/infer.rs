@@ -54,7 +54,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Infer, output: &Output) -> 
         format: mapping.format.clone(),
         events: Vec::new(),
     };
-    let payloads = Payloads::of(&definition, stream.table()).await?;
+    let payloads = Payloads::of(&definition, stream.table(), false).await?;
     let (mut shapes, mut rejects, mut unreadable) = (Shapes::new(), Shape::default(), 0);
     while let Some(batch) = batches.next().await {
         let batch = payloads.texts(&sample.of(&batch?)?, stream.table())?;

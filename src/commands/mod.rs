@@ -1,10 +1,12 @@
 //! The commands: each loads the project, calls the rooms, prints.
 
+mod copies;
 mod definitions;
 mod infer;
 mod ingest;
 mod init;
 mod inspect;
+mod plan;
 mod rejects;
 mod serve;
 mod sql;
@@ -31,7 +33,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     match line.command {
         Command::Init(arguments) => init::run(&arguments, &root, output),
         Command::Check => definitions::check(&Arc::new(Project::load(&root)?), output).await,
-        Command::Plan => definitions::plan(&open()?, output).await,
+        Command::Plan => plan::plan(&open()?, output).await,
         Command::Products(Products { what: None }) => definitions::products(&Project::load(&root)?, output),
         Command::Products(Products { what: Some(ProductsCommand::Matrix) }) => {
             definitions::matrix(&Project::load(&root)?, output)
@@ -39,6 +41,9 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Streams(Streams { what: None }) => inspect::streams(&open()?, output).await,
         Command::Streams(Streams { what: Some(StreamsCommand::Infer(arguments)) }) => {
             infer::run(&open()?, &arguments, output).await
+        }
+        Command::Streams(Streams { what: Some(StreamsCommand::Copies(arguments)) }) => {
+            copies::run(&open()?, &arguments, output).await
         }
         Command::Status(arguments) => inspect::status(&open()?, &arguments, output).await,
         Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,

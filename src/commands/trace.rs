@@ -1,20 +1,23 @@
 //! `starmere trace`: from a row to the events that made it, to their bytes; and back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
+use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::provider::PinnedTable;
-use starmere_models::define::{FieldType, Place, suggestion};
+use starmere_models::define::{FieldType, ModelName, Place, suggestion};
 use starmere_models::dimension::CHANGES;
+use starmere_models::fact::EVENT_STREAM;
 use starmere_models::resolve::{Model, check_name};
+use starmere_models::sql_model::{Lineage, SqlModel};
 use starmere_sql::wire;
 
 use super::rejects::readable;
@@ -47,6 +50,13 @@ struct Tracing<'a> {
 
 /// The events that made a row, and what each meant for it.
 type Origins = BTreeSet<(String, String, String)>;
+
+/// What rows of a SQL model are made of.
+struct Below {
+    origins: Origins,
+    /// Inputs whose rows are not known, and why.
+    unknown: BTreeSet<(String, &'static str)>,
+}
 
 impl Tracing<'_> {
     /// Registers a table of the snapshot; its name in the session, none where it is not published.
@@ -112,13 +122,22 @@ impl Tracing<'_> {
             }
             Model::Sql(sql) => {
                 let inputs: Vec<String> = sql.inputs().into_iter().map(ToString::to_string).collect();
-                output.say(format!("made of {}; trace their rows for more", inputs.join(", ")));
-                let streams: BTreeSet<&str> = self.streams_below(model);
-                let mut origins = Origins::new();
-                for stream in streams {
-                    origins.extend(by_event_id(&rows, stream, "row"));
+                output.say(format!("made of {}", inputs.join(", ")));
+                let mut below = Below { origins: Origins::new(), unknown: BTreeSet::new() };
+                self.below(sql, &rows, &mut below).await?;
+                if below.origins.is_empty() && !below.unknown.is_empty() {
+                    // They may say it themselves.
+                    for stream in self.streams_below(model) {
+                        below.origins.extend(by_event_id(&rows, stream, "row"));
+                    }
                 }
-                origins
+                for (name, why) in below.unknown {
+                    output.say(format!("which rows of {name} they are made of is not known: {why}"));
+                }
+                if below.origins.len() > MOST_ROWS {
+                    output.say(format!("the first {MOST_ROWS} of {} events:", below.origins.len()));
+                }
+                below.origins.into_iter().take(MOST_ROWS).collect()
             }
             Model::Generated(_) => {
                 output.say("its rows follow from its definition");
@@ -126,6 +145,48 @@ impl Tracing<'_> {
             }
         };
         self.events(&origins, output).await
+    }
+
+    /// The events of the facts that rows of a SQL model are made of, over any number of others.
+    async fn below(&self, model: &SqlModel, rows: &[RecordBatch], below: &mut Below) -> anyhow::Result<()> {
+        let models = &self.opened.project.models;
+        let mut tables: BTreeMap<ModelName, Arc<dyn TableProvider>> = BTreeMap::new();
+        for input in model.inputs() {
+            let Some(pin) = self.newest.tables.get(&input.to_string()) else { return Ok(()) };
+            let snapshot = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+            tables.insert(input.clone(), Arc::new(PinnedTable::new(self.opened.warehouse.store(), snapshot)));
+        }
+        let columns = |name: &ModelName| match models.get(name) {
+            Some(Model::Fact(fact)) => {
+                let stream = (fact.streams().len() > 1).then(|| EVENT_STREAM.to_owned());
+                std::iter::once("event_id".to_owned()).chain(stream).collect()
+            }
+            Some(Model::Sql(sql)) => sql.grain.clone(),
+            // What is known of members is not what happened.
+            _ => Vec::new(),
+        };
+        let lineage = model.lineage(&self.session, rows, columns, |name| tables[name].clone()).await?;
+        let is_below = |name: &&ModelName| matches!(models.get(name), Some(Model::Fact(_) | Model::Sql(_)));
+        let mut missing: BTreeSet<&ModelName> = model.inputs().into_iter().filter(is_below).collect();
+        let why = match &lineage {
+            None => "all rows are computed at once",
+            Some(_) => "the query does not pass on what tells them apart",
+        };
+        for Lineage { input, rows } in lineage.iter().flatten() {
+            missing.remove(input);
+            match models.get(input) {
+                Some(Model::Fact(fact)) => {
+                    let only = fact.sources.first().map(|source| source.stream.as_str()).unwrap_or_default();
+                    below.origins.extend(by_event_id(rows, only, &format!("row of {input}")));
+                }
+                Some(Model::Sql(sql)) if rows.iter().any(|batch| batch.num_rows() > 0) => {
+                    Box::pin(self.below(sql, rows, below)).await?;
+                }
+                _ => {}
+            }
+        }
+        below.unknown.extend(missing.into_iter().map(|name| (name.to_string(), why)));
+        Ok(())
     }
 
     /// The streams that a model is made of, over any number of others.
@@ -173,7 +234,7 @@ impl Tracing<'_> {
         for role in fact.roles.iter().filter(|role| *role.target.name() == dimension.name) {
             let column = quoted(&role.durable_column().unwrap_or_else(|| role.key_column()));
             let stream = fact.sources.first().map(|source| source.stream.as_str()).unwrap_or_default();
-            let stream = if fact.streams().len() > 1 { "event_stream".to_owned() } else { text(stream) };
+            let stream = if fact.streams().len() > 1 { EVENT_STREAM.to_owned() } else { text(stream) };
             let words = text(&format!("mention by {}", fact.name));
             let query = format!(
                 "SELECT DISTINCT {stream}, event_id, {words} FROM {table} WHERE {column} IN ({}) LIMIT {MOST_ROWS}",
@@ -326,19 +387,11 @@ fn condition(model: &Model, key: &[String]) -> anyhow::Result<String> {
 fn by_event_id(rows: &[RecordBatch], stream: &str, means: &str) -> Origins {
     let mut found = Origins::new();
     for batch in rows {
-        let column = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-        let column_view = |name: &str| {
-            batch.column_by_name(name).map(|column| {
-                (0..batch.num_rows())
-                    .map(|row| array_value_to_string(column, row).unwrap_or_default())
-                    .collect::<Vec<_>>()
-            })
+        let texts = |name: &str| -> Option<Vec<String>> {
+            let column = batch.column_by_name(name)?;
+            Some((0..batch.num_rows()).map(|row| array_value_to_string(column, row).unwrap_or_default()).collect())
         };
-        let ids: Vec<String> = match column("event_id") {
-            Some(ids) => ids.iter().map(|id| id.unwrap_or_default().to_owned()).collect(),
-            None => column_view("event_id").unwrap_or_default(),
-        };
-        let streams = column_view("event_stream");
+        let (ids, streams) = (texts("event_id").unwrap_or_default(), texts(EVENT_STREAM));
         for (row, id) in ids.into_iter().enumerate().filter(|(_, id)| !id.is_empty()) {
             let stream = streams.as_ref().map_or_else(|| stream.to_owned(), |streams| streams[row].clone());
             found.insert((stream, id, means.to_owned()));

@@ -33,9 +33,10 @@ pub(crate) const DIMENSIONS: [(&str, &str, &str); 8] = [
 ];
 
 /// Columns that hold surrogate keys: table, column, dimension.
-pub(crate) const KEYS: [(&str, &str, &str); 62] = [
+pub(crate) const KEYS: [(&str, &str, &str); 63] = [
     ("sales.customer", "customer_key", "sales.customer"),
     ("sales.customer", "customer_durable_key", "sales.customer"),
+    ("sales.customer", "region_key", "sales.region"),
     ("sales.customer", "region_durable_key", "sales.region"),
     ("sales.region", "region_key", "sales.region"),
     ("sales.region", "region_durable_key", "sales.region"),
@@ -284,7 +285,7 @@ attributes:
   channel:   { type: string, history: keep }
   tier:      { type: string, history: version }
 references:
-  region: { dimension: region, key: region_id }
+  region: { dimension: region, key: region_id, as_of: version }
 inferred_from: [sales.order_lines]
 "#,
     r#"

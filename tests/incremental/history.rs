@@ -35,6 +35,8 @@ pub(crate) enum Step {
 pub(crate) struct History {
     /// How many buckets dimensions have, as a power of two.
     pub(crate) bucket_bits: u32,
+    /// Files of buckets are small with fewer rows.
+    pub(crate) small_file: u32,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -383,7 +385,7 @@ impl History {
                 steps.push(Step::Restart);
             }
         }
-        Self { bucket_bits: random.u32(..3), steps }
+        Self { bucket_bits: random.u32(..3), small_file: random.u32(..8), steps }
     }
 
     /// The batches, in the order in which they land.
@@ -417,6 +419,6 @@ impl fmt::Display for History {
                 Step::Restart => writeln!(f, "restart")?,
             }
         }
-        write!(f, "(dimensions have {} buckets)", 1 << self.bucket_bits)
+        write!(f, "(models have {} buckets, small files fewer than {} rows)", 1 << self.bucket_bits, self.small_file)
     }
 }

@@ -35,7 +35,7 @@ use world::{NOBODY, Quiet, Row, Tables, UNKNOWN, World, labelled, paused, same, 
 fn published_tables_equal_a_rebuild_and_the_answer() {
     each_seed(150, |history, _| {
         on_runtime(async {
-            let mut world = World::new(history.bucket_bits).await?;
+            let mut world = World::new(history.bucket_bits, history.small_file).await?;
             let mut landed: Vec<Landed> = Vec::new();
             for (number, step) in history.steps.iter().enumerate() {
                 match step {
@@ -67,7 +67,7 @@ fn a_build_that_is_overtaken_does_no_harm() {
     each_seed(24, |history, seed| {
         on_runtime(async {
             let mut random = fastrand::Rng::with_seed(seed);
-            let mut world = World::new(history.bucket_bits).await?;
+            let mut world = World::new(history.bucket_bits, history.small_file).await?;
             let mut landed: Vec<Landed> = Vec::new();
             for (number, rows) in history.batches().take(6).enumerate() {
                 let at = || format!("at batch {}", number + 1);
@@ -104,7 +104,7 @@ fn a_build_that_is_overtaken_does_no_harm() {
 #[test]
 fn racing_builds_end_with_the_right_tables() {
     each_seed(20, |history, _| {
-        let mut world = on_runtime(World::new(history.bucket_bits))?;
+        let mut world = on_runtime(World::new(history.bucket_bits, history.small_file))?;
         let (first, second) = (world.other(), world.other());
         thread::scope(|scope| {
             let racers = [first, second].map(|process| scope.spawn(move || on_runtime(race(&process, 4))));

@@ -118,8 +118,10 @@ pub(crate) fn tables(landed: &[Landed]) -> Tables {
     let mut seen_in_regions = mentioned(&orders, REGION.table);
     seen_in_regions.extend(customers.iter().filter_map(|(_, change)| change.said.get("region")?.clone()));
     let mut members: BTreeMap<&str, Members> = BTreeMap::new();
-    members.insert(CUSTOMER.table, Members::of(&CUSTOMER, &customers, &mentioned(&order_lines, CUSTOMER.table)));
-    members.insert(REGION.table, Members::of(&REGION, &regions, &seen_in_regions));
+    let of_region = Members::of(&REGION, &regions, &seen_in_regions);
+    let of_customer = Members::of(&CUSTOMER, &customers, &mentioned(&order_lines, CUSTOMER.table));
+    members.insert(CUSTOMER.table, of_customer.split("region", &of_region));
+    members.insert(REGION.table, of_region);
     members.insert(SHOP.table, Members::of(&SHOP, &shops, &mentioned(&orders, SHOP.table)));
     members.insert(PRODUCT.table, Members::of(&PRODUCT, &products, &BTreeSet::new()));
 
@@ -296,6 +298,7 @@ fn replayed(changes: &[(&Event, &Change)]) -> State {
     state
 }
 
+#[derive(Clone)]
 struct MemberVersion {
     from: i64,
     state: State,
@@ -331,6 +334,23 @@ impl Members {
             members.inferred.insert(name.clone());
         }
         members
+    }
+
+    /// The same, with a version from wherever one of the member's parent begins, which `reference` names.
+    fn split(mut self, reference: &str, parents: &Members) -> Self {
+        for versions in self.versions.values_mut() {
+            let mut begins: BTreeMap<i64, MemberVersion> = BTreeMap::new();
+            for (index, version) in versions.iter().enumerate() {
+                let to = versions.get(index + 1).map_or(END, |next| next.from);
+                let parent = version.state.values.get(reference).and_then(|parent| parents.versions.get(parent));
+                let within = parent.into_iter().flatten().map(|parent| parent.from);
+                for from in within.filter(|&from| version.from < from && from < to).chain([version.from]) {
+                    begins.insert(from, MemberVersion { from, ..version.clone() });
+                }
+            }
+            *versions = begins.into_values().collect();
+        }
+        self
     }
 
     /// What the key of a fact about `member` at an instant stands for.
@@ -379,6 +399,7 @@ impl Members {
                     let value = version.state.values.get(attribute);
                     match dimension.reference.filter(|(reference, _)| reference == attribute) {
                         Some((reference, parent)) => {
+                            cells.insert(format!("{reference}_key"), all[parent].key(value, version.from));
                             cells.insert(format!("{reference}_durable_key"), all[parent].durable(value))
                         }
                         None => cells.insert((*attribute).to_owned(), value.map_or(NULL.to_owned(), Clone::clone)),

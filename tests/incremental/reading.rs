@@ -311,18 +311,12 @@ pub(crate) fn order_lines(event: &Event) -> Option<Fit<Vec<FactRow>>> {
     is_order.then(|| lines_of_order(event))
 }
 
-fn lines_of_order(event: &Event) -> Fit<Vec<FactRow>> {
+/// Product, quantity and price of a line, as far as they are said.
+type Line = (Option<String>, Option<i64>, Option<i64>);
+
+/// The lines of an order, in the newest version.
+fn elements(event: &Event) -> Fit<Vec<Line>> {
     let body = &event.body;
-    let number = text(body, "order.no")?.flatten().ok_or(Misfit)?;
-    let (buyer, payer, due) = match event.version {
-        1 => {
-            let buyer = text(body, "order.client")?.flatten();
-            let payer = text(body, "order.guarantor")?.flatten().or_else(|| buyer.clone());
-            (buyer, payer, NaiveDate::from_ymd_opt(2024, 1, 3))
-        }
-        2 => (text(body, "order.buyer")?.flatten(), text(body, "order.payer")?.flatten(), day(body, "due")?),
-        _ => return Err(Misfit),
-    };
     let elements: &[Value] = match at(body, "order.lines") {
         None | Some(Value::Null) => &[],
         Some(Value::Array(elements)) => elements,
@@ -344,6 +338,22 @@ fn lines_of_order(event: &Event) -> Fit<Vec<FactRow>> {
             }
         });
     }
+    Ok(read)
+}
+
+fn lines_of_order(event: &Event) -> Fit<Vec<FactRow>> {
+    let body = &event.body;
+    let number = text(body, "order.no")?.flatten().ok_or(Misfit)?;
+    let (buyer, payer, due) = match event.version {
+        1 => {
+            let buyer = text(body, "order.client")?.flatten();
+            let payer = text(body, "order.guarantor")?.flatten().or_else(|| buyer.clone());
+            (buyer, payer, NaiveDate::from_ymd_opt(2024, 1, 3))
+        }
+        2 => (text(body, "order.buyer")?.flatten(), text(body, "order.payer")?.flatten(), day(body, "due")?),
+        _ => return Err(Misfit),
+    };
+    let read = elements(event)?;
     // Division by zero: the event does not fit, whatever its other lines say.
     if read.iter().any(|(_, quantity, _)| *quantity == Some(7)) {
         return Err(Misfit);
@@ -416,27 +426,7 @@ fn moved_by_order(event: &Event) -> Fit<Vec<FactRow>> {
         return Err(Misfit);
     }
     let number = text(body, "order.no")?.flatten().ok_or(Misfit)?;
-    let elements: &[Value] = match at(body, "order.lines") {
-        None | Some(Value::Null) => &[],
-        Some(Value::Array(elements)) => elements,
-        Some(_) => return Err(Misfit),
-    };
-    let mut read = Vec::new();
-    for element in elements {
-        if !element.is_object() {
-            return Err(Misfit);
-        }
-        read.push(match event.version {
-            1 => {
-                let price = hundredths(element, "price")?.flatten().unwrap_or(150);
-                (text(element, "sku")?.flatten(), parsed(text(element, "qty")?, &INT)?.flatten(), Some(price))
-            }
-            _ => {
-                let quantity = whole(element, "quantity", &INT)?.flatten();
-                (text(element, "product")?.flatten(), quantity, hundredths(element, "price")?.flatten())
-            }
-        });
-    }
+    let read = elements(event)?;
     let mut rows = Vec::new();
     for (index, (product, quantity, price)) in read.into_iter().enumerate().take(4) {
         if quantity.is_none_or(|quantity| quantity <= 2) {

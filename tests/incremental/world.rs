@@ -85,18 +85,26 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// An empty warehouse. Dimensions have `1 << bucket_bits` buckets.
-    pub(crate) async fn new(bucket_bits: u32) -> Result<Self> {
+    /// An empty warehouse. Models have `1 << bucket_bits` buckets, whose files are small with fewer rows than `small_file`.
+    pub(crate) async fn new(bucket_bits: u32, small_file: u32) -> Result<Self> {
         let store = Store::memory();
         let warehouse = Warehouse::new(store.clone());
-        // A change log takes its number of buckets from the rows of the first build, which are few here.
+        // A table takes its number of buckets from the rows of the first build, which are few here.
+        let buckets = ("starmere.buckets", bucket_bits.to_string());
+        let settings = [buckets, ("starmere.small_file", small_file.to_string())];
         for model in &models().models {
             if let Model::Dimension(dimension) = model {
                 let name = &dimension.name;
                 let path = TablePath::model(&name.domain, &name.name, &dimension.fingerprint, "changes");
-                let settings = [("starmere.buckets", bucket_bits.to_string())];
                 warehouse.table(path).open_or_create_with(&dimension.changes_schema(), &[], &settings).await?;
             }
+            let schema = match model {
+                Model::Dimension(dimension) => dimension.schema(),
+                Model::Sql(model) => model.schema(),
+                Model::Fact(_) | Model::Generated(_) => continue,
+            };
+            let path = TablePath::model(&model.name().domain, &model.name().name, model.fingerprint(), "rows");
+            warehouse.table(path).open_or_create_with(&schema, &[], &settings).await?;
         }
         Ok(Self { store, warehouse, batches: 0 })
     }

@@ -17,9 +17,11 @@
 
 mod actions;
 mod checkpoint;
+mod hashes;
 mod read;
 mod schema;
 mod snapshot;
+mod splice;
 pub(crate) mod statistics;
 #[cfg(test)]
 mod tests;
@@ -28,14 +30,16 @@ mod write;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 
 pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
-pub use read::DataFile;
+pub use hashes::{Hashes, append_value, hash_rows};
 pub(crate) use read::align;
+pub use read::{DataFile, Wanted};
 pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
 pub use snapshot::Snapshot;
 pub use write::{EncodedFile, FileOptions, FileWriter};
@@ -295,6 +299,28 @@ impl Table {
         }
         let is_same = format!("{:032x}", digest.digest128()) == *written;
         Ok((!is_same).then(|| format!("`{path}` has other bytes than were written")))
+    }
+
+    /// A file like `add`, with the columns of `replaced` in place of its own; `replaced` has a row for each of the file's.
+    pub async fn with_columns(
+        &self,
+        add: &Add,
+        schema: &SchemaRef,
+        replaced: RecordBatch,
+        options: FileOptions,
+    ) -> Result<Add> {
+        let path = self.path.file(&add.path);
+        let bytes = self.store().read(&path).await?.ok_or_else(|| Error::Missing { object: path.to_string() })?;
+        let schema = schema.clone();
+        let splice = move || splice::spliced(&bytes, &schema, &replaced, &options);
+        let spliced = tokio::task::spawn_blocking(splice).await;
+        let spliced = spliced
+            .map_err(|error| Error::Invalid { what: "a task of a rewrite".into(), reason: error.to_string() })?;
+        let mut file = spliced.map_err(Error::parquet(path.to_string()))?;
+        if let Some(group) = paths::file_group(&add.path) {
+            file = file.in_group(group);
+        }
+        self.upload(file).await
     }
 
     /// Uploads an encoded file and tells how to add it.

@@ -3,23 +3,30 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{FieldRef, SchemaRef};
+use arrow::datatypes::{FieldRef, Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderOptions, RowFilter};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use super::hashes::{FooterEntry, Hashes};
 use super::{Add, Table};
 use crate::{Error, Result};
+
+/// Rows that are decoded at a time where few of them are wanted.
+const BATCH_ROWS: usize = 1 << 13;
+
+/// Which values of a column are wanted.
+pub type Wanted = Arc<dyn Fn(i64) -> bool + Send + Sync>;
 
 impl Table {
     /// A reader of a file of the table; its footer is read.
@@ -31,13 +38,57 @@ impl Table {
 
     /// The columns of `schema` of all rows of a file, in its order.
     pub async fn read(&self, add: &Add, schema: &SchemaRef) -> Result<RecordBatch> {
+        let builder = self.reader(add).await?;
+        // One batch, which is not copied.
+        let rows = builder.metadata().file_metadata().num_rows().max(1) as usize;
+        self.rows(add, schema, builder.with_batch_size(rows)).await
+    }
+
+    /// The same, of the rows whose value in `column`, of whole numbers, is wanted.
+    pub async fn read_where(
+        &self,
+        add: &Add,
+        schema: &SchemaRef,
+        column: &str,
+        wanted: &Wanted,
+    ) -> Result<RecordBatch> {
+        let builder = self.reader(add).await?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), [column]);
+        let wanted = wanted.clone();
+        let is_wanted = move |batch: RecordBatch| {
+            let values = batch.column(0).as_primitive_opt::<Int64Type>();
+            let values =
+                values.ok_or_else(|| ArrowError::SchemaError("rows are chosen by whole numbers".to_owned()))?;
+            Ok(values.iter().map(|value| Some(value.is_some_and(|value| wanted(value)))).collect::<BooleanArray>())
+        };
+        let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, is_wanted))]);
+        self.rows(add, schema, builder.with_batch_size(BATCH_ROWS).with_row_filter(filter)).await
+    }
+
+    /// The hashes of the values that a file has in `columns` (see [`super::hash_rows`]), where it says them.
+    pub async fn hashes(&self, add: &Add, columns: &[&str]) -> Result<Option<Hashes>> {
+        let path = self.path().file(&add.path);
+        let builder = self.reader(add).await?;
+        let entries = builder.metadata().file_metadata().key_value_metadata();
+        let entry = entries.and_then(|entries| FooterEntry::read(entries));
+        let entry = entry.filter(|entry| entry.columns == columns && entry.range.end <= add.size as u64);
+        let Some(FooterEntry { bits, range, .. }) = entry else { return Ok(None) };
+        let bytes = self.store().objects().get_range(&path, range).await;
+        let bytes = bytes.map_err(|source| Error::Store { action: "read", path: path.to_string(), source })?;
+        Ok(Hashes::new(bits, bytes))
+    }
+
+    async fn rows(
+        &self,
+        add: &Add,
+        schema: &SchemaRef,
+        builder: ParquetRecordBatchStreamBuilder<DataFile>,
+    ) -> Result<RecordBatch> {
         let path = self.path().file(&add.path);
         let damaged = |error| Error::parquet(path.to_string())(error);
-        let builder = self.reader(add).await?;
         let names = schema.fields().iter().map(|field| field.name().as_str());
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
-        let rows = builder.metadata().file_metadata().num_rows().max(1) as usize;
-        let stream = builder.with_projection(mask).with_batch_size(rows).build().map_err(damaged)?;
+        let stream = builder.with_projection(mask).build().map_err(damaged)?;
         let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(damaged)?;
         let aligned = batches.iter().map(|batch| align(batch, schema)).collect::<Result<Vec<_>, _>>();
         let whole = aligned.and_then(|batches| concat_batches(schema, &batches));

@@ -130,3 +130,86 @@ fn a_commit_of_another_writer_is_read_without_what_nobody_needs() {
     let error = actions::decode("x", b"{\"add\":{\"path\":1}}").unwrap_err();
     assert!(error.to_string().starts_with("`x` is damaged: line 1: "), "{error}");
 }
+
+#[tokio::test]
+async fn a_file_says_which_values_it_may_hold() {
+    let table = table();
+    let options = FileOptions { hashed: vec!["name".into()], ..FileOptions::default() };
+    let batches = [batch(0..2_000), batch(5_000..5_500)];
+    let add = table.upload(EncodedFile::of(&schema(), &batches, &options).unwrap()).await.unwrap();
+    let hashes = table.hashes(&add, &["name"]).await.unwrap().unwrap();
+    let hash =
+        |text: String| hash_rows(&[Arc::new(StringArray::from(vec![text])) as arrow::array::ArrayRef]).unwrap()[0];
+    let may_hold = |id: i64| hashes.may_hold(hash(format!("name {id} {}", "x".repeat(40))));
+    assert!((0..2_000).chain(5_000..5_500).filter(|id| id % 3 != 0).all(may_hold));
+    assert!(!(2_000..5_000).any(may_hold));
+    assert!(table.hashes(&add, &["id"]).await.unwrap().is_none());
+    assert_eq!(table.read(&add, &schema()).await.unwrap().num_rows(), 2_500);
+    let plain = table.upload(EncodedFile::of(&schema(), &batches, &FileOptions::default()).unwrap()).await.unwrap();
+    assert!(table.hashes(&plain, &["name"]).await.unwrap().is_none());
+    // What is copied with a file is there still, unless its columns are replaced.
+    let all: Vec<i64> = (0..2_000).chain(5_000..5_500).collect();
+    let of = |name: &str, column: arrow::array::ArrayRef| {
+        let field = schema().field_with_name(name).unwrap().clone();
+        RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![column]).unwrap()
+    };
+    let ids = of("id", Arc::new(Int64Array::from_iter_values(all.iter().map(|id| id + 1))));
+    let same = table.with_columns(&add, &schema(), ids, options.clone()).await.unwrap();
+    assert!(
+        table.hashes(&same, &["name"]).await.unwrap().unwrap().may_hold(hash(format!("name 1 {}", "x".repeat(40))))
+    );
+    let names = of("name", Arc::new(StringArray::from(vec!["x"; 2_500])));
+    let other = table.with_columns(&add, &schema(), names, options).await.unwrap();
+    assert!(table.hashes(&other, &["name"]).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn some_rows_of_a_file_are_read() {
+    let table = table();
+    let options = FileOptions { row_group: 100, ..FileOptions::default() };
+    let add = table.upload(EncodedFile::of(&schema(), &[batch(0..950)], &options).unwrap()).await.unwrap();
+    let wanted: Wanted = Arc::new(|id| id % 7 == 0 || id == 949);
+    let found = table.read_where(&add, &schema(), "id", &wanted).await.unwrap();
+    let whole = batch(0..950);
+    let ids: arrow::array::UInt32Array = (0..950).filter(|id| id % 7 == 0 || *id == 949).collect();
+    assert_eq!(found, arrow::compute::take_record_batch(&whole, &ids).unwrap());
+    let nobody: Wanted = Arc::new(|_| false);
+    assert_eq!(table.read_where(&add, &schema(), "id", &nobody).await.unwrap().num_rows(), 0);
+}
+
+#[tokio::test]
+async fn columns_of_a_file_are_replaced_and_the_others_copied() {
+    let table = table();
+    let options = FileOptions { row_group: 100, bloom: vec!["id".into()], ..FileOptions::default() };
+    let file = EncodedFile::of(&schema(), &[batch(0..950)], &options).unwrap().in_group(3);
+    let add = table.upload(file).await.unwrap();
+    let narrow = Arc::new(schema().project(&[2]).unwrap());
+    let later = TimestampMicrosecondArray::from_iter_values((0..950).map(|id| id * 5 + 7)).with_timezone("UTC");
+    let replaced = RecordBatch::try_new(narrow, vec![Arc::new(later.clone())]).unwrap();
+    let new = table.with_columns(&add, &schema(), replaced.clone(), options.clone()).await.unwrap();
+    assert_eq!(paths::file_group(&new.path), Some(3));
+    let mut expected = batch(0..950).columns().to_vec();
+    expected[2] = Arc::new(later);
+    let expected = RecordBatch::try_new(schema(), expected).unwrap();
+    assert_eq!(table.read(&new, &schema()).await.unwrap(), expected);
+    // Statistics, filters and page indexes are those of a file that is written like that.
+    let written = table.upload(EncodedFile::of(&schema(), &[expected], &options).unwrap()).await.unwrap();
+    assert_eq!(new.stats, written.stats);
+    let (mut new_reader, mut old) = (table.reader(&new).await.unwrap(), table.reader(&written).await.unwrap());
+    assert_eq!(new_reader.metadata().num_row_groups(), 10);
+    for group in 0..10 {
+        let found = new_reader.get_row_group_column_bloom_filter(group, 0).await.unwrap().unwrap();
+        let wanted = old.get_row_group_column_bloom_filter(group, 0).await.unwrap().unwrap();
+        assert!(found.check(&(group as i64 * 100 + 1)) && wanted.check(&(group as i64 * 100 + 1)));
+        assert!((group..1000).filter(|id| found.check(&(*id as i64 + 100_000))).count() < 100);
+        let (found, wanted) = (new_reader.metadata().row_group(group), old.metadata().row_group(group));
+        assert_eq!(found.num_rows(), wanted.num_rows());
+        for column in 0..3 {
+            assert_eq!(found.column(column).statistics(), wanted.column(column).statistics());
+            assert!(found.column(column).offset_index_offset().is_some());
+        }
+    }
+    // Too few values are refused.
+    let wrong = table.with_columns(&add, &schema(), replaced.slice(0, 10), options).await;
+    assert!(wrong.is_err());
+}

@@ -9,6 +9,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use super::hashes::{self, FooterEntry, hash_rows};
 use super::statistics;
 use crate::Error;
 use crate::Result;
@@ -24,6 +25,8 @@ pub struct FileOptions {
     pub plain: Vec<String>,
     /// Columns that a dictionary makes as small as they get: to unpack them on top would only cost.
     pub uncompressed: Vec<String>,
+    /// Columns whose values, together, are looked for in every file: the file says by itself which it may hold.
+    pub hashed: Vec<String>,
     /// Columns that nobody looks values up in: their least and greatest are not kept.
     pub opaque: Vec<String>,
     /// Rows of a row group: what a reader can skip at once.
@@ -37,6 +40,7 @@ impl Default for FileOptions {
             bloom: Vec::new(),
             plain: Vec::new(),
             uncompressed: Vec::new(),
+            hashed: Vec::new(),
             opaque: Vec::new(),
             row_group: 1 << 17,
         }
@@ -44,7 +48,7 @@ impl Default for FileOptions {
 }
 
 impl FileOptions {
-    fn properties(&self) -> WriterProperties {
+    pub(super) fn properties(&self) -> WriterProperties {
         let compression = match (self.small, ZstdLevel::try_new(1)) {
             (true, Ok(level)) => Compression::ZSTD(level),
             _ => Compression::LZ4_RAW,
@@ -97,6 +101,9 @@ pub struct FileWriter {
     schema: SchemaRef,
     writer: ArrowWriter<Vec<u8>>,
     rows: u64,
+    /// Columns that are hashed, and their hashes.
+    hashed: Vec<String>,
+    hashes: Vec<u64>,
 }
 
 impl std::fmt::Debug for FileWriter {
@@ -110,13 +117,22 @@ impl FileWriter {
     pub fn new(schema: SchemaRef, options: &FileOptions) -> Result<Self> {
         let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(options.properties()))
             .map_err(Error::parquet("a new file"))?;
-        Ok(Self { schema, writer, rows: 0 })
+        Ok(Self { schema, writer, rows: 0, hashed: options.hashed.clone(), hashes: Vec::new() })
     }
 
     /// Adds rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.write(batch).map_err(Error::parquet("a new file"))?;
         self.rows += batch.num_rows() as u64;
+        if !self.hashed.is_empty() {
+            let columns =
+                self.hashed.iter().map(|name| batch.column_by_name(name).cloned()).collect::<Option<Vec<_>>>();
+            match columns.and_then(|columns| hash_rows(&columns)) {
+                Some(hashes) => self.hashes.extend(hashes),
+                // Whoever asks reads the columns.
+                None => self.hashed.clear(),
+            }
+        }
         Ok(())
     }
 
@@ -127,12 +143,22 @@ impl FileWriter {
 
     /// Bytes encoded and buffered so far, roughly.
     pub fn size(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
+        self.writer.bytes_written() + self.writer.in_progress_size() + self.hashes.len() * size_of::<u64>()
     }
 
     /// Ends the file.
     pub fn finish(mut self) -> Result<EncodedFile> {
-        let footer = self.writer.finish().map_err(Error::parquet("a new file"))?;
+        let failed = || Error::parquet("a new file");
+        if !self.hashed.is_empty() {
+            self.writer.flush().map_err(failed())?;
+            let (bits, bytes) = hashes::encode(&self.hashes);
+            let start = self.writer.bytes_written() as u64;
+            let range = start..start + bytes.len() as u64;
+            let entry = FooterEntry { bits, range, columns: std::mem::take(&mut self.hashed) };
+            self.writer.write_all(&bytes).map_err(|error| failed()(error.into()))?;
+            self.writer.append_key_value_metadata(entry.write());
+        }
+        let footer = self.writer.finish().map_err(failed())?;
         let statistics = statistics::from_footer(&self.schema, &footer);
         let bytes = std::mem::take(self.writer.inner_mut());
         Ok(EncodedFile { bytes, rows: self.rows, statistics, partition: None, group: None })

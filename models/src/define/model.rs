@@ -327,6 +327,17 @@ pub struct ReferenceTo {
     pub dimension: String,
     /// SQL over the event's fields.
     pub key: Names,
+    /// `version`: of the parent's versions, the one that held; each of them opens a version of the child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<AsOf>,
+}
+
+/// What of a parent a reference points to, where it is not the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AsOf {
+    /// The version that held when the child's did.
+    Version,
 }
 
 /// A fact.

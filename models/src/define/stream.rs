@@ -163,7 +163,7 @@ pub struct Sample {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FieldFile {
-    /// Dotted; the field's name where it is left out.
+    /// Dotted, `[0]` being the first element of a list; the field's name where it is left out.
     #[serde(default)]
     pub path: Option<String>,
     #[serde(default, rename = "type")]
@@ -175,6 +175,9 @@ pub struct FieldFile {
     /// The fields of the elements.
     #[serde(default)]
     pub each: Option<IndexMap<String, Placed<FieldFile>>>,
+    /// Of a list: where an object is in its place, that is its only element.
+    #[serde(default)]
+    pub one: bool,
 }
 
 /// One step of an upcaster. Fields of elements are written `lines.sku`.

@@ -383,6 +383,10 @@ impl<'a> Fold<'a> {
                     columns.push(take(of, &rows(values), None)?);
                 }
             } else {
+                if self.dimension.references[index - attributes].as_of_version {
+                    // Known once the parent's versions are looked at.
+                    columns.push(Arc::new(Int64Array::from(vec![UNKNOWN; taken.len()])));
+                }
                 // A reference to nobody points to the unknown member.
                 let keys: Int64Array =
                     taken.as_primitive::<Int64Type>().iter().map(|key| Some(key.unwrap_or(UNKNOWN))).collect();

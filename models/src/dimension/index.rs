@@ -1,12 +1,12 @@
 //! Which version of a member held when: the look-up that facts are keyed by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
-use starmere_lake::delta::{Snapshot, Table};
+use starmere_lake::delta::{Add, Snapshot, Table, Wanted};
 use starmere_lake::events::timestamp;
 
 use super::END;
@@ -15,7 +15,7 @@ use crate::keys::UNKNOWN;
 
 /// Durable keys are hashes already.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Same(u64);
+pub struct Same(u64);
 
 impl Hasher for Same {
     fn finish(&self) -> u64 {
@@ -36,6 +36,9 @@ impl Hasher for Same {
 
 type ByKey<V> = HashMap<i64, V, BuildHasherDefault<Same>>;
 
+/// Members, by durable key.
+pub type Members = HashSet<i64, BuildHasherDefault<Same>>;
+
 /// The versions of all members: from when, and the key.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
@@ -53,6 +56,11 @@ impl Affected {
     /// Nobody changed.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
+    }
+
+    /// Whose versions changed.
+    pub fn members(&self) -> impl Iterator<Item = i64> {
+        self.spans.keys().copied()
     }
 
     /// Whether a fact about `durable` at this time may have another key now.
@@ -79,6 +87,18 @@ fn columns(name: &str) -> SchemaRef {
 /// One version: member, from, to, key.
 type Row = (i64, i64, i64, i64);
 
+async fn read(table: &Table, add: &Add, name: &str, only: Option<&Arc<Members>>) -> Result<Vec<Row>> {
+    let columns = columns(name);
+    let batch = match only.cloned() {
+        None => table.read(add, &columns).await?,
+        Some(members) => {
+            let wanted: Wanted = Arc::new(move |durable| members.contains(&durable));
+            table.read_where(add, &columns, columns.field(1).name(), &wanted).await?
+        }
+    };
+    Ok(rows(&batch))
+}
+
 fn rows(batch: &RecordBatch) -> Vec<Row> {
     let long = |index: usize| batch.column(index).as_primitive::<Int64Type>().values();
     let time = |index: usize| batch.column(index).as_primitive::<TimestampMicrosecondType>().values();
@@ -87,11 +107,11 @@ fn rows(batch: &RecordBatch) -> Vec<Row> {
 }
 
 impl Index {
-    /// Loads the index of the dimension `name` at a version of its table.
-    pub async fn load(table: &Table, snapshot: &Snapshot, name: &str) -> Result<Self> {
+    /// Loads the index of the dimension `name` at a version of its table: of all members, or of some only.
+    pub async fn load(table: &Table, snapshot: &Snapshot, name: &str, only: Option<&Arc<Members>>) -> Result<Self> {
         let mut all: Vec<Row> = Vec::new();
         for add in snapshot.files() {
-            all.extend(rows(&table.read(add, &columns(name)).await?));
+            all.extend(read(table, add, name, only).await?);
         }
         all.sort_unstable();
         let mut index = Self::default();
@@ -111,11 +131,24 @@ impl Index {
         versions[after - 1].1
     }
 
+    /// The versions of `durable` after its first: from when, and the key.
+    pub fn versions(&self, durable: i64) -> impl Iterator<Item = (i64, i64)> {
+        let versions = self.members.get(&durable).map(|&(start, count)| start as usize..(start + count) as usize);
+        versions.into_iter().flat_map(|range| self.versions[range].iter().skip(1).copied())
+    }
+
     /// The members whose versions differ between two versions of the table, and when: by the files that came and went.
+    /// Where it is known that all of them are among `only`, no others are looked at.
     ///
     /// A version is known by its beginning and its key. That another one now ends it is no difference of its own: the
     /// other one is, from when it begins.
-    pub async fn affected(table: &Table, before: &Snapshot, after: &Snapshot, name: &str) -> Result<Affected> {
+    pub async fn affected(
+        table: &Table,
+        before: &Snapshot,
+        after: &Snapshot,
+        name: &str,
+        only: Option<&Arc<Members>>,
+    ) -> Result<Affected> {
         let mut counts: HashMap<(i64, i64, i64), (i32, i64)> = HashMap::new();
         for (add, sign) in before
             .files()
@@ -123,7 +156,7 @@ impl Index {
             .map(|add| (add, -1))
             .chain(after.files().filter(|add| before.file(&add.path).is_none()).map(|add| (add, 1)))
         {
-            for row in rows(&table.read(add, &columns(name)).await?) {
+            for row in read(table, add, name, only).await? {
                 let (durable, from, to, key) = row;
                 let (count, end) = counts.entry((durable, from, key)).or_insert((0, to));
                 (*count, *end) = (*count + sign, to.max(*end));

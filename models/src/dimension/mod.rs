@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! streams ─► change log (append-only, in buckets by key) ─► versions (a pure fold of each key's changes)
-//!            state, patch, delete, mention, taken back       one file a bucket, rewritten when a key in it changes
+//!            state, patch, delete, mention, taken back       a large file a bucket, and small ones beside it
 //! ```
 //!
 //! Invariants: the versions of a member tile all of time, half-open; a member's first version has the member's
@@ -10,9 +10,11 @@
 //! the order in which changes came. On a crash, either table may be behind; the next build goes on from what
 //! each says that it has consumed.
 
+mod as_of;
+mod changes;
 mod fold;
 mod index;
-mod run;
+mod versions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,10 +22,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use starmere_lake::events::timestamp;
 
+pub use changes::{CHANGES, build_changes};
+pub(crate) use changes::{decoder, natural_key, with_built_in};
 pub use fold::fold;
-pub use index::{Affected, Index};
-pub use run::{CHANGES, VERSIONS, build_changes, build_versions};
-pub(crate) use run::{decoder, natural_key, with_built_in};
+pub use index::{Affected, Index, Members};
+pub(crate) use versions::changed_since;
+pub use versions::{VERSIONS, build_versions};
 
 use crate::define::{As, Beside, FieldType, History, ModelName, Place, SpecialMembers};
 use crate::events::{Event, Need};
@@ -85,7 +89,21 @@ pub struct Reference {
     pub name: String,
     pub target: ModelName,
     pub key_types: Vec<FieldType>,
+    /// It points to the parent's version as well, and that one's end ends the child's.
+    pub as_of_version: bool,
     pub place: Place,
+}
+
+impl Reference {
+    /// The column of the parent's durable key.
+    pub fn durable_column(&self) -> String {
+        format!("{}_durable_key", self.name)
+    }
+
+    /// The column of the key of the parent's version.
+    pub fn key_column(&self) -> String {
+        format!("{}_key", self.name)
+    }
 }
 
 /// Events that say something about members.
@@ -168,9 +186,11 @@ impl Dimension {
             fields.extend(names.map(|name| Field::new(name, attribute.field_type.arrow(), true)));
         }
         fields.extend(self.minis.iter().map(|mini| Field::new(mini.column(), DataType::Int64, false)));
-        fields.extend(
-            self.references.iter().map(|r| Field::new(format!("{}_durable_key", r.name), DataType::Int64, false)),
-        );
+        for reference in &self.references {
+            let columns = reference.as_of_version.then(|| reference.key_column());
+            let columns = columns.into_iter().chain([reference.durable_column()]);
+            fields.extend(columns.map(|name| Field::new(name, DataType::Int64, false)));
+        }
         fields.extend([
             Field::new("valid_from", timestamp(), false),
             Field::new("valid_to", timestamp(), false),
@@ -215,6 +235,11 @@ impl Dimension {
     /// Makes the dimension's keys.
     pub fn keys(&self) -> Keys {
         Keys::new(&self.name.to_string())
+    }
+
+    /// The dimensions whose versions open versions of this one.
+    pub fn inputs(&self) -> BTreeSet<&ModelName> {
+        self.references.iter().filter(|reference| reference.as_of_version).map(|reference| &reference.target).collect()
     }
 
     /// The streams that it reads, by name.

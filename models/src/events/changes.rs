@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A full reading (`from` is none) finds the same winners as any sequence of increments, since "least of all" does
-//! not depend on the order of looking. Ids are compared by hash first, and by text where hashes agree.
+//! not depend on the order of looking. Ids are compared by hash first, and by text where hashes agree. An old file is only
+//! read where it says that it may have one of the new ids (see [`Hashes`]).
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -20,8 +21,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use futures::{StreamExt, TryStreamExt};
-use starmere_lake::delta::{Add, Table};
-use xxhash_rust::xxh3::xxh3_64;
+use starmere_lake::delta::{Add, Hashes, Table, hash_rows};
 
 use super::lake::lake_columns;
 use super::view::Payloads;
@@ -129,6 +129,7 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
         }
     }
     hashes.sort_unstable();
+    let hashes = Arc::new(hashes);
 
     // Rows whose hash recurs, among the new ones and in the old ones.
     let mut recurring: Vec<(u64, Place)> = Vec::new();
@@ -136,7 +137,10 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
         recurring.extend_from_slice(run);
     }
     let old: Vec<Arc<Add>> = match from {
-        Some(from) if !hashes.is_empty() => table.snapshot_at(from).await?.files().cloned().collect(),
+        Some(from) if !hashes.is_empty() => {
+            let files = table.snapshot_at(from).await?.files().cloned().collect();
+            with_some_of(table, files, &hashes).await?
+        }
         _ => Vec::new(),
     };
     let first_old = new.len() as u32;
@@ -167,6 +171,22 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
     Ok(EventChanges { table: table.clone(), payloads: payloads.clone(), files, superseded })
 }
 
+/// Those of the files that may have one of these ids.
+async fn with_some_of(table: &Table, files: Vec<Arc<Add>>, hashes: &Arc<Vec<(u64, Place)>>) -> Result<Vec<Arc<Add>>> {
+    let found = futures::stream::iter(files)
+        .map(|add| {
+            let (table, hashes) = (table.clone(), hashes.clone());
+            let task = tokio::spawn(async move {
+                let found = table.hashes(&add, &["event_id"]).await?;
+                let may_have = |found: Hashes| hashes.iter().any(|&(hash, _)| found.may_hold(hash));
+                Ok(found.is_none_or(may_have).then_some(add))
+            });
+            async move { task.await.map_err(|error| Error::Task(error.to_string()))? }
+        })
+        .buffered(SIDE_BY_SIDE);
+    found.try_filter_map(|add| async { Ok(add) }).try_collect().await
+}
+
 /// For each file, the hash of each row's event id; none for rows that take no part.
 fn hashes_of<'a>(
     table: &'a Table,
@@ -179,9 +199,10 @@ fn hashes_of<'a>(
             async move {
                 let task = tokio::spawn(async move {
                     let batch = table.read(&add, &schema).await?;
-                    let (ids, rejections) = (batch.column(0).as_string::<i32>(), batch.column(1));
-                    let hash = |row: usize| rejections.is_null(row).then(|| xxh3_64(ids.value(row).as_bytes()));
-                    Ok((0..batch.num_rows()).map(hash).collect())
+                    let (ids, rejections) = (&batch.columns()[..1], batch.column(1));
+                    let hashes = hash_rows(ids).ok_or_else(|| Error::Task("event ids are texts".to_owned()))?;
+                    let hash_of = |(row, hash)| rejections.is_null(row).then_some(hash);
+                    Ok(hashes.into_iter().enumerate().map(hash_of).collect())
                 });
                 task.await.map_err(|error| Error::Task(error.to_string()))?
             }

@@ -14,6 +14,7 @@ use arrow::datatypes::{Field as ArrowField, Int32Type, Schema, SchemaRef};
 use starmere_lake::json::{self, Kind, Paths, Span};
 
 use super::columns::Column;
+use super::hops::{Hop, base, follow, hops};
 use super::upcast::{self, Frame, Ready, Types};
 use super::view::UNREADABLE;
 use super::{Event, Field, Version};
@@ -44,8 +45,17 @@ pub struct Decoder {
 struct VersionDecoder {
     number: i32,
     event: Level,
-    /// The slot of the array, and the level of its elements.
-    elements: Option<(usize, Level)>,
+    elements: Option<List>,
+}
+
+/// Where elements are.
+#[derive(Debug)]
+struct List {
+    /// The slot of the array.
+    slot: usize,
+    /// An object in its place is the only element.
+    one: bool,
+    level: Level,
 }
 
 /// The fields of an event, or of its elements.
@@ -54,6 +64,8 @@ struct Level {
     /// The field of the elements; empty for the event itself.
     of: String,
     paths: Paths,
+    /// Of each field, what follows its path.
+    hops: Vec<Vec<Hop>>,
     fields: Vec<(String, FieldType)>,
     steps: Vec<Ready>,
 }
@@ -237,11 +249,11 @@ impl VersionDecoder {
                 let names: Vec<&str> = level.fields.iter().map(|(name, _)| name.as_str()).collect();
                 let mut paths: Vec<String> = names
                     .iter()
-                    .map(|name| versions[0].field(name).map_or_else(String::new, |field| field.path.clone()))
+                    .map(|name| versions[0].field(name).map_or_else(String::new, |field| base(&field.path).to_owned()))
                     .collect();
                 paths.push(array.path.clone());
                 level.paths = Paths::new(&paths);
-                elements = Some((slot, inner));
+                elements = Some(List { slot, one: array.one, level: inner });
             }
         }
         Ok(Self { number: versions[0].number, event: level, elements })
@@ -257,11 +269,11 @@ impl VersionDecoder {
         let mut columns: Vec<Column> =
             self.event.fields.iter().map(|(_, field_type)| Column::new(*field_type)).collect();
         let mut element_columns: Vec<Column> = match &self.elements {
-            Some((_, level)) => level.fields.iter().map(|(_, field_type)| Column::new(*field_type)).collect(),
+            Some(List { level, .. }) => level.fields.iter().map(|(_, field_type)| Column::new(*field_type)).collect(),
             None => Vec::new(),
         };
         let mut found = vec![Span::MISSING; self.event.paths.len()];
-        let mut element_found = vec![Span::MISSING; self.elements.as_ref().map_or(0, |(_, level)| level.paths.len())];
+        let mut element_found = vec![Span::MISSING; self.elements.as_ref().map_or(0, |list| list.level.paths.len())];
         let (mut parent, mut ordinal) = (Vec::new(), Vec::new());
         // By place in `rows`.
         let mut errors: Vec<RowError> = Vec::new();
@@ -270,25 +282,24 @@ impl VersionDecoder {
             if let Err(error) = json::scan(&self.event.paths, payload, &mut found) {
                 errors.push((place, format!("not JSON: {error}")));
             }
-            for ((column, span), (name, _)) in columns.iter_mut().zip(&found).zip(&self.event.fields) {
-                if let Err(reason) = column.push(*span, payload) {
-                    errors.push((place, format!("`{name}`: {reason}")));
-                }
-            }
-            let Some((slot, level)) = &self.elements else { continue };
+            let read = self.event.fill(&mut columns, &found, payload);
+            errors.extend(read.into_iter().map(|(name, reason)| (place, format!("`{name}`: {reason}"))));
+            let Some(List { slot, one, level }) = &self.elements else { continue };
             let array = found[*slot];
             match array.kind {
                 Kind::Missing | Kind::Null => continue,
                 Kind::Array => {}
+                Kind::Object if *one => {}
                 _ => {
                     errors.push((place, format!("`{}` is not an array", level.of)));
                     continue;
                 }
             }
             let text = array.raw(payload);
-            for (number, element) in json::elements(text).enumerate() {
-                let raw = element.raw(text);
-                let scanned = element.kind == Kind::Object && json::scan(&level.paths, raw, &mut element_found).is_ok();
+            let listed = (array.kind == Kind::Array).then(|| json::elements(text).map(|e| (e.kind, e.raw(text))));
+            let only = (array.kind != Kind::Array).then_some((array.kind, text));
+            for (number, (kind, raw)) in listed.into_iter().flatten().chain(only).enumerate() {
+                let scanned = kind == Kind::Object && json::scan(&level.paths, raw, &mut element_found).is_ok();
                 parent.push(place as u32);
                 ordinal.push(number as i32 + 1);
                 if !scanned {
@@ -296,11 +307,9 @@ impl VersionDecoder {
                     element_columns.iter_mut().for_each(Column::push_missing);
                     continue;
                 }
-                for ((column, span), (name, _)) in element_columns.iter_mut().zip(&element_found).zip(&level.fields) {
-                    if let Err(reason) = column.push(*span, raw) {
-                        errors.push((place, format!("`{name}` of element {}: {reason}", number + 1)));
-                    }
-                }
+                let read = level.fill(&mut element_columns, &element_found, raw);
+                let worded = |(name, reason)| (place, format!("`{name}` of element {}: {reason}", number + 1));
+                errors.extend(read.into_iter().map(worded));
             }
         }
         let mut frame = frame(&self.event.fields, columns, rows.len());
@@ -310,7 +319,7 @@ impl VersionDecoder {
         if let Some(schema) = &decoder.element_schema {
             let mut element_errors: Vec<RowError> = Vec::new();
             let (names, steps) = match &self.elements {
-                Some((_, level)) => (level.fields.as_slice(), level.steps.as_slice()),
+                Some(List { level, .. }) => (level.fields.as_slice(), level.steps.as_slice()),
                 None => (&[][..], &[][..]),
             };
             let mut frame = frame_of_elements(names, element_columns, parent.len());
@@ -414,6 +423,28 @@ fn without(decoded: Decoded, errors: Vec<RowError>, rejects: &mut Vec<(u32, Stri
 }
 
 impl Level {
+    /// Adds what was found in `text` to the columns; which fields do not fit, and why.
+    fn fill(&self, columns: &mut [Column], found: &[Span], text: &[u8]) -> Vec<(&str, String)> {
+        let mut wrong = Vec::new();
+        let fields = self.fields.iter().zip(&self.hops);
+        for ((column, span), ((name, _), hops)) in columns.iter_mut().zip(found).zip(fields) {
+            let pushed = match hops.as_slice() {
+                [] => column.push(*span, text),
+                hops => match follow(hops, *span, text) {
+                    Ok((span, text)) => column.push(span, text),
+                    Err(reason) => {
+                        column.push_missing();
+                        Err(reason)
+                    }
+                },
+            };
+            if let Err(reason) = pushed {
+                wrong.push((name.as_str(), reason));
+            }
+        }
+        wrong
+    }
+
     fn new(
         versions: &[Version],
         level: Option<&str>,
@@ -445,7 +476,8 @@ impl Level {
         needed.retain(|name| names(&versions[0]).contains(name));
         let first = fields_of(&versions[0]);
         let fields: Vec<&Field> = first.iter().filter(|field| needed.contains(&field.name)).collect();
-        let paths: Vec<&str> = fields.iter().map(|field| field.path.as_str()).collect();
+        let paths: Vec<&str> = fields.iter().map(|field| base(&field.path)).collect();
+        let hops = fields.iter().map(|field| hops(&field.path)).collect();
         let typed: Vec<(String, FieldType)> =
             fields.iter().filter_map(|field| Some((field.name.clone(), field.field_type()?))).collect();
         // Forwards: the steps, over the types as they are by then.
@@ -478,6 +510,6 @@ impl Level {
             all.extend(names(next));
         }
         debug_assert!(target.fields().len() <= 10_000, "definitions are small");
-        Ok(Self { of: level.unwrap_or_default().to_owned(), paths: Paths::new(&paths), fields: typed, steps })
+        Ok(Self { of: level.unwrap_or_default().to_owned(), paths: Paths::new(&paths), hops, fields: typed, steps })
     }
 }

@@ -11,6 +11,7 @@
 mod changes;
 mod columns;
 mod decode;
+mod hops;
 mod lake;
 mod sample;
 mod upcast;
@@ -18,6 +19,7 @@ mod view;
 
 pub use changes::{EventChanges, changes};
 pub use decode::{Decoded, Decoder, Elements, Need};
+pub(crate) use hops::base;
 pub(crate) use sample::misfits;
 pub use view::Payloads;
 
@@ -85,6 +87,9 @@ pub struct Field {
     pub path: String,
     pub required: bool,
     pub description: Option<String>,
+    /// Of elements: an object in the list's place is the only one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub one: bool,
     pub kind: FieldKind,
 }
 

@@ -14,18 +14,8 @@ use super::lake::lake_columns;
 use crate::{Error, Result};
 
 /// Columns that models read of the lake.
-const COLUMNS: [&str; 10] = [
-    "event_id",
-    "event_type",
-    "event_version",
-    "occurred_at",
-    "ingested_at",
-    "source",
-    "topic",
-    "partition",
-    "position",
-    "payload",
-];
+const COLUMNS: [&str; 9] =
+    ["event_id", "event_type", "event_version", "occurred_at", "source", "topic", "partition", "position", "payload"];
 /// Those that say what is not in the payload.
 const OUTSIDE: [&str; 3] = ["key", "headers", "op"];
 
@@ -41,8 +31,8 @@ pub struct Payloads {
 }
 
 impl Payloads {
-    /// Those of `stream`, which is stored in `table`.
-    pub async fn of(stream: &Stream, table: &Table) -> Result<Self> {
+    /// Those of `stream`, which is stored in `table`; with when they landed, where they are `audited`.
+    pub async fn of(stream: &Stream, table: &Table, audited: bool) -> Result<Self> {
         let schemas = match stream.format.names_schemas() {
             true => Schemas::load(table).await?,
             false => Schemas::default(),
@@ -51,6 +41,9 @@ impl Payloads {
         let mut columns = COLUMNS.to_vec();
         if !view.is_of_payloads() {
             columns.extend(OUTSIDE);
+        }
+        if audited {
+            columns.push("ingested_at");
         }
         let view = (!view.is_verbatim()).then(|| Mutex::new(view));
         Ok(Self { view, columns: lake_columns(&columns) })

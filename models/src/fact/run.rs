@@ -6,6 +6,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
 use starmere_lake::delta::{Add, FileOptions};
 use tokio::task::JoinSet;
@@ -13,9 +15,10 @@ use tokio::task::JoinSet;
 use super::{EVENT_STREAM, Fact, Stage, Staged};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
-use crate::derived::{Change, Derived};
-use crate::dimension::{Affected, Index, Target};
+use crate::derived::{Change, DEFINITION, Derived};
+use crate::dimension::{Affected, Index, Members, Target, changed_since};
 use crate::events::EventChanges;
+use crate::resolve::Model;
 use crate::{Error, Result, rejects};
 
 /// The part of a fact that is its rows.
@@ -23,6 +26,12 @@ pub const ROWS: &str = "rows";
 
 /// Rows of a file, about.
 const FILE_ROWS: usize = 1 << 21;
+/// Files of the lake that are staged side by side.
+const FILES_SIDE_BY_SIDE: usize = 2;
+/// So few rows of new events are all staged before they are keyed: of the dimensions, only their members are read then.
+const STAGED_FIRST: u64 = 500_000;
+/// Why a row is mended that does not count any more.
+const TAKEN_BACK: &str = "taken back";
 
 /// The dimensions that a fact is keyed by, as they are now.
 struct Dimensions {
@@ -48,13 +57,20 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     if !rows.is_current(&inputs)? {
         let events = Events::since(builder, fact, &rows).await?;
         built.rows_read = events.rows();
-        let dimensions = Arc::new(Dimensions::load(builder, fact, &rows, pins).await?);
-        rows.create(&fact.schema(), &[]).await?;
+        let mut staged = events.staged();
+        let mut mentioned = None;
+        if events.rows() <= STAGED_FIRST {
+            let all: Vec<StagedFile> = staged.try_collect().await?;
+            mentioned = Some(all.iter().flat_map(|file| file.mentioned(fact)).collect());
+            staged = futures::stream::iter(all.into_iter().map(Ok)).boxed();
+        }
+        let dimensions = Arc::new(Dimensions::load(builder, fact, &rows, pins, mentioned).await?);
+        rows.create(&fact.schema(), &[(DEFINITION, Model::Fact(fact.clone()).made_by().to_string())]).await?;
         let work = Work { fact: fact.clone(), dimensions };
         let taken_back = TakenBack::of(&events).await?;
         let mut change = Change::default();
         built.mended = work.mend(&rows, &taken_back, &mut change).await?;
-        let (appended, new_rejects) = work.append(&rows, &events, &mut change).await?;
+        let (appended, new_rejects) = work.append(&rows, staged, &mut change).await?;
         built.rows_written = appended;
         change.facts = serde_json::json!({ "appended": appended, "mended": built.mended });
         rows.commit(change, &inputs).await?;
@@ -68,14 +84,9 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     if !rejected.is_current(&lake_inputs)? {
         let events = Events::since(builder, fact, &rejected).await?;
         let mut new_rejects = Vec::new();
-        for of in &events.streams {
-            for file in 0..of.changes.len() {
-                let (batch, counts) = of.changes.read(file).await?;
-                for stage in of.stages.iter() {
-                    let staged = stage.stage(&batch, &counts)?;
-                    new_rejects.push(rejects::rows(&of.stream, &batch, &staged.rejects)?);
-                }
-            }
+        let mut staged = events.staged();
+        while let Some(file) = staged.try_next().await? {
+            new_rejects.extend(file.rejects);
         }
         let taken_back = TakenBack::of(&events).await?;
         rejected.create(rejects::schema(), &[]).await?;
@@ -117,6 +128,31 @@ impl Events {
         Ok(Self { streams })
     }
 
+    /// Rows of the new events, file by file.
+    fn staged(&self) -> BoxStream<'static, Result<StagedFile>> {
+        let mut files = Vec::new();
+        for of in &self.streams {
+            let of_file = |file| (of.stages.clone(), of.changes.clone(), of.stream.clone(), file);
+            files.extend((0..of.changes.len()).map(of_file));
+        }
+        let staged = futures::stream::iter(files).map(|(stages, changes, stream, file)| async move {
+            let (batch, counts) = changes.read(file).await?;
+            let task = tokio::task::spawn_blocking(move || {
+                let mut all = StagedFile::default();
+                for stage in stages.iter() {
+                    let staged = stage.stage(&batch, &counts)?;
+                    if !staged.rejects.is_empty() {
+                        all.rejects.push(rejects::rows(&stream, &batch, &staged.rejects)?);
+                    }
+                    all.rows.push(staged);
+                }
+                Ok::<_, Error>(all)
+            });
+            task.await.map_err(|error| Error::Task(error.to_string()))?
+        });
+        staged.buffered(FILES_SIDE_BY_SIDE).boxed()
+    }
+
     fn rows(&self) -> u64 {
         self.streams.iter().map(|of| of.changes.rows() as u64).sum()
     }
@@ -126,20 +162,55 @@ impl Events {
     }
 }
 
+/// Rows of the events of a file of the lake.
+#[derive(Default)]
+struct StagedFile {
+    rows: Vec<Staged>,
+    rejects: Vec<RecordBatch>,
+}
+
+impl StagedFile {
+    /// The members that the rows mention, whatever their dimension.
+    fn mentioned(&self, fact: &Fact) -> impl Iterator<Item = i64> {
+        let looked_up: Vec<bool> = fact.roles.iter().map(|role| role.target.is_looked_up()).collect();
+        let of = move |staged: &Staged| {
+            let durable = staged.durable.iter().zip(&looked_up).filter(|(_, looked_up)| **looked_up);
+            durable.flat_map(|(durable, _)| durable.values().iter().copied()).collect::<Members>()
+        };
+        self.rows.iter().flat_map(of)
+    }
+}
+
 impl Dimensions {
-    async fn load(builder: &Builder, fact: &Fact, rows: &Derived, pins: &BTreeMap<String, Pin>) -> Result<Self> {
+    /// With the versions of the members `mentioned` by new rows, and of those that may have changed; of all, where nobody
+    /// says who is mentioned.
+    async fn load(
+        builder: &Builder,
+        fact: &Fact,
+        rows: &Derived,
+        pins: &BTreeMap<String, Pin>,
+        mentioned: Option<Members>,
+    ) -> Result<Self> {
         let mut loaded: HashMap<&ModelName, (Arc<Index>, Option<Arc<Affected>>)> = HashMap::new();
         for name in fact.inputs() {
             let pin = &pins[&name.to_string()];
             let table = builder.warehouse().table(pin.path.clone());
             let now = table.snapshot_at(pin.version).await?;
-            let index = builder.index(&table, &now, &name.name).await?;
             let affected = match rows.consumed(&name.to_string()) {
                 Some(before) if before < pin.version => {
                     let before = table.snapshot_at(before).await?;
-                    Some(Arc::new(Index::affected(&table, &before, &now, &name.name).await?))
+                    let changed = changed_since(builder, name, &before, pins).await?;
+                    Some(Arc::new(Index::affected(&table, &before, &now, &name.name, changed.as_ref()).await?))
                 }
                 _ => None,
+            };
+            let index = match &mentioned {
+                None => builder.index(&table, &now, &name.name).await?,
+                Some(mentioned) => {
+                    let affected = affected.iter().flat_map(|affected| affected.members());
+                    let members = Arc::new(mentioned.iter().copied().chain(affected).collect());
+                    Arc::new(Index::load(&table, &now, &name.name, Some(&members)).await?)
+                }
             };
             loaded.insert(name, (index, affected.filter(|affected| !affected.is_empty())));
         }
@@ -222,19 +293,28 @@ impl Work {
         }
         let mut mended: BTreeMap<String, u64> = BTreeMap::new();
         let schema = self.fact.schema();
-        let narrow = self.narrow();
+        let narrow = self.narrow(taken_back);
         for add in snapshot.files() {
             if !may_hold(add, &spans) {
                 continue;
             }
-            let needs = self.needs_mending(&rows.table.read(add, &narrow).await?, taken_back);
+            let batch = rows.table.read(add, &narrow).await?;
+            let needs = self.needs_mending(&batch, taken_back);
             if needs.is_empty() {
                 continue;
             }
-            let batch = rows.table.read(add, &schema).await?;
-            let batch = self.mended(&batch, taken_back)?;
             change.removes.push(add.remove());
-            change.adds.extend(rows.write(vec![batch], self.options(), None).await?);
+            if needs.contains_key(TAKEN_BACK) {
+                let batch = self.mended(&rows.table.read(add, &schema).await?, taken_back)?;
+                change.adds.extend(rows.write(vec![batch], self.options(), None).await?);
+            } else {
+                // The same rows with other keys: the other columns are not even looked at.
+                let keys = self.rekeyed(&batch).into_iter().filter(|(_, old, new)| old != new);
+                let keys = keys.map(|(name, _, new)| (name, Arc::new(new) as ArrayRef, false));
+                let keys = RecordBatch::try_from_iter_with_nullable(keys)
+                    .map_err(Error::columns(self.fact.name.to_string()))?;
+                change.adds.push(rows.table.with_columns(add, &schema, keys, self.options()).await?);
+            }
             for (why, count) in needs {
                 *mended.entry(why).or_default() += count;
             }
@@ -243,12 +323,15 @@ impl Work {
     }
 
     /// The columns that tell whether a row has to be mended.
-    fn narrow(&self) -> SchemaRef {
+    fn narrow(&self, taken_back: &TakenBack) -> SchemaRef {
         let schema = self.fact.schema();
         let looked_up = self.fact.roles.iter().filter(|role| role.target.is_looked_up());
         let mut names: Vec<String> =
             looked_up.flat_map(|role| [Some(role.key_column()), role.durable_column()]).flatten().collect();
-        names.extend(["occurred_at", "event_id", EVENT_STREAM].map(str::to_owned));
+        names.push("occurred_at".to_owned());
+        if !taken_back.events.is_empty() {
+            names.extend(["event_id", EVENT_STREAM].map(str::to_owned));
+        }
         let fields = names.iter().filter_map(|name| schema.field_with_name(name).ok().cloned());
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
@@ -257,7 +340,7 @@ impl Work {
     fn needs_mending(&self, batch: &RecordBatch, taken_back: &TakenBack) -> BTreeMap<String, u64> {
         let mut needs = BTreeMap::new();
         if let Some(back) = taken_back.holds(batch) {
-            needs.insert("taken back".to_owned(), back.true_count() as u64);
+            needs.insert(TAKEN_BACK.to_owned(), back.true_count() as u64);
         }
         for (key, old, new) in self.rekeyed(batch) {
             let count = (0..batch.num_rows()).filter(|&row| old.value(row) != new.value(row)).count() as u64;
@@ -302,34 +385,25 @@ impl Work {
         }
     }
 
-    /// Stages, keys and writes the rows of new events. Returns how many, and what was rejected.
-    async fn append(&self, rows: &Derived, events: &Events, change: &mut Change) -> Result<(u64, Vec<RecordBatch>)> {
-        use futures::{StreamExt, TryStreamExt};
-        let mut files = Vec::new();
-        for of in &events.streams {
-            let of_file = |file| (of.stages.clone(), of.changes.clone(), of.stream.clone(), file);
-            files.extend((0..of.changes.len()).map(of_file));
-        }
-        let mut staged = futures::stream::iter(files)
-            .map(|(stages, changes, stream, file)| {
+    /// Keys and writes the rows of new events. Returns how many, and what was rejected.
+    async fn append(
+        &self,
+        rows: &Derived,
+        staged: BoxStream<'_, Result<StagedFile>>,
+        change: &mut Change,
+    ) -> Result<(u64, Vec<RecordBatch>)> {
+        let mut keyed = staged
+            .map(|file| {
                 let (fact, dimensions) = (self.fact.clone(), self.dimensions.clone());
                 async move {
-                    let (batch, counts) = changes.read(file).await?;
+                    let StagedFile { rows, rejects } = file?;
                     let task = tokio::task::spawn_blocking(move || {
-                        let (mut all, mut rejected) = (Vec::new(), Vec::new());
-                        for stage in stages.iter() {
-                            let staged = stage.stage(&batch, &counts)?;
-                            if !staged.rejects.is_empty() {
-                                rejected.push(rejects::rows(&stream, &batch, &staged.rejects)?);
-                            }
-                            all.push(keyed(&fact, &dimensions, staged)?);
-                        }
-                        Ok::<_, Error>((all, rejected))
+                        rows.into_iter().map(|staged| keyed(&fact, &dimensions, staged)).collect::<Result<Vec<_>>>()
                     });
-                    task.await.map_err(|error| Error::Task(error.to_string()))?
+                    Ok::<_, Error>((task.await.map_err(|error| Error::Task(error.to_string()))??, rejects))
                 }
             })
-            .buffered(2);
+            .buffered(FILES_SIDE_BY_SIDE);
         let (mut pending, mut pending_rows, mut appended) = (Vec::new(), 0, 0);
         let mut rejects = Vec::new();
         // One file is encoded and uploaded while the rows of the next are staged.
@@ -338,7 +412,7 @@ impl Work {
             let (rows, options) = (rows.clone(), self.options());
             async move { rows.write(batches, options, None).await }
         };
-        while let Some((batches, rejected)) = staged.try_next().await? {
+        while let Some((batches, rejected)) = keyed.try_next().await? {
             let staged_rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
             appended += staged_rows as u64;
             pending_rows += staged_rows;
@@ -358,7 +432,10 @@ impl Work {
     fn options(&self) -> FileOptions {
         let roles = &self.fact.roles;
         let keys = roles.iter().flat_map(|role| [Some(role.key_column()), role.durable_column()]).flatten();
-        FileOptions { plain: vec!["event_id".into()], uncompressed: keys.collect(), ..FileOptions::default() }
+        // Whether a key is there already is asked of every file.
+        let hashed = self.fact.grain.clone();
+        let plain = vec!["event_id".into()];
+        FileOptions { plain, hashed, uncompressed: keys.collect(), ..FileOptions::default() }
     }
 }
 

@@ -21,7 +21,8 @@ use super::{Model, Resolving, beginning, check_name};
 use crate::define::{
     DerivedFile, FieldType, ModelName, Parsed, Place, Placed, Problem, SqlColumnFile, SqlFile, suggestion,
 };
-use crate::sql_model::{LookUp, Query, Shape, Source, SqlColumn, SqlModel, Strategy, Text, table_names};
+use crate::fact::Role;
+use crate::sql_model::{LookUp, Query, Scanned, Shape, Source, SqlColumn, SqlModel, Strategy, Text, table_names};
 
 /// A model and what it reads, while its turn has not come.
 struct Waiting<'a> {
@@ -226,6 +227,19 @@ impl Resolving<'_> {
         })
     }
 
+    /// Whether a fact's column has keys of versions that the dimension had when it was keyed, in the dimension's column.
+    fn is_keyed_by(&self, fact: &Scanned, dimension: &Scanned) -> bool {
+        let (Some(Model::Fact(of)), Some(Model::Dimension(to))) =
+            (self.models.get(&fact.model), self.models.get(&dimension.model))
+        else {
+            return false;
+        };
+        let is_role = |role: &Role| {
+            role.key_column() == fact.column && role.target.is_looked_up() && *role.target.name() == to.name
+        };
+        dimension.column == format!("{}_key", to.name.name) && of.roles.iter().any(is_role)
+    }
+
     /// The model that a SELECT is.
     fn select(&mut self, select: Select) -> Option<SqlModel> {
         let Select { name, place, grain, grain_place, .. } = select;
@@ -241,6 +255,9 @@ impl Resolving<'_> {
                 return None;
             }
         };
+        if let Strategy::ByKey(by_key) = &mut query.strategy {
+            by_key.know_keys(|dimension, fact| self.is_keyed_by(fact, dimension));
+        }
         let is_closure = select.kind == "hierarchy";
         if is_closure {
             query.strategy = Strategy::Whole("who is above a member is above all below it".to_owned());

@@ -377,6 +377,10 @@ impl Resolving<'_> {
                     .iter()
                     .map(|(name, reference)| (format!("{name}_durable_key"), reference.place(file_name))),
             )
+            .chain(
+                (file.references.iter().filter(|(_, reference)| reference.as_of.is_some()))
+                    .map(|(name, reference)| (format!("{name}_key"), reference.place(file_name))),
+            )
             .collect();
         for (name, place) in places {
             if let Some(problem) = check_name(&name, &place) {
@@ -395,7 +399,8 @@ impl Resolving<'_> {
         for (name, reference) in &file.references {
             let place = reference.place(file_name);
             if let Some(target) = self.dimension_name(domain, &reference.dimension, &place) {
-                references.push(Reference { name: name.clone(), target, key_types: Vec::new(), place });
+                let as_of_version = reference.as_of.is_some();
+                references.push(Reference { name: name.clone(), target, key_types: Vec::new(), as_of_version, place });
             }
         }
         references

@@ -208,16 +208,21 @@ impl Model {
                         || attribute.beside.iter().any(|beside| beside.column(&attribute.name) == name)
                 });
                 let is_natural = dimension.key.iter().any(|(key, _)| key == name);
-                let reference = dimension.references.iter().find(|of| format!("{}_durable_key", of.name) == name);
+                let reference = dimension.references.iter().find(|of| of.durable_column() == name);
+                let version = dimension.references.iter().find(|of| of.as_of_version && of.key_column() == name);
                 let mini = dimension.minis.iter().find(|mini| mini.column() == name);
-                let means = match (attribute, reference, mini) {
+                let means = match (
+                    attribute,
+                    reference.map(|of| ("durable key", of)).or(version.map(|of| ("key", of))),
+                    mini,
+                ) {
                     (Some(attribute), ..) => Some(match attribute.history {
                         History::Keep => "attribute, first value".to_owned(),
                         History::Overwrite => "attribute, latest value".to_owned(),
                         History::Version if attribute.name == name => "attribute, with history".to_owned(),
                         History::Version => "attribute, beside its history".to_owned(),
                     }),
-                    (_, Some(reference), _) => Some(format!("durable key of {}", reference.target)),
+                    (_, Some((key, of)), _) => Some(format!("{key} of {}", of.target)),
                     (.., Some(mini)) => Some(format!("key of {}", mini.name)),
                     _ if is_natural => Some("natural key".to_owned()),
                     _ => key().or_else(|| Some("validity".to_owned())),
@@ -243,6 +248,34 @@ impl Model {
         }
     }
 
+    /// What its rows follow from: its definition, the events that it reads, and the names of its inputs.
+    pub fn made_by(&self) -> serde_json::Value {
+        let (mut made_by, events) = match self {
+            Self::Generated(model) => {
+                (serde_json::json!({ "generated": model.generated.as_ref(), "members": model.members }), Vec::new())
+            }
+            Self::Dimension(dimension) => {
+                let sources = dimension.sources.iter();
+                let events = sources.map(|source| (&source.stream, &source.event, &source.definition));
+                (dimension.definition.clone(), events.collect())
+            }
+            Self::Fact(fact) => {
+                let sources = fact.sources.iter();
+                let events = sources.map(|source| (&source.stream, &source.event, &source.definition));
+                (fact.definition.clone(), events.collect())
+            }
+            Self::Sql(model) => (model.definition.clone(), Vec::new()),
+        };
+        let events = events.into_iter().map(|(stream, event, definition)| {
+            (format!("{stream}.{event}"), serde_json::to_value(definition).unwrap_or_default())
+        });
+        if let Some(made_by) = made_by.as_object_mut() {
+            made_by.insert("events".to_owned(), events.collect::<serde_json::Map<_, _>>().into());
+            made_by.insert("inputs".to_owned(), self.inputs().into_iter().map(ToString::to_string).collect());
+        }
+        made_by
+    }
+
     /// The streams that it reads, by name.
     pub fn streams(&self) -> BTreeSet<&str> {
         match self {
@@ -255,7 +288,8 @@ impl Model {
     /// The models whose tables it reads.
     pub fn inputs(&self) -> BTreeSet<&ModelName> {
         match self {
-            Self::Generated(_) | Self::Dimension(_) => BTreeSet::new(),
+            Self::Generated(_) => BTreeSet::new(),
+            Self::Dimension(dimension) => dimension.inputs(),
             Self::Fact(fact) => fact.inputs(),
             Self::Sql(model) => model.inputs(),
         }
@@ -434,6 +468,15 @@ impl Resolving<'_> {
                         }
                         if let Some(child) = dimensions.get(inference) {
                             parts.extend(own_dimension(child));
+                        }
+                    }
+                    // Circles are told of already.
+                    let mut above: Vec<&ModelName> = dimension.inputs().into_iter().collect();
+                    let mut seen = BTreeSet::new();
+                    while let Some(parent) = above.pop() {
+                        if let Some(parent) = dimensions.get(parent).filter(|parent| seen.insert(parent.name.clone())) {
+                            parts.extend(own_dimension(parent));
+                            above.extend(parent.inputs());
                         }
                     }
                 }

@@ -14,7 +14,7 @@ use starmere_lake::formats::Schema;
 use crate::define::{
     EventFile, FieldFile, FieldType, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
 };
-use crate::events::{self, Decoder, Event, Field, FieldKind, Need, Stream, Version};
+use crate::events::{self, Decoder, Event, Field, FieldKind, Need, Stream, Version, base};
 use crate::expression::castable;
 
 /// Columns that every event has for SQL, besides its fields.
@@ -256,16 +256,34 @@ impl Resolving<'_> {
                 }
             };
             let path = file.path.clone().unwrap_or_else(|| name.clone());
+            self.places(file, name, &path, &place);
             self.outside(&path, if outer { Within::Field } else { Within::Element }, place);
             fields.push(Field {
                 name: name.clone(),
                 path,
                 required: file.required,
                 description: file.description.clone(),
+                one: file.one,
                 kind,
             });
         }
         fields
+    }
+
+    /// A path that leads into a list is a value's, and says which element.
+    fn places(&mut self, file: &FieldFile, name: &str, path: &str, place: &Place) {
+        let problem = |message: String, hint: &str| Problem::new(place.clone(), message).hint(hint);
+        if file.each.is_none() && file.one {
+            let hint = "`one: true` says that an object may be in the place of a list: it goes with `each`";
+            self.problem(problem(format!("`{name}` is no list"), hint));
+        }
+        if path.contains('[') && base(path) == path {
+            let hint = "the first element's `sku` is `lines[0].sku`";
+            self.problem(problem(format!("`{path}` does not say which element"), hint));
+        } else if base(path) != path && file.each.is_some() {
+            let hint = "read the inner list as `type: json`";
+            self.problem(problem(format!("`{name}`: elements of one element are not followed"), hint));
+        }
     }
 
     /// Runs the upcasters over types alone: every field of every version is asked for.

@@ -23,6 +23,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use starmere_lake::events::timestamp;
 
+use crate::generated::calendar::number;
 use crate::keys::Keys;
 
 /// All of them.
@@ -108,7 +109,8 @@ impl ScalarUDFImpl for Allocated {
             }
             let [before, through, total] = [0, 1, 2].map(|weight| weights[weight].value(row));
             let amount = amount.value(row);
-            share(amount, before, through, total).map(Some).ok_or_else(|| {
+            let whole = |share: &i128| !amount_type.is_integer() || i64::try_from(*share).is_ok();
+            share(amount, before, through, total).filter(whole).map(Some).ok_or_else(|| {
                 DataFusionError::Execution(format!("{amount} cannot be split by weights that add up to {total}"))
             })
         };
@@ -117,12 +119,7 @@ impl ScalarUDFImpl for Allocated {
             DataType::Decimal128(precision, scale) => {
                 Arc::new(Decimal128Array::from_iter(shares).with_precision_and_scale(*precision, *scale)?)
             }
-            _ => Arc::new(
-                shares
-                    .into_iter()
-                    .map(|share| share.and_then(|share| i64::try_from(share).ok()))
-                    .collect::<Int64Array>(),
-            ),
+            _ => Arc::new(shares.into_iter().map(|share| share.map(|share| share as i64)).collect::<Int64Array>()),
         };
         Ok(ColumnarValue::Array(shares))
     }
@@ -290,10 +287,6 @@ fn day(days: i32) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_signed(chrono::TimeDelta::days(days.into()))
 }
 
-fn days(day: NaiveDate) -> i32 {
-    day.signed_duration_since(NaiveDate::default()).num_days() as i32
-}
-
 /// The first day of a period, and the one of the period after it.
 fn period(of: i32, word: &str) -> Option<(i32, i32)> {
     let day = day(of)?;
@@ -311,12 +304,12 @@ fn period(of: i32, word: &str) -> Option<(i32, i32)> {
         "quarter" => months(day.month0() / 3 * 3 + 1, 3)?,
         _ => months(1, 12)?,
     };
-    Some((days(begin), days(next)))
+    Some((number(begin), number(next)))
 }
 
 /// The first day of the period that has this one.
 pub(crate) fn period_of(day: NaiveDate, word: &str) -> Option<NaiveDate> {
-    self::day(period(days(day), word)?.0)
+    self::day(period(number(day), word)?.0)
 }
 
 impl ScalarUDFImpl for Periods {
@@ -398,6 +391,25 @@ mod tests {
         assert_eq!(share(most, 0, most / 2, most), Some(most / 2));
         assert_eq!(share(1, 0, 1, 2), Some(1));
         assert_eq!(share(-1, 0, 1, 2), Some(-1));
+    }
+
+    #[test]
+    fn a_share_that_is_no_whole_number_of_its_type_fails() {
+        let long = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
+        let shares = |amount: i64, through: i64, total: i64| {
+            let columns = [amount, 0, through, total].map(|value| ColumnarValue::Array(long(value)));
+            let field = |_| Arc::new(Field::new("a", DataType::Int64, true));
+            Allocated::new().invoke_with_args(ScalarFunctionArgs {
+                args: columns.to_vec(),
+                arg_fields: (0..4).map(field).collect(),
+                number_rows: 1,
+                return_field: field(0),
+                config_options: Arc::default(),
+            })
+        };
+        assert!(shares(i64::MAX, 1, 2).is_ok());
+        // Weights of both signs: a share is more than the whole.
+        assert!(shares(i64::MAX, 3, 1).is_err());
     }
 
     #[test]

@@ -4,16 +4,20 @@
 //! SELECT ─► plan ─► is its answer the same every day? ─► how is it kept?
 //!                                                          │ by key: which values of the grain does a change touch?
 //!    rows of each input that came or went ─► plan over them ─► these ─► the rows with these are computed and replaced
+//!                                            └► sums, where rows only came: they are added to those that are there
 //!                                                          │ whole: all rows, where the plan is not made for that
 //! ```
 //!
 //! Invariant: the rows are the query's answer over the versions of the inputs that the table says it has consumed.
 //! One Delta commit replaces rows and says so.
 
+mod changed;
 mod closure;
 mod functions;
+mod lineage;
 mod query;
 mod run;
+mod sums;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +25,9 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 pub(crate) use functions::{check_fragment, period_of};
+pub use lineage::Lineage;
 pub use query::{Query, Strategy};
-pub(crate) use query::{Source, Text, WATERMARK, table_names};
+pub(crate) use query::{Scanned, Source, Text, WATERMARK, table_names};
 pub(crate) use run::build;
 
 use crate::define::{Additivity, FieldType, ModelName};

@@ -12,7 +12,7 @@
 //! keeps apart; where several steps share only some of them, all rows with these are computed again.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -22,10 +22,12 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, NullEquality, TableReference};
 use datafusion::datasource::{ViewTable, provider_as_source, source_as_provider};
 use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::WindowFunction;
+use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, TableType, Volatility, WindowFrameUnits,
-    WindowFunctionDefinition, build_join_schema,
+    BinaryExpr, Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator, TableType, Volatility,
+    WindowFrameUnits, WindowFunctionDefinition, build_join_schema,
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionContext, ident};
@@ -35,6 +37,7 @@ use futures::FutureExt;
 use starmere_lake::provider::pinned_schema;
 
 use super::functions;
+use super::sums::are_sums;
 use crate::define::ModelName;
 use crate::expression::reason;
 
@@ -93,8 +96,17 @@ pub struct ByKey {
     keys: Vec<Expr>,
     /// For each scan, what finds the rows that its changes touch; or why nothing does.
     touched: Vec<Result<LogicalPlan, String>>,
+    /// For each scan, whether all of its rows are in the core: none is missing where it meets no other.
+    kept: Vec<bool>,
+    /// Inner joins of columns of two scans.
+    joins: Vec<(Scanned, Scanned)>,
+    /// For each scan, whether rows that come into it meet none that were there: new versions of a dimension, joined by the
+    /// key of a fact that is keyed by them.
+    fresh: Vec<bool>,
     /// No two rows can have one grain.
     pub is_unique: bool,
+    /// Whatever is no part of the grain is a sum, so that rows which come add to it.
+    pub is_sum: bool,
 }
 
 /// What stands for a model's table while there is none.
@@ -125,8 +137,58 @@ impl TableProvider for Placeholder {
     }
 }
 
+/// A column of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    pub(crate) place: usize,
+    pub(crate) model: ModelName,
+    pub(crate) column: String,
+}
+
+/// The columns of scans that inner joins of a core hold equal.
+fn joins(core: &LogicalPlan) -> Vec<(Scanned, Scanned)> {
+    let mut named: HashMap<TableReference, Option<(usize, ModelName)>> = HashMap::new();
+    let (mut place, mut equal) = (0, Vec::new());
+    let mut name = |reference: &TableReference, scan: (usize, ModelName)| {
+        // A name that two scans have says nothing.
+        named.entry(reference.clone()).and_modify(|known| *known = None).or_insert(Some(scan));
+    };
+    let walked = core.apply(|node| {
+        match node {
+            LogicalPlan::SubqueryAlias(alias) => {
+                if let Some(model) = scanned(&alias.input) {
+                    name(&alias.alias, (place, model));
+                }
+            }
+            LogicalPlan::TableScan(scan) => {
+                if let Some(model) = scanned(node) {
+                    name(&scan.table_name, (place, model));
+                }
+                place += 1;
+            }
+            LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
+                equal.extend(join.on.iter().cloned());
+                for part in join.filter.iter().flat_map(|filter| split_conjunction(filter)) {
+                    if let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = part {
+                        equal.push((left.as_ref().clone(), right.as_ref().clone()));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    let column = |expr: &Expr| {
+        let Expr::Column(Column { relation: Some(relation), name, .. }) = expr else { return None };
+        let (place, model) = named.get(relation)?.clone()?;
+        Some(Scanned { place, model, column: name.clone() })
+    };
+    let found = equal.iter().filter_map(|(one, other)| Some((column(one)?, column(other)?)));
+    if walked.is_ok() { found.collect() } else { Vec::new() }
+}
+
 /// The model that a node scans.
-fn scanned(node: &LogicalPlan) -> Option<ModelName> {
+pub(super) fn scanned(node: &LogicalPlan) -> Option<ModelName> {
     let LogicalPlan::TableScan(scan) = node else { return None };
     let provider = source_as_provider(&scan.source).ok()?;
     let placeholder = (provider.as_ref() as &dyn Any).downcast_ref::<Placeholder>()?;
@@ -207,6 +269,19 @@ impl Query {
         over(&self.plan, table)
     }
 
+    /// The columns of each model that the answer depends on.
+    pub(crate) fn reads(&self, state: &SessionState) -> PlanResult<HashMap<ModelName, BTreeSet<String>>> {
+        let mut reads: HashMap<ModelName, BTreeSet<String>> = HashMap::new();
+        state.optimize(&self.plan)?.apply_with_subqueries(|node| {
+            if let (LogicalPlan::TableScan(scan), Some(model)) = (node, scanned(node)) {
+                let names = scan.projected_schema.fields().iter().map(|field| field.name().clone());
+                reads.entry(model).or_default().extend(names);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(reads)
+    }
+
     /// The plan of the watermark, where there is one, over the tables that `table` gives.
     pub(crate) fn watermark(
         &self,
@@ -235,6 +310,28 @@ impl ByKey {
         keys: Arc<dyn TableProvider>,
         table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
     ) -> PlanResult<LogicalPlan> {
+        let core = self.restricted_core(keys, table)?;
+        fn above(plan: &LogicalPlan, depth: usize, core: LogicalPlan) -> PlanResult<LogicalPlan> {
+            match (depth, plan.inputs().as_slice()) {
+                (0, _) => Ok(core),
+                (_, [input]) => plan.with_new_exprs(plan.expressions(), vec![above(input, depth - 1, core)?]),
+                _ => Err(DataFusionError::Internal("a plan above its core has one input".to_owned())),
+            }
+        }
+        above(&query.plan, self.depth, core)
+    }
+
+    /// The plan below the aggregate.
+    pub(super) fn core(&self) -> &LogicalPlan {
+        &self.core
+    }
+
+    /// The same, of the rows whose grain is in `keys` only.
+    pub(super) fn restricted_core(
+        &self,
+        keys: Arc<dyn TableProvider>,
+        table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
+    ) -> PlanResult<LogicalPlan> {
         let core = over(&self.core, &table)?;
         let columns: Vec<Expr> = core.schema().columns().into_iter().map(Expr::Column).collect();
         let named = self.keys.iter().enumerate().map(|(number, key)| key.clone().alias(wanted(number)));
@@ -247,15 +344,27 @@ impl ByKey {
         );
         let joined =
             with_keys.join_detailed(right, JoinType::LeftSemi, join_keys, None, NullEquality::NullEqualsNull)?;
-        let core = joined.project(columns)?.build()?;
-        fn above(plan: &LogicalPlan, depth: usize, core: LogicalPlan) -> PlanResult<LogicalPlan> {
-            match (depth, plan.inputs().as_slice()) {
-                (0, _) => Ok(core),
-                (_, [input]) => plan.with_new_exprs(plan.expressions(), vec![above(input, depth - 1, core)?]),
-                _ => Err(DataFusionError::Internal("a plan above its core has one input".to_owned())),
+        joined.project(columns)?.build()
+    }
+
+    /// Whether rows that come into the scan at `place` take nothing from the answer's.
+    pub(crate) fn is_kept(&self, place: usize) -> bool {
+        self.kept[place]
+    }
+
+    /// Whether rows that come into the scan at `place` meet none of those that were there.
+    pub(crate) fn is_fresh(&self, place: usize) -> bool {
+        self.fresh[place]
+    }
+
+    /// Told of inner joins of two scans' columns, says whether the first is a dimension's key and the second a fact's that is
+    /// keyed by it.
+    pub(crate) fn know_keys(&mut self, is_key_of: impl Fn(&Scanned, &Scanned) -> bool) {
+        for (one, other) in &self.joins {
+            for (dimension, fact) in [(one, other), (other, one)] {
+                self.fresh[dimension.place] |= is_key_of(dimension, fact);
             }
         }
-        above(&query.plan, self.depth, core)
     }
 
     /// Why changes of the scan at `place` have all rows computed again; none where they do not.
@@ -518,7 +627,11 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
         Side::Deep => Err("outer joins stand within each other's missing side".to_owned()),
     });
     let touched = touched.collect();
-    Ok(ByKey { core: core.clone(), depth, parts, keys, touched, is_unique: is_unique.unwrap_or_default() })
+    let kept = scans.iter().map(|side| matches!(side, Side::Kept)).collect();
+    let is_unique = is_unique.unwrap_or_default();
+    let (joins, fresh) = (joins(core), vec![false; scans.len()]);
+    let is_sum = is_unique && parts.len() == grain.len() && are_sums(plan, grain);
+    Ok(ByKey { core: core.clone(), depth, parts, keys, touched, kept, joins, fresh, is_unique, is_sum })
 }
 
 /// Whether the keys are all of the grain, and so many columns as they stand: what is made of a column may be the same

@@ -1,6 +1,7 @@
 //! Bringing a SQL model's table up to date.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
@@ -16,19 +17,22 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionContext, ident, lit};
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions, Snapshot};
+use starmere_lake::delta::{Add, FileOptions, Snapshot, Wanted};
 use starmere_lake::paths;
 use starmere_lake::provider::PinnedTable;
 
+use super::changed::{Changed, SIGN, difference};
 use super::closure::closure;
 use super::query::{ByKey, WATERMARK, key_name};
+use super::sums::Sum;
 use super::{LookUp, SqlModel, Strategy};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
-use crate::derived::{Change, Derived};
-use crate::dimension::{Affected, Index};
+use crate::derived::{Change, DEFINITION, Derived, small_file};
+use crate::dimension::{Affected, Index, Members, changed_since};
 use crate::expression::{cast_rows, reason};
 use crate::keys::UNKNOWN;
+use crate::resolve::Model;
 use crate::{Error, Result, keys};
 
 /// Microseconds.
@@ -45,23 +49,40 @@ const GATHERED_BYTES: usize = 256 << 20;
 /// More grains than these are not looked up one by one: all rows are computed again.
 const MOST_KEYS: usize = 2_000_000;
 
+/// The rows that came or went, by input; those of which none did are left out.
+type Changes = HashMap<ModelName, Changed>;
+
 /// An input as it was and as it is.
 struct Input {
     now: Arc<Snapshot>,
     before: Option<Arc<Snapshot>>,
     added: Vec<Arc<Add>>,
     removed: Vec<Arc<Add>>,
+    /// Of a dimension: no other members' rows came or went.
+    members: Option<Arc<Members>>,
 }
 
 impl Input {
-    async fn open(builder: &Builder, pin: &Pin, consumed: Option<u64>) -> Result<Self> {
+    async fn open(
+        builder: &Builder,
+        name: &ModelName,
+        pins: &BTreeMap<String, Pin>,
+        consumed: Option<u64>,
+    ) -> Result<Self> {
+        let pin = &pins[&name.to_string()];
         let table = builder.warehouse().table(pin.path.clone());
         let now = table.snapshot_at(pin.version).await?;
-        let Some(consumed) = consumed else { return Ok(Self { now, before: None, added: vec![], removed: vec![] }) };
+        let Some(consumed) = consumed else {
+            return Ok(Self { now, before: None, added: vec![], removed: vec![], members: None });
+        };
         let before = table.snapshot_at(consumed).await?;
         let added = now.files().filter(|add| before.file(&add.path).is_none()).cloned().collect();
-        let removed = before.files().filter(|add| now.file(&add.path).is_none()).cloned().collect();
-        Ok(Self { now, before: Some(before), added, removed })
+        let removed: Vec<_> = before.files().filter(|add| now.file(&add.path).is_none()).cloned().collect();
+        let members = match removed.is_empty() {
+            true => None,
+            false => changed_since(builder, name, &before, pins).await?,
+        };
+        Ok(Self { now, before: Some(before), added, removed, members })
     }
 
     fn has_changed(&self) -> bool {
@@ -87,14 +108,14 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
     if !rows.is_current(&inputs)? {
         let mut opened = HashMap::new();
         for name in model.inputs() {
-            let pin = &pins[&name.to_string()];
-            opened.insert(name.clone(), Input::open(builder, pin, rows.consumed(&name.to_string())).await?);
+            opened.insert(name.clone(), Input::open(builder, name, pins, rows.consumed(&name.to_string())).await?);
         }
         built.rows_read = opened.values().map(|input| input.rows_changed()).sum();
         let largest = opened.values().filter_map(|input| input.now.rows()).max().unwrap_or_default();
         let bits = largest.div_ceil(BUCKET_ROWS).max(1).next_power_of_two().ilog2().min(MAX_BUCKET_BITS);
         let is_new = inputs.keys().any(|input| rows.consumed(input).is_none());
-        let snapshot = rows.create(&model.schema(), &[(SETTING, bits.to_string())]).await?;
+        let definition = (DEFINITION, Model::Sql(model.clone()).made_by().to_string());
+        let snapshot = rows.create(&model.schema(), &[(SETTING, bits.to_string()), definition]).await?;
         let bits = snapshot.setting(SETTING).and_then(|bits| bits.parse().ok()).unwrap_or(0).min(MAX_BUCKET_BITS);
         let look_ups = Vec::new();
         let mut work =
@@ -102,16 +123,21 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
         work.watermark = work.watermark(model.query.watermark(|_, model| work.now(model))).await?;
         work.look_ups = work.look_ups(pins).await?;
         let mut change = Change::default();
-        let touched = match (is_new, work.inputs.values().any(Input::has_changed)) {
-            (true, _) => None,
-            (false, false) => Some(Touched::default()),
-            (false, true) => work.touched(&rows).await?,
+        let step = match (is_new, work.inputs.values().any(Input::has_changed)) {
+            (true, _) => Step::Whole,
+            (false, false) => Step::Replace(Touched::default()),
+            (false, true) => work.step(&rows).await?,
+        };
+        let added = match step {
+            Step::Add(sum) => work.add(&rows, *sum, &mut change).await?,
+            Step::Replace(touched) => Some(work.replace(&rows, touched, &mut change).await?),
+            Step::Whole => None,
         };
         let replaced;
-        match touched {
-            None => (built.rows_written, replaced) = work.whole(&rows, &mut change).await?,
-            Some(touched) => (built.rows_written, replaced) = work.replace(&rows, touched, &mut change).await?,
-        }
+        (built.rows_written, replaced) = match added {
+            Some(done) => done,
+            None => work.whole(&rows, &mut change).await?,
+        };
         if replaced > 0 {
             built.mended.insert("replaced".to_owned(), replaced);
         }
@@ -120,6 +146,16 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
     built.rows = rows.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
     built.pins.insert(model.name.to_string(), rows.pin(&inputs)?);
     Ok(built)
+}
+
+/// What a change of the inputs comes to.
+enum Step {
+    /// All rows are computed again.
+    Whole,
+    /// Those that changes touch are.
+    Replace(Touched),
+    /// Rows only came, and the answer is their sum: it grows by this.
+    Add(Box<Sum>),
 }
 
 /// What rows are found by that changes touch: grains, or columns of them, as the table has them.
@@ -175,64 +211,140 @@ impl Work<'_> {
         self.pinned(input.before.as_ref().unwrap_or(&input.now))
     }
 
-    /// The rows of an input that came or went.
-    async fn changed(&self, session: &SessionContext, input: &Input) -> Result<Arc<dyn TableProvider>> {
+    /// The rows of an input that came or went, in the columns that the query reads.
+    async fn changed(
+        &self,
+        session: &SessionContext,
+        name: &ModelName,
+        input: &Input,
+        read: &BTreeSet<String>,
+    ) -> Result<Changed> {
         let store = self.builder.warehouse().store();
         let of = |snapshot: &Arc<Snapshot>, files: &[Arc<Add>]| {
             Arc::new(PinnedTable::of(store, snapshot.clone(), files.to_vec())) as Arc<dyn TableProvider>
         };
         let added = of(&input.now, &input.added);
-        let Some(before) = input.before.as_ref().filter(|_| !input.removed.is_empty()) else { return Ok(added) };
-        let schema = added.schema();
-        // A file that was rewritten has most of its rows still.
-        let signed = |table: Arc<dyn TableProvider>, sign: i64| {
-            let columns = schema.fields().iter().map(|field| ident(field.name()));
-            session.read_table(table)?.select(columns.chain([lit(sign).alias(SIGN)]).collect::<Vec<_>>())
+        let Some(before) = input.before.as_ref().filter(|_| !input.removed.is_empty()) else {
+            return Ok(Changed { table: added, only_came: true, is_empty: input.added.is_empty() });
         };
-        let differing = || {
-            let columns: Vec<_> = schema.fields().iter().map(|field| ident(field.name())).collect();
-            let both = signed(added.clone(), 1)?.union(signed(of(before, &input.removed), -1)?)?;
-            let summed = both.aggregate(columns.clone(), vec![sum(ident(SIGN)).alias(SIGN)])?;
-            summed.filter(ident(SIGN).not_eq(lit(0_i64)))?.select(columns)
+        let whole = added.schema();
+        let mut columns: Vec<String> =
+            whole.fields().iter().map(|field| field.name().clone()).filter(|name| read.contains(name)).collect();
+        if columns.is_empty() {
+            // Rows that are only counted came or went all the same.
+            columns.extend(whole.fields().first().map(|field| field.name().clone()));
+        }
+        let (added, removed) = match &input.members {
+            None => (added, of(before, &input.removed)),
+            Some(members) => {
+                let durable = format!("{}_durable_key", name.name);
+                let members = members.clone();
+                let wanted: Wanted = Arc::new(move |durable| members.contains(&durable));
+                let fields = columns.iter().filter_map(|name| whole.field_with_name(name).ok().cloned());
+                let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+                let table = self.builder.warehouse().table(input.now.path().clone());
+                let mut both: Vec<Arc<dyn TableProvider>> = Vec::new();
+                for files in [&input.added, &input.removed] {
+                    let mut rows = Vec::new();
+                    for add in files {
+                        rows.push(table.read_where(add, &schema, &durable, &wanted).await?);
+                    }
+                    let rows = MemTable::try_new(schema.clone(), vec![rows]).map_err(|error| self.failed(&error))?;
+                    both.push(Arc::new(rows));
+                }
+                (both.remove(0), both.remove(0))
+            }
         };
-        let rows = differing().map_err(|error| self.failed(&error))?.collect().await;
-        let rows = rows.map_err(|error| self.failed(&error))?;
-        let rows = rows.into_iter().map(|batch| RecordBatch::try_new(schema.clone(), batch.columns().to_vec()));
-        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(self.columns())?;
-        let table = MemTable::try_new(schema, vec![rows]).map_err(|error| self.failed(&error))?;
-        Ok(Arc::new(table))
+        let frame = |table| session.read_table(table).map_err(|error| self.failed(&error));
+        let found = difference(&whole, &columns, frame(added)?, frame(removed)?).await;
+        found.map_err(|error| self.failed(&error))
     }
 
-    /// The grains that changes touch; none where all rows have to be computed again.
-    async fn touched(&self, rows: &Derived) -> Result<Option<Touched>> {
-        let Strategy::ByKey(by_key) = &self.model.query.strategy else { return Ok(None) };
+    async fn step(&self, rows: &Derived) -> Result<Step> {
+        let Strategy::ByKey(by_key) = &self.model.query.strategy else { return Ok(Step::Whole) };
         let changed_rows: u64 = self.inputs.values().map(Input::rows_changed).sum();
         let all_rows: u64 = self.inputs.values().filter_map(|input| input.now.rows()).sum();
         if changed_rows > all_rows {
-            return Ok(None);
+            return Ok(Step::Whole);
         }
         let before = self.model.query.watermark(|_, model| self.before(model));
         if self.watermark(before).await? != self.watermark {
-            return Ok(None);
+            return Ok(Step::Whole);
         }
         let session = self.builder.session()?;
-        let mut changed: HashMap<&ModelName, Arc<dyn TableProvider>> = HashMap::new();
-        let scanned = |name: &ModelName| self.model.query.scans.contains(name);
-        for (name, input) in self.inputs.iter().filter(|(name, input)| input.has_changed() && scanned(name)) {
-            changed.insert(name, self.changed(&session, input).await?);
+        let reads = self.model.query.reads(&session.state()).map_err(|error| self.failed(&error))?;
+        let mut changed: Changes = HashMap::new();
+        for (name, read) in &reads {
+            let Some(input) = self.inputs.get(name).filter(|input| input.has_changed()) else { continue };
+            let came_or_went = self.changed(&session, name, input, read).await?;
+            if !came_or_went.is_empty {
+                changed.insert(name.clone(), came_or_went);
+            }
         }
+        if let Some(sum) = self.more(by_key, &session, &changed).await? {
+            return Ok(Step::Add(Box::new(sum)));
+        }
+        let Some(mut touched) = self.touched(by_key, &session, &changed).await? else { return Ok(Step::Whole) };
+        self.rekeyed(rows, &mut touched).await?;
+        Ok(Step::Replace(touched))
+    }
+
+    /// The table of a scan, while the rows that came or went of the one at `place` are looked at. Those before it in `order`
+    /// are as they are now, those after it as they were.
+    fn table_at(
+        &self,
+        at: usize,
+        model: &ModelName,
+        (order, place): (&[usize], usize),
+        changed: &Changed,
+    ) -> Arc<dyn TableProvider> {
+        let turn = |place: usize| order.iter().position(|&of| of == place);
+        match turn(at).cmp(&turn(place)) {
+            Ordering::Less => self.now(model),
+            Ordering::Equal => changed.table.clone(),
+            Ordering::Greater => self.before(model),
+        }
+    }
+
+    /// What rows add that came; none where one went, or the answer is no sum.
+    async fn more(&self, by_key: &ByKey, session: &SessionContext, changed: &Changes) -> Result<Option<Sum>> {
+        let scans = self.model.query.scans.iter().enumerate();
+        let scans: Vec<_> = scans.filter_map(|(place, name)| Some((place, changed.get(name)?))).collect();
+        let is_more = scans.iter().all(|&(place, changed)| changed.only_came && by_key.is_kept(place));
+        if !by_key.is_sum || !is_more || !self.model.look_ups.is_empty() || self.watermark.is_some() {
+            return Ok(None);
+        }
+        let (mut batches, mut rows) = (Vec::new(), 0);
+        // New versions of dimensions come first: the facts that were there meet none of them.
+        let mut order: Vec<usize> = (0..self.model.query.scans.len()).collect();
+        order.sort_by_key(|&place| !by_key.is_fresh(place));
+        for (place, changed) in scans.into_iter().filter(|&(place, _)| !by_key.is_fresh(place)) {
+            let plan = self.model.query.over(|at, model| self.table_at(at, model, (&order, place), changed));
+            let mut found = self.execute(session, plan.map_err(|error| self.failed(&error))?).await?;
+            while let Some(batch) = found.next().await {
+                // A sum that is beyond its type may be within it together with the others.
+                let Ok(batch) = batch else { return Ok(None) };
+                let Ok(batch) = self.cast(&batch, &self.model.schema()) else { return Ok(None) };
+                rows += batch.num_rows();
+                batches.push(batch);
+                if rows > MOST_KEYS {
+                    return Ok(None);
+                }
+            }
+        }
+        Sum::of(&self.model.schema(), &self.model.grain, &batches).map_err(self.columns())
+    }
+
+    /// The grains that changes touch; none where all rows have to be computed again.
+    async fn touched(&self, by_key: &ByKey, session: &SessionContext, changed: &Changes) -> Result<Option<Touched>> {
         let mut touched = Touched::default();
         let converter = self.converter(&self.key_names())?;
+        let order: Vec<usize> = (0..self.model.query.scans.len()).collect();
         for (place, name) in self.model.query.scans.iter().enumerate() {
-            let Some(came_or_went) = changed.get(name) else { continue };
-            let table = |at: usize, model: &ModelName| match at.cmp(&place) {
-                std::cmp::Ordering::Less => self.now(model),
-                std::cmp::Ordering::Equal => came_or_went.clone(),
-                std::cmp::Ordering::Greater => self.before(model),
-            };
-            let plan = by_key.touched(place, table).map_err(|error| self.failed(&error))?;
-            let Some(plan) = plan else { return Ok(None) };
-            let mut found = self.execute(&session, plan).await?;
+            let Some(changed) = changed.get(name) else { continue };
+            let plan = by_key.touched(place, |at, model| self.table_at(at, model, (&order, place), changed));
+            let Some(plan) = plan.map_err(|error| self.failed(&error))? else { return Ok(None) };
+            let mut found = self.execute(session, plan).await?;
             while let Some(batch) = found.next().await {
                 self.touch(batch.map_err(|error| self.failed(&error))?, &converter, &mut touched)?;
                 if touched.rows.len() > MOST_KEYS {
@@ -240,7 +352,6 @@ impl Work<'_> {
                 }
             }
         }
-        self.rekeyed(rows, &mut touched).await?;
         Ok(Some(touched))
     }
 
@@ -251,7 +362,10 @@ impl Work<'_> {
             let table = self.builder.warehouse().table(pins[&name.to_string()].path.clone());
             let index = self.builder.index(&table, &input.now, &name.name).await?;
             let affected = match input.before.as_ref().filter(|_| input.has_changed()) {
-                Some(before) => Some(Index::affected(&table, before, &input.now, &name.name).await?),
+                Some(before) => {
+                    let only = input.members.as_ref();
+                    Some(Index::affected(&table, before, &input.now, &name.name, only).await?)
+                }
                 None => None,
             };
             dimensions.push(Dimension { index, affected });
@@ -544,9 +658,7 @@ impl Work<'_> {
         let converter = self.converter(&self.key_names())?;
         let (schema, mut replaced) = (self.model.schema(), 0);
         for (group, batches) in &mut groups {
-            let files: Vec<Arc<Add>> =
-                self.snapshot.files().filter(|add| paths::file_group(&add.path) == Some(*group)).cloned().collect();
-            for add in files {
+            for add in self.of_group(*group) {
                 let batch = rows.table.read(&add, &schema).await?;
                 let keys = converter.convert_columns(&self.keys_of_rows(&batch)).map_err(self.columns())?;
                 let stay: BooleanArray = keys.iter().map(|key| Some(!touched.rows.contains(&key.owned()))).collect();
@@ -557,6 +669,36 @@ impl Work<'_> {
         }
         self.write(rows, groups, change).await?;
         Ok((count, replaced))
+    }
+
+    /// The files of a bucket.
+    fn of_group(&self, group: u32) -> Vec<Arc<Add>> {
+        self.snapshot.files().filter(|add| paths::file_group(&add.path) == Some(group)).cloned().collect()
+    }
+
+    /// Adds what rows grow by; how many rows that are, and how many of them were there. None where a sum is beyond its type.
+    async fn add(&self, rows: &Derived, mut sum: Sum, change: &mut Change) -> Result<Option<(u64, u64)>> {
+        let (count, mut replaced) = (sum.len() as u64, 0);
+        let mut groups: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
+        let mut removes = Vec::new();
+        for group in self.by_bucket(sum.rows())?.into_keys() {
+            for add in self.of_group(group) {
+                let batch = rows.table.read(&add, &self.model.schema()).await?;
+                let Some((batch, changed)) = sum.add_to(&batch).map_err(self.columns())? else { return Ok(None) };
+                if changed > 0 || (batch.num_rows() as u64) < small_file(&self.snapshot) {
+                    removes.push(add.remove());
+                    groups.entry(group).or_default().push(batch);
+                    replaced += changed;
+                }
+            }
+        }
+        let Some(rest) = sum.rest().map_err(self.columns())? else { return Ok(None) };
+        for (group, batch) in self.by_bucket(&rest)? {
+            groups.entry(group).or_default().push(batch);
+        }
+        change.removes.extend(removes);
+        self.write(rows, groups, change).await?;
+        Ok(Some((count, replaced)))
     }
 
     /// The rows with the touched grains, into their groups; how many.
@@ -592,6 +734,3 @@ impl Work<'_> {
         Ok(count)
     }
 }
-
-/// Names a column that no model has.
-const SIGN: &str = "$sign";

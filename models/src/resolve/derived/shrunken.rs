@@ -9,7 +9,7 @@ use super::rollup::member_key;
 use super::star::{literal, quoted};
 use crate::define::{ModelName, Names, Place, Placed, Problem, ShrunkenFile, suggestion};
 use crate::resolve::Model;
-use crate::sql_model::{Source, Text};
+use crate::sql_model::Text;
 
 impl Resolving<'_> {
     pub(super) fn shrunken(&mut self, name: &ModelName, file: &ShrunkenFile, file_name: &str) -> Option<Select> {
@@ -62,12 +62,7 @@ impl Resolving<'_> {
             .chain(keys.iter().cloned())
             .chain(attributes)
             .collect();
-        let source = Source {
-            reference: super::star::source(&of, &schema).reference,
-            model: of.clone(),
-            schema: schema.clone(),
-            columns: None,
-        };
+        let source = super::star::source(&of, &schema);
         let select =
             format!("SELECT {} FROM {} GROUP BY {}", columns.join(", "), super::star::table(&of), keys.join(", "));
         Some(Select {

@@ -1,6 +1,7 @@
 //! Roll-ups: which fact, by what, which measures.
 
 use super::*;
+use crate::sql_model::Strategy;
 
 const ROLLUP_TEXT: &str =
     "rollup: by_city\nof: order_lines\nby:\n  city: buyer.city\n  order: order_id\nmeasures: [amount]\ncount: lines\n";
@@ -26,6 +27,40 @@ fn a_roll_up_is_a_fact_at_a_coarser_grain() {
     assert_eq!((model.kind, model.grain.clone()), ("rollup", vec!["city".to_owned(), "order".to_owned()]));
     let inputs: Vec<String> = model.inputs().into_iter().map(ToString::to_string).collect();
     assert_eq!(inputs, ["people.person", "sales.order_lines"]);
+    // It is a sum, to which new orders add; and no order that was there has a version of a person that comes.
+    let Strategy::ByKey(by_key) = &model.query.strategy else { panic!("{:?}", model.query.strategy) };
+    let place = |name: &str| model.query.scans.iter().position(|scan| scan.to_string() == name).unwrap();
+    assert!(by_key.is_sum && by_key.is_fresh(place("people.person")) && !by_key.is_fresh(place("sales.order_lines")));
+}
+
+#[test]
+fn what_is_no_sum_is_not_added_to() {
+    let told = |select: &str| {
+        let mut files = changed(LINES, "fact", "fact");
+        let text = format!("sql: by_city\ngrain: [order_id]\nselect: {select}\n");
+        files.insert(ROLLUP.to_owned(), text);
+        let models = check(&files).unwrap_or_else(|problems| panic!("{select}: {problems:?}"));
+        let Some(Model::Sql(model)) = models.get(&ModelName::new("sales", "by_city")) else { panic!("{models:?}") };
+        matches!(&model.query.strategy, Strategy::ByKey(by_key) if by_key.is_sum)
+    };
+    for sum in [
+        "SELECT order_id, sum(amount) AS a, count(*) AS n FROM order_lines GROUP BY order_id",
+        "SELECT order_id, CAST(sum(quantity) AS BIGINT) AS a FROM order_lines WHERE quantity > 1 GROUP BY order_id",
+        "SELECT n AS lines, order_id FROM (SELECT order_id, count(line_number) AS n FROM order_lines GROUP BY order_id) AS q",
+    ] {
+        assert!(told(sum), "{sum}");
+    }
+    for other in [
+        "SELECT order_id, max(amount) AS a FROM order_lines GROUP BY order_id",
+        "SELECT order_id, sum(amount) + 1 AS a FROM order_lines GROUP BY order_id",
+        "SELECT order_id, count(DISTINCT line_number) AS n FROM order_lines GROUP BY order_id",
+        "SELECT order_id, sum(amount) AS a FROM order_lines GROUP BY order_id HAVING count(*) > 1",
+        "SELECT order_id, CAST(sum(amount) AS DECIMAL(20,0)) AS a FROM order_lines GROUP BY order_id",
+        "SELECT order_id, CAST(sum(quantity) AS VARCHAR) AS a FROM order_lines GROUP BY order_id",
+        "SELECT order_id, 1 AS one FROM order_lines GROUP BY order_id",
+    ] {
+        assert!(!told(other), "{other}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Bringing a dimension's two tables up to date.
+//! The change log of a dimension: what events say about its members, in the order in which they came.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,13 +8,10 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::compute::{concat_batches, filter_record_batch, take, take_record_batch};
-use arrow::datatypes::{Int64Type, SchemaRef};
-use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions, Snapshot};
-use starmere_lake::events::timestamp;
-use starmere_lake::paths;
+use arrow::datatypes::Int64Type;
+use starmere_lake::delta::{FileOptions, Snapshot};
 
-use super::{Action, BEGINNING, Dimension, END, FIRST_KEY, fold};
+use super::{Action, Dimension, FIRST_KEY};
 use crate::build::{Builder, Built};
 use crate::derived::{Change, Derived};
 use crate::events::{Decoded, Decoder, EventChanges};
@@ -25,14 +22,12 @@ use crate::{Error, Result, rejects};
 
 /// The part of a dimension that is its change log.
 pub const CHANGES: &str = "changes";
-/// The part of a dimension that is its rows.
-pub const VERSIONS: &str = "rows";
 
 /// Changes of a bucket that are folded at once.
 const BUCKET_CHANGES: usize = 400_000;
 const MAX_BUCKET_BITS: u32 = 12;
 /// The setting of both tables that says by how many bits they are split.
-const SETTING: &str = "starmere.buckets";
+pub(super) const SETTING: &str = "starmere.buckets";
 
 /// The bucket of a member: the first bits of its durable key, which is a hash of 62 bits.
 fn bucket(durable: i64, bits: u32) -> u32 {
@@ -40,7 +35,7 @@ fn bucket(durable: i64, bits: u32) -> u32 {
 }
 
 /// How many bits the tables of a dimension are split by: settled when its change log was made.
-fn bucket_bits(changes: &Snapshot) -> u32 {
+pub(super) fn bucket_bits(changes: &Snapshot) -> u32 {
     changes.setting(SETTING).and_then(|bits| bits.parse().ok()).unwrap_or(0).min(MAX_BUCKET_BITS)
 }
 
@@ -456,164 +451,4 @@ fn by_bucket(dimension: &Dimension, batches: &[RecordBatch], bits: u32) -> Resul
     }
     let taken = rows.into_iter().map(|(group, rows)| Ok((group, take_record_batch(&whole, &UInt32Array::from(rows))?)));
     taken.collect::<Result<_, _>>().map_err(failed())
-}
-
-/// Folds what is new in the change log into the versions.
-pub async fn build_versions(builder: &Builder, dimension: &Arc<Dimension>, changes_pin: &Pin) -> Result<Built> {
-    let input = format!("{}/{CHANGES}", dimension.name);
-    let inputs: BTreeMap<String, u64> = [(input.clone(), changes_pin.version)].into();
-    let mut versions = builder.derived(&dimension.name, &dimension.fingerprint, VERSIONS).await?;
-    let mut built = Built::default();
-    if !versions.is_current(&inputs)? {
-        let from = versions.consumed(&input);
-        let log = builder.warehouse().table(changes_pin.path.clone());
-        let log_snapshot = log.snapshot_at(changes_pin.version).await?;
-        let bits = bucket_bits(&log_snapshot);
-        versions.create(&dimension.schema(), &[(SETTING, bits.to_string())]).await?;
-        let affected = match from {
-            None => None,
-            Some(from) => Some(affected_members(&log, from, changes_pin.version, dimension).await?),
-        };
-        let mut change = Change::default();
-        for group in 0..1_u32 << bits {
-            let keys = affected.as_ref().map(|affected| affected.get(&group));
-            if matches!(keys, Some(None)) && from.is_some() {
-                continue;
-            }
-            let files: Vec<Arc<Add>> =
-                log_snapshot.files().filter(|add| paths::file_group(&add.path) == Some(group)).cloned().collect();
-            let job = Bucket { dimension: dimension.clone(), group, keys: keys.flatten().cloned() };
-            let (adds, removes, rows) = job.rewrite(&log, &files, &versions).await?;
-            change.adds.extend(adds);
-            change.removes.extend(removes);
-            built.rows_written += rows;
-        }
-        versions.commit(change, &inputs).await?;
-    }
-    built.rows = versions.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
-    built.pins.insert(dimension.name.to_string(), versions.pin(&inputs)?);
-    Ok(built)
-}
-
-type Members = HashSet<i64>;
-
-/// The members with new changes, by bucket.
-async fn affected_members(
-    log: &starmere_lake::delta::Table,
-    from: u64,
-    to: u64,
-    dimension: &Dimension,
-) -> Result<HashMap<u32, Members>> {
-    let durable = Arc::new(arrow::datatypes::Schema::new(vec![dimension.changes_schema().field(0).clone()]));
-    let mut affected: HashMap<u32, Members> = HashMap::new();
-    for commit in log.commits(from, to).await? {
-        for add in commit.added() {
-            let batch = log.read(add, &durable).await?;
-            let keys = batch.column(0).as_primitive::<Int64Type>().values();
-            affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default().extend(keys.iter().copied());
-        }
-    }
-    Ok(affected)
-}
-
-/// One bucket's rewriting.
-struct Bucket {
-    dimension: Arc<Dimension>,
-    group: u32,
-    /// The members to fold anew; all where it is none.
-    keys: Option<Members>,
-}
-
-impl Bucket {
-    async fn rewrite(
-        self,
-        log: &starmere_lake::delta::Table,
-        files: &[Arc<Add>],
-        versions: &Derived,
-    ) -> Result<(Vec<Add>, Vec<starmere_lake::delta::Remove>, u64)> {
-        let schema = self.dimension.changes_schema();
-        let mut changes = Vec::with_capacity(files.len());
-        for add in files {
-            let batch = log.read(add, &schema).await?;
-            changes.push(self.only(&batch, 0, true)?);
-        }
-        let existing: Vec<Arc<Add>> = match (&versions.snapshot, &self.keys) {
-            (Some(snapshot), Some(_)) => {
-                snapshot.files().filter(|add| paths::file_group(&add.path) == Some(self.group)).cloned().collect()
-            }
-            _ => Vec::new(),
-        };
-        let mut kept = Vec::new();
-        for add in &existing {
-            let batch = versions.table.read(add, &self.dimension.schema()).await?;
-            kept.push(self.only(&batch, 1, false)?);
-        }
-        let removes = existing.iter().map(|add| add.remove()).collect();
-        let group = self.group;
-        let name = self.dimension.name.name.clone();
-        let task = tokio::task::spawn_blocking(move || self.fold(&schema, &changes, kept));
-        let rows = task.await.map_err(|error| Error::Task(error.to_string()))??;
-        let count = rows.num_rows() as u64;
-        let options =
-            FileOptions { bloom: vec![format!("{name}_durable_key")], row_group: 1 << 17, ..FileOptions::default() };
-        let add = versions.write(vec![rows], options, Some(group)).await?;
-        Ok((add.into_iter().collect(), removes, count))
-    }
-
-    /// The rows of affected members, or of all others; the unknown member is always made anew.
-    fn only(&self, batch: &RecordBatch, durable: usize, affected: bool) -> Result<RecordBatch> {
-        let Some(keys) = &self.keys else { return Ok(batch.clone()) };
-        let durable = batch.column(durable).as_primitive::<Int64Type>().values();
-        let mask: BooleanArray =
-            durable.iter().map(|key| Some(keys.contains(key) == affected && (affected || *key > UNKNOWN))).collect();
-        filter_record_batch(batch, &mask).map_err(Error::columns(self.dimension.name.to_string()))
-    }
-
-    fn fold(self, schema: &SchemaRef, changes: &[RecordBatch], mut kept: Vec<RecordBatch>) -> Result<RecordBatch> {
-        let object = self.dimension.name.to_string();
-        let changes = concat_batches(schema, changes).map_err(Error::columns(object.clone()))?;
-        kept.push(fold(&self.dimension, &changes)?);
-        if self.group == 0 {
-            for (key, label) in self.dimension.members.rows() {
-                kept.push(special_member(&self.dimension, key, label)?);
-            }
-        }
-        let whole = concat_batches(&self.dimension.schema(), &kept).map_err(Error::columns(object.clone()))?;
-        let (durable, key) = (whole.column(1).as_primitive::<Int64Type>(), whole.column(0).as_primitive::<Int64Type>());
-        let from_index = whole.num_columns() - 5;
-        let from = whole.column(from_index).as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
-        let mut order: Vec<u32> = (0..whole.num_rows() as u32).collect();
-        order.sort_unstable_by_key(|&row| {
-            let row = row as usize;
-            (durable.value(row), from.value(row), key.value(row))
-        });
-        take_record_batch(&whole, &UInt32Array::from(order)).map_err(Error::columns(object))
-    }
-}
-
-/// A row that stands for no member; its attributes that are texts say so.
-fn special_member(dimension: &Dimension, key: i64, label: Option<&str>) -> Result<RecordBatch> {
-    let schema = dimension.schema();
-    let whole = |key: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![key])) };
-    let own = [format!("{}_key", dimension.name.name), format!("{}_durable_key", dimension.name.name)];
-    let is_natural = |name: &str| dimension.key.iter().any(|(key, _)| key == name);
-    let time = |at: i64| -> ArrayRef {
-        Arc::new(arrow::array::TimestampMicrosecondArray::from(vec![at]).with_timezone("UTC"))
-    };
-    let flag = |value: bool| -> ArrayRef { Arc::new(BooleanArray::from(vec![value])) };
-    let columns = schema.fields().iter().map(|field| match field.name().as_str() {
-        "valid_from" => time(BEGINNING),
-        "valid_to" => time(END),
-        "is_current" => flag(true),
-        "is_deleted" | "is_inferred" => flag(false),
-        name if own.iter().any(|own| own == name) => whole(key),
-        name if *field.data_type() == arrow::datatypes::DataType::Utf8 && !is_natural(name) => {
-            Arc::new(StringArray::from(vec![label]))
-        }
-        _ if field.is_nullable() => new_null_array(field.data_type(), 1),
-        _ => whole(UNKNOWN),
-    });
-    let columns: Vec<ArrayRef> = columns.collect();
-    debug_assert_eq!(*columns[schema.fields().len() - 5].data_type(), timestamp(), "valid_from is fifth from the end");
-    RecordBatch::try_new(schema, columns).map_err(Error::columns(dimension.name.to_string()))
 }

@@ -1,0 +1,453 @@
+//! The versions of a dimension: the fold of its change log, bucket by bucket.
+//!
+//! A bucket is a large file and small ones beside it. A build folds the members with new changes and compares what comes out
+//! with the rows that they had:
+//!
+//! ```text
+//! version was there, is another now     its columns that differ are written anew, the file's others are copied
+//! version was not there                 goes into a small file, together with the rows of small files there are
+//! version is gone                       the file's rows go into the new one
+//! ```
+//!
+//! A reference to versions of a parent splits what is folded (see [`super::as_of`]): where a parent's versions are others now,
+//! the members that refer to it are folded, too.
+//!
+//! So what is encoded follows from what has changed. A small file that has grown to a quarter of the large one has both
+//! written as one.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::{concat_batches, filter_record_batch, interleave, or, take_record_batch};
+use arrow::datatypes::{Int64Type, Schema, TimestampMicrosecondType};
+use futures::{StreamExt, TryStreamExt};
+use starmere_lake::catalog::Pin;
+use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table, Wanted};
+use starmere_lake::events::timestamp;
+use starmere_lake::paths;
+
+use super::changes::{CHANGES, SETTING, bucket_bits};
+use super::index::{Affected, Index, Members};
+use super::{BEGINNING, Dimension, END, as_of, fold};
+use crate::build::{Builder, Built};
+use crate::define::ModelName;
+use crate::derived::{Change, DEFINITION, Derived, consumed, small_file};
+use crate::keys::UNKNOWN;
+use crate::resolve::Model;
+use crate::{Error, Result};
+
+/// The part of a dimension that is its rows.
+pub const VERSIONS: &str = "rows";
+
+/// Buckets that are folded side by side.
+const SIDE_BY_SIDE: usize = 2;
+/// A bucket's new file is small, or not larger than its largest one divided by this: else there will be one of all its
+/// rows.
+const SHARE: u64 = 4;
+
+/// Folds what is new in the change log into the versions.
+pub async fn build_versions(
+    builder: &Builder,
+    dimension: &Arc<Dimension>,
+    changes_pin: &Pin,
+    pins: &BTreeMap<String, Pin>,
+) -> Result<Built> {
+    let input = format!("{}/{CHANGES}", dimension.name);
+    let mut inputs: BTreeMap<String, u64> = [(input.clone(), changes_pin.version)].into();
+    for parent in dimension.inputs() {
+        inputs.insert(parent.to_string(), pin_of(pins, dimension, parent)?.version);
+    }
+    let mut versions = builder.derived(&dimension.name, &dimension.fingerprint, VERSIONS).await?;
+    let mut built = Built::default();
+    if !versions.is_current(&inputs)? {
+        let from = versions.consumed(&input);
+        let log = builder.warehouse().table(changes_pin.path.clone());
+        let log_snapshot = log.snapshot_at(changes_pin.version).await?;
+        let bits = bucket_bits(&log_snapshot);
+        let definition = (DEFINITION, Model::Dimension(dimension.clone()).made_by().to_string());
+        versions.create(&dimension.schema(), &[(SETTING, bits.to_string()), definition]).await?;
+        let mut affected = match from {
+            None => None,
+            Some(from) => Some(by_bucket(&log, from, changes_pin.version).await?),
+        };
+        let parents = Arc::new(Parent::all(builder, dimension, &versions, pins).await?);
+        if let Some(affected) = &mut affected {
+            children(dimension, &versions, &parents, affected).await?;
+        }
+        let mut buckets = Vec::new();
+        for group in 0..1_u32 << bits {
+            let members = affected.as_mut().map(|affected| affected.remove(&group));
+            if matches!(members, Some(None)) {
+                continue;
+            }
+            buckets.push(Bucket {
+                dimension: dimension.clone(),
+                group,
+                members: members.flatten().map(Arc::new),
+                log: log.clone(),
+                changes: of_group(&log_snapshot, group),
+                versions: versions.clone(),
+                parents: parents.clone(),
+            });
+        }
+        let mut change = Change::default();
+        let mut rewritten = futures::stream::iter(buckets).map(Bucket::rewrite).buffered(SIDE_BY_SIDE);
+        while let Some(bucket) = rewritten.try_next().await? {
+            change.adds.extend(bucket.adds);
+            change.removes.extend(bucket.removes);
+            built.rows_written += bucket.rows;
+        }
+        versions.commit(change, &inputs).await?;
+    }
+    built.rows = versions.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
+    built.pins.insert(dimension.name.to_string(), versions.pin(&inputs)?);
+    Ok(built)
+}
+
+fn of_group(snapshot: &Snapshot, group: u32) -> Vec<Arc<Add>> {
+    snapshot.files().filter(|add| paths::file_group(&add.path) == Some(group)).cloned().collect()
+}
+
+/// The members with changes between two versions of a change log, by bucket.
+async fn by_bucket(log: &Table, from: u64, to: u64) -> Result<HashMap<u32, Members>> {
+    let snapshot = log.snapshot_at(to).await?;
+    let durable = Arc::new(Schema::new(vec![snapshot.schema().field(0).clone()]));
+    let mut affected: HashMap<u32, Members> = HashMap::new();
+    for commit in log.commits(from, to).await? {
+        for add in commit.added() {
+            let batch = log.read(add, &durable).await?;
+            let keys = batch.column(0).as_primitive::<Int64Type>().values();
+            affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default().extend(keys.iter().copied());
+        }
+    }
+    Ok(affected)
+}
+
+/// The members of a dimension whose versions may be others than in its table `before`; none where nothing says so.
+pub(crate) async fn changed_since(
+    builder: &Builder,
+    name: &ModelName,
+    before: &Snapshot,
+    pins: &BTreeMap<String, Pin>,
+) -> Result<Option<Arc<Members>>> {
+    let input = format!("{name}/{CHANGES}");
+    // Where a parent's versions open some too, the change log does not tell of all.
+    let follows_its_log = pins.get(&name.to_string()).is_some_and(|pin| pin.consumed.len() == 1);
+    let (Some(log), Some(from), true) = (pins.get(&input), consumed(before, &input), follows_its_log) else {
+        return Ok(None);
+    };
+    let table = builder.warehouse().table(log.path.clone());
+    let by_bucket = by_bucket(&table, from, log.version).await?;
+    Ok(Some(Arc::new(by_bucket.into_values().flatten().collect())))
+}
+
+fn pin_of<'a>(pins: &'a BTreeMap<String, Pin>, dimension: &Dimension, parent: &ModelName) -> Result<&'a Pin> {
+    let pin = pins.get(&parent.to_string());
+    pin.ok_or_else(|| Error::Task(format!("`{parent}` is built before `{}`", dimension.name)))
+}
+
+/// A dimension whose versions open versions of this one.
+struct Parent {
+    /// Which reference it is, by place.
+    reference: usize,
+    table: Table,
+    snapshot: Arc<Snapshot>,
+    /// Whose versions are others now than when this one's were made; none where nothing was made.
+    affected: Option<Affected>,
+}
+
+impl Parent {
+    async fn all(
+        builder: &Builder,
+        dimension: &Dimension,
+        versions: &Derived,
+        pins: &BTreeMap<String, Pin>,
+    ) -> Result<Vec<Self>> {
+        let mut parents = Vec::new();
+        for (place, reference) in dimension.references.iter().enumerate().filter(|(_, of)| of.as_of_version) {
+            let name = &reference.target;
+            let pin = pin_of(pins, dimension, name)?;
+            let table = builder.warehouse().table(pin.path.clone());
+            let snapshot = table.snapshot_at(pin.version).await?;
+            let affected = match versions.consumed(&name.to_string()) {
+                None => None,
+                Some(before) => {
+                    let before = table.snapshot_at(before).await?;
+                    let changed = changed_since(builder, name, &before, pins).await?;
+                    Some(Index::affected(&table, &before, &snapshot, &name.name, changed.as_ref()).await?)
+                }
+            };
+            parents.push(Self { reference: place, table, snapshot, affected });
+        }
+        Ok(parents)
+    }
+}
+
+/// Adds the members that refer to a parent whose versions are others now.
+async fn children(
+    dimension: &Dimension,
+    versions: &Derived,
+    parents: &[Parent],
+    affected: &mut HashMap<u32, Members>,
+) -> Result<()> {
+    let Some(snapshot) = &versions.snapshot else { return Ok(()) };
+    for parent in parents {
+        let Some(moved) = parent.affected.as_ref().filter(|affected| !affected.is_empty()) else { continue };
+        let moved: Arc<Members> = Arc::new(moved.members().collect());
+        let column = dimension.references[parent.reference].durable_column();
+        let durable = Arc::new(Schema::new(vec![dimension.schema().field(1).clone()]));
+        for add in snapshot.files() {
+            let found = versions.table.read_where(add, &durable, &column, &those(&moved)).await?;
+            let found = found.column(0).as_primitive::<Int64Type>().values();
+            affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default().extend(found);
+        }
+    }
+    // Buckets of which nobody is affected are none of those to be folded.
+    affected.retain(|_, members| !members.is_empty());
+    Ok(())
+}
+
+/// One bucket's rewriting.
+struct Bucket {
+    dimension: Arc<Dimension>,
+    group: u32,
+    /// The members to fold anew; all where it is none.
+    members: Option<Arc<Members>>,
+    log: Table,
+    /// The files of its change log.
+    changes: Vec<Arc<Add>>,
+    versions: Derived,
+    parents: Arc<Vec<Parent>>,
+}
+
+/// What a bucket's rewriting comes to.
+#[derive(Default)]
+struct Rewritten {
+    adds: Vec<Add>,
+    removes: Vec<Remove>,
+    rows: u64,
+}
+
+/// A file of the bucket's versions.
+struct Piece {
+    add: Arc<Add>,
+    /// Its rows of affected members: where they are in it, what they are, and which of the folded ones is the same version.
+    places: Vec<usize>,
+    old: RecordBatch,
+    new: Vec<Option<u32>>,
+}
+
+impl Piece {
+    /// Its versions are all there still.
+    fn is_whole(&self) -> bool {
+        self.new.iter().all(Option::is_some)
+    }
+}
+
+impl Bucket {
+    async fn rewrite(self) -> Result<Rewritten> {
+        let bucket = Arc::new(self);
+        let folded = bucket.folded().await?;
+        let Some(members) = &bucket.members else {
+            let add = bucket.write(vec![folded]).await?;
+            return Ok(Rewritten {
+                rows: add.iter().filter_map(Add::rows).sum(),
+                adds: add.into_iter().collect(),
+                removes: vec![],
+            });
+        };
+        let mut pieces = Vec::new();
+        let files = bucket.versions.snapshot.as_ref().map(|snapshot| of_group(snapshot, bucket.group));
+        for add in files.unwrap_or_default() {
+            pieces.push(bucket.piece(add, members, &folded).await?);
+        }
+        let fewest = bucket.versions.snapshot.as_ref().map_or(0, |snapshot| small_file(snapshot));
+        let rows = |piece: &Piece| piece.add.rows().unwrap_or_default();
+        let largest = pieces.iter().map(rows).max().unwrap_or_default();
+        let is_rewritten = |piece: &Piece| rows(piece) < fewest || !piece.is_whole();
+        let in_place: HashSet<u32> = pieces
+            .iter()
+            .filter(|piece| !is_rewritten(piece))
+            .flat_map(|piece| piece.new.iter().flatten().copied())
+            .collect();
+        let small: u64 = pieces.iter().filter(|piece| is_rewritten(piece)).map(rows).sum();
+        let new = small + (folded.num_rows() - in_place.len()) as u64;
+        let is_all = new >= fewest && new * SHARE > largest;
+        let mut rewritten = Rewritten::default();
+        let mut together = Vec::new();
+        for piece in &pieces {
+            if is_all || is_rewritten(piece) {
+                together.push(bucket.others(&piece.add, members).await?);
+                rewritten.removes.push(piece.add.remove());
+            } else if let Some((add, changed)) = bucket.spliced(piece, &folded).await? {
+                rewritten.removes.push(piece.add.remove());
+                rewritten.adds.push(add);
+                rewritten.rows += changed;
+            }
+        }
+        let is_new: BooleanArray =
+            (0..folded.num_rows() as u32).map(|row| Some(is_all || !in_place.contains(&row))).collect();
+        together.push(filter_record_batch(&folded, &is_new).map_err(bucket.columns())?);
+        let add = bucket.write(together).await?;
+        rewritten.rows += add.iter().filter_map(Add::rows).sum::<u64>();
+        rewritten.adds.extend(add);
+        Ok(rewritten)
+    }
+
+    fn columns(&self) -> impl FnOnce(arrow::error::ArrowError) -> Error + use<> {
+        Error::columns(self.dimension.name.to_string())
+    }
+
+    fn durable(&self) -> String {
+        format!("{}_durable_key", self.dimension.name.name)
+    }
+
+    /// The rows of the members that are folded; where that is all of them, those that stand for no member as well.
+    async fn folded(self: &Arc<Self>) -> Result<RecordBatch> {
+        let schema = self.dimension.changes_schema();
+        let mut changes = Vec::with_capacity(self.changes.len());
+        for add in &self.changes {
+            changes.push(match &self.members {
+                Some(members) => self.log.read_where(add, &schema, "durable_key", &those(members)).await?,
+                None => self.log.read(add, &schema).await?,
+            });
+        }
+        let bucket = self.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let changes = concat_batches(&schema, &changes).map_err(bucket.columns())?;
+            let mut rows = vec![fold(&bucket.dimension, &changes)?];
+            if bucket.members.is_none() && bucket.group == 0 {
+                for (key, label) in bucket.dimension.members.rows() {
+                    rows.push(special_member(&bucket.dimension, key, label)?);
+                }
+            }
+            concat_batches(&bucket.dimension.schema(), &rows).map_err(bucket.columns())
+        });
+        let mut folded = task.await.map_err(|error| Error::Task(error.to_string()))??;
+        for parent in self.parents.iter() {
+            let reference = &self.dimension.references[parent.reference];
+            let referred = Arc::new(as_of::referred(&folded, reference).collect());
+            let index = Index::load(&parent.table, &parent.snapshot, &reference.target.name, Some(&referred)).await?;
+            folded = as_of::split(&self.dimension, reference, &folded, &index).map_err(self.columns())?;
+        }
+        Ok(folded)
+    }
+
+    async fn piece(&self, add: Arc<Add>, members: &Arc<Members>, folded: &RecordBatch) -> Result<Piece> {
+        let schema = self.dimension.schema();
+        let table = &self.versions.table;
+        let keys = table.read(&add, &Arc::new(Schema::new(vec![schema.field(1).clone()]))).await?;
+        let keys = keys.column(0).as_primitive::<Int64Type>().values();
+        let places: Vec<usize> = (0..keys.len()).filter(|&row| members.contains(&keys[row])).collect();
+        let old = match places.is_empty() {
+            true => RecordBatch::new_empty(schema),
+            false => table.read_where(&add, &schema, &self.durable(), &those(members)).await?,
+        };
+        let folded: HashMap<(i64, i64), u32> = versions(folded).zip(0..).collect();
+        let new = versions(&old).map(|version| folded.get(&version).copied()).collect();
+        Ok(Piece { add, places, old, new })
+    }
+
+    /// The rows of a file that are not folded.
+    async fn others(&self, add: &Add, members: &Arc<Members>) -> Result<RecordBatch> {
+        let batch = self.versions.table.read(add, &self.dimension.schema()).await?;
+        let durable = batch.column(1).as_primitive::<Int64Type>().values();
+        let mask: BooleanArray = durable.iter().map(|key| Some(!members.contains(key))).collect();
+        filter_record_batch(&batch, &mask).map_err(self.columns())
+    }
+
+    /// The file with the values that its versions have now, and how many of them changed; none where nothing did.
+    async fn spliced(&self, piece: &Piece, folded: &RecordBatch) -> Result<Option<(Add, u64)>> {
+        let rows: UInt32Array = piece.new.iter().copied().collect();
+        let new = take_record_batch(folded, &rows).map_err(self.columns())?;
+        let (mut changed, mut differing) = (BooleanArray::from(vec![false; rows.len()]), Vec::new());
+        for (column, field) in new.schema().fields().iter().enumerate() {
+            let differs = distinct(piece.old.column(column), new.column(column)).map_err(self.columns())?;
+            if differs.true_count() > 0 {
+                changed = or(&changed, &differs).map_err(self.columns())?;
+                differing.push((column, field.clone()));
+            }
+        }
+        if differing.is_empty() {
+            return Ok(None);
+        }
+        let (schema, table) = (self.dimension.schema(), &self.versions.table);
+        let fields: Vec<_> = differing.iter().map(|(_, field)| field.clone()).collect();
+        let whole = table.read(&piece.add, &Arc::new(Schema::new(fields))).await?;
+        // Of each row, whether it is the file's or a folded one.
+        let mut from: Vec<(usize, usize)> = (0..whole.num_rows()).map(|row| (0, row)).collect();
+        for (row, &place) in piece.places.iter().enumerate() {
+            from[place] = (1, row);
+        }
+        let values = whole.columns().iter().zip(&differing);
+        let values = values.map(|(whole, (column, _))| interleave(&[whole, new.column(*column)], &from));
+        let values = values.collect::<Result<Vec<_>, _>>().map_err(self.columns())?;
+        let replaced = RecordBatch::try_new(whole.schema(), values).map_err(self.columns())?;
+        let add = table.with_columns(&piece.add, &schema, replaced, self.options()).await?;
+        Ok(Some((add, changed.true_count() as u64)))
+    }
+
+    fn options(&self) -> FileOptions {
+        FileOptions { bloom: vec![self.durable()], row_group: 1 << 17, ..FileOptions::default() }
+    }
+
+    /// Writes rows as one file, in the order of members and time.
+    async fn write(self: &Arc<Self>, rows: Vec<RecordBatch>) -> Result<Option<Add>> {
+        let bucket = self.clone();
+        let task = tokio::task::spawn_blocking(move || bucket.sorted(&rows));
+        let sorted = task.await.map_err(|error| Error::Task(error.to_string()))??;
+        self.versions.write(vec![sorted], self.options(), Some(self.group)).await
+    }
+
+    fn sorted(&self, rows: &[RecordBatch]) -> Result<RecordBatch> {
+        let whole = concat_batches(&self.dimension.schema(), rows).map_err(self.columns())?;
+        let mut order: Vec<((i64, i64), u32)> = versions(&whole).zip(0..).collect();
+        order.sort_unstable();
+        let order: UInt32Array = order.into_iter().map(|(_, row)| row).collect();
+        take_record_batch(&whole, &order).map_err(self.columns())
+    }
+}
+
+/// Which versions the rows of a dimension are: of whom, and from when.
+fn versions(rows: &RecordBatch) -> impl Iterator<Item = (i64, i64)> {
+    let durable = rows.column(1).as_primitive::<Int64Type>().values().clone();
+    let from = rows.column(rows.num_columns() - 5).as_primitive::<TimestampMicrosecondType>().values().clone();
+    (0..durable.len()).map(move |row| (durable[row], from[row]))
+}
+
+/// Asks for members.
+fn those(members: &Arc<Members>) -> Wanted {
+    let members = members.clone();
+    Arc::new(move |durable| members.contains(&durable))
+}
+
+/// A row that stands for no member; its attributes that are texts say so.
+fn special_member(dimension: &Dimension, key: i64, label: Option<&str>) -> Result<RecordBatch> {
+    let schema = dimension.schema();
+    let whole = |key: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![key])) };
+    let own = [format!("{}_key", dimension.name.name), format!("{}_durable_key", dimension.name.name)];
+    let is_natural = |name: &str| dimension.key.iter().any(|(key, _)| key == name);
+    let time = |at: i64| -> ArrayRef {
+        Arc::new(arrow::array::TimestampMicrosecondArray::from(vec![at]).with_timezone("UTC"))
+    };
+    let flag = |value: bool| -> ArrayRef { Arc::new(BooleanArray::from(vec![value])) };
+    let columns = schema.fields().iter().map(|field| match field.name().as_str() {
+        "valid_from" => time(BEGINNING),
+        "valid_to" => time(END),
+        "is_current" => flag(true),
+        "is_deleted" | "is_inferred" => flag(false),
+        name if own.iter().any(|own| own == name) => whole(key),
+        name if *field.data_type() == arrow::datatypes::DataType::Utf8 && !is_natural(name) => {
+            Arc::new(StringArray::from(vec![label]))
+        }
+        _ if field.is_nullable() => new_null_array(field.data_type(), 1),
+        _ => whole(UNKNOWN),
+    });
+    let columns: Vec<ArrayRef> = columns.collect();
+    debug_assert_eq!(*columns[schema.fields().len() - 5].data_type(), timestamp(), "valid_from is fifth from the end");
+    RecordBatch::try_new(schema, columns).map_err(Error::columns(dimension.name.to_string()))
+}

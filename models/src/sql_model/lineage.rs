@@ -1,0 +1,98 @@
+//! From rows of a SQL model to the rows of its inputs that they are made of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
+use datafusion::catalog::{MemTable, TableProvider};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, ScalarValue, TableReference};
+use datafusion::error::Result as PlanResult;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::prelude::SessionContext;
+
+use super::query::{WATERMARK, key_name};
+use super::{SqlModel, Strategy};
+use crate::define::ModelName;
+use crate::expression::cast_rows;
+
+/// Rows of an input, in some of its columns.
+#[derive(Clone, Debug)]
+pub struct Lineage {
+    pub input: ModelName,
+    pub rows: Vec<RecordBatch>,
+}
+
+impl SqlModel {
+    /// What `rows`, which have at least the model's grain, are made of: of each input, `columns` of the rows, each once; as
+    /// far as the query passes these columns on to where it puts rows together. None where all rows are computed at once.
+    pub async fn lineage(
+        &self,
+        session: &SessionContext,
+        rows: &[RecordBatch],
+        columns: impl Fn(&ModelName) -> Vec<String>,
+        table: impl Fn(&ModelName) -> Arc<dyn TableProvider>,
+    ) -> PlanResult<Option<Vec<Lineage>>> {
+        let Strategy::ByKey(by_key) = &self.query.strategy else { return Ok(None) };
+        let names: Vec<&String> = by_key.parts.iter().map(|&part| &self.grain[part]).collect();
+        let schema = self.schema();
+        let fields = names.iter().enumerate().map(|(number, name)| {
+            let field = schema.field_with_name(name)?;
+            Ok(Field::new(key_name(number), field.data_type().clone(), true))
+        });
+        let keys = Arc::new(Schema::new(fields.collect::<PlanResult<Vec<_>>>()?));
+        let mut batches = Vec::new();
+        for batch in rows {
+            let values = names.iter().zip(keys.fields()).filter_map(|(name, field)| {
+                let values = batch.column_by_name(name)?;
+                Some(cast_rows(values, field.data_type(), name, &mut Vec::new()))
+            });
+            batches.push(RecordBatch::try_new(keys.clone(), values.collect())?);
+        }
+        let keys = Arc::new(MemTable::try_new(keys, vec![batches])?);
+        let core = by_key.restricted_core(keys, |_, model| table(model))?;
+        let core = match self.query.watermark(|_, model| table(model))? {
+            None => core,
+            Some(plan) => {
+                let found = session.execute_logical_plan(plan).await?.collect().await?;
+                let first = found.iter().find(|batch| batch.num_rows() > 0);
+                let watermark = first.map(|batch| ScalarValue::try_from_array(batch.column(0), 0)).transpose()?;
+                core.with_param_values(vec![(WATERMARK, watermark.unwrap_or(ScalarValue::Null))])?
+            }
+        };
+        let mut lineage = Vec::new();
+        for (reference, input) in self.named(by_key.core())? {
+            let wanted = columns(&input);
+            let found = wanted.iter().map(|name| Column::new(Some(reference.clone()), name));
+            let found: Vec<Expr> = found.filter(|column| core.schema().has_column(column)).map(Expr::Column).collect();
+            if found.is_empty() || found.len() < wanted.len() {
+                continue;
+            }
+            let plan = LogicalPlanBuilder::from(core.clone()).project(found)?.distinct()?.build()?;
+            let rows = session.execute_logical_plan(plan).await?.collect().await?;
+            lineage.push(Lineage { input, rows });
+        }
+        Ok(Some(lineage))
+    }
+
+    /// By what name each input's columns are known in a plan.
+    fn named(&self, core: &LogicalPlan) -> PlanResult<BTreeMap<TableReference, ModelName>> {
+        let mut named = BTreeMap::new();
+        core.apply(|node| {
+            let (name, mut below) = match node {
+                LogicalPlan::SubqueryAlias(alias) => (&alias.alias, alias.input.as_ref()),
+                LogicalPlan::TableScan(scan) => (&scan.table_name, node),
+                _ => return Ok(TreeNodeRecursion::Continue),
+            };
+            while let ([only], false) = (below.inputs().as_slice(), matches!(below, LogicalPlan::TableScan(_))) {
+                below = only;
+            }
+            if let Some(model) = super::query::scanned(below) {
+                named.insert(name.clone(), model);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(named)
+    }
+}

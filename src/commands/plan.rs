@@ -1,0 +1,272 @@
+//! `starmere plan`: what a build would do, and why.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::paths::TablePath;
+use starmere_marts::meaning::Meaning;
+use starmere_models::build::DEFINITION;
+use starmere_models::resolve::Model;
+
+use super::inspect::{Cell, Holds, listing};
+use crate::changes::{BREAKS, changes, edits as changed};
+use crate::command_line::Format;
+use crate::output::{Output, counted};
+use crate::project::Opened;
+
+/// Edits of a definition that are shown; the rest are counted.
+const EDITS: usize = 8;
+
+/// What a build would do with one thing.
+#[derive(Default)]
+struct Step {
+    kind: &'static str,
+    name: String,
+    action: &'static str,
+    events: u64,
+    rows: u64,
+    why: String,
+    /// How the definition differs from the one that the table was made by.
+    edits: Vec<String>,
+    made_of: Vec<String>,
+    /// Of them, the models.
+    inputs: Vec<String>,
+    ports: String,
+}
+
+impl Step {
+    /// What it does, in a character.
+    fn sign(&self) -> char {
+        match self.action {
+            "create" => '+',
+            "unpublish" => '-',
+            "keep" => '=',
+            _ => '~',
+        }
+    }
+}
+
+/// Lists what a build would do: to people as a tree, to programs as rows.
+pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()> {
+    let steps = steps(opened).await?;
+    if output.format() == Format::Table {
+        return output.text(&tree(&steps));
+    }
+    let columns = [
+        ("kind", Holds::Text),
+        ("model", Holds::Text),
+        ("action", Holds::Text),
+        ("events to read", Holds::Number),
+        ("rows to read", Holds::Number),
+        ("why", Holds::Text),
+        ("edits", Holds::Text),
+        ("made of", Holds::Text),
+        ("ports", Holds::Text),
+    ];
+    let rows = steps.into_iter().map(|step| {
+        vec![
+            step.kind.to_owned().into(),
+            step.name.into(),
+            step.action.to_owned().into(),
+            Cell::Number(step.events),
+            Cell::Number(step.rows),
+            step.why.into(),
+            step.edits.join("; ").into(),
+            step.made_of.join(", ").into(),
+            step.ports.into(),
+        ]
+    });
+    listing(output, &columns, &rows.collect::<Vec<_>>())
+}
+
+async fn steps(opened: &Opened) -> anyhow::Result<Vec<Step>> {
+    let newest = opened.catalog.newest().await?;
+    let mut steps: Vec<Step> = Vec::new();
+    let mut moved: BTreeMap<String, bool> = BTreeMap::new();
+    for model in &opened.project.models.models {
+        let step = step(opened, &newest, model, &moved).await?;
+        moved.insert(step.name.clone(), step.action != "keep");
+        steps.push(step);
+    }
+    for (name, _) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.") && !name.contains('/')) {
+        if !opened.project.models.models.iter().any(|model| model.name().to_string() == *name) {
+            let (action, why) = ("unpublish", "it is no longer defined".to_owned());
+            steps.push(Step { kind: "model", name: name.clone(), action, why, ..Step::default() });
+        }
+    }
+    let published = Meaning::of(&newest)?;
+    for change in changes(&published, &opened.project.meaning) {
+        let why = if change.breaks { format!("{}: {BREAKS}", change.why) } else { change.why };
+        steps.push(Step { kind: "port", name: change.port, action: change.action, why, ..Step::default() });
+    }
+    Ok(steps)
+}
+
+async fn step(
+    opened: &Opened,
+    newest: &CatalogSnapshot,
+    model: &Model,
+    moved: &BTreeMap<String, bool>,
+) -> anyhow::Result<Step> {
+    let name = model.name().to_string();
+    let published = newest.tables.get(&name);
+    let same =
+        published.and_then(|pin| pin.path.fingerprint()).is_some_and(|print| print.starts_with(model.fingerprint()));
+    let mut waiting = Vec::new();
+    let mut events = 0;
+    for stream in model.streams() {
+        let Some(stream) = opened.project.models.streams.get(stream) else { continue };
+        let table = opened.warehouse.table(TablePath::stream(&stream.domain, &stream.name));
+        let Some(snapshot) = table.snapshot().await? else { continue };
+        let input = format!("lake.{}.{}", stream.domain, stream.name);
+        let consumed = same.then(|| newest.tables.get(&input)).flatten().map(|pin| pin.version);
+        let all = snapshot.rows().unwrap_or_default();
+        let new = match consumed {
+            Some(version) if version == snapshot.version() => continue,
+            Some(version) => all - table.snapshot_at(version).await?.rows().unwrap_or_default().min(all),
+            None => all,
+        };
+        events += new;
+        waiting.push(format!("{} of {}", counted(new, "event", "events"), stream.name));
+    }
+    let inputs: Vec<String> = model.inputs().into_iter().map(ToString::to_string).collect();
+    waiting.extend(
+        inputs.iter().filter(|input| moved.get(*input) == Some(&true)).map(|input| format!("changes of {input}")),
+    );
+    let mut rows = 0;
+    if !same {
+        for pin in inputs.iter().filter_map(|input| newest.tables.get(input)) {
+            let table = opened.warehouse.table(pin.path.clone());
+            rows += table.snapshot_at(pin.version).await?.rows().unwrap_or_default();
+        }
+    }
+    let mut edits = Vec::new();
+    let (action, why) = match (published, same, waiting.is_empty()) {
+        (None, ..) => ("create", "it was never published".to_owned()),
+        (Some(pin), false, _) => {
+            let table = opened.warehouse.table(pin.path.clone());
+            let made_by = table.snapshot_at(pin.version).await?.setting(DEFINITION).map(serde_json::from_str);
+            let why = match made_by {
+                Some(Ok(made_by)) => {
+                    edits = changed(&made_by, &model.made_by());
+                    let is_own = |edit: &String| !edit[2..].starts_with("inputs:");
+                    let moved = inputs.iter().any(|input| moved.get(input) == Some(&true));
+                    match (edits.iter().any(is_own), moved || !edits.is_empty()) {
+                        (true, _) => "its definition has changed",
+                        (false, true) => "what it is made of has changed",
+                        (false, false) => "this version of Starmere makes it otherwise",
+                    }
+                }
+                _ => "its definition, or one it depends on, has changed",
+            };
+            ("rebuild", why.to_owned())
+        }
+        (Some(_), true, false) => ("update", waiting.join(", ")),
+        (Some(_), true, true) => ("keep", "nothing is new".to_owned()),
+    };
+    let made_of = model.streams().into_iter().map(str::to_owned).chain(inputs.iter().cloned()).collect();
+    let ports = opened.project.meaning.ports.iter().filter(|port| port.table == name);
+    let ports = ports.map(|port| port.full_name()).collect::<Vec<_>>().join(", ");
+    Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports })
+}
+
+/// The steps as people read them: each model below the last of those it is made of.
+fn tree(steps: &[Step]) -> String {
+    let mut text = String::new();
+    let models: Vec<&Step> = steps.iter().filter(|step| step.kind != "port").collect();
+    // The last input is built last.
+    let above = |step: &Step| models.iter().rposition(|other| step.inputs.contains(&other.name));
+    let mut below: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+    for (place, step) in models.iter().enumerate() {
+        below.entry(above(step)).or_default().push(place);
+    }
+    let width = models.iter().map(|step| step.kind.len() + step.name.len()).max().unwrap_or_default() + 12;
+    let mut stack: Vec<(usize, String, &str)> = Vec::new();
+    let push = |stack: &mut Vec<_>, of: Option<usize>, indent: &str| {
+        let children = below.get(&of).map(Vec::as_slice).unwrap_or_default();
+        for (number, &place) in children.iter().enumerate().rev() {
+            let branch = match (of, number + 1 == children.len()) {
+                (None, _) => "",
+                (_, true) => "└─ ",
+                (_, false) => "├─ ",
+            };
+            stack.push((place, indent.to_owned(), branch));
+        }
+    };
+    push(&mut stack, None, "");
+    while let Some((place, indent, branch)) = stack.pop() {
+        let step = models[place];
+        let head = format!("{indent}{branch}{} {} {}", step.sign(), step.kind, step.name);
+        let padding = width.saturating_sub(head.chars().count()).max(2);
+        let reads = [(step.events, "event", "events"), (step.rows, "row", "rows")];
+        let reads: Vec<String> =
+            reads.iter().filter(|(number, ..)| *number > 0).map(|&(n, one, many)| counted(n, one, many)).collect();
+        let reads = if reads.is_empty() || step.action == "update" {
+            String::new()
+        } else {
+            format!("; reads {}", reads.join(", "))
+        };
+        _ = writeln!(text, "{head}{:padding$}{}: {}{reads}", "", step.action, step.why);
+        let continued = match branch {
+            "" => indent.clone(),
+            "├─ " => format!("{indent}│  "),
+            _ => format!("{indent}   "),
+        };
+        let bar = if below.contains_key(&Some(place)) { "│" } else { " " };
+        for edit in step.edits.iter().take(EDITS) {
+            _ = writeln!(text, "{continued}{bar}      {edit}");
+        }
+        if step.edits.len() > EDITS {
+            _ = writeln!(text, "{continued}{bar}      and {} more", step.edits.len() - EDITS);
+        }
+        push(&mut stack, Some(place), &continued);
+    }
+    for step in steps.iter().filter(|step| step.kind == "port") {
+        _ = writeln!(text, "{} port {}: {}", step.sign(), step.name, step.why);
+    }
+    let count = |action: &str| models.iter().filter(|step| step.action == action).count();
+    let actions = ["create", "rebuild", "update", "unpublish", "keep"];
+    let counts = actions.iter().map(|action| (count(action), action)).filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts.map(|(count, action)| format!("{count} to {action}")).collect();
+    _ = writeln!(text, "{}", if counts.is_empty() { "nothing is defined".to_owned() } else { counts.join(", ") });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(kind: &'static str, name: &str, action: &'static str, inputs: &[&str]) -> Step {
+        let inputs = inputs.iter().map(|input| (*input).to_owned()).collect();
+        Step { kind, name: name.to_owned(), action, why: "why".to_owned(), inputs, ..Step::default() }
+    }
+
+    #[test]
+    fn models_stand_below_what_they_are_made_of() {
+        let mut customer = step("dimension", "d.customer", "rebuild", &[]);
+        customer.edits = vec!["~ attributes.city.history: overwrite → version".to_owned()];
+        customer.events = 12;
+        let steps = [
+            step("calendar", "d.date", "keep", &[]),
+            customer,
+            step("fact", "d.orders", "rebuild", &["d.customer"]),
+            step("rollup", "d.by_city", "create", &["d.customer", "d.date", "d.orders"]),
+            step("fact", "d.visits", "update", &["d.customer"]),
+            step("model", "d.old", "unpublish", &[]),
+            step("port", "d.p_v1.orders", "change", &[]),
+        ];
+        let expected = "\
+= calendar d.date              keep: why
+~ dimension d.customer         rebuild: why; reads 12 events
+│      ~ attributes.city.history: overwrite → version
+├─ ~ fact d.orders             rebuild: why
+│  └─ + rollup d.by_city       create: why
+└─ ~ fact d.visits             update: why
+- model d.old                  unpublish: why
+~ port d.p_v1.orders: why
+1 to create, 2 to rebuild, 1 to update, 1 to unpublish, 1 to keep
+";
+        assert_eq!(tree(&steps), expected);
+    }
+}
