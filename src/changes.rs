@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use starmere_marts::meaning::{Meaning, Port};
+use starmere_models::resolve::is_words;
 
 /// What a change that breaks does.
 pub(crate) const BREAKS: &str = "breaks whoever reads it; publish a new major version instead";
@@ -47,8 +48,10 @@ pub(crate) fn edits(old: &Value, new: &Value) -> Vec<String> {
 }
 
 fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    let mut steps = path.rsplit('.');
+    let (key, of) = (steps.next().unwrap_or_default(), steps.next().unwrap_or_default());
     // Words about a thing change none of its rows.
-    if old == new || path.ends_with(".description") {
+    if old == new || is_words(of, key, if new.is_null() { old } else { new }) {
         return;
     }
     let inner = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };

@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(durable.value(0), durable.value(3));
         assert_ne!(durable.value(0), durable.value(2));
         assert_eq!(durable.value(1), UNKNOWN);
-        // A change here re-keys every warehouse: it needs a new number in `build::FOLD`.
+        // A change here re-keys every warehouse: it needs a new number in `resolve::FOLD`.
         assert_eq!(durable.value(0), FIRST);
         assert_ne!(
             keys.version(durable.value(0), "customers", "e1"),

@@ -10,14 +10,20 @@ use starmere_lake::provider::PinnedTable;
 use starmere_sql::wire;
 
 use super::rejects::readable;
-use crate::command_line::Copies;
+use crate::command_line::{Copies, Format};
 use crate::output::{Output, counted};
 use crate::project::Opened;
 
-/// So much of a payload is shown.
+/// So much of a payload is shown to people; programs get all of it.
 const SHOWN: usize = 80;
-/// What an event says, beside when it happened.
-const CONTENT: [&str; 4] = ["payload", "coalesce(event_type, '')", "coalesce(event_version, 0)", "coalesce(op, '')"];
+/// What an event says, beside when it happened and what its headers are.
+const CONTENT: [&str; 5] = [
+    "payload",
+    "coalesce(arrow_cast(key, 'Binary'), arrow_cast('', 'Binary'))",
+    "coalesce(event_type, '')",
+    "coalesce(event_version, 0)",
+    "coalesce(op, '')",
+];
 
 pub(super) async fn run(opened: &Opened, arguments: &Copies, output: &Output) -> anyhow::Result<()> {
     let mut streams = Vec::new();
@@ -66,7 +72,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Copies, output: &Output) ->
     } else if count == arguments.limit as usize {
         output.say(format!("the first {}; see --limit", counted(count as u64, "copy", "copies")));
     }
-    let batches = batches.iter().map(|batch| readable(batch, SHOWN)).collect::<anyhow::Result<Vec<_>>>()?;
+    let most = if output.format() == Format::Table { SHOWN } else { usize::MAX };
+    let batches = batches.iter().map(|batch| readable(batch, most)).collect::<anyhow::Result<Vec<_>>>()?;
     let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     let schema = wire::wire_schema(&schema);
     let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;

@@ -155,7 +155,7 @@ async fn step(
                     match (edits.iter().any(is_own), moved || !edits.is_empty()) {
                         (true, _) => "its definition has changed",
                         (false, true) => "what it is made of has changed",
-                        (false, false) => "this version of Starmere makes it otherwise",
+                        (false, false) => "what mentions its members, or how Starmere makes it, has changed",
                     }
                 }
                 _ => "its definition, or one it depends on, has changed",

@@ -135,7 +135,7 @@ impl Tracing<'_> {
                     output.say(format!("which rows of {name} they are made of is not known: {why}"));
                 }
                 if below.origins.len() > MOST_ROWS {
-                    output.say(format!("the first {MOST_ROWS} of {} events:", below.origins.len()));
+                    output.say(format!("they are made of more than {MOST_ROWS} events; so many of them:"));
                 }
                 below.origins.into_iter().take(MOST_ROWS).collect()
             }
@@ -165,7 +165,7 @@ impl Tracing<'_> {
             // What is known of members is not what happened.
             _ => Vec::new(),
         };
-        let lineage = model.lineage(&self.session, rows, columns, |name| tables[name].clone()).await?;
+        let lineage = model.lineage(&self.session, rows, columns, |name| tables[name].clone(), MOST_ROWS + 1).await?;
         let is_below = |name: &&ModelName| matches!(models.get(name), Some(Model::Fact(_) | Model::Sql(_)));
         let mut missing: BTreeSet<&ModelName> = model.inputs().into_iter().filter(is_below).collect();
         let why = match &lineage {
@@ -369,6 +369,10 @@ fn condition(model: &Model, key: &[String]) -> anyhow::Result<String> {
         };
         let data_type = schema.field_with_name(&name).map(|field| field.data_type().clone());
         let data_type = data_type.unwrap_or(DataType::Utf8);
+        if value.eq_ignore_ascii_case("null") {
+            parts.push(format!("({0} IS NULL OR CAST({0} AS VARCHAR) = {1})", quoted(&name), text(value)));
+            continue;
+        }
         let typed = cast(&StringArray::from(vec![value]), &data_type);
         if typed.is_err() || typed.is_ok_and(|typed| typed.is_null(0)) {
             let message = format!("`{value}` is not of type {}, which `{name}` is", FieldType::name_of(&data_type));

@@ -158,6 +158,8 @@ struct Parent {
     snapshot: Arc<Snapshot>,
     /// Whose versions are others now than when this one's were made; none where nothing was made.
     affected: Option<Affected>,
+    /// All of its versions, where all members are folded.
+    index: Option<Arc<Index>>,
 }
 
 impl Parent {
@@ -173,15 +175,16 @@ impl Parent {
             let pin = pin_of(pins, dimension, name)?;
             let table = builder.warehouse().table(pin.path.clone());
             let snapshot = table.snapshot_at(pin.version).await?;
-            let affected = match versions.consumed(&name.to_string()) {
-                None => None,
+            let (affected, index) = match versions.consumed(&name.to_string()) {
+                None => (None, Some(builder.index(&table, &snapshot, &name.name).await?)),
                 Some(before) => {
                     let before = table.snapshot_at(before).await?;
                     let changed = changed_since(builder, name, &before, pins).await?;
-                    Some(Index::affected(&table, &before, &snapshot, &name.name, changed.as_ref()).await?)
+                    let affected = Index::affected(&table, &before, &snapshot, &name.name, changed.as_ref()).await?;
+                    (Some(affected), None)
                 }
             };
-            parents.push(Self { reference: place, table, snapshot, affected });
+            parents.push(Self { reference: place, table, snapshot, affected, index });
         }
         Ok(parents)
     }
@@ -330,8 +333,14 @@ impl Bucket {
         let mut folded = task.await.map_err(|error| Error::Task(error.to_string()))??;
         for parent in self.parents.iter() {
             let reference = &self.dimension.references[parent.reference];
-            let referred = Arc::new(as_of::referred(&folded, reference).collect());
-            let index = Index::load(&parent.table, &parent.snapshot, &reference.target.name, Some(&referred)).await?;
+            let index = match &parent.index {
+                Some(index) => index.clone(),
+                None => {
+                    let referred = Arc::new(as_of::referred(&folded, reference).collect());
+                    let (table, name) = (&parent.table, &reference.target.name);
+                    Arc::new(Index::load(table, &parent.snapshot, name, Some(&referred)).await?)
+                }
+            };
             folded = as_of::split(&self.dimension, reference, &folded, &index).map_err(self.columns())?;
         }
         Ok(folded)

@@ -57,11 +57,6 @@ impl EventChanges {
         self.files.iter().map(|(_, counts)| counts.true_count()).sum()
     }
 
-    /// Whether any event is taken back.
-    pub fn takes_back(&self) -> bool {
-        !self.superseded.is_empty()
-    }
-
     /// The rows of a new file, and which of them count.
     pub async fn read(&self, file: usize) -> Result<(RecordBatch, BooleanArray)> {
         let (add, counts) = &self.files[file];

@@ -312,9 +312,9 @@ impl VersionDecoder {
                 errors.extend(read.into_iter().map(worded));
             }
         }
-        let mut frame = frame(&self.event.fields, columns, rows.len());
-        upcast::run(&self.event.steps, &mut frame, &mut errors);
-        let (fields, present) = project(&frame, &decoder.schema, &decoder.required, &mut errors);
+        let mut whole = frame(&self.event.fields, columns, rows.len());
+        upcast::run(&self.event.steps, &mut whole, &mut errors);
+        let (fields, present) = project(&whole, &decoder.schema, &decoder.required, &mut errors);
         let mut decoded = Decoded { rows: rows.into(), fields, present, elements: None, rejects: Vec::new() };
         if let Some(schema) = &decoder.element_schema {
             let mut element_errors: Vec<RowError> = Vec::new();
@@ -322,9 +322,9 @@ impl VersionDecoder {
                 Some(List { level, .. }) => (level.fields.as_slice(), level.steps.as_slice()),
                 None => (&[][..], &[][..]),
             };
-            let mut frame = frame_of_elements(names, element_columns, parent.len());
-            upcast::run(steps, &mut frame, &mut element_errors);
-            let (fields, _) = project(&frame, schema, &decoder.element_required, &mut element_errors);
+            let mut of_elements = frame(names, element_columns, parent.len());
+            upcast::run(steps, &mut of_elements, &mut element_errors);
+            let (fields, _) = project(&of_elements, schema, &decoder.element_required, &mut element_errors);
             errors.extend(element_errors.into_iter().map(|(element, reason)| {
                 (parent[element] as usize, format!("element {}: {reason}", ordinal[element]))
             }));
@@ -337,10 +337,6 @@ impl VersionDecoder {
 fn frame(fields: &[(String, FieldType)], columns: Vec<Column>, rows: usize) -> Frame {
     let columns = fields.iter().zip(columns).map(|((name, _), column)| (name.clone(), column.finish())).collect();
     Frame { columns, rows }
-}
-
-fn frame_of_elements(fields: &[(String, FieldType)], columns: Vec<Column>, rows: usize) -> Frame {
-    frame(fields, columns, rows)
 }
 
 /// The frame's columns as `schema` wants them; what is missing is null.
@@ -500,10 +496,12 @@ impl Level {
                 else {
                     continue;
                 };
-                if *have != want && !crate::expression::castable(have, &want) {
+                if *have != want && !upcast::carries_over(have, &want) {
                     let (have, want) = (FieldType::name_of(have), FieldType::name_of(&want));
-                    let reason =
-                        format!("`{}` is {have} after these steps, and {want} in version {}", field.name, next.number);
+                    let reason = format!(
+                        "`{}` is {have} after these steps, and {want} in version {}; add a step that makes it {want}",
+                        field.name, next.number
+                    );
                     return Err(StepError { version: next.number, step: next.steps.len().saturating_sub(1), reason });
                 }
             }

@@ -17,7 +17,8 @@ fn parts(path: &str) -> (&str, Vec<(usize, &str)>) {
     let base = pieces.next().unwrap_or_default();
     for piece in pieces {
         let Some((element, rest)) = piece.split_once(']') else { return (path, Vec::new()) };
-        let Ok(element) = element.parse() else { return (path, Vec::new()) };
+        let is_place = element.bytes().all(|byte| byte.is_ascii_digit());
+        let (true, Ok(element)) = (is_place, element.parse()) else { return (path, Vec::new()) };
         match rest.strip_prefix('.') {
             Some(rest) if !rest.is_empty() => hops.push((element, rest)),
             None if rest.is_empty() => hops.push((element, rest)),
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn brackets_that_are_no_places_are_names() {
-        for path in ["a[x]", "a[", "a[0]b", "a[0].", "a]0["] {
+        for path in ["a[x]", "a[", "a[+1]", "a[]", "a[0]b", "a[0].", "a]0["] {
             assert_eq!(base(path), path);
             assert!(hops(path).is_empty(), "{path}");
         }

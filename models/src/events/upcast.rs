@@ -177,6 +177,18 @@ pub(super) fn prepare(
     Ok(ready)
 }
 
+/// Whether a field's values mean the same in another type, so that no step need say how: a number with more digits, a text that
+/// is read, a value that is written.
+pub(super) fn carries_over(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Date32, Decimal128, Float64, Int32, Int64, Timestamp, Utf8};
+    match (from, to) {
+        (Utf8, _) | (_, Utf8) => castable(from, to),
+        (Int32, Int64 | Float64) | (Int32 | Int64, Decimal128(..)) | (Date32, Timestamp(..)) => true,
+        (Decimal128(_, old), Decimal128(_, new)) => old <= new,
+        _ => false,
+    }
+}
+
 fn scalar(value: &serde_json::Value) -> Option<ArrayRef> {
     Some(match value {
         serde_json::Value::Bool(value) => Arc::new(BooleanArray::from(vec![*value])),

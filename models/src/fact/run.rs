@@ -29,7 +29,7 @@ const FILE_ROWS: usize = 1 << 21;
 /// Files of the lake that are staged side by side.
 const FILES_SIDE_BY_SIDE: usize = 2;
 /// So few rows of new events are all staged before they are keyed: of the dimensions, only their members are read then.
-const STAGED_FIRST: u64 = 500_000;
+const STAGED_FIRST: usize = 500_000;
 /// Why a row is mended that does not count any more.
 const TAKEN_BACK: &str = "taken back";
 
@@ -57,13 +57,15 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     if !rows.is_current(&inputs)? {
         let events = Events::since(builder, fact, &rows).await?;
         built.rows_read = events.rows();
-        let mut staged = events.staged();
-        let mut mentioned = None;
-        if events.rows() <= STAGED_FIRST {
-            let all: Vec<StagedFile> = staged.try_collect().await?;
-            mentioned = Some(all.iter().flat_map(|file| file.mentioned(fact)).collect());
-            staged = futures::stream::iter(all.into_iter().map(Ok)).boxed();
+        let (mut staged, mut first, mut is_all) = (events.staged(), Vec::new(), false);
+        while !is_all && first.iter().map(StagedFile::rows).sum::<usize>() <= STAGED_FIRST {
+            match staged.try_next().await? {
+                Some(file) => first.push(file),
+                None => is_all = true,
+            }
         }
+        let mentioned = is_all.then(|| first.iter().flat_map(|file| file.mentioned(fact)).collect());
+        let staged = futures::stream::iter(first.into_iter().map(Ok)).chain(staged).boxed();
         let dimensions = Arc::new(Dimensions::load(builder, fact, &rows, pins, mentioned).await?);
         rows.create(&fact.schema(), &[(DEFINITION, Model::Fact(fact.clone()).made_by().to_string())]).await?;
         let work = Work { fact: fact.clone(), dimensions };
@@ -170,6 +172,10 @@ struct StagedFile {
 }
 
 impl StagedFile {
+    fn rows(&self) -> usize {
+        self.rows.iter().map(|staged| staged.rows).sum()
+    }
+
     /// The members that the rows mention, whatever their dimension.
     fn mentioned(&self, fact: &Fact) -> impl Iterator<Item = i64> {
         let looked_up: Vec<bool> = fact.roles.iter().map(|role| role.target.is_looked_up()).collect();

@@ -302,7 +302,12 @@ impl Resolving<'_> {
         let Select { kind, description, definition, sources, shape, look_ups, .. } = select;
         // What a port shows is part of what the query says.
         let shown: Vec<_> = sources.into_iter().map(|of| (of.reference.to_string(), of.model, of.columns)).collect();
-        let definition = serde_json::json!([definition, shown]);
+        // What we write may follow from other definitions: keys of a shrunken dimension, from what it is known by.
+        let written = match &select.text {
+            Text::Users(_) => None,
+            Text::Generated { select, watermark } => Some((select, watermark)),
+        };
+        let definition = serde_json::json!([definition, shown, written]);
         let fingerprint = String::new();
         Some(SqlModel {
             name,

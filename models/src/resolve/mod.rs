@@ -22,7 +22,7 @@ use crate::define::{
     Additivity, DerivedFile, DimensionFile, FactFile, History, ModelFile, ModelName, Parsed, Place, Problem,
     SpecialMembers, StreamFile, suggestion,
 };
-use crate::dimension::Dimension;
+use crate::dimension::{Dimension, Target};
 use crate::events::Stream;
 use crate::fact::ColumnKind;
 use crate::fact::Fact;
@@ -269,6 +269,10 @@ impl Model {
         let events = events.into_iter().map(|(stream, event, definition)| {
             (format!("{stream}.{event}"), serde_json::to_value(definition).unwrap_or_default())
         });
+        // Of a query, what the ports that it reads show stands beside it.
+        if let Some([query, shown, _]) = made_by.as_array().map(Vec::as_slice) {
+            made_by = serde_json::json!({ "query": query, "tables": shown });
+        }
         if let Some(made_by) = made_by.as_object_mut() {
             made_by.insert("events".to_owned(), events.collect::<serde_json::Map<_, _>>().into());
             made_by.insert("inputs".to_owned(), self.inputs().into_iter().map(ToString::to_string).collect());
@@ -452,6 +456,19 @@ impl Resolving<'_> {
             parts.extend(dimension.sources.iter().map(|source| event_of(&streams, &source.stream, &source.event)));
             parts
         };
+        // What its table follows from, parents aside.
+        let with_mentions = |dimension: &Dimension| {
+            let mut parts = own_dimension(dimension);
+            for inference in &dimension.inferred_from {
+                if let Some(fact) = facts.get(inference) {
+                    parts.extend(own_fact(fact));
+                }
+                if let Some(child) = dimensions.get(inference) {
+                    parts.extend(own_dimension(child));
+                }
+            }
+            parts
+        };
         let mut known: BTreeMap<ModelName, String> = BTreeMap::new();
         for model in &mut self.models.models {
             let name = model.name().clone();
@@ -461,27 +478,24 @@ impl Resolving<'_> {
                     parts.push(serde_json::to_value((model.generated.as_ref(), &model.members)).unwrap_or_default());
                 }
                 Model::Dimension(dimension) => {
-                    parts.extend(own_dimension(dimension));
-                    for inference in &dimension.inferred_from {
-                        if let Some(fact) = facts.get(inference) {
-                            parts.extend(own_fact(fact));
-                        }
-                        if let Some(child) = dimensions.get(inference) {
-                            parts.extend(own_dimension(child));
-                        }
-                    }
+                    parts.extend(with_mentions(dimension));
                     // Circles are told of already.
                     let mut above: Vec<&ModelName> = dimension.inputs().into_iter().collect();
                     let mut seen = BTreeSet::new();
                     while let Some(parent) = above.pop() {
                         if let Some(parent) = dimensions.get(parent).filter(|parent| seen.insert(parent.name.clone())) {
-                            parts.extend(own_dimension(parent));
+                            parts.extend(with_mentions(parent));
                             above.extend(parent.inputs());
                         }
                     }
                 }
                 Model::Fact(fact) => {
                     parts.extend(own_fact(fact));
+                    // Which days and bands there are decides which keys there are.
+                    parts.extend(fact.roles.iter().filter_map(|role| match &role.target {
+                        Target::Generated { generated, .. } => serde_json::to_value(generated.as_ref()).ok(),
+                        Target::Dimension { .. } => None,
+                    }));
                     parts.extend(
                         fact.inputs().iter().filter_map(|input| known.get(*input)).map(|print| print.as_str().into()),
                     );
@@ -553,22 +567,31 @@ fn columns(count: usize) -> String {
     }
 }
 
+/// Keys of definitions below which names are the user's.
+const NAMED_BY_USERS: [&str; 8] = ["set", "by", "values", "key", "junk", "mini", "dimensions", "references"];
+
+/// Whether the value of a definition's `key`, below the key `of`, is words for people, on which no row depends: a description,
+/// unless somebody has named a column so.
+pub fn is_words(of: &str, key: &str, value: &serde_json::Value) -> bool {
+    key == "description" && !NAMED_BY_USERS.contains(&of) && (value.is_string() || value.is_null())
+}
+
 /// A digest of definitions; what only people read is left out.
 fn digest(parts: &[serde_json::Value]) -> String {
-    fn without_words(value: &serde_json::Value) -> serde_json::Value {
+    fn without_words(of: &str, value: &serde_json::Value) -> serde_json::Value {
         match value {
             serde_json::Value::Object(map) => map
                 .iter()
-                .filter(|(key, _)| *key != "description")
-                .map(|(key, value)| (key.clone(), without_words(value)))
+                .filter(|(key, value)| !is_words(of, key, value))
+                .map(|(key, value)| (key.clone(), without_words(key, value)))
                 .collect(),
-            serde_json::Value::Array(values) => values.iter().map(without_words).collect(),
+            serde_json::Value::Array(values) => values.iter().map(|value| without_words(of, value)).collect(),
             other => other.clone(),
         }
     }
     let mut hash = Sha256::new();
     for part in parts {
-        let text = without_words(part).to_string();
+        let text = without_words("", part).to_string();
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }

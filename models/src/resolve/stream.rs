@@ -277,7 +277,7 @@ impl Resolving<'_> {
             let hint = "`one: true` says that an object may be in the place of a list: it goes with `each`";
             self.problem(problem(format!("`{name}` is no list"), hint));
         }
-        if path.contains('[') && base(path) == path {
+        if base(path) == path && path.contains('[') && !path.split('[').skip(1).all(is_name) {
             let hint = "the first element's `sku` is `lines[0].sku`";
             self.problem(problem(format!("`{path}` does not say which element"), hint));
         } else if base(path) != path && file.each.is_some() {
@@ -404,4 +404,10 @@ fn fits(value: &serde_json::Value, field_type: FieldType) -> bool {
         _ => return true,
     };
     cast(&StringArray::from(vec![text]), &field_type.arrow()).is_ok_and(|values| values.is_valid(0))
+}
+
+/// Whether what follows a bracket in a path is a part of a member's name, rather than a place that somebody has tried to name.
+fn is_name(after: &str) -> bool {
+    let inner = after.split(']').next().unwrap_or_default();
+    !inner.chars().all(|c| c.is_ascii_digit() || "+-*:,$ ".contains(c))
 }

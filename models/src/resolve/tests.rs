@@ -4,6 +4,7 @@
 mod derived;
 mod dimensions;
 mod facts;
+mod fingerprints;
 mod hostile;
 mod keys;
 mod names;

@@ -26,13 +26,15 @@ pub struct Lineage {
 
 impl SqlModel {
     /// What `rows`, which have at least the model's grain, are made of: of each input, `columns` of the rows, each once; as
-    /// far as the query passes these columns on to where it puts rows together. None where all rows are computed at once.
+    /// far as the query passes these columns on to where it puts rows together, and `most` of an input. None where all rows
+    /// are computed at once.
     pub async fn lineage(
         &self,
         session: &SessionContext,
         rows: &[RecordBatch],
         columns: impl Fn(&ModelName) -> Vec<String>,
         table: impl Fn(&ModelName) -> Arc<dyn TableProvider>,
+        most: usize,
     ) -> PlanResult<Option<Vec<Lineage>>> {
         let Strategy::ByKey(by_key) = &self.query.strategy else { return Ok(None) };
         let names: Vec<&String> = by_key.parts.iter().map(|&part| &self.grain[part]).collect();
@@ -69,7 +71,8 @@ impl SqlModel {
             if found.is_empty() || found.len() < wanted.len() {
                 continue;
             }
-            let plan = LogicalPlanBuilder::from(core.clone()).project(found)?.distinct()?.build()?;
+            let plan =
+                LogicalPlanBuilder::from(core.clone()).project(found)?.distinct()?.limit(0, Some(most))?.build()?;
             let rows = session.execute_logical_plan(plan).await?.collect().await?;
             lineage.push(Lineage { input, rows });
         }

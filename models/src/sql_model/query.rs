@@ -96,7 +96,7 @@ pub struct ByKey {
     keys: Vec<Expr>,
     /// For each scan, what finds the rows that its changes touch; or why nothing does.
     touched: Vec<Result<LogicalPlan, String>>,
-    /// For each scan, whether all of its rows are in the core: none is missing where it meets no other.
+    /// For each scan, whether it stands on no side of an outer join that may be missing.
     kept: Vec<bool>,
     /// Inner joins of columns of two scans.
     joins: Vec<(Scanned, Scanned)>,
@@ -145,36 +145,46 @@ pub(crate) struct Scanned {
     pub(crate) column: String,
 }
 
+/// By what names scans are known in a core, with their places and models; none where a name stands for anything else, too.
+/// What is below a name is known by that alone.
+fn names(
+    node: &LogicalPlan,
+    is_below_a_name: bool,
+    place: &mut usize,
+    named: &mut HashMap<TableReference, Option<(usize, ModelName)>>,
+) {
+    let mut name = |reference: &TableReference, scan: Option<(usize, ModelName)>| {
+        named.entry(reference.clone()).and_modify(|known| *known = None).or_insert(scan);
+    };
+    match node {
+        LogicalPlan::SubqueryAlias(alias) => {
+            name(&alias.alias, scanned(&alias.input).map(|model| (*place, model)));
+            names(&alias.input, true, place, named);
+        }
+        LogicalPlan::TableScan(scan) => {
+            if !is_below_a_name {
+                name(&scan.table_name, scanned(node).map(|model| (*place, model)));
+            }
+            *place += 1;
+        }
+        _ => node.inputs().into_iter().for_each(|input| names(input, is_below_a_name, place, named)),
+    }
+}
+
 /// The columns of scans that inner joins of a core hold equal.
 fn joins(core: &LogicalPlan) -> Vec<(Scanned, Scanned)> {
-    let mut named: HashMap<TableReference, Option<(usize, ModelName)>> = HashMap::new();
-    let (mut place, mut equal) = (0, Vec::new());
-    let mut name = |reference: &TableReference, scan: (usize, ModelName)| {
-        // A name that two scans have says nothing.
-        named.entry(reference.clone()).and_modify(|known| *known = None).or_insert(Some(scan));
-    };
+    let (mut named, mut equal) = (HashMap::new(), Vec::new());
+    names(core, false, &mut 0, &mut named);
     let walked = core.apply(|node| {
-        match node {
-            LogicalPlan::SubqueryAlias(alias) => {
-                if let Some(model) = scanned(&alias.input) {
-                    name(&alias.alias, (place, model));
+        if let LogicalPlan::Join(join) = node
+            && join.join_type == JoinType::Inner
+        {
+            equal.extend(join.on.iter().cloned());
+            for part in join.filter.iter().flat_map(|filter| split_conjunction(filter)) {
+                if let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = part {
+                    equal.push((left.as_ref().clone(), right.as_ref().clone()));
                 }
             }
-            LogicalPlan::TableScan(scan) => {
-                if let Some(model) = scanned(node) {
-                    name(&scan.table_name, (place, model));
-                }
-                place += 1;
-            }
-            LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
-                equal.extend(join.on.iter().cloned());
-                for part in join.filter.iter().flat_map(|filter| split_conjunction(filter)) {
-                    if let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = part {
-                        equal.push((left.as_ref().clone(), right.as_ref().clone()));
-                    }
-                }
-            }
-            _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
     });

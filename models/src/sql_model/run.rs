@@ -89,6 +89,12 @@ impl Input {
         !self.added.is_empty() || !self.removed.is_empty()
     }
 
+    /// How many rows more there are than before. (A file that was rewritten has most of its rows still.)
+    fn rows_more(&self) -> u64 {
+        let rows = |files: &[Arc<Add>]| files.iter().filter_map(|add| add.rows()).sum::<u64>();
+        rows(&self.added).saturating_sub(rows(&self.removed))
+    }
+
     fn rows_changed(&self) -> u64 {
         self.added.iter().chain(&self.removed).filter_map(|add| add.rows()).sum()
     }
@@ -262,9 +268,9 @@ impl Work<'_> {
 
     async fn step(&self, rows: &Derived) -> Result<Step> {
         let Strategy::ByKey(by_key) = &self.model.query.strategy else { return Ok(Step::Whole) };
-        let changed_rows: u64 = self.inputs.values().map(Input::rows_changed).sum();
+        let came: u64 = self.inputs.values().map(Input::rows_more).sum();
         let all_rows: u64 = self.inputs.values().filter_map(|input| input.now.rows()).sum();
-        if changed_rows > all_rows {
+        if came > all_rows / 2 {
             return Ok(Step::Whole);
         }
         let before = self.model.query.watermark(|_, model| self.before(model));
@@ -311,7 +317,12 @@ impl Work<'_> {
         let scans = self.model.query.scans.iter().enumerate();
         let scans: Vec<_> = scans.filter_map(|(place, name)| Some((place, changed.get(name)?))).collect();
         let is_more = scans.iter().all(|&(place, changed)| changed.only_came && by_key.is_kept(place));
-        if !by_key.is_sum || !is_more || !self.model.look_ups.is_empty() || self.watermark.is_some() {
+        if changed.is_empty()
+            || !by_key.is_sum
+            || !is_more
+            || !self.model.look_ups.is_empty()
+            || self.watermark.is_some()
+        {
             return Ok(None);
         }
         let (mut batches, mut rows) = (Vec::new(), 0);
@@ -679,6 +690,9 @@ impl Work<'_> {
     /// Adds what rows grow by; how many rows that are, and how many of them were there. None where a sum is beyond its type.
     async fn add(&self, rows: &Derived, mut sum: Sum, change: &mut Change) -> Result<Option<(u64, u64)>> {
         let (count, mut replaced) = (sum.len() as u64, 0);
+        if count == 0 {
+            return Ok(Some((0, 0)));
+        }
         let mut groups: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
         let mut removes = Vec::new();
         for group in self.by_bucket(sum.rows())?.into_keys() {

@@ -15,11 +15,37 @@ use arrow::error::ArrowError;
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 
-/// Whether every column of the answer of `plan`, but its `grain`, is a sum or a count over what lies below its aggregate,
-/// and so is the sum of such answers over parts of it.
+/// Whether the answer of `plan` over some rows, and that over others, add up to that over all: there is one aggregate, every
+/// column but the `grain` is a sum or a count, and what lies below gives for each row by itself what it gives.
 pub(super) fn are_sums(plan: &LogicalPlan, grain: &[String]) -> bool {
+    let mut node = plan;
+    while let LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Sort(_) = node {
+        let mut inputs = node.inputs();
+        let Some(input) = inputs.pop() else { return false };
+        node = input;
+    }
+    let LogicalPlan::Aggregate(aggregate) = node else { return false };
+    if !is_linear(&aggregate.input) {
+        return false;
+    }
     let fields = plan.schema().iter();
     fields.enumerate().all(|(place, (_, field))| grain.contains(field.name()) || is_sum(plan, place))
+}
+
+/// Whether a plan gives for rows of one scan that come just the rows that come. A union is not: its other branches would give
+/// all of theirs again.
+fn is_linear(node: &LogicalPlan) -> bool {
+    let is_such = matches!(
+        node,
+        LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::Join(_)
+            | LogicalPlan::TableScan(_)
+    );
+    is_such && node.inputs().into_iter().all(is_linear)
 }
 
 fn is_sum(node: &LogicalPlan, place: usize) -> bool {

@@ -58,6 +58,12 @@ fn what_is_no_sum_is_not_added_to() {
         "SELECT order_id, CAST(sum(amount) AS DECIMAL(20,0)) AS a FROM order_lines GROUP BY order_id",
         "SELECT order_id, CAST(sum(quantity) AS VARCHAR) AS a FROM order_lines GROUP BY order_id",
         "SELECT order_id, 1 AS one FROM order_lines GROUP BY order_id",
+        "SELECT order_id, count(*) AS n FROM (SELECT DISTINCT order_id, quantity FROM order_lines) AS q GROUP BY order_id",
+        "SELECT order_id, sum(m) AS s FROM (SELECT order_id, quantity, max(amount) AS m FROM order_lines GROUP BY order_id, quantity) AS q GROUP BY order_id",
+        "SELECT order_id, sum(r) AS s FROM (SELECT order_id, rank() OVER (PARTITION BY order_id ORDER BY amount) AS r FROM order_lines) AS q GROUP BY order_id",
+        "SELECT order_id, sum(a) AS s FROM (SELECT order_id, amount AS a FROM order_lines UNION ALL SELECT order_id, -amount AS a FROM order_lines) AS q GROUP BY order_id",
+        "SELECT order_id FROM order_lines GROUP BY order_id HAVING count(*) > 1",
+        "SELECT DISTINCT order_id FROM (SELECT order_id, rank() OVER (PARTITION BY order_id ORDER BY amount) AS r FROM order_lines) AS q WHERE r = 1",
     ] {
         assert!(!told(other), "{other}");
     }

@@ -183,7 +183,7 @@ fn types_of_upcasters_have_the_names_that_definitions_give_them() {
             (
                 "field: currency, expression: 'upper(currency)'",
                 "field: due_on, expression: paid",
-                "35:13: `order_placed` version 2: `due_on` is bool after these steps, and date in version 2",
+                "35:13: `order_placed` version 2: `due_on` is bool after these steps, and date in version 2; add a step that makes it date",
             ),
             (
                 "'upper(currency)'",
@@ -197,7 +197,7 @@ fn types_of_upcasters_have_the_names_that_definitions_give_them() {
         &[(
             "          person_id: { type: string }\n  region",
             "          person_id: { type: bool }\n      2:\n        fields:\n          person_id: { type: date }\n  region",
-            "19:9: `person_left` version 2: `person_id` is bool after these steps, and date in version 2",
+            "19:9: `person_left` version 2: `person_id` is bool after these steps, and date in version 2; add a step that makes it date",
         )],
     );
 }

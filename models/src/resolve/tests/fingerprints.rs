@@ -1,0 +1,79 @@
+//! Tables are made anew when what their rows follow from changes, and only then.
+
+use super::*;
+
+/// The fingerprints of all models of these files.
+fn prints(files: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let models = check(files).unwrap_or_else(|problems| panic!("{problems:?}"));
+    models.models.iter().map(|model| (model.name().to_string(), model.fingerprint().to_owned())).collect()
+}
+
+/// Which models are made anew when `right` becomes `wrong` in a file.
+fn made_anew(base: &BTreeMap<String, String>, file: &str, right: &str, wrong: &str) -> Vec<String> {
+    let mut files = base.clone();
+    let text = files.get_mut(file).unwrap();
+    assert!(text.contains(right), "{right}");
+    *text = text.replacen(right, wrong, 1);
+    let (before, after) = (prints(base), prints(&files));
+    before.into_iter().filter(|(name, print)| after[name] != *print).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn what_rows_follow_from_makes_tables_anew() {
+    let mut files = changed(LINES, "fact", "fact");
+    let as_of = "region: { dimension: region, key: region_id, as_of: version }";
+    let person = files.get_mut(PERSON).unwrap();
+    *person = person.replace("region: { dimension: region, key: region_id }", as_of);
+    let shrunken = "shrunken_dimension: town\nof: people.people_v1.person\nkey: city\nattributes: name\n";
+    files.insert("sales/town.yaml".to_owned(), shrunken.to_owned());
+    let rollup =
+        "rollup: by_town\nof: order_lines\ndimensions: { town: { dimension: town, role: buyer } }\ncount: lines\n";
+    files.insert(ROLLUP.to_owned(), rollup.to_owned());
+    let cases: [(&str, &str, &str, &[&str]); 8] = [
+        // Which days there are decides which keys there are.
+        (DATE, "2030-12-31", "2031-12-31", &["sales.by_town", "sales.date", "sales.order_lines"]),
+        // Keys of a shrunken dimension are made of what it is known by.
+        ("sales/town.yaml", "key: city\nattributes: name", "key: [city, name]", &["sales.by_town", "sales.town"]),
+        // What mentions members makes some, in the parents of the parents as well.
+        (
+            LINES,
+            "'quantity > 0'",
+            "'quantity > 1'",
+            &["people.person", "sales.by_town", "sales.order_lines", "sales.town"],
+        ),
+        (
+            REGION,
+            "set: { name: title }",
+            "set: { name: upper(title) }",
+            &["people.person", "people.region", "sales.by_town", "sales.order_lines", "sales.town"],
+        ),
+        // Words change nothing, wherever they stand.
+        (PERSON, "key: person_id", "key: person_id\ndescription: Who", &[]),
+        (LINES, "quantity: { type: int }", "quantity: { type: int, description: Pieces }", &[]),
+        (ROLLUP, "rollup: by_town", "rollup: by_town\ndescription: Towns", &[]),
+        (
+            LINES,
+            "'quantity * price'",
+            "'price * quantity'",
+            &["people.person", "sales.by_town", "sales.order_lines", "sales.town"],
+        ),
+    ];
+    for (file, right, wrong, expected) in cases {
+        assert_eq!(made_anew(&files, file, right, wrong), expected, "{wrong}");
+    }
+}
+
+#[test]
+fn a_column_called_description_is_no_words() {
+    for (of, key, value, expected) in [
+        ("", "description", serde_json::json!("Who"), true),
+        ("quantity", "description", serde_json::json!("Pieces"), true),
+        ("fields", "description", serde_json::Value::Null, true),
+        ("attributes", "description", serde_json::json!({ "type": "string" }), false),
+        ("set", "description", serde_json::json!("upper(title)"), false),
+        ("by", "description", serde_json::json!("product.title"), false),
+        ("attributes", "name", serde_json::json!("x"), false),
+    ] {
+        assert_eq!(is_words(of, key, &value), expected, "{of}.{key}: {value}");
+    }
+}
