@@ -39,6 +39,12 @@ type ByKey<V> = HashMap<i64, V, BuildHasherDefault<Same>>;
 /// Members, by durable key.
 pub type Members = HashSet<i64, BuildHasherDefault<Same>>;
 
+/// Asks a table for the rows of these members.
+pub(crate) fn those(members: &Arc<Members>) -> Wanted {
+    let members = members.clone();
+    Arc::new(move |durable| members.contains(&durable))
+}
+
 /// The versions of all members: from when, and the key.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
@@ -89,12 +95,9 @@ type Row = (i64, i64, i64, i64);
 
 async fn read(table: &Table, add: &Add, name: &str, only: Option<&Arc<Members>>) -> Result<Vec<Row>> {
     let columns = columns(name);
-    let batch = match only.cloned() {
+    let batch = match only {
         None => table.read(add, &columns).await?,
-        Some(members) => {
-            let wanted: Wanted = Arc::new(move |durable| members.contains(&durable));
-            table.read_where(add, &columns, columns.field(1).name(), &wanted).await?
-        }
+        Some(members) => table.read_where(add, &columns, columns.field(1).name(), &those(members)).await?,
     };
     Ok(rows(&batch))
 }

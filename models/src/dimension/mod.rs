@@ -25,6 +25,7 @@ use starmere_lake::events::timestamp;
 pub use changes::{CHANGES, build_changes};
 pub(crate) use changes::{decoder, natural_key, with_built_in};
 pub use fold::fold;
+pub(crate) use index::those;
 pub use index::{Affected, Index, Members};
 pub(crate) use versions::changed_since;
 pub use versions::{VERSIONS, build_versions};

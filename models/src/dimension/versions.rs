@@ -26,12 +26,12 @@ use arrow::compute::{concat_batches, filter_record_batch, interleave, or, take_r
 use arrow::datatypes::{Int64Type, Schema, TimestampMicrosecondType};
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table, Wanted};
+use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table};
 use starmere_lake::events::timestamp;
 use starmere_lake::paths;
 
 use super::changes::{CHANGES, SETTING, bucket_bits};
-use super::index::{Affected, Index, Members};
+use super::index::{Affected, Index, Members, those};
 use super::{BEGINNING, Dimension, END, as_of, fold};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
@@ -426,12 +426,6 @@ fn versions(rows: &RecordBatch) -> impl Iterator<Item = (i64, i64)> {
     let durable = rows.column(1).as_primitive::<Int64Type>().values().clone();
     let from = rows.column(rows.num_columns() - 5).as_primitive::<TimestampMicrosecondType>().values().clone();
     (0..durable.len()).map(move |row| (durable[row], from[row]))
-}
-
-/// Asks for members.
-fn those(members: &Arc<Members>) -> Wanted {
-    let members = members.clone();
-    Arc::new(move |durable| members.contains(&durable))
 }
 
 /// A row that stands for no member; its attributes that are texts say so.

@@ -17,7 +17,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionContext, ident, lit};
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions, Snapshot, Wanted};
+use starmere_lake::delta::{Add, FileOptions, Snapshot};
 use starmere_lake::paths;
 use starmere_lake::provider::PinnedTable;
 
@@ -29,7 +29,7 @@ use super::{LookUp, SqlModel, Strategy};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::derived::{Change, DEFINITION, Derived, small_file};
-use crate::dimension::{Affected, Index, Members, changed_since};
+use crate::dimension::{Affected, Index, Members, changed_since, those};
 use crate::expression::{cast_rows, reason};
 use crate::keys::UNKNOWN;
 use crate::resolve::Model;
@@ -244,8 +244,7 @@ impl Work<'_> {
             None => (added, of(before, &input.removed)),
             Some(members) => {
                 let durable = format!("{}_durable_key", name.name);
-                let members = members.clone();
-                let wanted: Wanted = Arc::new(move |durable| members.contains(&durable));
+                let wanted = those(members);
                 let fields = columns.iter().filter_map(|name| whole.field_with_name(name).ok().cloned());
                 let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
                 let table = self.builder.warehouse().table(input.now.path().clone());
