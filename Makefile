@@ -22,7 +22,7 @@ help:
 	@echo "make test     everything that must hold"
 	@echo "make check    formatting and lints"
 	@echo "make fmt      format the code"
-	@echo "make bench    landing and the Star Schema Benchmark, beside others (SCALE=$(SCALE)); growth"
+	@echo "make bench    landing, the Star Schema Benchmark, building stars, beside others (SCALE=$(SCALE)); growth"
 
 # The binary is the one that the tests use: somewhat slower than what is shipped, but built once.
 demo:
@@ -48,4 +48,5 @@ bench:
 	cargo build --workspace --release
 	@$(PYTHON) bench/landing.py $(TARGET)/release/starmere $(BENCH)
 	@$(PYTHON) bench/bench.py $(TARGET)/release/starmere $(BENCH) $(SCALE)
+	@$(PYTHON) bench/stars.py $(TARGET)/release/starmere $(BENCH)/stars
 	@$(PYTHON) bench/growth.py $(TARGET)/release/starmere $(BENCH)/growth

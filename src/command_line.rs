@@ -36,13 +36,23 @@ pub(crate) struct Global {
     pub(crate) env: Option<String>,
     /// How data is printed
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
-    pub(crate) format: Format,
+    format: Format,
+    /// The same as `--format json`
+    #[arg(long, global = true, conflicts_with = "format")]
+    json: bool,
     /// Only errors on standard error
     #[arg(long, global = true)]
     pub(crate) quiet: bool,
     /// More on standard error
     #[arg(long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
+}
+
+impl Global {
+    /// How data is printed.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
 }
 
 /// The name of an environment.

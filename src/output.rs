@@ -23,7 +23,7 @@ pub(crate) struct Output {
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
         let interactive = std::io::stderr().is_terminal() && !global.quiet;
-        Self { format: global.format, quiet: global.quiet, interactive }
+        Self { format: global.format(), quiet: global.quiet, interactive }
     }
 
     /// The same, without a word on standard error.

@@ -34,6 +34,9 @@ use crate::sources::SourceFile;
 const SNAPSHOT_DAYS: u32 = 30;
 /// The least memory of ingestion, in MiB.
 const LEAST_INGEST_MEMORY_MIB: usize = 32;
+/// Memory of builds, unless the project says otherwise, and the least; in MiB.
+const BUILD_MEMORY_MIB: u64 = 2048;
+const LEAST_BUILD_MEMORY_MIB: u64 = 64;
 /// Memory that queries may use before they spill.
 const QUERY_MEMORY: usize = 8 << 30;
 
@@ -54,6 +57,9 @@ pub(crate) struct ProjectFile {
     /// Memory that events may take on their way into the lake, over all sources; 512 where it is left out.
     #[serde(default)]
     pub(crate) ingest_memory_mib: Option<Placed<usize>>,
+    /// Memory that models which are built side by side may take, about; 2048 where it is left out.
+    #[serde(default)]
+    pub(crate) build_memory_mib: Option<Placed<u64>>,
     /// Without users, only loopback addresses may be listened on.
     #[serde(default)]
     pub(crate) users: BTreeMap<String, Placed<User>>,
@@ -63,6 +69,11 @@ impl ProjectFile {
     /// How long catalog snapshots are retained.
     pub(crate) fn snapshot_days(&self) -> u32 {
         self.snapshot_days.unwrap_or(SNAPSHOT_DAYS)
+    }
+
+    /// The memory of a build, in bytes.
+    pub(crate) fn build_memory(&self) -> u64 {
+        self.build_memory_mib.as_ref().map_or(BUILD_MEMORY_MIB, |mib| mib.value).saturating_mul(1 << 20)
     }
 
     fn ingest_memory(&self) -> Memory {
@@ -429,6 +440,11 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
         let hint = format!("write {LEAST_INGEST_MEMORY_MIB} or more, or leave it out: then it is 512");
         problems.push(Problem::new(mib.place(name), message).hint(hint));
     }
+    if let Some(mib) = file.build_memory_mib.as_ref().filter(|mib| mib.value < LEAST_BUILD_MEMORY_MIB) {
+        let message = format!("{} MiB are too little memory for builds", mib.value);
+        let hint = format!("write {LEAST_BUILD_MEMORY_MIB} or more, or leave it out: then it is {BUILD_MEMORY_MIB}");
+        problems.push(Problem::new(mib.place(name), message).hint(hint));
+    }
     problems
 }
 
@@ -549,6 +565,7 @@ mod tests {
             ),
             ("sources: { a: { stream: s, files: '${env:X}/a' } }\n", "`files` knows none"),
             ("ingest_memory_mib: 8\n", "starmere.yaml:3:20: 8 MiB are too little memory"),
+            ("build_memory_mib: 1\n", "starmere.yaml:3:19: 1 MiB are too little memory for builds"),
             ("", "streams/s.yaml:3:18: no event has 0 bytes"),
         ] {
             let text = said(&[("starmere.yaml", &format!("{PROJECT}{line}")), ("streams/s.yaml", stream)]);

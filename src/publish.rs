@@ -10,11 +10,15 @@ use starmere_marts::meaning::Meaning;
 use starmere_models::build::{Builder, Built, Watch};
 use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{Model, Models};
+use tokio::task::JoinSet;
 
 use crate::changes::{BREAKS, changes};
 use crate::failure::Mendable;
 use crate::output::{Output, Step, count, counted};
 use crate::project::Opened;
+
+/// Contracts that are checked side by side.
+const CHECKS_SIDE_BY_SIDE: usize = 4;
 
 /// How often a build is begun anew because another one was ahead.
 const ATTEMPTS: u32 = 20;
@@ -117,7 +121,8 @@ fn is_conflict(error: &anyhow::Error) -> bool {
 async fn once(opened: &Opened, models: &Models, how: &How, output: &Output) -> anyhow::Result<CatalogSnapshot> {
     let newest = opened.catalog.newest().await?;
     keep_promises(opened, &newest, how)?;
-    let builder = Builder::new(&opened.warehouse, models, how.full).await?;
+    let memory = opened.project.file.build_memory();
+    let builder = Builder::new(&opened.warehouse, models, how.full).await?.within(memory);
     let builder = builder.going_on_from(&newest, models).accepting_losses(&how.accepted_losses);
     let pins = builder.build(models, &Bars::new(output)).await?;
     keep_contracts(opened, &newest, &pins).await?;
@@ -164,7 +169,8 @@ fn names(models: &Models) -> BTreeSet<String> {
 
 async fn keep_contracts(opened: &Opened, newest: &CatalogSnapshot, pins: &BTreeMap<String, Pin>) -> anyhow::Result<()> {
     let published = Meaning::of(newest)?;
-    for port in &opened.project.meaning.ports {
+    let (mut checks, mut checked) = (JoinSet::new(), Vec::new());
+    for (place, port) in opened.project.meaning.ports.iter().enumerate() {
         let Some(pin) = pins.get(&port.table) else { continue };
         let table = opened.warehouse.table(pin.path.clone());
         let old = newest.tables.get(&port.table).filter(|old| old.path == pin.path && published.ports.contains(port));
@@ -174,7 +180,19 @@ async fn keep_contracts(opened: &Opened, newest: &CatalogSnapshot, pins: &BTreeM
             None => None,
         };
         let snapshot = table.snapshot_at(pin.version).await?;
-        let checked = contract::check(&opened.engine, &table, &snapshot, kept.as_deref(), port).await;
+        if checks.len() >= CHECKS_SIDE_BY_SIDE {
+            checked.extend(checks.join_next().await.transpose()?);
+        }
+        let (engine, port) = (opened.engine.clone(), port.clone());
+        checks.spawn(async move {
+            let checked = contract::check(&engine, &table, &snapshot, kept.as_deref(), &port).await;
+            (place, checked)
+        });
+    }
+    checked.extend(checks.join_all().await);
+    // Whichever is found first, the first in the order of definitions is told.
+    checked.sort_by_key(|(place, _)| *place);
+    for (_, checked) in checked {
         if let Some(breach) = checked.map_err(anyhow::Error::msg)? {
             return Err(breach.into());
         }

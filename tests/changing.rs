@@ -111,7 +111,7 @@ async fn a_plan_says_what_differs_and_what_follows() {
         assert!(plan.contains(words), "{words}\n{plan}");
     }
     let rows = project.succeed(&["--format", "json", "plan"]).await;
-    assert!(rows.contains(r#""edits":"~ attributes.city.history: version → [version, current]""#), "{rows}");
+    assert!(rows.contains(r#""edits":["~ attributes.city.history: version → [version, current]"]"#), "{rows}");
     project.succeed(&["build"]).await;
     let kept = project.succeed(&["plan"]).await;
     assert!(!kept.contains('~') && kept.contains("to keep"), "{kept}");
@@ -127,6 +127,35 @@ async fn copies_that_differ_are_listed() {
     let none = project.run(&["streams", "copies", "customers"]).await;
     assert!(none.errors.contains("all copies of an event say the same"), "{}", none.errors);
     assert!(!project.run(&["streams", "copies", "nothing"]).await.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_that_a_parent_opened_are_traced_to_its_events() {
+    const TOWNS: &str = "stream: towns\ndomain: sales\nenvelope: { id: id, type: type, time: at }\nevents:\n  mayor_elected:\n    \
+                         versions: { 1: { fields: { city: { type: string }, mayor: { type: string } } } }\n";
+    const TOWN: &str = "dimension: town\nkey: city\nfrom: [{ stream: towns, event: mayor_elected, as: patch }]\n\
+                        attributes: { mayor: { type: string, history: version } }\ninferred_from: [sales.customer]\n";
+    let project = Project::new();
+    EVENTS.iter().for_each(|(name, text)| project.write(name, text));
+    project.write("streams/towns.yaml", TOWNS);
+    project.write("domains/sales/models/town.yaml", TOWN);
+    let reference = "references: { town: { dimension: town, key: city, as_of: version } }\ninferred_from:";
+    changed(&project, "domains/sales/models/customer.yaml", "inferred_from:", reference);
+    let elected = r#"{"id":"t1","type":"mayor_elected","at":"2024-02-10T00:00:00Z","city":"Ulm","mayor":"Ute"}
+{"id":"t2","type":"mayor_elected","at":"2024-02-20T00:00:00Z","city":"Ulm","mayor":"Udo"}
+"#;
+    project.write("towns.jsonl", elected);
+    let file = project.root().join("towns.jsonl");
+    project.succeed(&["ingest", "towns", "--file", &file.to_string_lossy()]).await;
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    let traced = project.run(&["--format", "csv", "trace", "customer", "c1"]).await;
+    for words in ["state,customers,m1,", "version of sales.town,towns,t2,"] {
+        assert!(traced.output.contains(words), "{words}\n{}", traced.output);
+    }
+    assert!(!traced.output.contains(",towns,t1,"), "its first version opened none\n{}", traced.output);
+    let traced = project.run(&["--format", "csv", "trace", "town", "Bern"]).await;
+    assert!(traced.output.contains("mention by sales.customer,customers,m2,"), "{}", traced.output);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -77,8 +77,13 @@ async fn doubles(
         port.primary_key.iter().map(|name| column(name).map_or(name.as_str(), |column| &column.from)).collect();
     // Two rows without a key are two rows with one key, to a contract, but not to a join.
     let kept = kept.filter(|_| port.primary_key.iter().all(|name| column(name).is_some_and(|column| !column.nullable)));
+    // A file whose keys are those of one that was there before has none that are new.
+    let was_there = |kept: &Snapshot, add: &Add| {
+        let is_gone = |file: &str| kept.file(file).is_some() && snapshot.file(file).is_none();
+        kept.file(&add.path).is_some() || add.same_as(&keys, is_gone).is_some()
+    };
     let (old, new): (Vec<Arc<Add>>, Vec<Arc<Add>>) =
-        snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| kept.file(&add.path).is_some()));
+        snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| was_there(kept, add)));
     let rows = |files| {
         let rows = session.read_table(Arc::new(PinnedTable::of(table.store(), snapshot.clone(), files)))?;
         rows.select(keys.iter().map(|key| ident(*key)).collect::<Vec<_>>())
@@ -244,6 +249,29 @@ mod tests {
             [breach("id, text", "1, "), breach("id, text", "1, ")],
             "null is a value"
         );
+    }
+
+    /// A file that was made of an old one is old as far as its key is the same.
+    #[tokio::test]
+    async fn keys_that_were_written_anew_are_looked_at_again() {
+        for (key, is_told) in [("id", false), ("text", true)] {
+            let store = Store::memory();
+            let engine = Engine::new(&store, 1 << 28).unwrap();
+            let table = Warehouse::new(store.clone()).table(TablePath::stream("sales", "lines"));
+            let rows = &[(Some(1), Some("a")), (Some(2), Some("b"))];
+            let schema = batch(rows).schema();
+            let empty = table.open_or_create(&schema, &[]).await.unwrap();
+            let kept = append(&table, &empty, rows, &FileOptions::default()).await;
+            let old = kept.files().next().unwrap().clone();
+            let texts = batch(&[(None, Some("c")), (None, Some("c"))]).project(&[1]).unwrap();
+            let add = table.with_columns(&old, &schema, texts, FileOptions::default()).await.unwrap();
+            let commit = Commit { adds: vec![add], removes: vec![old.remove()], ..Commit::default() };
+            let snapshot = table.commit(&kept, commit).await.unwrap();
+            let mut port = port(&[key], false);
+            port.columns.iter_mut().for_each(|column| column.nullable = false);
+            let said = check(&engine, &table, &snapshot, Some(&kept), &port).await.unwrap();
+            assert_eq!(said.is_some(), is_told, "{key}: {said:?}");
+        }
     }
 
     #[tokio::test]

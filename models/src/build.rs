@@ -18,14 +18,14 @@ use starmere_lake::events as lake_events;
 use starmere_lake::paths::TablePath;
 use starmere_lake::session::Engine;
 use starmere_lake::upkeep::cut_of;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::define::ModelName;
 pub use crate::derived::DEFINITION;
 use crate::derived::{Change, Derived};
 use crate::dimension::{self, Index};
 use crate::events::{EventChanges, Payloads, changes};
-use crate::fact;
+use crate::fact::{self, Fact, Mentioned, Room, Staging};
 use crate::resolve::{GeneratedModel, Model, Models};
 use crate::sql_model;
 use crate::{Error, Result};
@@ -55,11 +55,12 @@ pub trait Watch: Send + Sync {
     fn done(&self, model: &Model, built: &Built);
 }
 
-/// So many models are built side by side, while the rows before them are not more than these: each has its memory.
+/// So many models are built side by side, while there is memory for them.
 const SIDE_BY_SIDE: usize = 4;
-const ROWS_SIDE_BY_SIDE: u64 = 2_000_000;
-/// Memory that the queries of a build may take.
-const QUERY_MEMORY: usize = 1 << 30;
+/// What a row takes that is read and made into others, about.
+const BYTES_OF_A_ROW: u64 = 1 << 10;
+/// Memory of a build, unless it is told another number.
+const MEMORY: u64 = 2 << 30;
 
 /// A stream, and the version after which its events are new.
 type Since = (String, Option<u64>);
@@ -89,10 +90,16 @@ pub struct Builder {
     /// Versions that were published, by path.
     published: BTreeMap<TablePath, u64>,
     indexes: Mutex<HashMap<(TablePath, u64), Arc<Index>>>,
+    /// What models that are built side by side may take, about; half of it is for their queries.
+    memory: u64,
     /// Made when a model wants it.
     engine: OnceLock<datafusion::error::Result<Engine>>,
     /// What is new since a version, shared by the models that ask the same.
     events: Mutex<HashMap<Since, Arc<EventChanges>>>,
+    /// For rows that wait for their facts.
+    room: Arc<Room>,
+    /// Whom the new events of facts mention, shared by the dimensions that ask.
+    mentioned: Mutex<HashMap<(ModelName, Since), Arc<OnceCell<Arc<Mentioned>>>>>,
 }
 
 impl Builder {
@@ -118,8 +125,11 @@ impl Builder {
             generations: BTreeMap::new(),
             published: BTreeMap::new(),
             indexes: Mutex::default(),
+            memory: MEMORY,
             engine: OnceLock::new(),
             events: Mutex::default(),
+            room: room(MEMORY),
+            mentioned: Mutex::default(),
         })
     }
 
@@ -157,9 +167,16 @@ impl Builder {
         self
     }
 
+    /// With so many bytes of memory: models wait for others where they would take more together, and queries go on on the disk.
+    #[must_use]
+    pub fn within(mut self, memory: u64) -> Self {
+        (self.memory, self.room) = (memory, room(memory));
+        self
+    }
+
     /// A session for queries over tables; what is beyond its memory goes to the disk.
     pub(crate) fn session(&self) -> Result<SessionContext> {
-        let made = self.engine.get_or_init(|| Engine::new(self.warehouse.store(), QUERY_MEMORY));
+        let made = self.engine.get_or_init(|| Engine::new(self.warehouse.store(), (self.memory / 2) as usize));
         let engine = made.as_ref().map_err(|error| Error::Task(error.to_string()))?;
         Ok(engine.session())
     }
@@ -199,6 +216,26 @@ impl Builder {
         let found = Arc::new(changes(&input.table, &input.payloads, from, input.version).await?);
         known.insert((stream.to_owned(), from), found.clone());
         Ok(found)
+    }
+
+    /// Whom the events of a stream mention that are new since a version, and that `fact` is made of.
+    pub(crate) async fn mentions(&self, fact: &Arc<Fact>, stream: &str, from: Option<u64>) -> Result<Arc<Mentioned>> {
+        let key = (fact.name.clone(), (stream.to_owned(), from));
+        let known = self.mentioned.lock().await.entry(key).or_default().clone();
+        let found = known.get_or_try_init(|| async {
+            let staging = Staging::new(fact, stream, self.changes(stream, from).await?)?;
+            // The fact will want the same rows, unless it is further already.
+            let rows = self.derived(&fact.name, &fact.fingerprint, fact::ROWS).await?;
+            let is_wanted = rows.consumed(&self.stream_input(stream)) == from;
+            staging.mentioned(Some(&self.room).filter(|_| is_wanted)).await.map(Arc::new)
+        });
+        found.await.cloned()
+    }
+
+    /// The same, where somebody has asked before.
+    pub(crate) async fn known_mentions(&self, fact: &Fact, stream: &str, from: Option<u64>) -> Option<Arc<Mentioned>> {
+        let known = self.mentioned.lock().await;
+        known.get(&(fact.name.clone(), (stream.to_owned(), from)))?.get().cloned()
     }
 
     pub(crate) async fn index(&self, table: &Table, snapshot: &Snapshot, name: &str) -> Result<Arc<Index>> {
@@ -251,7 +288,7 @@ impl Builder {
                     |model: &&Model| model.inputs().iter().all(|input| pins.contains_key(&input.to_string()));
                 let Some(place) = waiting.iter().position(is_ready) else { break };
                 let weight = self.weight(waiting[place]);
-                if !running.is_empty() && load + weight > ROWS_SIDE_BY_SIDE {
+                if !running.is_empty() && load + weight > self.memory / BYTES_OF_A_ROW {
                     break;
                 }
                 let model = waiting.remove(place);
@@ -311,6 +348,11 @@ impl Builder {
         let pins = [(model.name.to_string(), derived.pin(&BTreeMap::new())?)].into();
         Ok(Built { rows, pins, ..Built::default() })
     }
+}
+
+/// An eighth of the memory, and of the disk much more.
+fn room(memory: u64) -> Arc<Room> {
+    Arc::new(Room::new(memory / 8, memory.saturating_mul(16)))
 }
 
 /// What no other build has: follows the fingerprint in the paths of a full build.

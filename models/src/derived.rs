@@ -9,9 +9,14 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, Commit, EncodedFile, FileOptions, REWRITE, Remove, Snapshot, Table, Txn, Warehouse};
-use starmere_lake::paths::TablePath;
+use starmere_lake::delta::{
+    Add, Commit, EncodedFile, FileOptions, FileWriter, REWRITE, Remove, Snapshot, Table, Txn, Warehouse,
+};
+use starmere_lake::paths::{self, TablePath};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::{Error, Result};
 
@@ -41,6 +46,33 @@ const SMALL_FILE_SETTING: &str = "starmere.small_file";
 /// So few rows make a small file of this table.
 pub(crate) fn small_file(snapshot: &Snapshot) -> u64 {
     snapshot.setting(SMALL_FILE_SETTING).and_then(|rows| rows.parse().ok()).unwrap_or(SMALL_FILE)
+}
+
+/// So many files of one magnitude are put together.
+const CROWD: usize = 8;
+/// Files with so many rows or bytes are left as they are.
+const LARGE_FILE: u64 = 1 << 16;
+const LARGE_FILE_BYTES: i64 = 4 << 20;
+/// Crowds that one commit puts together; others are left to the next one.
+const CROWDS: usize = 32;
+const CROWDS_SIDE_BY_SIDE: usize = 4;
+
+/// Files that are to be put together: many of one bucket and of one magnitude, so that a row is written anew a few times in
+/// all, however many builds there are. Pure.
+fn crowds<'a>(files: impl Iterator<Item = &'a Arc<Add>>) -> Vec<Vec<Arc<Add>>> {
+    let mut by_magnitude: BTreeMap<(Option<u32>, u32), Vec<Arc<Add>>> = BTreeMap::new();
+    for add in files {
+        let rows = add.rows().unwrap_or(LARGE_FILE);
+        if rows < LARGE_FILE && add.size < LARGE_FILE_BYTES {
+            let magnitude = rows.max(1).ilog(CROWD as u64);
+            by_magnitude.entry((paths::file_group(&add.path), magnitude)).or_default().push(add.clone());
+        }
+    }
+    let crowds = by_magnitude.into_values().flat_map(|files| {
+        let crowds = files.chunks(2 * CROWD).filter(|crowd| crowd.len() >= CROWD).map(<[_]>::to_vec);
+        crowds.collect::<Vec<_>>()
+    });
+    crowds.take(CROWDS).collect()
 }
 
 fn application(input: &str) -> String {
@@ -107,6 +139,34 @@ impl Derived {
         Ok(())
     }
 
+    /// Adds to `change` that crowds of small files become one each, whose rows are the same.
+    pub(crate) async fn put_together(
+        &self,
+        change: &mut Change,
+        schema: &SchemaRef,
+        options: &FileOptions,
+    ) -> Result<()> {
+        let Some(snapshot) = &self.snapshot else { return Ok(()) };
+        let goes = |add: &&Arc<Add>| change.removes.iter().any(|remove| remove.path == add.path);
+        let crowds = crowds(snapshot.files().filter(|add| !goes(add)));
+        let mut together = futures::stream::iter(crowds)
+            .map(|crowd| async move {
+                let mut rows = Vec::with_capacity(crowd.len());
+                for add in &crowd {
+                    rows.push(self.table.read(add, schema).await?);
+                }
+                let add = self.write(rows, options.clone(), paths::file_group(&crowd[0].path)).await?;
+                Ok::<_, Error>((crowd, add))
+            })
+            .buffered(CROWDS_SIDE_BY_SIDE);
+        while let Some((crowd, mut add)) = together.try_next().await? {
+            add.iter_mut().for_each(|add| add.data_change = false);
+            change.adds.extend(add);
+            change.removes.extend(crowd.iter().map(|add| Remove { data_change: false, ..add.remove() }));
+        }
+        Ok(())
+    }
+
     /// How a catalog snapshot pins the table.
     pub(crate) fn pin(&self, inputs: &BTreeMap<String, u64>) -> Result<Pin> {
         let snapshot =
@@ -125,12 +185,132 @@ impl Derived {
         if batches.iter().all(|batch| batch.num_rows() == 0) {
             return Ok(None);
         }
-        let encode = move || EncodedFile::of(&schema, &batches, &options);
+        let encode = move || {
+            let options = options.suited_to(&batches[0]);
+            EncodedFile::of(&schema, &batches, &options)
+        };
         let file = tokio::task::spawn_blocking(encode).await.map_err(|error| Error::Task(error.to_string()))??;
         let file = match group {
             Some(group) => file.in_group(group),
             None => file,
         };
         Ok(Some(self.table.upload(file).await?))
+    }
+}
+
+/// Rows of a table on their way into files: encoded by a task of their own while more are made. Dropped, it leaves nothing but
+/// files that no commit names.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    rows: mpsc::Sender<RecordBatch>,
+    files: JoinSet<Result<Vec<Add>>>,
+}
+
+impl Writing {
+    /// Files of `schema` for `table`, of about `file_rows` rows each.
+    pub(crate) fn begin(table: &Table, schema: SchemaRef, options: FileOptions, file_rows: u64) -> Self {
+        let (rows, made) = mpsc::channel(1);
+        let mut files = JoinSet::new();
+        files.spawn(encode(table.clone(), schema, options, file_rows, made));
+        Self { rows, files }
+    }
+
+    /// Adds rows.
+    pub(crate) async fn write(&mut self, rows: RecordBatch) -> Result<()> {
+        if self.rows.send(rows).await.is_ok() {
+            return Ok(());
+        }
+        match self.files.join_next().await {
+            Some(Ok(Err(error))) => Err(error),
+            _ => Err(Error::Task("a file is not written any more".to_owned())),
+        }
+    }
+
+    /// The files, all of them uploaded.
+    pub(crate) async fn finish(mut self) -> Result<Vec<Add>> {
+        drop(self.rows);
+        match self.files.join_next().await {
+            Some(done) => done.map_err(|error| Error::Task(error.to_string()))?,
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+async fn encode(
+    table: Table,
+    schema: SchemaRef,
+    options: FileOptions,
+    file_rows: u64,
+    mut rows: mpsc::Receiver<RecordBatch>,
+) -> Result<Vec<Add>> {
+    let (mut adds, mut uploading) = (Vec::new(), JoinSet::new());
+    let mut open: Option<FileWriter> = None;
+    while let Some(batch) = rows.recv().await {
+        let (writer, schema, options) = (open.take(), schema.clone(), options.clone());
+        let writer = blocking(move || {
+            let mut writer = match writer {
+                Some(writer) => writer,
+                None => FileWriter::new(schema, &options.suited_to(&batch))?,
+            };
+            writer.write(&batch).map(|()| writer)
+        });
+        let writer = writer.await?;
+        match writer.rows() < file_rows {
+            true => open = Some(writer),
+            false => {
+                let file = blocking(|| writer.finish()).await?;
+                adds.extend(uploaded(&mut uploading).await?);
+                let table = table.clone();
+                uploading.spawn(async move { table.upload(file).await });
+            }
+        }
+    }
+    adds.extend(uploaded(&mut uploading).await?);
+    if let Some(writer) = open.filter(|writer| writer.rows() > 0) {
+        adds.push(table.upload(blocking(|| writer.finish()).await?).await?);
+    }
+    Ok(adds)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> starmere_lake::Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Error::Task(error.to_string()))?;
+    Ok(done?)
+}
+
+/// The file that is being uploaded, when it is.
+async fn uploaded(uploading: &mut JoinSet<starmere_lake::Result<Add>>) -> Result<Option<Add>> {
+    let Some(done) = uploading.join_next().await else { return Ok(None) };
+    Ok(Some(done.map_err(|error| Error::Task(error.to_string()))??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_files_are_left_however_many_builds_there_are() {
+        let of = |rows: u64, number: usize| {
+            let stats = Some(format!(r#"{{"numRecords":{rows}}}"#));
+            let path = format!("{number}.parquet");
+            let add = serde_json::json!({ "path": path, "partitionValues": {}, "size": 1, "modificationTime": 0,
+                "dataChange": true, "stats": stats });
+            Arc::new(serde_json::from_value::<Add>(add).unwrap())
+        };
+        let (mut files, mut written, mut number) = (Vec::new(), 0, 0);
+        let builds = 10_000;
+        for _ in 0..builds {
+            for crowd in crowds(files.iter()) {
+                let rows = crowd.iter().filter_map(|add| add.rows()).sum();
+                files.retain(|add: &Arc<Add>| crowd.iter().all(|gone| gone.path != add.path));
+                number += 1;
+                files.push(of(rows, number));
+                written += rows;
+            }
+            number += 1;
+            files.push(of(20, number));
+        }
+        assert_eq!(files.iter().filter_map(|add| add.rows()).sum::<u64>(), builds * 20);
+        assert!(files.len() <= 40, "{} files", files.len());
+        assert!(written <= builds * 20 * 6, "{written} rows were written anew");
     }
 }

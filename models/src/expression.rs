@@ -22,6 +22,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::define::FieldType;
+
 /// Each word or operator may be a level of the tree that an expression is, and the engine walks trees by recursion:
 /// 2,000 levels are more than a stack of 2 MiB holds.
 const MOST_WORDS: usize = 1000;
@@ -207,13 +209,13 @@ pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<
         Ok(cast) => {
             if cast.null_count() != values.null_count() {
                 let failed = (0..values.len()).filter(|&row| cast.is_null(row) && values.is_valid(row));
-                errors.extend(failed.map(|row| (row, format!("`{what}` does not fit {to}"))));
+                errors.extend(failed.map(|row| (row, format!("`{what}` does not fit {}", FieldType::name_of(to)))));
             }
             cast
         }
         Err(_) => {
             let rows = (0..values.len()).filter(|&row| values.is_valid(row));
-            errors.extend(rows.map(|row| (row, format!("`{what}` cannot be made {to}"))));
+            errors.extend(rows.map(|row| (row, format!("`{what}` cannot be made {}", FieldType::name_of(to)))));
             new_null_array(to, values.len())
         }
     }

@@ -101,6 +101,7 @@ pub(crate) async fn change(
             }
         }
     }
+    derived.put_together(&mut change, schema(), &options()).await?;
     change.adds.extend(derived.write(rows, options(), None).await?);
     Ok(change)
 }

@@ -1,7 +1,7 @@
 //! `starmere streams`, `status`: what there is.
 
 use anyhow::Context;
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::delta::Snapshot;
@@ -17,6 +17,7 @@ use crate::project::Opened;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
     Text(String),
+    Texts(Vec<String>),
     Number(u64),
     Bytes(u64),
     Flag(bool),
@@ -27,6 +28,7 @@ impl Cell {
     fn words(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
+            Self::Texts(texts) => texts.join(", "),
             Self::Number(number) => count(*number),
             Self::Bytes(number) => bytes(*number),
             Self::Flag(true) => "yes".to_owned(),
@@ -39,6 +41,13 @@ impl Cell {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
+        }
+    }
+
+    fn texts(&self) -> &[String] {
+        match self {
+            Self::Texts(texts) => texts,
+            _ => &[],
         }
     }
 
@@ -67,6 +76,7 @@ impl From<String> for Cell {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Holds {
     Text,
+    Texts,
     Number,
     Flag,
 }
@@ -87,6 +97,12 @@ fn values(columns: &[(&str, Holds)], rows: &[Vec<Cell>]) -> anyhow::Result<Recor
         let cells = rows.iter().map(|row| &row[index]);
         let (data_type, array): (DataType, ArrayRef) = match holds {
             Holds::Text => (DataType::Utf8, Arc::new(cells.map(Cell::text).collect::<StringArray>())),
+            Holds::Texts => {
+                let mut lists = ListBuilder::new(StringBuilder::new());
+                cells.for_each(|cell| lists.append_value(cell.texts().iter().map(Some)));
+                let lists = lists.finish();
+                (lists.data_type().clone(), Arc::new(lists))
+            }
             Holds::Number => (DataType::Int64, Arc::new(cells.map(Cell::number).collect::<Int64Array>())),
             Holds::Flag => (DataType::Boolean, Arc::new(cells.map(Cell::flag).collect::<BooleanArray>())),
         };

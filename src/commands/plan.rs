@@ -32,7 +32,7 @@ struct Step {
     made_of: Vec<String>,
     /// Of them, the models.
     inputs: Vec<String>,
-    ports: String,
+    ports: Vec<String>,
 }
 
 impl Step {
@@ -60,9 +60,9 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
         ("events to read", Holds::Number),
         ("rows to read", Holds::Number),
         ("why", Holds::Text),
-        ("edits", Holds::Text),
-        ("made of", Holds::Text),
-        ("ports", Holds::Text),
+        ("edits", Holds::Texts),
+        ("made of", Holds::Texts),
+        ("ports", Holds::Texts),
     ];
     let rows = steps.into_iter().map(|step| {
         vec![
@@ -72,9 +72,9 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
             Cell::Number(step.events),
             Cell::Number(step.rows),
             step.why.into(),
-            step.edits.join("; ").into(),
-            step.made_of.join(", ").into(),
-            step.ports.into(),
+            Cell::Texts(step.edits),
+            Cell::Texts(step.made_of),
+            Cell::Texts(step.ports),
         ]
     });
     listing(output, &columns, &rows.collect::<Vec<_>>())
@@ -167,7 +167,7 @@ async fn step(
     };
     let made_of = model.streams().into_iter().map(str::to_owned).chain(inputs.iter().cloned()).collect();
     let ports = opened.project.meaning.ports.iter().filter(|port| port.table == name);
-    let ports = ports.map(|port| port.full_name()).collect::<Vec<_>>().join(", ");
+    let ports = ports.map(|port| port.full_name()).collect();
     Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports })
 }
 

@@ -1,11 +1,14 @@
 //! `starmere rejects`: what could not be read, and taking it up again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use starmere_ingest::repair::{Repaired, repair};
+use starmere_lake::catalog::{CatalogSnapshot, Pin};
+use starmere_lake::delta::Snapshot;
 use starmere_lake::events;
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
@@ -74,16 +77,15 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
             text(&file.stream)
         ));
     }
-    for (name, pin) in newest.tables.iter().filter_map(|(name, pin)| Some((name.strip_suffix("/rejects")?, pin))) {
-        if !wanted(name) {
+    for (name, snapshot) in of_models(opened, &newest).await? {
+        if !wanted(&name) {
             continue;
         }
-        let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
         let table = register(PinnedTable::new(store, snapshot))?;
         selects.push(format!(
             "SELECT '{}' AS rejected_by, reason, source, topic, position, event_id, \
              event_type, arrow_cast(NULL, 'Binary') AS payload FROM {table}",
-            text(name)
+            text(&name)
         ));
     }
     if selects.is_empty() {
@@ -92,7 +94,7 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
             return Err(Mendable::error("the project has no streams, so nothing could be rejected", hint));
         };
         return Err(Mendable::error(
-            format!("there is no stream or published model `{of}`"),
+            format!("there is no stream or built model `{of}`"),
             "see `starmere streams` and `starmere plan`",
         ));
     }
@@ -117,6 +119,29 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     let schema = wire::wire_schema(&schema);
     let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
     output.data(&schema, &batches)
+}
+
+/// The rejects of models, by their names: as the last build left them, whether it was published or its contract stopped it.
+async fn of_models(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<BTreeMap<String, Arc<Snapshot>>> {
+    let mut found = BTreeMap::new();
+    let published = newest.tables.iter().filter_map(|(name, pin)| Some((name.strip_suffix("/rejects")?, pin)));
+    for (name, pin) in published.clone() {
+        let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+        found.insert(name.to_owned(), snapshot);
+    }
+    let published: BTreeMap<&str, &Pin> = published.collect();
+    for model in &opened.project.models.models {
+        let name = model.name();
+        let same = |pin: &&&Pin| pin.path.fingerprint().is_some_and(|print| print.starts_with(model.fingerprint()));
+        let path = match published.get(name.to_string().as_str()).filter(same) {
+            Some(pin) => pin.path.clone(),
+            None => TablePath::model(&name.domain, &name.name, model.fingerprint(), "rejects"),
+        };
+        if let Some(built) = opened.warehouse.table(path).snapshot().await? {
+            found.insert(name.to_string(), built);
+        }
+    }
+    Ok(found)
 }
 
 /// The batch, with payloads as people read them, as far as the first `most` characters.

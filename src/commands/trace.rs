@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::{Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
@@ -14,7 +14,7 @@ use datafusion::prelude::SessionContext;
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::provider::PinnedTable;
 use starmere_models::define::{FieldType, ModelName, Place, suggestion};
-use starmere_models::dimension::CHANGES;
+use starmere_models::dimension::{CHANGES, Dimension};
 use starmere_models::fact::EVENT_STREAM;
 use starmere_models::resolve::{Model, check_name};
 use starmere_models::sql_model::{Lineage, SqlModel};
@@ -115,6 +115,7 @@ impl Tracing<'_> {
             }
             Model::Dimension(dimension) => {
                 let mut origins = self.changes(&dimension.name.to_string(), &rows).await?;
+                origins.extend(self.opened_by_parents(dimension, &rows, &whole_numbers(&rows, "valid_from")).await?);
                 for fact in &dimension.mentions {
                     origins.extend(self.mentions(fact, dimension, &rows).await?);
                 }
@@ -208,41 +209,75 @@ impl Tracing<'_> {
     /// The events in a dimension's change log about the members of these rows.
     async fn changes(&self, name: &str, rows: &[RecordBatch]) -> anyhow::Result<Origins> {
         let Some(log) = self.table(&format!("{name}/{CHANGES}")).await? else { return Ok(Origins::new()) };
-        let keys = durable_keys(rows);
-        if keys.is_empty() {
-            return Ok(Origins::new());
-        }
         let query = format!(
             "SELECT stream, event_id, CASE action WHEN 0 THEN 'state' WHEN 1 THEN 'patch' WHEN 2 THEN 'delete' \
              ELSE 'taken back' END FROM {log} WHERE durable_key IN ({}) AND event_id IS NOT NULL",
-            keys.join(", ")
+            listed(&durable_keys(rows))
         );
         Ok(origins(&self.ask(&query).await?))
     }
 
-    /// The events of a fact that mention the members of these rows.
-    async fn mentions(
+    /// The events of parents whose versions open these rows' versions, over any number of parents.
+    async fn opened_by_parents(
         &self,
-        by: &Model,
-        dimension: &starmere_models::dimension::Dimension,
+        dimension: &Dimension,
         rows: &[RecordBatch],
+        instants: &BTreeSet<String>,
     ) -> anyhow::Result<Origins> {
-        let Model::Fact(fact) = by else { return Ok(Origins::new()) };
-        let Some(table) = self.table(&fact.name.to_string()).await? else { return Ok(Origins::new()) };
-        let keys = durable_keys(rows);
         let mut found = Origins::new();
-        for role in fact.roles.iter().filter(|role| *role.target.name() == dimension.name) {
-            let column = quoted(&role.durable_column().unwrap_or_else(|| role.key_column()));
-            let stream = fact.sources.first().map(|source| source.stream.as_str()).unwrap_or_default();
-            let stream = if fact.streams().len() > 1 { EVENT_STREAM.to_owned() } else { text(stream) };
-            let words = text(&format!("mention by {}", fact.name));
+        for reference in dimension.references.iter().filter(|reference| reference.as_of_version) {
+            let Some(Model::Dimension(parent)) = self.opened.project.models.get(&reference.target) else { continue };
+            let name = parent.name.to_string();
+            let log = self.table(&format!("{name}/{CHANGES}")).await?;
+            let (Some(log), Some(table)) = (log, self.table(&name).await?) else { continue };
+            let durable = listed(&whole_numbers(rows, &reference.durable_column()));
             let query = format!(
-                "SELECT DISTINCT {stream}, event_id, {words} FROM {table} WHERE {column} IN ({}) LIMIT {MOST_ROWS}",
-                keys.join(", ")
+                "SELECT stream, event_id, {} FROM {log} WHERE durable_key IN ({durable}) AND action < 3 \
+                 AND arrow_cast(occurred_at, 'Int64') IN ({})",
+                text(&format!("version of {name}")),
+                listed(instants),
             );
-            if !keys.is_empty() {
-                found.extend(origins(&self.ask(&query).await?));
+            found.extend(origins(&self.ask(&query).await?));
+            let key = quoted(&format!("{}_key", parent.name.name));
+            let keys = listed(&whole_numbers(rows, &reference.key_column()));
+            let rows = self.ask(&format!("SELECT * FROM {table} WHERE {key} IN ({keys})")).await?;
+            found.extend(Box::pin(self.opened_by_parents(parent, &rows, instants)).await?);
+        }
+        Ok(found)
+    }
+
+    /// The events of a fact or of a child dimension that mention the members of these rows.
+    async fn mentions(&self, by: &Model, dimension: &Dimension, rows: &[RecordBatch]) -> anyhow::Result<Origins> {
+        let keys = listed(&durable_keys(rows));
+        let words = text(&format!("mention by {}", by.name()));
+        let mut queries = Vec::new();
+        match by {
+            Model::Fact(fact) => {
+                let Some(table) = self.table(&fact.name.to_string()).await? else { return Ok(Origins::new()) };
+                let stream = fact.sources.first().map(|source| source.stream.as_str()).unwrap_or_default();
+                let stream = if fact.streams().len() > 1 { EVENT_STREAM.to_owned() } else { text(stream) };
+                for role in fact.roles.iter().filter(|role| *role.target.name() == dimension.name) {
+                    let column = quoted(&role.durable_column().unwrap_or_else(|| role.key_column()));
+                    queries.push(format!("{stream}, event_id, {words} FROM {table} WHERE {column} IN ({keys})"));
+                }
             }
+            Model::Dimension(child) => {
+                let Some(log) = self.table(&format!("{}/{CHANGES}", child.name)).await? else {
+                    return Ok(Origins::new());
+                };
+                for reference in child.references.iter().filter(|reference| reference.target == dimension.name) {
+                    let column = quoted(&format!("reference_{}", reference.name));
+                    queries.push(format!(
+                        "stream, event_id, {words} FROM {log} WHERE action < 3 AND {column} IN ({keys})"
+                    ));
+                }
+            }
+            Model::Generated(_) | Model::Sql(_) => {}
+        }
+        let mut found = Origins::new();
+        for query in queries {
+            let query = format!("SELECT DISTINCT {query} AND event_id IS NOT NULL LIMIT {MOST_ROWS}");
+            found.extend(origins(&self.ask(&query).await?));
         }
         Ok(found)
     }
@@ -404,12 +439,28 @@ fn by_event_id(rows: &[RecordBatch], stream: &str, means: &str) -> Origins {
     found
 }
 
-fn durable_keys(rows: &[RecordBatch]) -> Vec<String> {
-    let mut keys: BTreeSet<String> = BTreeSet::new();
-    for batch in rows.iter().filter(|batch| batch.num_columns() > 1) {
-        keys.extend((0..batch.num_rows()).filter_map(|row| array_value_to_string(batch.column(1), row).ok()));
+/// The durable keys of members, of which a dimension's rows have theirs second.
+fn durable_keys(rows: &[RecordBatch]) -> BTreeSet<String> {
+    let column = rows.iter().find_map(|batch| batch.schema().fields().get(1).map(|field| field.name().clone()));
+    column.map(|column| whole_numbers(rows, &column)).unwrap_or_default()
+}
+
+/// The values of a column of whole numbers or times, as numbers.
+fn whole_numbers(rows: &[RecordBatch], column: &str) -> BTreeSet<String> {
+    let mut values = BTreeSet::new();
+    for column in rows.iter().filter_map(|batch| batch.column_by_name(column)) {
+        let Ok(numbers) = cast(column, &DataType::Int64) else { continue };
+        values.extend(numbers.as_primitive::<Int64Type>().iter().flatten().map(|number| number.to_string()));
     }
-    keys.into_iter().collect()
+    values
+}
+
+/// The values for `IN (…)`, which has none where there are none.
+fn listed(values: &BTreeSet<String>) -> String {
+    match values.is_empty() {
+        true => "NULL".to_owned(),
+        false => values.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn origins(batches: &[RecordBatch]) -> Origins {

@@ -253,7 +253,8 @@ async fn aside(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<BTre
     }
     let models = &opened.project.models;
     let versions: BTreeMap<String, u64> = newest.tables.iter().map(|(name, pin)| (name.clone(), pin.version)).collect();
-    let builder = Builder::new(&opened.warehouse, models, true).await?.at(&versions);
+    let memory = opened.project.file.build_memory();
+    let builder = Builder::new(&opened.warehouse, models, true).await?.within(memory).at(&versions);
     Ok(builder.build(models, &Quiet).await?)
 }
 

@@ -9,10 +9,11 @@
 //! goods   product_… (state, patch) ─► product, which accepts no references
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use starmere_models::define::{Parsed, Problem, StreamFile, parse_model_text, parse_text};
-use starmere_models::resolve::{Definitions, Models, resolve};
+use starmere_models::define::{ModelName, Parsed, Problem, StreamFile, parse_model_text, parse_text};
+use starmere_models::resolve::{Definitions, Model, Models, resolve};
 
 use super::derived::DERIVED_FILES;
 use super::queries::SQL_FILES;
@@ -33,7 +34,7 @@ pub(crate) const DIMENSIONS: [(&str, &str, &str); 8] = [
 ];
 
 /// Columns that hold surrogate keys: table, column, dimension.
-pub(crate) const KEYS: [(&str, &str, &str); 63] = [
+pub(crate) const KEYS: [(&str, &str, &str); 65] = [
     ("sales.customer", "customer_key", "sales.customer"),
     ("sales.customer", "customer_durable_key", "sales.customer"),
     ("sales.customer", "region_key", "sales.region"),
@@ -57,6 +58,8 @@ pub(crate) const KEYS: [(&str, &str, &str); 63] = [
     ("sales.orders", "shop_key", "sales.shop"),
     ("sales.movements", "product_key", "sales.product"),
     ("sales.movements", "product_durable_key", "sales.product"),
+    ("sales.movement_ledger", "product_key", "sales.product"),
+    ("sales.movement_ledger", "product_durable_key", "sales.product"),
     ("sales.weather", "weather_key", "sales.weather"),
     ("sales.zone_weather", "zone_weather_key", "sales.weather"),
     ("sales.zone", "current_weather_key", "sales.weather"),
@@ -435,6 +438,42 @@ pub(crate) fn models() -> &'static Models {
         Err(problems) => panic!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     });
     &MODELS
+}
+
+/// All facts and dimensions, and a part of what is made of them: the parts together are all.
+pub(crate) fn part(number: u64) -> &'static Models {
+    const PARTS: usize = 8;
+    static MODELS: LazyLock<Vec<Models>> = LazyLock::new(|| {
+        let all = models();
+        let part = |part: usize| {
+            let is_made = |model: &Model| matches!(model, Model::Sql(_));
+            let of_part =
+                all.models.iter().enumerate().filter(|(place, model)| !is_made(model) || place % PARTS == part);
+            let mut wanted: BTreeSet<&ModelName> = of_part.map(|(_, model)| model.name()).collect();
+            // What they are made of, and what their keys point to.
+            loop {
+                let points_to = |model: &Model| -> Vec<&str> {
+                    let table = model.name().to_string();
+                    KEYS.iter().filter(|(of, ..)| *of == table).map(|(_, _, dimension)| *dimension).collect()
+                };
+                let mut more = wanted.clone();
+                for model in all.models.iter().filter(|model| wanted.contains(model.name())) {
+                    more.extend(model.inputs());
+                    let dimensions = points_to(model);
+                    let is_one = |other: &&Model| dimensions.contains(&other.name().to_string().as_str());
+                    more.extend(all.models.iter().filter(is_one).map(Model::name));
+                }
+                if more.len() == wanted.len() {
+                    break;
+                }
+                wanted = more;
+            }
+            let models = all.models.iter().filter(|model| wanted.contains(model.name())).cloned().collect();
+            Models { streams: all.streams.clone(), models, notes: Vec::new() }
+        };
+        (0..PARTS).map(part).collect()
+    });
+    &MODELS[number as usize % PARTS]
 }
 
 fn definitions() -> Definitions {

@@ -7,7 +7,7 @@ use chrono::{Datelike, Days, NaiveDate, NaiveDateTime};
 use super::queries::{hundredths, number, row, shown, summed};
 use super::world::{NULL, Row, Tables, UNKNOWN};
 
-pub(crate) const DERIVED_FILES: [&str; 12] = [
+pub(crate) const DERIVED_FILES: [&str; 13] = [
     r#"
 hierarchy: above
 of: zone
@@ -66,6 +66,12 @@ of: orders
 by: order_no
 voids: fact.channel = 'web'
 "#,
+    // Of two streams, in the order of events.
+    r#"
+ledger: movement_ledger
+of: movements
+by: [order_no, line]
+"#,
     r#"
 allocation: line_shares
 of: order_lines
@@ -115,6 +121,7 @@ fn day(text: &str) -> NaiveDate {
 pub(crate) fn answer(tables: &mut Tables) {
     let of = |name: &str| tables[&format!("sales.{name}")].clone();
     let (lines, orders, customers, products) = (of("order_lines"), of("orders"), of("customer"), of("product"));
+    let movements = of("movements");
     let found = |rows: &[Row], key: &str, value: &str| -> Row {
         rows.iter().find(|row| row[key] == value).expect("what a fact points to is there").clone()
     };
@@ -142,7 +149,8 @@ pub(crate) fn answer(tables: &mut Tables) {
         ("daily", daily(&lines, &customers)),
         ("by_month", by_month(&lines)),
         ("progress", progress),
-        ("order_ledger", ledger(&orders)),
+        ("order_ledger", ledger(&orders, &["order_no"], "orders", |order| order["channel"] == "web")),
+        ("movement_ledger", ledger(&movements, &["order_no", "line"], "quantity", |_| false)),
         ("line_shares", shares),
         ("order_buyers", bridge(&lines)),
         ("tier", shrunken_tier(&customers)),
@@ -257,7 +265,18 @@ fn by_month(lines: &[Row]) -> Vec<Row> {
 /// In the order of time.
 fn ordered<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<&'a Row> {
     let mut rows: Vec<&Row> = rows.collect();
-    rows.sort_by_key(|row| (at(row), row["event_id"].clone(), number(row, "ordinal")));
+    let place = |row: &Row| {
+        let text = |column: &str| row.get(column).cloned();
+        let number = |column: &str| row.get(column).map(|number| number.parse::<i64>().expect("a number"));
+        (
+            text("event_stream"),
+            text("audit_source"),
+            text("audit_topic"),
+            number("audit_partition"),
+            number("audit_position"),
+        )
+    };
+    rows.sort_by_key(|row| (at(row), place(row), row["event_id"].clone(), number(row, "ordinal")));
     rows
 }
 
@@ -310,27 +329,44 @@ fn progress(orders: &[Row], lines: &[Row], priced: &[Row]) -> Vec<Row> {
     rows
 }
 
-fn ledger(orders: &[Row]) -> Vec<Row> {
-    let numbers: BTreeSet<&String> = orders.iter().map(|order| &order["order_no"]).collect();
+/// Entries and reversals of statements about what `by` names; `voids` says which only take back.
+fn ledger(statements: &[Row], by: &[&str], measure: &str, voids: impl Fn(&Row) -> bool) -> Vec<Row> {
+    const OF_EVENT: [&str; 10] = [
+        "occurred_at",
+        "event_id",
+        "ordinal",
+        "event_stream",
+        "audit_source",
+        "audit_topic",
+        "audit_partition",
+        "audit_position",
+        "audit_event_version",
+        "audit_ingested_at",
+    ];
+    let about = |row: &Row| -> Vec<String> { by.iter().map(|column| row[*column].clone()).collect() };
+    let things: BTreeSet<Vec<String>> = statements.iter().map(about).collect();
     let mut rows = Vec::new();
-    for number in numbers {
+    for thing in things {
+        let is_nothing = thing.iter().any(|part| part == NULL);
         let mut before: Option<&Row> = None;
-        for order in ordered(orders.iter().filter(|order| order["order_no"] == *number)) {
-            if let Some(before) = before {
+        for statement in ordered(statements.iter().filter(|row| about(row) == thing)) {
+            if let Some(before) = before.filter(|_| !is_nothing) {
                 let mut reversal = before.clone();
-                for column in ["occurred_at", "event_id", "ordinal"] {
-                    reversal.insert(column.to_owned(), order[column].clone());
+                for column in OF_EVENT.into_iter().filter(|column| statement.contains_key(*column)) {
+                    reversal.insert(column.to_owned(), statement[column].clone());
                 }
-                reversal.insert("orders".to_owned(), format!("-{}", before["orders"]));
+                if before[measure] != NULL {
+                    reversal.insert(measure.to_owned(), format!("-{}", before[measure]));
+                }
                 reversal.insert("entry".to_owned(), "reversal".to_owned());
                 rows.push(reversal);
             }
             before = None;
-            if order["channel"] != "web" {
-                let mut entry = order.clone();
+            if !voids(statement) {
+                let mut entry = statement.clone();
                 entry.insert("entry".to_owned(), "entry".to_owned());
                 rows.push(entry);
-                before = Some(order);
+                before = Some(statement);
             }
         }
     }

@@ -40,8 +40,9 @@ pub(crate) struct History {
     pub(crate) steps: Vec<Step>,
 }
 
-/// Some are equal (an offset), some are one microsecond or one millisecond apart, some lie outside the calendar.
-const INSTANTS: [&str; 10] = [
+/// Some are equal (an offset), some are one microsecond or one millisecond apart, some lie outside the calendar; clocks that are
+/// wrong say the first instant that there is, or a day that nobody has seen yet.
+const INSTANTS: [&str; 12] = [
     "2024-01-02T12:00:00Z",
     "2023-12-31T23:59:59.999999Z",
     "2024-01-01T00:00:00Z",
@@ -52,6 +53,8 @@ const INSTANTS: [&str; 10] = [
     "2024-01-03T08:30:00Z",
     "2024-01-04T00:00:00Z",
     "2024-01-06T00:00:00Z",
+    "0001-01-01T00:00:00Z",
+    "2187-05-04T03:02:01Z",
 ];
 
 /// Source partitions: source, topic, partition.

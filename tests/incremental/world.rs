@@ -20,11 +20,11 @@ use starmere_lake::landing::{Outcome, SourcePartition, Stream};
 use starmere_lake::paths::TablePath;
 use starmere_lake::store::Store;
 use starmere_models::build::Builder;
-use starmere_models::resolve::Model;
+use starmere_models::resolve::{Model, Models};
 
-use super::definitions::{DIMENSIONS, DOMAIN, KEYS, models};
-use super::derived;
-use super::history::Landed;
+use super::definitions::{DIMENSIONS, DOMAIN, KEYS};
+use super::history::{History, Landed};
+use super::{derived, naive};
 pub(crate) use crate::support::models::Quiet;
 use crate::support::models::mapping;
 
@@ -79,20 +79,21 @@ pub(crate) fn unless_conflict(
 
 /// A store, and one process that works on it.
 pub(crate) struct World {
+    models: &'static Models,
     store: Store,
     warehouse: Warehouse,
     batches: i64,
 }
 
 impl World {
-    /// An empty warehouse. Models have `1 << bucket_bits` buckets, whose files are small with fewer rows than `small_file`.
-    pub(crate) async fn new(bucket_bits: u32, small_file: u32) -> Result<Self> {
+    /// An empty warehouse for models, with as many buckets and as small files as the history says.
+    pub(crate) async fn new(models: &'static Models, history: &History) -> Result<Self> {
         let store = Store::memory();
         let warehouse = Warehouse::new(store.clone());
         // A table takes its number of buckets from the rows of the first build, which are few here.
-        let buckets = ("starmere.buckets", bucket_bits.to_string());
-        let settings = [buckets, ("starmere.small_file", small_file.to_string())];
-        for model in &models().models {
+        let buckets = ("starmere.buckets", history.bucket_bits.to_string());
+        let settings = [buckets, ("starmere.small_file", history.small_file.to_string())];
+        for model in &models.models {
             if let Model::Dimension(dimension) = model {
                 let name = &dimension.name;
                 let path = TablePath::model(&name.domain, &name.name, &dimension.fingerprint, "changes");
@@ -106,7 +107,7 @@ impl World {
             let path = TablePath::model(&model.name().domain, &model.name().name, model.fingerprint(), "rows");
             warehouse.table(path).open_or_create_with(&schema, &[], &settings).await?;
         }
-        Ok(Self { store, warehouse, batches: 0 })
+        Ok(Self { models, store, warehouse, batches: 0 })
     }
 
     /// Another process over the same store.
@@ -155,17 +156,25 @@ impl World {
         Ok(())
     }
 
+    /// What the tables of its models should hold.
+    pub(crate) fn answer(&self, landed: &[Landed]) -> Tables {
+        let mut answer = naive::tables(landed);
+        let names: BTreeSet<String> = self.models.models.iter().map(|model| model.name().to_string()).collect();
+        answer.retain(|name, _| names.contains(name.trim_end_matches("/rejects")));
+        answer
+    }
+
     /// Brings everything up to date, or builds it aside; returns what would be published.
     pub(crate) async fn build(&self, full: bool) -> Result<Tables> {
-        let builder = Builder::new(&self.warehouse, models(), full).await?;
-        let pins = builder.build(models(), &Quiet).await?;
+        let builder = Builder::new(&self.warehouse, self.models, full).await?;
+        let pins = builder.build(self.models, &Quiet).await?;
         self.read(&pins).await
     }
 
     /// A build that dies at its `pauses`-th pause, if it takes as many.
     pub(crate) async fn build_and_die(&self, pauses: u32) -> Result<()> {
-        let builder = Builder::new(&self.warehouse, models(), false).await?;
-        if let Some(built) = paused(builder.build(models(), &Quiet), pauses).await {
+        let builder = Builder::new(&self.warehouse, self.models, false).await?;
+        if let Some(built) = paused(builder.build(self.models, &Quiet), pauses).await {
             built.context("a build that was to die failed before")?;
         }
         Ok(())
@@ -221,7 +230,7 @@ pub(crate) fn labelled(mut tables: Tables) -> Result<Tables> {
     tables.remove("sales.date");
     let mut labels: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     for (dimension, key, natural) in DIMENSIONS {
-        let rows = tables.get(dimension).with_context(|| format!("`{dimension}` is not pinned"))?;
+        let Some(rows) = tables.get(dimension) else { continue };
         let of_dimension = labels.entry(dimension).or_default();
         for row in rows {
             let name: Vec<&str> = natural.split('+').map(|part| row[part].as_str()).collect();
@@ -239,7 +248,7 @@ pub(crate) fn labelled(mut tables: Tables) -> Result<Tables> {
         }
     }
     for (table, column, dimension) in KEYS {
-        for row in tables.get_mut(table).with_context(|| format!("`{table}` is not pinned"))? {
+        for row in tables.get_mut(table).into_iter().flatten() {
             let key = row.get_mut(column).with_context(|| format!("`{table}` has no column `{column}`"))?;
             let label = labels[dimension].get(key.as_str()).map_or(NOBODY, String::as_str);
             *key = label.to_owned();
@@ -269,7 +278,9 @@ pub(crate) fn labelled(mut tables: Tables) -> Result<Tables> {
         tables.remove(table);
     }
     // When a batch lands is no part of a history.
-    tables.get_mut("sales.movements").into_iter().flatten().for_each(|row| _ = row.remove("audit_ingested_at"));
+    for table in ["sales.movements", "sales.movement_ledger"] {
+        tables.get_mut(table).into_iter().flatten().for_each(|row| _ = row.remove("audit_ingested_at"));
+    }
     tables.values_mut().for_each(|rows| rows.sort());
     Ok(tables)
 }

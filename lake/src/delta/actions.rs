@@ -82,6 +82,18 @@ impl Metadata {
     }
 }
 
+/// The tag of a file that was made of others by writing some columns anew: [`Like`], the last first, as JSON.
+const LIKE: &str = "starmere.like";
+/// So many of them are remembered.
+const MOST_LIKE: usize = 4;
+
+/// A file that another one was made of, and the columns that differ.
+#[derive(Serialize, Deserialize)]
+struct Like {
+    file: String,
+    replaced: Vec<String>,
+}
+
 /// A file that belongs to the table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,6 +137,30 @@ impl Add {
             counts: BTreeMap<String, serde_json::Value>,
         }
         serde_json::from_str::<Nulls>(self.stats.as_deref()?).ok()?.counts.get(column)?.as_u64()
+    }
+
+    /// Says that the file has the rows of `other`, in their order, with other values in the columns `replaced`.
+    pub(super) fn made_like(&mut self, other: &Self, replaced: Vec<String>) {
+        let mut like = vec![Like { file: other.path.clone(), replaced: replaced.clone() }];
+        for before in other.like().into_iter().take(MOST_LIKE - 1) {
+            let more = replaced.iter().filter(|name| !before.replaced.contains(name)).cloned().collect::<Vec<_>>();
+            like.push(Like { replaced: before.replaced.into_iter().chain(more).collect(), ..before });
+        }
+        let text = serde_json::to_string(&like).ok();
+        self.tags.get_or_insert_default().insert(LIKE.to_owned(), text);
+    }
+
+    fn like(&self) -> Vec<Like> {
+        let text = self.tags.as_ref().and_then(|tags| tags.get(LIKE)?.as_deref());
+        text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+
+    /// The file, of those that are asked for, that this one was made of and whose rows it has, in their order, where all
+    /// `columns` have the values that they have there.
+    pub fn same_as(&self, columns: &[&str], is_asked_for: impl Fn(&str) -> bool) -> Option<String> {
+        let is_same = |like: &Like| columns.iter().all(|column| like.replaced.iter().all(|name| name != column));
+        let mut like = self.like().into_iter().filter(is_same);
+        like.find(|like| is_asked_for(&like.file)).map(|like| like.file)
     }
 
     /// The action that takes the file out of the table again.

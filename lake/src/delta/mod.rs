@@ -312,6 +312,7 @@ impl Table {
         let path = self.path.file(&add.path);
         let bytes = self.store().read(&path).await?.ok_or_else(|| Error::Missing { object: path.to_string() })?;
         let schema = schema.clone();
+        let names = replaced.schema().fields().iter().map(|field| field.name().clone()).collect();
         let splice = move || splice::spliced(&bytes, &schema, &replaced, &options);
         let spliced = tokio::task::spawn_blocking(splice).await;
         let spliced = spliced
@@ -320,7 +321,9 @@ impl Table {
         if let Some(group) = paths::file_group(&add.path) {
             file = file.in_group(group);
         }
-        self.upload(file).await
+        let mut made = self.upload(file).await?;
+        made.made_like(add, names);
+        Ok(made)
     }
 
     /// Uploads an encoded file and tells how to add it.

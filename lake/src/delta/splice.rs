@@ -29,6 +29,7 @@ pub(super) fn spliced(
     if rows != replaced.num_rows() as i64 {
         return Err(ParquetError::General(format!("{} values for {rows} rows", replaced.num_rows())));
     }
+    let options = options.clone().suited_to(replaced);
     let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(options.properties()))?;
     let (mut file, encoders) = writer.into_serialized_writer()?;
     let mut first = 0;

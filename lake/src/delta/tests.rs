@@ -164,6 +164,27 @@ async fn a_file_says_which_values_it_may_hold() {
 }
 
 #[tokio::test]
+async fn files_say_what_they_are_like() {
+    let table = table();
+    let options = FileOptions::default();
+    let first = table.upload(EncodedFile::of(&schema(), &[batch(0..10)], &options).unwrap()).await.unwrap();
+    let replaced = |column: usize| batch(0..10).project(&[column]).unwrap();
+    let second = table.with_columns(&first, &schema(), replaced(2), options.clone()).await.unwrap();
+    let third = table.with_columns(&second, &schema(), replaced(1), options.clone()).await.unwrap();
+    let same = |add: &Add, columns: &[&str], other: &Add| add.same_as(columns, |file| file == other.path).is_some();
+    assert!(same(&second, &["id", "name"], &first) && !same(&second, &["id", "at"], &first));
+    assert!(same(&third, &["id", "at"], &second) && !same(&third, &["name"], &second));
+    // Of the one before the one before, what either step has replaced differs.
+    assert!(same(&third, &["id"], &first) && !same(&third, &["at"], &first) && !same(&third, &["name"], &first));
+    assert!(!same(&first, &["id"], &second) && !same(&second, &["id"], &third));
+    let mut last = third;
+    for _ in 0..6 {
+        last = table.with_columns(&last, &schema(), replaced(1), options.clone()).await.unwrap();
+    }
+    assert!(!same(&last, &["id"], &first), "only some are remembered");
+}
+
+#[tokio::test]
 async fn some_rows_of_a_file_are_read() {
     let table = table();
     let options = FileOptions { row_group: 100, ..FileOptions::default() };
@@ -173,6 +194,9 @@ async fn some_rows_of_a_file_are_read() {
     let whole = batch(0..950);
     let ids: arrow::array::UInt32Array = (0..950).filter(|id| id % 7 == 0 || *id == 949).collect();
     assert_eq!(found, arrow::compute::take_record_batch(&whole, &ids).unwrap());
+    let places: Vec<usize> = ids.values().iter().map(|&id| id as usize).collect();
+    assert_eq!(table.read_at(&add, &schema(), &places).await.unwrap(), found);
+    assert_eq!(table.read_at(&add, &schema(), &[]).await.unwrap().num_rows(), 0);
     let nobody: Wanted = Arc::new(|_| false);
     assert_eq!(table.read_where(&add, &schema(), "id", &nobody).await.unwrap().num_rows(), 0);
 }

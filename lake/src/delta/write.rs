@@ -1,5 +1,7 @@
 //! Writing a data file: record batches in, an encoded Parquet file with Delta's statistics out.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -13,6 +15,24 @@ use super::hashes::{self, FooterEntry, hash_rows};
 use super::statistics;
 use crate::Error;
 use crate::Result;
+
+/// Hashes are hashed already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = (self.0 << 8) | u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
 
 /// How a table's files are encoded.
 #[derive(Clone, Debug)]
@@ -47,7 +67,30 @@ impl Default for FileOptions {
     }
 }
 
+/// So many rows tell whether a column's values repeat, and fewer than so many do not.
+const TELLING: std::ops::RangeInclusive<usize> = 1 << 12..=1 << 17;
+
 impl FileOptions {
+    /// The same for a file that begins with these rows: a dictionary of values that hardly repeat in them would only cost.
+    #[must_use]
+    pub fn suited_to(mut self, rows: &RecordBatch) -> Self {
+        if rows.num_rows() < *TELLING.start() {
+            return self;
+        }
+        let rows = rows.slice(0, rows.num_rows().min(*TELLING.end()));
+        for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+            if self.plain.contains(field.name()) {
+                continue;
+            }
+            let Some(hashes) = hash_rows(std::slice::from_ref(column)) else { continue };
+            let distinct: HashSet<u64, BuildHasherDefault<Hashed>> = hashes.into_iter().collect();
+            if distinct.len() * 2 > rows.num_rows() {
+                self.plain.push(field.name().clone());
+            }
+        }
+        self
+    }
+
     pub(super) fn properties(&self) -> WriterProperties {
         let compression = match (self.small, ZstdLevel::try_new(1)) {
             (true, Ok(level)) => Compression::ZSTD(level),

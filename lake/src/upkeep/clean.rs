@@ -3,7 +3,8 @@
 //! A data file is needed while
 //!
 //! - a retained catalog snapshot pins a version that has it, or
-//! - it was added to a stream after the version that a table of a retained snapshot has consumed of it, or
+//! - it was added to a table after the version that another one of a retained snapshot has consumed of it (of a stream only where
+//!   its rows were new then: what compactions have made is not read by whoever follows a stream), or
 //! - the newest version of its table has it, or
 //! - it is young: somebody may be about to commit it, or be reading the version before.
 //!
@@ -18,7 +19,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use crate::catalog::{Catalog, CatalogSnapshot};
-use crate::delta::Warehouse;
+use crate::delta::{Action, Warehouse};
 use crate::paths::{self, TablePath};
 use crate::{Error, Result};
 
@@ -173,6 +174,12 @@ impl Needed {
         if let Some(&consumed) = self.consumed.get(path) {
             for commit in table.commits(consumed, newest.version()).await? {
                 needed.extend(commit.added().map(|add| path.file(&add.path)));
+                // Who follows a model's table compares versions of it.
+                let all = commit.actions.iter().filter(|_| !path.is_stream());
+                needed.extend(all.filter_map(|action| match action {
+                    Action::Add(add) => Some(path.file(&add.path)),
+                    _ => None,
+                }));
             }
         }
         Ok(needed)

@@ -1,21 +1,22 @@
 //! The change log of a dimension: what events say about its members, in the order in which they came.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
-    new_null_array,
+    ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
 };
 use arrow::compute::{concat_batches, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::Int64Type;
+use futures::{StreamExt, TryStreamExt};
 use starmere_lake::delta::{FileOptions, Snapshot};
 
-use super::{Action, Dimension, FIRST_KEY};
+use super::{Action, Dimension, Mentions};
 use crate::build::{Builder, Built};
 use crate::derived::{Change, Derived};
 use crate::events::{Decoded, Decoder, EventChanges};
 use crate::expression::{RowError, cast_rows};
+use crate::fact::Fact;
 use crate::keys::UNKNOWN;
 use crate::resolve::Model;
 use crate::{Error, Result, rejects};
@@ -23,6 +24,8 @@ use crate::{Error, Result, rejects};
 /// The part of a dimension that is its change log.
 pub const CHANGES: &str = "changes";
 
+/// Files of the lake that are read side by side.
+const FILES_SIDE_BY_SIDE: usize = 2;
 /// Changes of a bucket that are folded at once.
 const BUCKET_CHANGES: usize = 400_000;
 const MAX_BUCKET_BITS: u32 = 12;
@@ -53,10 +56,18 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
         let snapshot = changes.create(&dimension.changes_schema(), &[(SETTING, bits.to_string())]).await?;
         let bits = bucket_bits(&snapshot);
         let mut change = Change::default();
-        for (group, rows) in by_bucket(dimension, &gathered.changes, bits)? {
-            let options = FileOptions { small: true, ..FileOptions::default() };
-            change.adds.extend(changes.write(vec![rows], options, Some(group)).await?);
+        let options = FileOptions { small: true, ..FileOptions::default() };
+        changes.put_together(&mut change, &dimension.changes_schema(), &options).await?;
+        let (of, gathered_changes) = (dimension.clone(), gathered.changes);
+        let by_bucket = tokio::task::spawn_blocking(move || by_bucket(&of, &gathered_changes, bits)).await;
+        let by_bucket = by_bucket.map_err(|error| Error::Task(error.to_string()))??;
+        let mut written = futures::stream::iter(by_bucket)
+            .map(|(group, rows)| changes.write(vec![rows], options.clone(), Some(group)))
+            .buffered(FILES_SIDE_BY_SIDE);
+        while let Some(add) = written.try_next().await? {
+            change.adds.extend(add);
         }
+        drop(written);
         changes.commit(change, &inputs).await?;
         built.rows_written = count as u64;
         // The usual case: both tables are equally far.
@@ -103,19 +114,41 @@ impl Gathered {
             let from = derived.consumed(&input);
             gathered.from.insert(input, from);
             let events = builder.changes(stream, from).await?;
+            gathered.read += events.rows() as u64;
             let reader = Arc::new(StreamReader::new(dimension, stream)?);
-            for file in 0..events.len() {
-                let (batch, counts) = events.read(file).await?;
-                gathered.read += counts.true_count() as u64;
-                let reader = reader.clone();
-                let task = tokio::task::spawn_blocking(move || reader.read(&batch, &counts, false));
-                let read = task.await.map_err(|error| Error::Task(error.to_string()))??;
-                gathered.add(read, &mut mentions, 1);
+            if !reader.is_empty() {
+                gathered.read_all(&events, &reader, &mut mentions).await?;
+                gathered.take_back(&events, &reader, stream, &mut mentions).await?;
             }
-            gathered.take_back(&events, &reader, stream, &mut mentions).await?;
+            for fact in reader.facts() {
+                builder.mentions(fact, stream, from).await?.add_to(&dimension.name, &mut mentions);
+            }
         }
-        gathered.changes.extend(mentions.rows(dimension)?);
+        gathered.changes.extend(mentions.rows(dimension).map_err(Error::columns("mentions"))?);
         Ok(gathered)
+    }
+
+    async fn read_all(
+        &mut self,
+        events: &Arc<EventChanges>,
+        reader: &Arc<StreamReader>,
+        mentions: &mut Mentions,
+    ) -> Result<()> {
+        let mut files = futures::stream::iter(0..events.len())
+            .map(|file| {
+                let (events, reader) = (events.clone(), reader.clone());
+                let task = tokio::spawn(async move {
+                    let (batch, counts) = events.read(file).await?;
+                    let task = tokio::task::spawn_blocking(move || reader.read(&batch, &counts, false));
+                    task.await.map_err(|error| Error::Task(error.to_string()))?
+                });
+                async move { task.await.map_err(|error| Error::Task(error.to_string()))? }
+            })
+            .buffered(FILES_SIDE_BY_SIDE);
+        while let Some(read) = files.try_next().await? {
+            self.add(read, mentions, 1)?;
+        }
+        Ok(())
     }
 
     async fn take_back(
@@ -129,15 +162,18 @@ impl Gathered {
             self.taken_back.extend(rejects::coordinates(stream, &batch, &rows));
             let mut read = reader.read(&batch, &rows, true)?;
             read.rejects.clear();
-            self.add(read, mentions, -1);
+            self.add(read, mentions, -1)?;
         }
         Ok(())
     }
 
-    fn add(&mut self, read: Read, mentions: &mut Mentions, sign: i64) {
+    fn add(&mut self, read: Read, mentions: &mut Mentions, sign: i64) -> Result<()> {
         self.changes.extend(read.changes);
         self.rejects.extend(read.rejects);
-        read.mentions.into_iter().for_each(|(durable, natural)| mentions.add(&durable, natural, sign));
+        for (durable, natural) in read.mentions {
+            mentions.add(&durable, &natural, sign).map_err(Error::columns("mentions"))?;
+        }
+        Ok(())
     }
 }
 
@@ -155,40 +191,42 @@ struct StreamReader {
     stream: String,
     /// Sources of the dimension, by index, with their decoders.
     sources: Vec<(usize, Decoder)>,
-    mentioning: Vec<Mentioning>,
+    children: Vec<Child>,
 }
 
-/// A model whose events mention members.
-enum Mentioning {
-    Fact(crate::fact::Stage),
-    Child { dimension: Arc<Dimension>, source: usize, decoder: Decoder },
+/// A source of a dimension whose events mention members of this one.
+struct Child {
+    dimension: Arc<Dimension>,
+    source: usize,
+    decoder: Decoder,
 }
 
 impl StreamReader {
     fn new(dimension: &Arc<Dimension>, stream: &str) -> Result<Self> {
         let sources = dimension.sources.iter().enumerate().filter(|(_, source)| source.stream == stream);
         let sources = sources.map(|(index, source)| Ok((index, decoder(&source.definition, &source.need)?)));
-        let mut mentioning = Vec::new();
+        let mut children = Vec::new();
         for model in &dimension.mentions {
-            match model {
-                Model::Fact(fact) => {
-                    let stages = crate::fact::Stage::of(fact, stream)?;
-                    mentioning.extend(stages.into_iter().map(Mentioning::Fact));
-                }
-                Model::Dimension(child) => {
-                    for (source, definition) in child.sources.iter().enumerate().filter(|(_, s)| s.stream == stream) {
-                        let decoder = decoder(&definition.definition, &definition.need)?;
-                        mentioning.push(Mentioning::Child { dimension: child.clone(), source, decoder });
-                    }
-                }
-                _ => {}
+            let Model::Dimension(child) = model else { continue };
+            for (source, definition) in child.sources.iter().enumerate().filter(|(_, s)| s.stream == stream) {
+                let decoder = decoder(&definition.definition, &definition.need)?;
+                children.push(Child { dimension: child.clone(), source, decoder });
             }
         }
-        Ok(Self {
-            dimension: dimension.clone(),
-            stream: stream.to_owned(),
-            sources: sources.collect::<Result<_>>()?,
-            mentioning,
+        let sources = sources.collect::<Result<_>>()?;
+        Ok(Self { dimension: dimension.clone(), stream: stream.to_owned(), sources, children })
+    }
+
+    /// Its events say nothing, unless facts are made of them.
+    fn is_empty(&self) -> bool {
+        self.sources.is_empty() && self.children.is_empty()
+    }
+
+    /// Facts of the stream's events, which mention members.
+    fn facts(&self) -> impl Iterator<Item = &Arc<Fact>> {
+        self.dimension.mentions.iter().filter_map(|model| match model {
+            Model::Fact(fact) if fact.streams().contains(&*self.stream) => Some(fact),
+            _ => None,
         })
     }
 
@@ -203,14 +241,9 @@ impl StreamReader {
                 read.rejects.push(rejects::rows(&self.stream, batch, &rejects)?);
             }
         }
-        for mentioning in &self.mentioning {
-            match mentioning {
-                Mentioning::Fact(stage) => read.mentions.extend(stage.mentions(batch, counts, &self.dimension.name)?),
-                Mentioning::Child { dimension, source, decoder } => {
-                    let decoded = decoder.decode(batch, counts)?;
-                    read.mentions.extend(child_mentions(dimension, *source, batch, &decoded, &self.dimension)?);
-                }
-            }
+        for Child { dimension, source, decoder } in &self.children {
+            let decoded = decoder.decode(batch, counts)?;
+            read.mentions.extend(child_mentions(dimension, *source, batch, &decoded, &self.dimension)?);
         }
         Ok(read)
     }
@@ -382,64 +415,6 @@ fn child_mentions(
         }
     }
     Ok(mentions)
-}
-
-/// How often each member is mentioned, and its natural key.
-#[derive(Default)]
-struct Mentions {
-    counts: HashMap<i64, (i64, usize, usize)>,
-    natural: Vec<Vec<ArrayRef>>,
-}
-
-impl Mentions {
-    fn add(&mut self, durable: &Int64Array, natural: Vec<ArrayRef>, sign: i64) {
-        let batch = self.natural.len();
-        let mut used = false;
-        for (row, &key) in durable.values().iter().enumerate().filter(|(_, key)| **key > UNKNOWN) {
-            let entry = self.counts.entry(key).or_insert_with(|| {
-                used = true;
-                (0, batch, row)
-            });
-            entry.0 += sign;
-        }
-        // The batch is kept only where it holds the natural key of somebody.
-        self.natural.push(if used { natural } else { Vec::new() });
-    }
-
-    fn rows(self, dimension: &Dimension) -> Result<Option<RecordBatch>> {
-        let mut members: Vec<(i64, i64, usize, usize)> = self
-            .counts
-            .into_iter()
-            .filter(|(_, (count, ..))| *count != 0)
-            .map(|(key, (count, batch, row))| (key, count, batch, row))
-            .collect();
-        if members.is_empty() {
-            return Ok(None);
-        }
-        members.sort_unstable();
-        let schema = dimension.changes_schema();
-        let failed = || Error::columns("mentions");
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values(members.iter().map(|member| member.0))),
-            Arc::new(Int32Array::from(vec![Action::Mention as i32; members.len()])),
-            Arc::new(Int64Array::from_iter_values(members.iter().map(|member| member.1))),
-        ];
-        columns
-            .extend(schema.fields()[3..FIRST_KEY].iter().map(|field| new_null_array(field.data_type(), members.len())));
-        let indices: Vec<(usize, usize)> = members.iter().map(|&(_, _, batch, row)| (batch, row)).collect();
-        for part in 0..dimension.key.len() {
-            let empty = new_null_array(schema.field(FIRST_KEY + part).data_type(), 0);
-            let arrays: Vec<&dyn Array> = self
-                .natural
-                .iter()
-                .map(|natural| natural.get(part).map_or(empty.as_ref(), |column| column.as_ref()))
-                .collect();
-            columns.push(arrow::compute::interleave(&arrays, &indices).map_err(failed())?);
-        }
-        let rest = schema.fields()[dimension.first_attribute()..].iter();
-        columns.extend(rest.map(|field| new_null_array(field.data_type(), members.len())));
-        RecordBatch::try_new(schema, columns).map(Some).map_err(failed())
-    }
 }
 
 fn by_bucket(dimension: &Dimension, batches: &[RecordBatch], bits: u32) -> Result<BTreeMap<u32, RecordBatch>> {

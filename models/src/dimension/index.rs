@@ -34,7 +34,8 @@ impl Hasher for Same {
     }
 }
 
-type ByKey<V> = HashMap<i64, V, BuildHasherDefault<Same>>;
+/// By durable key.
+pub(super) type ByKey<V> = HashMap<i64, V, BuildHasherDefault<Same>>;
 
 /// Members, by durable key.
 pub type Members = HashSet<i64, BuildHasherDefault<Same>>;
@@ -152,13 +153,20 @@ impl Index {
         name: &str,
         only: Option<&Arc<Members>>,
     ) -> Result<Affected> {
+        let mut went: Vec<&Arc<Add>> = before.files().filter(|add| after.file(&add.path).is_none()).collect();
+        let mut came: Vec<&Arc<Add>> = after.files().filter(|add| before.file(&add.path).is_none()).collect();
+        let columns = columns(name);
+        let known_by: Vec<&str> = columns.fields()[..3].iter().map(|field| field.name().as_str()).collect();
+        came.retain(|add| {
+            // Only the ends of its versions are others.
+            let Some(same) = add.same_as(&known_by, |file| went.iter().any(|add| add.path == file)) else {
+                return true;
+            };
+            went.retain(|add| add.path != same);
+            false
+        });
         let mut counts: HashMap<(i64, i64, i64), (i32, i64)> = HashMap::new();
-        for (add, sign) in before
-            .files()
-            .filter(|add| after.file(&add.path).is_none())
-            .map(|add| (add, -1))
-            .chain(after.files().filter(|add| before.file(&add.path).is_none()).map(|add| (add, 1)))
-        {
+        for (add, sign) in went.into_iter().map(|add| (add, -1)).chain(came.into_iter().map(|add| (add, 1))) {
             for row in read(table, add, name, only).await? {
                 let (durable, from, to, key) = row;
                 let (count, end) = counts.entry((durable, from, key)).or_insert((0, to));

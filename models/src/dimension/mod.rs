@@ -14,6 +14,7 @@ mod as_of;
 mod changes;
 mod fold;
 mod index;
+mod mentions;
 mod versions;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ pub(crate) use changes::{decoder, natural_key, with_built_in};
 pub use fold::fold;
 pub(crate) use index::those;
 pub use index::{Affected, Index, Members};
+pub(crate) use mentions::Mentions;
 pub(crate) use versions::changed_since;
 pub use versions::{VERSIONS, build_versions};
 

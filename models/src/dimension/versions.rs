@@ -19,20 +19,22 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
 };
+use arrow::buffer::ScalarBuffer;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{concat_batches, filter_record_batch, interleave, or, take_record_batch};
-use arrow::datatypes::{Int64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{Int32Type, Int64Type, Schema, TimestampMicrosecondType};
+use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table};
+use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table, append_value};
 use starmere_lake::events::timestamp;
 use starmere_lake::paths;
 
 use super::changes::{CHANGES, SETTING, bucket_bits};
-use super::index::{Affected, Index, Members, those};
-use super::{BEGINNING, Dimension, END, as_of, fold};
+use super::index::{Affected, ByKey, Index, Members, those};
+use super::{Action, BEGINNING, Dimension, END, FIRST_KEY, as_of, fold};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::derived::{Change, DEFINITION, Derived, consumed, small_file};
@@ -72,7 +74,7 @@ pub async fn build_versions(
         versions.create(&dimension.schema(), &[(SETTING, bits.to_string()), definition]).await?;
         let mut affected = match from {
             None => None,
-            Some(from) => Some(by_bucket(&log, from, changes_pin.version).await?),
+            Some(from) => Some(by_bucket(&log, from, changes_pin.version, dimension.key.len()).await?),
         };
         let parents = Arc::new(Parent::all(builder, dimension, &versions, pins).await?);
         if let Some(affected) = &mut affected {
@@ -80,14 +82,14 @@ pub async fn build_versions(
         }
         let mut buckets = Vec::new();
         for group in 0..1_u32 << bits {
-            let members = affected.as_mut().map(|affected| affected.remove(&group));
-            if matches!(members, Some(None)) {
+            let changed = affected.as_mut().map(|affected| affected.remove(&group));
+            if matches!(changed, Some(None)) {
                 continue;
             }
             buckets.push(Bucket {
                 dimension: dimension.clone(),
                 group,
-                members: members.flatten().map(Arc::new),
+                changed: changed.flatten(),
                 log: log.clone(),
                 changes: of_group(&log_snapshot, group),
                 versions: versions.clone(),
@@ -112,19 +114,51 @@ fn of_group(snapshot: &Snapshot, group: u32) -> Vec<Arc<Add>> {
     snapshot.files().filter(|add| paths::file_group(&add.path) == Some(group)).cloned().collect()
 }
 
-/// The members with changes between two versions of a change log, by bucket.
-async fn by_bucket(log: &Table, from: u64, to: u64) -> Result<HashMap<u32, Members>> {
+/// Members of which a change log says something new.
+#[derive(Default)]
+struct Changed {
+    members: Members,
+    /// Of these only that they are mentioned more often, with their natural keys. Who is there already stays as they are.
+    mentioned: ByKey<Box<[u8]>>,
+}
+
+/// Of whom a change log says something new between two of its versions, by bucket. Natural keys have so many `parts`.
+async fn by_bucket(log: &Table, from: u64, to: u64, parts: usize) -> Result<HashMap<u32, Changed>> {
     let snapshot = log.snapshot_at(to).await?;
-    let durable = Arc::new(Schema::new(vec![snapshot.schema().field(0).clone()]));
-    let mut affected: HashMap<u32, Members> = HashMap::new();
+    let fields = snapshot.schema().fields();
+    // The member, the action, the count.
+    let fields = fields[..3].iter().chain(&fields[FIRST_KEY..FIRST_KEY + parts]).cloned();
+    let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let mut affected: HashMap<u32, Changed> = HashMap::new();
     for commit in log.commits(from, to).await? {
         for add in commit.added() {
-            let batch = log.read(add, &durable).await?;
+            let batch = log.read(add, &columns).await?;
             let keys = batch.column(0).as_primitive::<Int64Type>().values();
-            affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default().extend(keys.iter().copied());
+            let actions = batch.column(1).as_primitive::<Int32Type>().values();
+            let counts = batch.column(2).as_primitive::<Int64Type>().values();
+            let changed = affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default();
+            for (row, &key) in keys.iter().enumerate() {
+                if actions[row] == Action::Mention as i32 && counts[row] > 0 {
+                    changed.mentioned.entry(key).or_insert_with(|| natural(&batch.columns()[3..], row));
+                } else {
+                    changed.members.insert(key);
+                }
+            }
         }
     }
     Ok(affected)
+}
+
+/// The bytes of a natural key.
+fn natural(columns: &[ArrayRef], row: usize) -> Box<[u8]> {
+    let mut bytes = Vec::new();
+    for column in columns {
+        bytes.push(u8::from(column.is_valid(row)));
+        if column.is_valid(row) {
+            append_value(&mut bytes, column, row);
+        }
+    }
+    bytes.into()
 }
 
 /// The members of a dimension whose versions may be others than in its table `before`; none where nothing says so.
@@ -141,8 +175,10 @@ pub(crate) async fn changed_since(
         return Ok(None);
     };
     let table = builder.warehouse().table(log.path.clone());
-    let by_bucket = by_bucket(&table, from, log.version).await?;
-    Ok(Some(Arc::new(by_bucket.into_values().flatten().collect())))
+    let by_bucket = by_bucket(&table, from, log.version, 0).await?;
+    let members =
+        by_bucket.into_values().flat_map(|changed| changed.members.into_iter().chain(changed.mentioned.into_keys()));
+    Ok(Some(Arc::new(members.collect())))
 }
 
 fn pin_of<'a>(pins: &'a BTreeMap<String, Pin>, dimension: &Dimension, parent: &ModelName) -> Result<&'a Pin> {
@@ -195,7 +231,7 @@ async fn children(
     dimension: &Dimension,
     versions: &Derived,
     parents: &[Parent],
-    affected: &mut HashMap<u32, Members>,
+    affected: &mut HashMap<u32, Changed>,
 ) -> Result<()> {
     let Some(snapshot) = &versions.snapshot else { return Ok(()) };
     for parent in parents {
@@ -206,11 +242,12 @@ async fn children(
         for add in snapshot.files() {
             let found = versions.table.read_where(add, &durable, &column, &those(&moved)).await?;
             let found = found.column(0).as_primitive::<Int64Type>().values();
-            affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default().extend(found);
+            if !found.is_empty() {
+                let changed = affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default();
+                changed.members.extend(found);
+            }
         }
     }
-    // Buckets of which nobody is affected are none of those to be folded.
-    affected.retain(|_, members| !members.is_empty());
     Ok(())
 }
 
@@ -219,7 +256,7 @@ struct Bucket {
     dimension: Arc<Dimension>,
     group: u32,
     /// The members to fold anew; all where it is none.
-    members: Option<Arc<Members>>,
+    changed: Option<Changed>,
     log: Table,
     /// The files of its change log.
     changes: Vec<Arc<Add>>,
@@ -238,7 +275,8 @@ struct Rewritten {
 /// A file of the bucket's versions.
 struct Piece {
     add: Arc<Add>,
-    /// Its rows of affected members: where they are in it, what they are, and which of the folded ones is the same version.
+    /// Its rows of affected members: where they are in it, what they are, and which of the folded ones is the same version
+    /// (known once these are).
     places: Vec<usize>,
     old: RecordBatch,
     new: Vec<Option<u32>>,
@@ -252,10 +290,11 @@ impl Piece {
 }
 
 impl Bucket {
-    async fn rewrite(self) -> Result<Rewritten> {
+    async fn rewrite(mut self) -> Result<Rewritten> {
+        let changed = self.changed.take();
         let bucket = Arc::new(self);
-        let folded = bucket.folded().await?;
-        let Some(members) = &bucket.members else {
+        let Some(Changed { mut members, mut mentioned }) = changed else {
+            let folded = bucket.folded(None).await?;
             let add = bucket.write(vec![folded]).await?;
             return Ok(Rewritten {
                 rows: add.iter().filter_map(Add::rows).sum(),
@@ -263,10 +302,22 @@ impl Bucket {
                 removes: vec![],
             });
         };
-        let mut pieces = Vec::new();
-        let files = bucket.versions.snapshot.as_ref().map(|snapshot| of_group(snapshot, bucket.group));
-        for add in files.unwrap_or_default() {
-            pieces.push(bucket.piece(add, members, &folded).await?);
+        let of_group = bucket.versions.snapshot.as_ref().map(|snapshot| of_group(snapshot, bucket.group));
+        let of_group = of_group.unwrap_or_default().into_iter();
+        let files = try_join_all(of_group.map(|add| spawned(bucket.clone().with_keys(add)))).await?;
+        for (add, keys) in &files {
+            bucket.who_is_there(add, keys, &mut mentioned).await?;
+        }
+        members.extend(mentioned.into_keys());
+        if members.is_empty() {
+            return Ok(Rewritten::default());
+        }
+        let members = &Arc::new(members);
+        let pieces = files.into_iter().map(|(add, keys)| spawned(bucket.clone().piece(add, keys, members.clone())));
+        let (folded, mut pieces) = tokio::try_join!(bucket.folded(Some(members)), try_join_all(pieces))?;
+        let by_version: HashMap<(i64, i64), u32> = versions(&folded).zip(0..).collect();
+        for piece in &mut pieces {
+            piece.new = versions(&piece.old).map(|version| by_version.get(&version).copied()).collect();
         }
         let fewest = bucket.versions.snapshot.as_ref().map_or(0, |snapshot| small_file(snapshot));
         let rows = |piece: &Piece| piece.add.rows().unwrap_or_default();
@@ -282,23 +333,31 @@ impl Bucket {
         let is_all = new >= fewest && new * SHARE > largest;
         let mut rewritten = Rewritten::default();
         let mut together = Vec::new();
-        for piece in &pieces {
-            if is_all || is_rewritten(piece) {
-                together.push(bucket.others(&piece.add, members).await?);
-                rewritten.removes.push(piece.add.remove());
-            } else if let Some((add, changed)) = bucket.spliced(piece, &folded).await? {
-                rewritten.removes.push(piece.add.remove());
-                rewritten.adds.push(add);
-                rewritten.rows += changed;
-            }
+        let (gone, stay): (Vec<&Piece>, Vec<&Piece>) = pieces.iter().partition(|piece| is_all || is_rewritten(piece));
+        for piece in gone {
+            together.push(bucket.others(&piece.add, members).await?);
+            rewritten.removes.push(piece.add.remove());
         }
         let is_new: BooleanArray =
             (0..folded.num_rows() as u32).map(|row| Some(is_all || !in_place.contains(&row))).collect();
         together.push(filter_record_batch(&folded, &is_new).map_err(bucket.columns())?);
-        let add = bucket.write(together).await?;
+        let spliced = try_join_all(stay.into_iter().map(|piece| bucket.spliced(piece, &folded)));
+        let (spliced, add) = tokio::try_join!(spliced, bucket.write(together))?;
+        for (remove, add, changed) in spliced.into_iter().flatten() {
+            rewritten.removes.push(remove);
+            rewritten.adds.push(add);
+            rewritten.rows += changed;
+        }
         rewritten.rows += add.iter().filter_map(Add::rows).sum::<u64>();
         rewritten.adds.extend(add);
         Ok(rewritten)
+    }
+
+    /// A file of the versions, and whose each of its rows is.
+    async fn with_keys(self: Arc<Self>, add: Arc<Add>) -> Result<(Arc<Add>, ScalarBuffer<i64>)> {
+        let durable = Arc::new(Schema::new(vec![self.dimension.schema().field(1).clone()]));
+        let keys = self.versions.table.read(&add, &durable).await?;
+        Ok((add, keys.column(0).as_primitive::<Int64Type>().values().clone()))
     }
 
     fn columns(&self) -> impl FnOnce(arrow::error::ArrowError) -> Error + use<> {
@@ -310,20 +369,23 @@ impl Bucket {
     }
 
     /// The rows of the members that are folded; where that is all of them, those that stand for no member as well.
-    async fn folded(self: &Arc<Self>) -> Result<RecordBatch> {
+    async fn folded(self: &Arc<Self>, members: Option<&Arc<Members>>) -> Result<RecordBatch> {
         let schema = self.dimension.changes_schema();
-        let mut changes = Vec::with_capacity(self.changes.len());
-        for add in &self.changes {
-            changes.push(match &self.members {
-                Some(members) => self.log.read_where(add, &schema, "durable_key", &those(members)).await?,
-                None => self.log.read(add, &schema).await?,
-            });
-        }
-        let bucket = self.clone();
+        let changes = self.changes.iter().map(|add| {
+            let (log, add, schema, members) = (self.log.clone(), add.clone(), schema.clone(), members.cloned());
+            spawned(async move {
+                Ok(match members {
+                    Some(members) => log.read_where(&add, &schema, "durable_key", &those(&members)).await?,
+                    None => log.read(&add, &schema).await?,
+                })
+            })
+        });
+        let changes = try_join_all(changes).await?;
+        let (bucket, is_all) = (self.clone(), members.is_none());
         let task = tokio::task::spawn_blocking(move || {
             let changes = concat_batches(&schema, &changes).map_err(bucket.columns())?;
             let mut rows = vec![fold(&bucket.dimension, &changes)?];
-            if bucket.members.is_none() && bucket.group == 0 {
+            if is_all && bucket.group == 0 {
                 for (key, label) in bucket.dimension.members.rows() {
                     rows.push(special_member(&bucket.dimension, key, label)?);
                 }
@@ -346,19 +408,26 @@ impl Bucket {
         Ok(folded)
     }
 
-    async fn piece(&self, add: Arc<Add>, members: &Arc<Members>, folded: &RecordBatch) -> Result<Piece> {
-        let schema = self.dimension.schema();
-        let table = &self.versions.table;
-        let keys = table.read(&add, &Arc::new(Schema::new(vec![schema.field(1).clone()]))).await?;
-        let keys = keys.column(0).as_primitive::<Int64Type>().values();
+    /// Takes those out of `mentioned` who have rows in a file. Who has the key of another member stays, and is told when folded.
+    async fn who_is_there(&self, add: &Add, keys: &[i64], mentioned: &mut ByKey<Box<[u8]>>) -> Result<()> {
+        let is_first = |row: usize| row == 0 || keys[row] != keys[row - 1];
+        let places: Vec<usize> =
+            (0..keys.len()).filter(|&row| is_first(row) && mentioned.contains_key(&keys[row])).collect();
+        let columns = Schema::new(self.dimension.schema().fields()[2..2 + self.dimension.key.len()].to_vec());
+        let found = self.versions.table.read_at(add, &Arc::new(columns), &places).await?;
+        for (row, place) in places.into_iter().enumerate() {
+            if mentioned.get(&keys[place]).is_some_and(|key| *key == natural(found.columns(), row)) {
+                mentioned.remove(&keys[place]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a file has of members that are folded.
+    async fn piece(self: Arc<Self>, add: Arc<Add>, keys: ScalarBuffer<i64>, members: Arc<Members>) -> Result<Piece> {
         let places: Vec<usize> = (0..keys.len()).filter(|&row| members.contains(&keys[row])).collect();
-        let old = match places.is_empty() {
-            true => RecordBatch::new_empty(schema),
-            false => table.read_where(&add, &schema, &self.durable(), &those(members)).await?,
-        };
-        let folded: HashMap<(i64, i64), u32> = versions(folded).zip(0..).collect();
-        let new = versions(&old).map(|version| folded.get(&version).copied()).collect();
-        Ok(Piece { add, places, old, new })
+        let old = self.versions.table.read_at(&add, &self.dimension.schema(), &places).await?;
+        Ok(Piece { add, places, old, new: Vec::new() })
     }
 
     /// The rows of a file that are not folded.
@@ -370,7 +439,7 @@ impl Bucket {
     }
 
     /// The file with the values that its versions have now, and how many of them changed; none where nothing did.
-    async fn spliced(&self, piece: &Piece, folded: &RecordBatch) -> Result<Option<(Add, u64)>> {
+    async fn spliced(&self, piece: &Piece, folded: &RecordBatch) -> Result<Option<(Remove, Add, u64)>> {
         let rows: UInt32Array = piece.new.iter().copied().collect();
         let new = take_record_batch(folded, &rows).map_err(self.columns())?;
         let (mut changed, mut differing) = (BooleanArray::from(vec![false; rows.len()]), Vec::new());
@@ -397,7 +466,7 @@ impl Bucket {
         let values = values.collect::<Result<Vec<_>, _>>().map_err(self.columns())?;
         let replaced = RecordBatch::try_new(whole.schema(), values).map_err(self.columns())?;
         let add = table.with_columns(&piece.add, &schema, replaced, self.options()).await?;
-        Ok(Some((add, changed.true_count() as u64)))
+        Ok(Some((piece.add.remove(), add, changed.true_count() as u64)))
     }
 
     fn options(&self) -> FileOptions {
@@ -419,6 +488,11 @@ impl Bucket {
         let order: UInt32Array = order.into_iter().map(|(_, row)| row).collect();
         take_record_batch(&whole, &order).map_err(self.columns())
     }
+}
+
+/// Does the work on a thread of the runtime's, beside others.
+async fn spawned<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.map_err(|error| Error::Task(error.to_string()))?
 }
 
 /// Which versions the rows of a dimension are: of whom, and from when.

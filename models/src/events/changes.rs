@@ -29,6 +29,7 @@ use crate::{Error, Result};
 
 /// Files read side by side.
 const SIDE_BY_SIDE: usize = 4;
+const SHARD_BITS: u32 = 8;
 
 /// What is new in a stream.
 #[derive(Debug)]
@@ -85,6 +86,66 @@ struct Place {
     row: u32,
 }
 
+/// Hashes of ids and where they are, by their first bits: each of these shards is sorted by itself.
+struct Places {
+    shards: Vec<Vec<(u64, Place)>>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { shards: vec![Vec::new(); 1 << SHARD_BITS] }
+    }
+}
+
+impl Places {
+    fn push(&mut self, hash: u64, place: Place) {
+        self.shards[shard(hash)].push((hash, place));
+    }
+
+    /// In order: every [`Self::of`] needs that.
+    async fn sorted(self) -> Result<Self> {
+        let mut shards = self.shards;
+        let others = shards.split_off(shards.len() / 2);
+        let sort = |mut shards: Vec<Vec<(u64, Place)>>| {
+            tokio::task::spawn_blocking(move || {
+                shards.iter_mut().for_each(|shard| shard.sort_unstable());
+                shards
+            })
+        };
+        let (first, second) = (sort(shards), sort(others));
+        let failed = |error: tokio::task::JoinError| Error::Task(error.to_string());
+        let mut shards = first.await.map_err(failed)?;
+        shards.extend(second.await.map_err(failed)?);
+        Ok(Self { shards })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.shards.iter().all(Vec::is_empty)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        self.shards.iter().flatten().map(|&(hash, _)| hash)
+    }
+
+    /// The rows with this hash.
+    fn of(&self, hash: u64) -> &[(u64, Place)] {
+        let shard = &self.shards[shard(hash)];
+        let start = shard.partition_point(|&(other, _)| other < hash);
+        let count = shard[start..].iter().take_while(|&&(other, _)| other == hash).count();
+        &shard[start..start + count]
+    }
+
+    /// Rows with one hash, where there are several.
+    fn recurring(&self) -> impl Iterator<Item = &[(u64, Place)]> {
+        let same = |a: &(u64, Place), b: &(u64, Place)| a.0 == b.0;
+        self.shards.iter().flat_map(move |shard| shard.chunk_by(same)).filter(|run| run.len() > 1)
+    }
+}
+
+fn shard(hash: u64) -> usize {
+    (hash >> (u64::BITS - SHARD_BITS)) as usize
+}
+
 /// What orders copies of an event, and its id. The stream is the same for all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Copy {
@@ -107,8 +168,8 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
         }
     };
     let mut counts: Vec<Vec<bool>> = Vec::with_capacity(new.len());
-    // (hash of the id, place), for rows that take part.
-    let mut hashes: Vec<(u64, Place)> = Vec::new();
+    // Of rows that take part.
+    let mut hashes = Places::default();
     {
         let mut read = std::pin::pin!(hashes_of(table, &new));
         while let Some(file) = read.try_next().await? {
@@ -117,20 +178,16 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
             for (row, hash) in file.into_iter().enumerate() {
                 if let Some(hash) = hash {
                     takes_part[row] = true;
-                    hashes.push((hash, Place { file: index, row: row as u32 }));
+                    hashes.push(hash, Place { file: index, row: row as u32 });
                 }
             }
             counts.push(takes_part);
         }
     }
-    hashes.sort_unstable();
-    let hashes = Arc::new(hashes);
+    let hashes = Arc::new(hashes.sorted().await?);
 
     // Rows whose hash recurs, among the new ones and in the old ones.
-    let mut recurring: Vec<(u64, Place)> = Vec::new();
-    for run in hashes.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
-        recurring.extend_from_slice(run);
-    }
+    let mut recurring: Vec<(u64, Place)> = hashes.recurring().flatten().copied().collect();
     let old: Vec<Arc<Add>> = match from {
         Some(from) if !hashes.is_empty() => {
             let files = table.snapshot_at(from).await?.files().cloned().collect();
@@ -145,7 +202,7 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
     while let Some(old_hashes) = read.try_next().await? {
         for (row, hash) in old_hashes.into_iter().enumerate() {
             let Some(hash) = hash else { continue };
-            if hashes.binary_search_by_key(&hash, |&(hash, _)| hash).is_ok() {
+            if !hashes.of(hash).is_empty() {
                 recurring.push((hash, Place { file, row: row as u32 }));
                 hit_in_old.push(hash);
             }
@@ -155,9 +212,8 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
     hit_in_old.sort_unstable();
     hit_in_old.dedup();
     for hash in hit_in_old {
-        let start = hashes.partition_point(|&(other, _)| other < hash);
-        let run: Vec<(u64, Place)> = hashes[start..].iter().take_while(|&&(other, _)| other == hash).copied().collect();
-        if let [only] = run.as_slice() {
+        // Of several new ones all are there.
+        if let [only] = hashes.of(hash) {
             recurring.push(*only);
         }
     }
@@ -167,13 +223,13 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
 }
 
 /// Those of the files that may have one of these ids.
-async fn with_some_of(table: &Table, files: Vec<Arc<Add>>, hashes: &Arc<Vec<(u64, Place)>>) -> Result<Vec<Arc<Add>>> {
+async fn with_some_of(table: &Table, files: Vec<Arc<Add>>, hashes: &Arc<Places>) -> Result<Vec<Arc<Add>>> {
     let found = futures::stream::iter(files)
         .map(|add| {
             let (table, hashes) = (table.clone(), hashes.clone());
             let task = tokio::spawn(async move {
                 let found = table.hashes(&add, &["event_id"]).await?;
-                let may_have = |found: Hashes| hashes.iter().any(|&(hash, _)| found.may_hold(hash));
+                let may_have = |found: Hashes| hashes.iter().any(|hash| found.may_hold(hash));
                 Ok(found.is_none_or(may_have).then_some(add))
             });
             async move { task.await.map_err(|error| Error::Task(error.to_string()))? }

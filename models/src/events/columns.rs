@@ -87,6 +87,8 @@ impl Column {
         let raw = || std::str::from_utf8(span.raw(text)).ok();
         // What may be written as a number or as text.
         let number = || matches!(span.kind, Kind::Number | Kind::String).then(raw)?;
+        // Most numbers are written in the plainest way.
+        let plain = || matches!(span.kind, Kind::Number | Kind::String).then(|| plain(span.raw(text)))?;
         match &mut self.values {
             Values::Text(values) if self.field_type == FieldType::Json => match span.kind {
                 Kind::String => values.append_value(format!("\"{}\"", raw()?)),
@@ -102,9 +104,18 @@ impl Column {
                 (Kind::False, _) | (Kind::String, "false") => values.append_value(false),
                 _ => return None,
             },
-            Values::Int(values) => values.append_value(i32::try_from(integer(number()?)?).ok()?),
-            Values::Bigint(values) => values.append_value(integer(number()?)?),
-            Values::Decimal(values, precision, scale) => values.append_value(decimal(number()?, *precision, *scale)?),
+            Values::Int(values) => {
+                let value = plain().filter(|(_, places)| *places == 0).map(|(value, _)| value);
+                values.append_value(i32::try_from(value.map_or_else(|| integer(number()?), Some)?).ok()?);
+            }
+            Values::Bigint(values) => {
+                let value = plain().filter(|(_, places)| *places == 0).map(|(value, _)| value);
+                values.append_value(value.map_or_else(|| integer(number()?), Some)?);
+            }
+            Values::Decimal(values, precision, scale) => {
+                let value = plain().and_then(|plain| scaled(plain, *precision, *scale));
+                values.append_value(value.map_or_else(|| decimal(number()?, *precision, *scale), Some)?);
+            }
             Values::Double(values) => {
                 let value: f64 = number()?.trim().parse().ok()?;
                 // -0.0 and 0.0 are one value, and nothing else has two.
@@ -136,6 +147,36 @@ impl Column {
         };
         (values, self.present.finish())
     }
+}
+
+/// A number of up to 18 digits, without an exponent: its digits, and how many of them are behind the point.
+fn plain(text: &[u8]) -> Option<(i64, u32)> {
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    let (mut value, mut places, mut is_behind) = (0_i64, 0, false);
+    if !(1..=19).contains(&digits.len()) {
+        return None;
+    }
+    for &byte in digits {
+        match byte {
+            b'0'..=b'9' => {
+                value = value.checked_mul(10)?.checked_add(i64::from(byte - b'0'))?;
+                places += u32::from(is_behind);
+            }
+            b'.' if !is_behind && digits.len() > 1 => is_behind = true,
+            _ => return None,
+        }
+    }
+    Some((if is_negative { -value } else { value }, places))
+}
+
+/// The unscaled value of a plain number as a decimal; `None` where the long way has to tell.
+fn scaled((value, places): (i64, u32), precision: u8, scale: i8) -> Option<i128> {
+    let shift = u32::try_from(scale).ok()?.checked_sub(places)?;
+    let value = i128::from(value).checked_mul(10_i128.checked_pow(shift)?)?;
+    (value.unsigned_abs() < 10_u128.checked_pow(u32::from(precision))?).then_some(value)
 }
 
 fn integer(text: &str) -> Option<i64> {
@@ -210,6 +251,32 @@ mod tests {
             ("--1", None),
         ] {
             assert_eq!(decimal(text, 9, 2), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn plain_numbers_are_what_the_long_way_says() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut plain_ones = 0;
+        for _ in 0..200_000 {
+            let length = random.usize(0..22);
+            let text: String = (0..length)
+                .map(|_| b"0123456789012345678901234567890123456789.-+e "[random.usize(..45)] as char)
+                .collect();
+            let Some(found) = plain(text.as_bytes()) else { continue };
+            plain_ones += 1;
+            if found.1 == 0 && !text.contains('.') {
+                assert_eq!(Some(found.0), integer(&text), "{text}");
+            }
+            if let Some(value) = scaled(found, 9, 2) {
+                assert_eq!(Some(value), decimal(&text, 9, 2), "{text}");
+            }
+        }
+        assert!(plain_ones > 10_000, "{plain_ones}");
+        assert_eq!(plain(b"-12.50"), Some((-1250, 2)));
+        assert_eq!(scaled((-125, 1), 9, 2), Some(-1250));
+        for text in ["", "-", ".", "1e3", "+1", "1.2.3", "12345678901234567890"] {
+            assert_eq!(plain(text.as_bytes()), None, "{text}");
         }
     }
 

@@ -22,6 +22,9 @@ use crate::define::FieldType;
 use crate::expression::RowError;
 use crate::{Error, Result};
 
+/// How the reason begins where a payload is not JSON.
+const NOT_JSON: &str = "not JSON";
+
 /// The fields that a model needs of an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Need {
@@ -280,7 +283,7 @@ impl VersionDecoder {
         for (place, &row) in rows.iter().enumerate() {
             let payload = payloads.value(row as usize);
             if let Err(error) = json::scan(&self.event.paths, payload, &mut found) {
-                errors.push((place, format!("not JSON: {error}")));
+                errors.push((place, format!("{NOT_JSON}: {error}")));
             }
             let read = self.event.fill(&mut columns, &found, payload);
             errors.extend(read.into_iter().map(|(name, reason)| (place, format!("`{name}`: {reason}"))));
@@ -378,7 +381,11 @@ fn without(decoded: Decoded, errors: Vec<RowError>, rejects: &mut Vec<(u32, Stri
     }
     let mut good = vec![true; decoded.rows.len()];
     let mut sorted = errors;
-    sorted.sort();
+    // Of what is no JSON nothing else needs to be said.
+    sorted.sort_by(|(a, first), (b, second)| {
+        let is_other = |reason: &String| !reason.starts_with(NOT_JSON);
+        (a, is_other(first), first).cmp(&(b, is_other(second), second))
+    });
     for (place, reason) in sorted {
         // One reason is enough for a reject.
         if std::mem::replace(&mut good[place], false) {

@@ -25,6 +25,8 @@ pub use view::Payloads;
 
 use starmere_lake::formats::Format;
 
+use serde_json::{Map, Value, json};
+
 use crate::define::FieldType;
 
 /// A stream, as its definition says, with everything checked.
@@ -58,6 +60,18 @@ pub struct Event {
 }
 
 impl Event {
+    /// What rows depend on, as definitions write it: names and numbers as keys, so that edits can be told by them.
+    pub(crate) fn as_written(&self) -> Value {
+        let version = |version: &Version| {
+            let mut written = json!({ "fields": fields_as_written(&version.fields) });
+            if !version.steps.is_empty() {
+                written["from_previous"] = json!(version.steps);
+            }
+            (version.number.to_string(), written)
+        };
+        json!({ "versions": self.versions.iter().map(version).collect::<Map<_, _>>() })
+    }
+
     /// The version that models see.
     pub fn newest(&self) -> &Version {
         self.versions.last().expect("an event has a version, which resolving checks")
@@ -116,4 +130,22 @@ impl Field {
             FieldKind::Each(fields) => Some(fields),
         }
     }
+}
+
+fn fields_as_written(fields: &[Field]) -> Map<String, Value> {
+    let written = |field: &Field| {
+        let mut written = Map::new();
+        if field.path != field.name {
+            written.insert("path".to_owned(), json!(field.path));
+        }
+        match &field.kind {
+            FieldKind::Value(field_type) => written.insert("type".to_owned(), json!(field_type)),
+            FieldKind::Each(fields) => written.insert("each".to_owned(), fields_as_written(fields).into()),
+        };
+        for (key, _) in [("required", field.required), ("one", field.one)].into_iter().filter(|(_, holds)| *holds) {
+            written.insert(key.to_owned(), true.into());
+        }
+        (field.name.clone(), written.into())
+    };
+    fields.iter().map(written).collect()
 }

@@ -9,7 +9,7 @@ use arrow::datatypes::DataType;
 use arrow::util::display::array_value_to_string;
 
 use super::{Decoder, Event, Field, Need};
-use crate::define::Sample;
+use crate::define::{FieldType, Sample};
 
 /// What of a sample does not come out as it says.
 pub(crate) fn misfits(event: &Event, version: u32, sample: &Sample) -> Vec<String> {
@@ -30,12 +30,14 @@ pub(crate) fn misfits(event: &Event, version: u32, sample: &Sample) -> Vec<Strin
     if !wrong.is_empty() {
         return wrong;
     }
+    // A payload that models would reject is no sample of what they see.
+    values.extend(required(&newest.fields));
     let decoded = match decoded(event, version, sample, Need { fields: values, each: None }) {
         Ok(decoded) => decoded.0,
         Err(reason) => return vec![reason],
     };
     for (field, column) in decoded.schema().fields().iter().zip(decoded.columns()) {
-        let expected = &sample.gives[field.name()];
+        let Some(expected) = sample.gives.get(field.name()) else { continue };
         wrong.extend(differs(column, 0, expected).map(|words| format!("`{}` {words}", field.name())));
     }
     wrong
@@ -50,13 +52,17 @@ fn list(
     expected: &serde_json::Value,
 ) -> Vec<String> {
     let Some(expected) = expected.as_array() else { return vec![format!("`{name}` is a list of elements")] };
-    let mut wanted = BTreeSet::new();
+    if let Some(place) = expected.iter().position(|element| !element.is_object()) {
+        return vec![format!("element {} of `{name}` is to be a map of its fields", place + 1)];
+    }
+    let mut given: BTreeSet<String> = BTreeSet::new();
     for field in expected.iter().filter_map(|element| element.as_object()).flat_map(|element| element.keys()) {
         if !fields.iter().any(|known| known.name == *field) {
             return vec![format!("elements of `{name}` have no field `{field}`")];
         }
-        wanted.insert(field.clone());
+        given.insert(field.clone());
     }
+    let wanted = given.iter().cloned().chain(required(fields)).collect();
     let need = Need { fields: BTreeSet::new(), each: Some((name.to_owned(), wanted)) };
     let elements = match decoded(event, version, sample, need) {
         Ok((_, Some(elements))) => elements,
@@ -69,12 +75,19 @@ fn list(
     let mut wrong = Vec::new();
     for (row, expected) in expected.iter().enumerate() {
         for (field, column) in elements.schema().fields().iter().zip(elements.columns()) {
+            if !given.contains(field.name()) {
+                continue;
+            }
             let value = expected.get(field.name()).unwrap_or(&serde_json::Value::Null);
             let words = differs(column, row, value);
             wrong.extend(words.map(|words| format!("`{}` of element {} {words}", field.name(), row + 1)));
         }
     }
     wrong
+}
+
+fn required(fields: &[Field]) -> impl Iterator<Item = String> {
+    fields.iter().filter(|field| field.required && field.field_type().is_some()).map(|field| field.name.clone())
 }
 
 /// The one row, and its elements; or why it is rejected.
@@ -113,7 +126,7 @@ fn differs(column: &ArrayRef, row: usize, expected: &serde_json::Value) -> Optio
             match (column.data_type(), cast(&text, column.data_type())) {
                 (DataType::Utf8, _) => text,
                 (_, Ok(values)) if values.is_valid(0) => values,
-                (data_type, _) => return Some(format!("is {data_type}, and `{value}` is none")),
+                (data_type, _) => return Some(format!("is {}, and `{value}` is none", FieldType::name_of(data_type))),
             }
         }
     };

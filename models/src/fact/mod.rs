@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! events that count ─► stage: rows, natural keys ─► key: look up as of occurred_at ─► append a file
+//!                                   └► mentions of members, for dimensions
 //! dimension changed ─► affected members and spans ─► files with such rows ─► key again ─► replace the files
 //! event taken back  ─► files with its rows ─► leave them out ─► replace the files
 //! ```
@@ -11,6 +12,7 @@
 
 mod run;
 mod stage;
+mod staged;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use starmere_lake::events::timestamp;
 
 pub use run::{ROWS, build};
 pub use stage::{Stage, Staged};
+pub(crate) use staged::{Mentioned, Room, Staging};
 
 use crate::define::{Additivity, FieldType, ModelName};
 use crate::dimension::Target;
@@ -29,8 +32,8 @@ use crate::expression::Expression;
 /// The column that says which stream an event is of, in facts of several.
 pub const EVENT_STREAM: &str = "event_stream";
 
-/// Columns that say where an event comes from, and the lake's columns that do.
-const AUDIT: [(&str, &str); 6] = [
+/// Columns that say where an event comes from, and the lake's columns that do; first those that order events.
+pub(crate) const AUDIT: [(&str, &str); 6] = [
     ("audit_source", "source"),
     ("audit_topic", "topic"),
     ("audit_partition", "partition"),

@@ -10,14 +10,13 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
 use starmere_lake::delta::{Add, FileOptions};
-use tokio::task::JoinSet;
 
-use super::{EVENT_STREAM, Fact, Stage, Staged};
+use super::staged::{FILES_SIDE_BY_SIDE, Mentioned, STAGED_FIRST, StagedFile, Staging};
+use super::{EVENT_STREAM, Fact, Staged};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
-use crate::derived::{Change, DEFINITION, Derived};
+use crate::derived::{Change, DEFINITION, Derived, Writing};
 use crate::dimension::{Affected, Index, Members, Target, changed_since};
-use crate::events::EventChanges;
 use crate::resolve::Model;
 use crate::{Error, Result, rejects};
 
@@ -25,11 +24,7 @@ use crate::{Error, Result, rejects};
 pub const ROWS: &str = "rows";
 
 /// Rows of a file, about.
-const FILE_ROWS: usize = 1 << 21;
-/// Files of the lake that are staged side by side.
-const FILES_SIDE_BY_SIDE: usize = 2;
-/// So few rows of new events are all staged before they are keyed: of the dimensions, only their members are read then.
-const STAGED_FIRST: usize = 500_000;
+const FILE_ROWS: u64 = 1 << 21;
 /// Why a row is mended that does not count any more.
 const TAKEN_BACK: &str = "taken back";
 
@@ -58,13 +53,14 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
         let events = Events::since(builder, fact, &rows).await?;
         built.rows_read = events.rows();
         let (mut staged, mut first, mut is_all) = (events.staged(), Vec::new(), false);
+        // Where all new rows are there before they are keyed, only their members of the dimensions are read.
         while !is_all && first.iter().map(StagedFile::rows).sum::<usize>() <= STAGED_FIRST {
             match staged.try_next().await? {
                 Some(file) => first.push(file),
                 None => is_all = true,
             }
         }
-        let mentioned = is_all.then(|| first.iter().flat_map(|file| file.mentioned(fact)).collect());
+        let mentioned = is_all.then(|| first.iter().flat_map(|file| members_of(fact, file)).collect());
         let staged = futures::stream::iter(first.into_iter().map(Ok)).chain(staged).boxed();
         let dimensions = Arc::new(Dimensions::load(builder, fact, &rows, pins, mentioned).await?);
         rows.create(&fact.schema(), &[(DEFINITION, Model::Fact(fact.clone()).made_by().to_string())]).await?;
@@ -74,6 +70,7 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
         built.mended = work.mend(&rows, &taken_back, &mut change).await?;
         let (appended, new_rejects) = work.append(&rows, staged, &mut change).await?;
         built.rows_written = appended;
+        rows.put_together(&mut change, &fact.schema(), &work.options()).await?;
         change.facts = serde_json::json!({ "appended": appended, "mended": built.mended });
         rows.commit(change, &inputs).await?;
         // The usual case: both tables are equally far.
@@ -113,8 +110,9 @@ struct OfStream {
     /// As the catalog calls it, and after which of its versions.
     input: String,
     since: Option<u64>,
-    changes: Arc<EventChanges>,
-    stages: Arc<Vec<Stage>>,
+    staging: Arc<Staging>,
+    /// Where dimensions have asked for mentions, rows are there.
+    mentioned: Option<Arc<Mentioned>>,
 }
 
 impl Events {
@@ -123,9 +121,9 @@ impl Events {
         for stream in fact.streams() {
             let input = builder.stream_input(stream);
             let since = derived.consumed(&input);
-            let changes = builder.changes(stream, since).await?;
-            let stages = Arc::new(Stage::of(fact, stream)?);
-            streams.push(OfStream { stream: stream.to_owned(), input, since, changes, stages });
+            let staging = Arc::new(Staging::new(fact, stream, builder.changes(stream, since).await?)?);
+            let mentioned = builder.known_mentions(fact, stream, since).await;
+            streams.push(OfStream { stream: stream.to_owned(), input, since, staging, mentioned });
         }
         Ok(Self { streams })
     }
@@ -134,29 +132,21 @@ impl Events {
     fn staged(&self) -> BoxStream<'static, Result<StagedFile>> {
         let mut files = Vec::new();
         for of in &self.streams {
-            let of_file = |file| (of.stages.clone(), of.changes.clone(), of.stream.clone(), file);
-            files.extend((0..of.changes.len()).map(of_file));
+            let of_file = |file| (of.staging.clone(), of.mentioned.clone(), file);
+            files.extend((0..of.staging.changes().len()).map(of_file));
         }
-        let staged = futures::stream::iter(files).map(|(stages, changes, stream, file)| async move {
-            let (batch, counts) = changes.read(file).await?;
-            let task = tokio::task::spawn_blocking(move || {
-                let mut all = StagedFile::default();
-                for stage in stages.iter() {
-                    let staged = stage.stage(&batch, &counts)?;
-                    if !staged.rejects.is_empty() {
-                        all.rejects.push(rejects::rows(&stream, &batch, &staged.rejects)?);
-                    }
-                    all.rows.push(staged);
-                }
-                Ok::<_, Error>(all)
-            });
-            task.await.map_err(|error| Error::Task(error.to_string()))?
+        let staged = futures::stream::iter(files).map(|(staging, mentioned, file)| async move {
+            let kept = tokio::task::spawn_blocking(move || mentioned?.take(file)).await;
+            match kept.map_err(|error| Error::Task(error.to_string()))? {
+                Some(kept) => Ok(kept),
+                None => staging.file(file).await,
+            }
         });
         staged.buffered(FILES_SIDE_BY_SIDE).boxed()
     }
 
     fn rows(&self) -> u64 {
-        self.streams.iter().map(|of| of.changes.rows() as u64).sum()
+        self.streams.iter().map(|of| of.staging.changes().rows() as u64).sum()
     }
 
     fn are_since(&self, derived: &Derived) -> bool {
@@ -164,27 +154,14 @@ impl Events {
     }
 }
 
-/// Rows of the events of a file of the lake.
-#[derive(Default)]
-struct StagedFile {
-    rows: Vec<Staged>,
-    rejects: Vec<RecordBatch>,
-}
-
-impl StagedFile {
-    fn rows(&self) -> usize {
-        self.rows.iter().map(|staged| staged.rows).sum()
-    }
-
-    /// The members that the rows mention, whatever their dimension.
-    fn mentioned(&self, fact: &Fact) -> impl Iterator<Item = i64> {
-        let looked_up: Vec<bool> = fact.roles.iter().map(|role| role.target.is_looked_up()).collect();
-        let of = move |staged: &Staged| {
-            let durable = staged.durable.iter().zip(&looked_up).filter(|(_, looked_up)| **looked_up);
-            durable.flat_map(|(durable, _)| durable.values().iter().copied()).collect::<Members>()
-        };
-        self.rows.iter().flat_map(of)
-    }
+/// The members that rows mention, whatever their dimension.
+fn members_of(fact: &Fact, file: &StagedFile) -> impl Iterator<Item = i64> {
+    let looked_up: Vec<bool> = fact.roles.iter().map(|role| role.target.is_looked_up()).collect();
+    let of = move |staged: &Staged| {
+        let durable = staged.durable.iter().zip(&looked_up).filter(|(_, looked_up)| **looked_up);
+        durable.flat_map(|(durable, _)| durable.values().iter().copied()).collect::<Members>()
+    };
+    file.rows.iter().flat_map(of)
 }
 
 impl Dimensions {
@@ -264,7 +241,7 @@ impl TakenBack {
 
     async fn add(&mut self, of: &OfStream) -> Result<()> {
         let taken = self;
-        for (batch, which) in of.changes.taken_back().await? {
+        for (batch, which) in of.staging.changes().taken_back().await? {
             taken.coordinates.extend(rejects::coordinates(&of.stream, &batch, &which));
             let only = filter_record_batch(&batch, &which).map_err(Error::columns("events taken back"))?;
             let ids = only.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
@@ -410,28 +387,16 @@ impl Work {
                 }
             })
             .buffered(FILES_SIDE_BY_SIDE);
-        let (mut pending, mut pending_rows, mut appended) = (Vec::new(), 0, 0);
-        let mut rejects = Vec::new();
-        // One file is encoded and uploaded while the rows of the next are staged.
-        let mut writing = JoinSet::new();
-        let write = |batches: Vec<RecordBatch>| {
-            let (rows, options) = (rows.clone(), self.options());
-            async move { rows.write(batches, options, None).await }
-        };
+        let mut files = Writing::begin(&rows.table, self.fact.schema(), self.options(), FILE_ROWS);
+        let (mut appended, mut rejects) = (0, Vec::new());
         while let Some((batches, rejected)) = keyed.try_next().await? {
-            let staged_rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-            appended += staged_rows as u64;
-            pending_rows += staged_rows;
-            pending.extend(batches);
-            rejects.extend(rejected);
-            if pending_rows >= FILE_ROWS {
-                change.adds.extend(written(&mut writing).await?);
-                writing.spawn(write(std::mem::take(&mut pending)));
-                pending_rows = 0;
+            for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
+                appended += batch.num_rows() as u64;
+                files.write(batch).await?;
             }
+            rejects.extend(rejected);
         }
-        change.adds.extend(written(&mut writing).await?);
-        change.adds.extend(write(pending).await?);
+        change.adds.extend(files.finish().await?);
         Ok((appended, rejects))
     }
 
@@ -442,14 +407,6 @@ impl Work {
         let hashed = self.fact.grain.clone();
         let plain = vec!["event_id".into()];
         FileOptions { plain, hashed, uncompressed: keys.collect(), ..FileOptions::default() }
-    }
-}
-
-/// The file that is being written, when it is.
-async fn written(writing: &mut JoinSet<Result<Option<Add>>>) -> Result<Option<Add>> {
-    match writing.join_next().await {
-        Some(done) => done.map_err(|error| Error::Task(error.to_string()))?,
-        None => Ok(None),
     }
 }
 

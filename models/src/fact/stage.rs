@@ -10,7 +10,6 @@ use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, t
 use arrow::datatypes::{Field, Schema};
 
 use super::{AUDIT, Fact, RoleKey, Source};
-use crate::define::ModelName;
 use crate::dimension::Target;
 use crate::events::Decoder;
 use crate::expression::{RowError, cast_rows};
@@ -128,18 +127,6 @@ impl Stage {
         let rows = input.num_rows();
         let staged = Staged { columns, durable, natural, rows, rejects };
         without(staged, &lake_rows, errors).map_err(failed())
-    }
-
-    /// The members of `dimension` that the events mention: durable and natural keys, by role.
-    pub fn mentions(
-        &self,
-        batch: &RecordBatch,
-        counts: &BooleanArray,
-        dimension: &ModelName,
-    ) -> Result<Vec<(Int64Array, Vec<ArrayRef>)>> {
-        let staged = self.stage(batch, counts)?;
-        let roles = self.fact.roles.iter().zip(staged.durable.into_iter().zip(staged.natural));
-        Ok(roles.filter(|(role, _)| role.target.name() == dimension).map(|(_, keys)| keys).collect())
     }
 
     fn only_those_that_belong(

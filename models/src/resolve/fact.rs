@@ -14,7 +14,7 @@ use crate::define::{
 use crate::dimension::Target;
 use crate::events::{Event, Field, Need};
 use crate::expression::{Compiler, Expression, castable, is_key_of};
-use crate::fact::{Column, ColumnKind, Fact, Role, RoleKey, Source};
+use crate::fact::{AUDIT, Column, ColumnKind, EVENT_STREAM, Fact, Role, RoleKey, Source};
 
 /// Events of one type, as expressions of a fact see them.
 struct Rows<'a> {
@@ -341,6 +341,12 @@ impl Resolving<'_> {
             let place = place.or_else(|| role_of(file, named).map(|(_, role)| role.place(file_name)));
             let place = place.unwrap_or_else(|| file.fact.place(file_name));
             self.problems.extend(check_name(named, &place));
+            let is_own = file.degenerate.contains_key(named) || file.measures.contains_key(named);
+            if is_own && (named == EVENT_STREAM || AUDIT.iter().any(|(column, _)| *column == named)) {
+                let message = format!("`{named}` is what a fact calls the place of its events");
+                let hint = "rename it; `audit: true` makes columns that say where events are from";
+                self.problem(Problem::new(place.clone(), message).hint(hint));
+            }
             if !names.insert(named) {
                 self.problem(
                     Problem::new(place, format!("the fact has two columns `{named}`")).hint("rename one of them"),
@@ -355,9 +361,9 @@ impl Resolving<'_> {
             return;
         }
         let has = |name: &str| file.grain.0.iter().any(|column| column == name);
-        if fact.streams().len() > 1 && has("event_id") && !has(crate::fact::EVENT_STREAM) {
+        if fact.streams().len() > 1 && has("event_id") && !has(EVENT_STREAM) {
             let message = "`event_id` tells events of one stream apart, and the fact has several";
-            let hint = format!("name `{}` in the grain, too", crate::fact::EVENT_STREAM);
+            let hint = format!("name `{}` in the grain, too", EVENT_STREAM);
             self.problem(Problem::new(place.clone(), message).hint(hint));
         }
         for (index, column) in file.grain.0.iter().enumerate() {

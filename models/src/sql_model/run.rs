@@ -89,6 +89,18 @@ impl Input {
         !self.added.is_empty() || !self.removed.is_empty()
     }
 
+    /// The files that came and those that went, without those of which the ones have the same rows as the others in `columns`.
+    fn differing(&self, columns: &[String]) -> (Vec<Arc<Add>>, Vec<Arc<Add>>) {
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let (mut came, mut went) = (self.added.clone(), self.removed.clone());
+        came.retain(|add| {
+            let Some(same) = add.same_as(&columns, |file| went.iter().any(|add| add.path == file)) else { return true };
+            went.retain(|add| add.path != same);
+            false
+        });
+        (came, went)
+    }
+
     /// How many rows more there are than before. (A file that was rewritten has most of its rows still.)
     fn rows_more(&self) -> u64 {
         let rows = |files: &[Arc<Add>]| files.iter().filter_map(|add| add.rows()).sum::<u64>();
@@ -229,19 +241,20 @@ impl Work<'_> {
         let of = |snapshot: &Arc<Snapshot>, files: &[Arc<Add>]| {
             Arc::new(PinnedTable::of(store, snapshot.clone(), files.to_vec())) as Arc<dyn TableProvider>
         };
-        let added = of(&input.now, &input.added);
-        let Some(before) = input.before.as_ref().filter(|_| !input.removed.is_empty()) else {
-            return Ok(Changed { table: added, only_came: true, is_empty: input.added.is_empty() });
-        };
-        let whole = added.schema();
+        let whole = self.pinned(&input.now).schema();
         let mut columns: Vec<String> =
             whole.fields().iter().map(|field| field.name().clone()).filter(|name| read.contains(name)).collect();
         if columns.is_empty() {
             // Rows that are only counted came or went all the same.
             columns.extend(whole.fields().first().map(|field| field.name().clone()));
         }
+        let (came, went) = input.differing(&columns);
+        let added = of(&input.now, &came);
+        let Some(before) = input.before.as_ref().filter(|_| !went.is_empty()) else {
+            return Ok(Changed { table: added, only_came: true, is_empty: came.is_empty() });
+        };
         let (added, removed) = match &input.members {
-            None => (added, of(before, &input.removed)),
+            None => (added, of(before, &went)),
             Some(members) => {
                 let durable = format!("{}_durable_key", name.name);
                 let wanted = those(members);
@@ -249,7 +262,7 @@ impl Work<'_> {
                 let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
                 let table = self.builder.warehouse().table(input.now.path().clone());
                 let mut both: Vec<Arc<dyn TableProvider>> = Vec::new();
-                for files in [&input.added, &input.removed] {
+                for files in [&came, &went] {
                     let mut rows = Vec::new();
                     for add in files {
                         rows.push(table.read_where(add, &schema, &durable, &wanted).await?);

@@ -187,8 +187,8 @@ impl Resolving<'_> {
         let listed = columns.join(", ");
         let latest = match (members.as_slice(), OWN.iter().all(|own| star.has(own))) {
             ([key, _], true) => {
-                let order = "ORDER BY fact.occurred_at DESC, fact.event_id DESC, fact.ordinal DESC";
-                format!(", first_value(fact.{0} {order}) AS {0}", quoted(key))
+                let order: Vec<String> = star.order().iter().map(|column| format!("fact.{column} DESC")).collect();
+                format!(", first_value(fact.{0} ORDER BY {1}) AS {0}", quoted(key), order.join(", "))
             }
             ([key, _], false) => format!(", max(fact.{0}) AS {0}", quoted(key)),
             _ => String::new(),

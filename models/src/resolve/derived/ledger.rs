@@ -11,6 +11,7 @@ use super::super::Resolving;
 use super::Select;
 use super::star::{From, OWN, quoted, table};
 use crate::define::{Additivity, LedgerFile, ModelName, Place, Problem};
+use crate::fact::EVENT_STREAM;
 use crate::sql_model::{Shape, Text};
 
 /// The column that says what an entry is.
@@ -43,10 +44,12 @@ impl Resolving<'_> {
             }
         };
         let by: Vec<String> = file.by.0.iter().map(|column| quoted(column)).collect();
-        let window = format!("(PARTITION BY {} ORDER BY occurred_at, event_id, ordinal)", by.join(", "));
-        let next = OWN.map(|column| format!("lead({column}) OVER {window} AS \"next {column}\""));
+        let window = format!("(PARTITION BY {} ORDER BY {})", by.join(", "), star.order().join(", "));
+        let of_event = star.of_event();
+        let next = of_event.iter().map(|column| format!("lead({column}) OVER {window} AS \"next {column}\""));
+        let next: Vec<String> = next.collect();
         let columns = star.columns().map(|column| match star.additivity(column) {
-            _ if OWN.contains(&column) => {
+            _ if of_event.contains(&column) => {
                 format!("CASE WHEN \"its sign\" = 1 THEN {column} ELSE \"next {column}\" END AS {column}")
             }
             Some(Additivity::Full | Additivity::Semi) => format!("\"its sign\" * {0} AS {0}", quoted(column)),
@@ -65,9 +68,8 @@ impl Resolving<'_> {
             by.iter().map(|column| format!("{column} IS NOT NULL")).collect::<Vec<_>>().join(" AND "),
         );
         let mut grain = file.by.0.clone();
-        grain.extend(
-            ["event_id", "ordinal", ENTRY].map(str::to_owned).into_iter().filter(|own| !file.by.0.contains(own)),
-        );
+        let own = star.of_event().into_iter().filter(|own| ["event_id", "ordinal", EVENT_STREAM].contains(own));
+        grain.extend(own.chain([ENTRY]).filter(|own| !file.by.0.iter().any(|by| by == own)).map(str::to_owned));
         let described = "`entry`, or `reversal` of the one before".to_owned();
         Some(Select {
             name: name.clone(),

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::super::{Model, Resolving, check_name};
 use super::Select;
-use super::star::{From, Star, literal, quoted, sum, sum_type, table};
+use super::star::{From, OWN, Star, literal, quoted, sum, sum_type, table};
 use crate::define::{
     AccumulatingFile, Additivity, FieldType, Milestone, ModelName, Period, PeriodicFile, Place, Placed, Problem,
     suggestion,
@@ -210,8 +210,8 @@ impl Resolving<'_> {
         let mut carried: Vec<(String, DataType, usize, String)> = Vec::new();
         let (mut columns, mut described) = (Vec::new(), IndexMap::new());
         let first = |name: &str, number: usize| {
-            let order = "ORDER BY \"its time\", \"its event\", \"its ordinal\"";
-            format!("first_value({} {order}) FILTER (WHERE \"its milestone\" = {number})", quoted(name))
+            let order = reached[number].star.order().into_iter().map(its).collect::<Vec<_>>().join(", ");
+            format!("first_value({} ORDER BY {order}) FILTER (WHERE \"its milestone\" = {number})", quoted(name))
         };
         for (role, from) in &file.dimensions {
             let place = from.place(file_name);
@@ -230,8 +230,9 @@ impl Resolving<'_> {
             }
             shape.roles.push((role.clone(), dimension));
         }
+        let time = its(OWN[0]);
         for (number, (milestone, of)) in file.milestones.iter().enumerate() {
-            let at = format!("CASE WHEN \"its milestone\" = {number} THEN \"its time\" END");
+            let at = format!("CASE WHEN \"its milestone\" = {number} THEN {time} END");
             columns.push(format!("min({at}) AS {}", quoted(&format!("{milestone}_at"))));
             columns.push(format!("max({at}) AS {}", quoted(&format!("{milestone}_last_at"))));
             let count = quoted(&format!("{milestone}_count"));
@@ -294,6 +295,12 @@ impl Resolving<'_> {
                 self.problem(problem);
             }
         }
+        // Whatever puts rows of any milestone in order.
+        let mut order: IndexMap<&str, DataType> = IndexMap::new();
+        for Reached { star, .. } in &reached {
+            let columns = star.order().into_iter();
+            order.extend(columns.filter_map(|column| Some((column, star.type_of(column)?.clone()))));
+        }
         let branches = reached.iter().enumerate().map(|(number, reached)| {
             let keys = file
                 .grain
@@ -313,9 +320,13 @@ impl Resolving<'_> {
                 "" => format!(" WHERE {known}"),
                 condition => format!("{condition} AND {known}"),
             };
+            let ordered = order.iter().map(|(column, data_type)| match reached.star.has(column) {
+                true => format!("fact.{column} AS {}", its(column)),
+                false => format!("arrow_cast(NULL, '{data_type}') AS {}", its(column)),
+            });
             format!(
-                "SELECT {number} AS \"its milestone\", fact.occurred_at AS \"its time\", fact.event_id AS \"its event\", \
-                 fact.ordinal AS \"its ordinal\", {} {}{}",
+                "SELECT {number} AS \"its milestone\", {}, {} {}{}",
+                ordered.collect::<Vec<_>>().join(", "),
                 columns.join(", "),
                 reached.from,
                 condition
@@ -394,6 +405,11 @@ impl Resolving<'_> {
         let (text, sources) = (from.text(), from.sources());
         Some(Reached { star, keys, condition, from: text, sources })
     }
+}
+
+/// A column that puts rows of milestones in order.
+fn its(column: &str) -> String {
+    quoted(&format!("its {column}"))
 }
 
 /// A milestone's fact.

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 
 use super::super::{Resolving, beginning};
 use crate::define::{Additivity, FieldType, ModelName, Names, Place, Placed, Problem, suggestion};
+use crate::fact::{AUDIT, EVENT_STREAM};
 use crate::sql_model::{Query, Shape, Source, Text, check_fragment};
 
 /// A fact.
@@ -61,6 +62,29 @@ impl Star {
 
     pub(super) fn additivity(&self, column: &str) -> Option<Additivity> {
         self.shape.measures.iter().find(|(name, _)| name == column).map(|(_, additive)| *additive)
+    }
+}
+
+impl Star {
+    /// The columns that put rows about one thing in order. Where rows say which place their event has in its source, this is the
+    /// order of events; else, of those at one time, events are told apart by their ids.
+    pub(super) fn order(&self) -> Vec<&'static str> {
+        let [time, rest @ ..] = OWN;
+        let stream = Some(EVENT_STREAM).filter(|stream| self.has(stream));
+        let place = self.audit().take(4);
+        [time].into_iter().chain(stream).chain(place).chain(rest).collect()
+    }
+
+    /// The columns that say where events are from, where it has all of them.
+    fn audit(&self) -> impl Iterator<Item = &'static str> {
+        let has_all = AUDIT.iter().all(|(column, _)| self.has(column));
+        AUDIT.iter().map(|(column, _)| *column).filter(move |_| has_all)
+    }
+
+    /// The columns that say which event a row is of, and when and where that was.
+    pub(super) fn of_event(&self) -> Vec<&'static str> {
+        let stream = Some(EVENT_STREAM).filter(|stream| self.has(stream));
+        OWN.into_iter().chain(stream).chain(self.audit()).collect()
     }
 }
 

@@ -194,11 +194,23 @@ fn types_of_upcasters_have_the_names_that_definitions_give_them() {
     );
     each_is_told(
         PEOPLE,
-        &[(
-            "          person_id: { type: string }\n  region",
-            "          person_id: { type: bool }\n      2:\n        fields:\n          person_id: { type: date }\n  region",
-            "19:9: `person_left` version 2: `person_id` is bool after these steps, and date in version 2; add a step that makes it date",
-        )],
+        &[
+            (
+                "          person_id: { type: string }\n  region",
+                "          person_id: { type: bool }\n      2:\n        fields:\n          person_id: { type: date }\n  region",
+                "19:9: `person_left` version 2: `person_id` is bool after these steps, and date in version 2; add a step that makes it date",
+            ),
+            (
+                "          person_id: { type: string }\n  region",
+                "          person_id: { type: int }\n      2:\n        fields:\n          person_id: { type: date }\n  region",
+                "19:9: `person_left` version 2: `person_id` is int after these steps, and date in version 2; add a step that makes it date",
+            ),
+            (
+                "          person_id: { type: string }\n  region",
+                "          person_id: { type: double }\n      2:\n        fields:\n          person_id: { type: int }\n  region",
+                "19:9: `person_left` version 2: `person_id` is double after these steps, and int in version 2; add a step that makes it int",
+            ),
+        ],
     );
 }
 
@@ -227,10 +239,18 @@ fn samples_are_tried() {
             "{ payload: {}, gives: { town: Ulm } }",
             "the sample of version 1 of `person_seen`: the newest version has no field `town`",
         ),
+        (
+            "{ payload: { city: Ulm }, gives: { city: Ulm } }",
+            "the sample of version 1 of `person_seen`: it is rejected: `person_id` is required and has no value",
+        ),
     ] {
         let found = super::problems(PEOPLE, before, &with(sample));
         assert!(found.contains(words), "{sample}\n{words}\n{found}");
     }
+    let list = "        from_previous:\n";
+    let sample = "        samples:\n          - { payload: { order_id: o, lines: [{}] }, gives: { lines: [oops] } }\n";
+    let found = super::problems(ORDERS, list, &format!("{sample}{list}"));
+    assert!(found.contains("element 1 of `lines` is to be a map of its fields"), "{found}");
 }
 
 #[test]
