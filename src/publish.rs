@@ -267,7 +267,10 @@ impl Watch for Bars<'_> {
             words += &format!(
                 ", {} written from {}",
                 count(built.rows_written),
-                counted(built.rows_read, "event", "events")
+                match model {
+                    Model::Sql(_) => counted(built.rows_read, "row", "rows"),
+                    _ => counted(built.rows_read, "event", "events"),
+                }
             );
         }
         for (why, rows) in &built.mended {

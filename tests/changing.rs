@@ -154,6 +154,13 @@ async fn versions_that_a_parent_opened_are_traced_to_its_events() {
         assert!(traced.output.contains(words), "{words}\n{}", traced.output);
     }
     assert!(!traced.output.contains(",towns,t1,"), "its first version opened none\n{}", traced.output);
+    // What lands in the parent alone moves the child, and what has landed can be traced before it is built.
+    project.write("more.jsonl", &elected.replace("t2", "t3").replace("t1", "t4").replace("-02-", "-01-"));
+    let more = project.root().join("more.jsonl");
+    project.succeed(&["ingest", "towns", "--file", &more.to_string_lossy()]).await;
+    let plan = project.succeed(&["--format", "csv", "plan"]).await;
+    assert!(plan.contains("sales.customer,update,") && plan.contains("changes of sales.town"), "{plan}");
+    assert!(project.run(&["--format", "csv", "trace", "--event", "t3"]).await.output.contains(",towns,t3,"));
     let traced = project.run(&["--format", "csv", "trace", "town", "Bern"]).await;
     assert!(traced.output.contains("mention by sales.customer,customers,m2,"), "{}", traced.output);
 }

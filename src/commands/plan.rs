@@ -84,7 +84,12 @@ async fn steps(opened: &Opened) -> anyhow::Result<Vec<Step>> {
     let newest = opened.catalog.newest().await?;
     let mut steps: Vec<Step> = Vec::new();
     let mut moved: BTreeMap<String, bool> = BTreeMap::new();
-    for model in &opened.project.models.models {
+    // What a model is made of comes before it: whether that moves is known then.
+    let mut waiting: Vec<&Model> = opened.project.models.models.iter().collect();
+    while !waiting.is_empty() {
+        let names: Vec<String> = waiting.iter().map(|model| model.name().to_string()).collect();
+        let is_ready = |model: &&Model| !model.inputs().iter().any(|input| names.contains(&input.to_string()));
+        let model = waiting.remove(waiting.iter().position(is_ready).unwrap_or_default());
         let step = step(opened, &newest, model, &moved).await?;
         moved.insert(step.name.clone(), step.action != "keep");
         steps.push(step);

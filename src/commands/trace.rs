@@ -12,6 +12,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
 use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_models::define::{FieldType, ModelName, Place, suggestion};
 use starmere_models::dimension::{CHANGES, Dimension};
@@ -61,11 +62,21 @@ struct Below {
 impl Tracing<'_> {
     /// Registers a table of the snapshot; its name in the session, none where it is not published.
     async fn table(&self, name: &str) -> anyhow::Result<Option<String>> {
-        let Some(pin) = self.newest.tables.get(name) else { return Ok(None) };
         if self.session.table_exist(TableReference::bare(name))? {
             return Ok(Some(quoted(name)));
         }
-        let snapshot = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+        let snapshot =
+            match (name.strip_prefix("lake.").and_then(|name| name.split_once('.')), self.newest.tables.get(name)) {
+                // Of events, all that have landed.
+                (Some((domain, stream)), _) => {
+                    self.opened.warehouse.table(TablePath::stream(domain, stream)).snapshot().await?
+                }
+                (None, Some(pin)) => {
+                    Some(self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?)
+                }
+                (None, None) => None,
+            };
+        let Some(snapshot) = snapshot else { return Ok(None) };
         let table = PinnedTable::new(self.opened.warehouse.store(), snapshot);
         self.session.register_table(TableReference::bare(name), Arc::new(table))?;
         Ok(Some(quoted(name)))
