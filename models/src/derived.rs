@@ -75,6 +75,20 @@ fn crowds<'a>(files: impl Iterator<Item = &'a Arc<Add>>) -> Vec<Vec<Arc<Add>>> {
     crowds.take(CROWDS).collect()
 }
 
+/// The files that came and those that went, without those of which the ones have the same rows as the others in `columns`.
+pub(crate) fn differing(
+    mut came: Vec<Arc<Add>>,
+    mut went: Vec<Arc<Add>>,
+    columns: &[&str],
+) -> (Vec<Arc<Add>>, Vec<Arc<Add>>) {
+    came.retain(|add| {
+        let Some(same) = add.same_as(columns, |file| went.iter().any(|add| add.path == file)) else { return true };
+        went.retain(|add| add.path != same);
+        false
+    });
+    (came, went)
+}
+
 fn application(input: &str) -> String {
     format!("starmere/input/{input}")
 }

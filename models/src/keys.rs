@@ -60,12 +60,7 @@ impl Keys {
         let key = |row| {
             bytes.clear();
             bytes.extend_from_slice(&self.prefix);
-            for column in values {
-                bytes.push(u8::from(column.is_valid(row)));
-                if column.is_valid(row) {
-                    value(&mut bytes, column, row);
-                }
-            }
+            append_values(&mut bytes, values, row);
             cut(xxhash_rust::xxh3::xxh3_64(&bytes))
         };
         Int64Array::from_iter_values((0..rows).map(key))
@@ -107,6 +102,16 @@ fn cut(hash: u64) -> i64 {
 fn frame(into: &mut Vec<u8>, bytes: &[u8]) {
     into.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     into.extend_from_slice(bytes);
+}
+
+/// The canonical bytes of a row's values; nulls are values, too.
+pub(crate) fn append_values(into: &mut Vec<u8>, columns: &[ArrayRef], row: usize) {
+    for column in columns {
+        into.push(u8::from(column.is_valid(row)));
+        if column.is_valid(row) {
+            value(into, column, row);
+        }
+    }
 }
 
 /// The canonical bytes of a value; columns have the dimension's own types, so equal values have equal bytes.

@@ -11,6 +11,7 @@ use starmere_lake::events::timestamp;
 
 use super::END;
 use crate::Result;
+use crate::derived::differing;
 use crate::keys::UNKNOWN;
 
 /// Durable keys are hashes already.
@@ -153,21 +154,16 @@ impl Index {
         name: &str,
         only: Option<&Arc<Members>>,
     ) -> Result<Affected> {
-        let mut went: Vec<&Arc<Add>> = before.files().filter(|add| after.file(&add.path).is_none()).collect();
-        let mut came: Vec<&Arc<Add>> = after.files().filter(|add| before.file(&add.path).is_none()).collect();
+        let without = |of: &Snapshot, other: &Snapshot| -> Vec<Arc<Add>> {
+            of.files().filter(|add| other.file(&add.path).is_none()).cloned().collect()
+        };
         let columns = columns(name);
         let known_by: Vec<&str> = columns.fields()[..3].iter().map(|field| field.name().as_str()).collect();
-        came.retain(|add| {
-            // Only the ends of its versions are others.
-            let Some(same) = add.same_as(&known_by, |file| went.iter().any(|add| add.path == file)) else {
-                return true;
-            };
-            went.retain(|add| add.path != same);
-            false
-        });
+        // Where only the ends of a file's versions are others, nobody's version is.
+        let (came, went) = differing(without(after, before), without(before, after), &known_by);
         let mut counts: HashMap<(i64, i64, i64), (i32, i64)> = HashMap::new();
         for (add, sign) in went.into_iter().map(|add| (add, -1)).chain(came.into_iter().map(|add| (add, 1))) {
-            for row in read(table, add, name, only).await? {
+            for row in read(table, &add, name, only).await? {
                 let (durable, from, to, key) = row;
                 let (count, end) = counts.entry((durable, from, key)).or_insert((0, to));
                 (*count, *end) = (*count + sign, to.max(*end));

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
 };
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::kernels::cmp::distinct;
@@ -28,7 +28,7 @@ use arrow::datatypes::{Int32Type, Int64Type, Schema, TimestampMicrosecondType};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table, append_value};
+use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table};
 use starmere_lake::events::timestamp;
 use starmere_lake::paths;
 
@@ -38,7 +38,7 @@ use super::{Action, BEGINNING, Dimension, END, FIRST_KEY, as_of, fold};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::derived::{Change, DEFINITION, Derived, consumed, small_file};
-use crate::keys::UNKNOWN;
+use crate::keys::{UNKNOWN, append_values};
 use crate::resolve::Model;
 use crate::{Error, Result};
 
@@ -138,9 +138,10 @@ async fn by_bucket(log: &Table, from: u64, to: u64, parts: usize) -> Result<Hash
             let counts = batch.column(2).as_primitive::<Int64Type>().values();
             let changed = affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default();
             for (row, &key) in keys.iter().enumerate() {
-                if actions[row] == Action::Mention as i32 && counts[row] > 0 {
-                    changed.mentioned.entry(key).or_insert_with(|| natural(&batch.columns()[3..], row));
-                } else {
+                let is_mention = actions[row] == Action::Mention as i32 && counts[row] > 0;
+                let natural = || natural(&batch.columns()[3..], row);
+                // Two members with one key are told when they are folded.
+                if !is_mention || *changed.mentioned.entry(key).or_insert_with(natural) != natural() {
                     changed.members.insert(key);
                 }
             }
@@ -152,12 +153,7 @@ async fn by_bucket(log: &Table, from: u64, to: u64, parts: usize) -> Result<Hash
 /// The bytes of a natural key.
 fn natural(columns: &[ArrayRef], row: usize) -> Box<[u8]> {
     let mut bytes = Vec::new();
-    for column in columns {
-        bytes.push(u8::from(column.is_valid(row)));
-        if column.is_valid(row) {
-            append_value(&mut bytes, column, row);
-        }
-    }
+    append_values(&mut bytes, columns, row);
     bytes.into()
 }
 

@@ -28,7 +28,7 @@ use super::sums::Sum;
 use super::{LookUp, SqlModel, Strategy};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
-use crate::derived::{Change, DEFINITION, Derived, small_file};
+use crate::derived::{Change, DEFINITION, Derived, differing, small_file};
 use crate::dimension::{Affected, Index, Members, changed_since, those};
 use crate::expression::{cast_rows, reason};
 use crate::keys::UNKNOWN;
@@ -87,18 +87,6 @@ impl Input {
 
     fn has_changed(&self) -> bool {
         !self.added.is_empty() || !self.removed.is_empty()
-    }
-
-    /// The files that came and those that went, without those of which the ones have the same rows as the others in `columns`.
-    fn differing(&self, columns: &[String]) -> (Vec<Arc<Add>>, Vec<Arc<Add>>) {
-        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        let (mut came, mut went) = (self.added.clone(), self.removed.clone());
-        came.retain(|add| {
-            let Some(same) = add.same_as(&columns, |file| went.iter().any(|add| add.path == file)) else { return true };
-            went.retain(|add| add.path != same);
-            false
-        });
-        (came, went)
     }
 
     /// How many rows more there are than before. (A file that was rewritten has most of its rows still.)
@@ -248,7 +236,8 @@ impl Work<'_> {
             // Rows that are only counted came or went all the same.
             columns.extend(whole.fields().first().map(|field| field.name().clone()));
         }
-        let (came, went) = input.differing(&columns);
+        let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let (came, went) = differing(input.added.clone(), input.removed.clone(), &names);
         let added = of(&input.now, &came);
         let Some(before) = input.before.as_ref().filter(|_| !went.is_empty()) else {
             return Ok(Changed { table: added, only_came: true, is_empty: came.is_empty() });
