@@ -59,8 +59,8 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
 }
 
 /// What to do about rows that are not as promised.
-const BREACH: &str = "nothing of this build is published: readers keep the former snapshot, and nothing is lost. Find the events with `starmere sql` in \
-    `lake.<domain>.<stream>`. Then leave such rows out with `where:` in the model, or loosen the \
+const BREACH: &str = "nothing of this build is published: readers keep the former snapshot, and nothing is lost. See its events with \
+    `starmere trace --event ID`, or find them with `starmere sql` in `lake.<domain>.<stream>`. Then leave such rows out with `where:` in the model, or loosen the \
     contract, and run `starmere build`";
 
 /// What to do about it, where that is known.

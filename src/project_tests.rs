@@ -26,6 +26,7 @@ use starmere_lake::provider::PinnedTable;
 use starmere_lake::store::Store;
 use starmere_models::build::{Builder, Built, Watch};
 use starmere_models::define::{ModelName, Parsed, Placed, Problem, suggestion};
+use starmere_models::rejects;
 use starmere_models::resolve::{Model, Models};
 
 use crate::project::{Project, mapping};
@@ -42,7 +43,11 @@ pub(crate) struct TestFile {
     pub(crate) given: Vec<Placed<IndexMap<String, Vec<Value>>>>,
     /// All rows of models, by the columns that matter. In a fact, a role stands for its dimension's row:
     /// `customer: { city: Bern }`.
+    #[serde(default)]
     pub(crate) expect: IndexMap<String, Rows>,
+    /// All events that models, or streams, reject, by what matters of `event_id`, `reason` and where they are in the lake.
+    #[serde(default)]
+    pub(crate) rejects: IndexMap<String, Rows>,
 }
 
 /// A row that is expected, by the columns that matter.
@@ -53,6 +58,9 @@ type Rows = Placed<Vec<Row>>;
 
 /// A test and its domain.
 pub(crate) type Test = (String, Parsed<TestFile>);
+
+/// So many rejected events are told of where a model's rows are others than expected.
+const MOST_TOLD: usize = 3;
 
 /// When the events of tests land: it decides nothing.
 const LANDED_AT: i64 = 1_704_067_200_000_000;
@@ -93,6 +101,27 @@ struct Running<'a> {
     parsed: &'a Parsed<TestFile>,
     models: Models,
     expected: Vec<(ModelName, &'a Rows)>,
+    rejects: Vec<(Rejects, &'a Rows)>,
+}
+
+/// Who rejects events.
+enum Rejects {
+    Model(ModelName),
+    /// Of a domain.
+    Stream(String, String),
+}
+
+impl Rejects {
+    /// The name of the table of what is rejected.
+    fn table(&self) -> String {
+        match self {
+            Self::Model(name) => format!("test.\"{}\".\"{}/rejects\"", name.domain, name.name),
+            Self::Stream(domain, stream) => format!(
+                "(SELECT '{stream}' AS stream, rejection AS reason, * FROM test.lake.\"{domain}.{stream}\" \
+                 WHERE rejection IS NOT NULL)"
+            ),
+        }
+    }
 }
 
 /// A column that is compared: of the model's rows, or of the dimension in a role.
@@ -111,32 +140,58 @@ impl<'a> Running<'a> {
                 problems.push(Problem::new(step.place(file_name), format!("there is no stream `{stream}`")).hint(hint));
             }
         }
+        if file.expect.is_empty() && file.rejects.is_empty() {
+            let hint = "say under `expect` which rows models have, or under `rejects` which events they reject";
+            problems.push(Problem::new(file.test.place(file_name), "the test expects nothing").hint(hint));
+        }
+        let named = |name: &str| match name.split_once('.') {
+            Some((domain, name)) => ModelName::new(domain, name),
+            None => ModelName::new(domain, name),
+        };
+        let models = &project.models.models;
+        let known = |model: &Model| match model.name() {
+            own if own.domain == domain => own.name.clone(),
+            other => other.to_string(),
+        };
         let mut expected = Vec::new();
         for (name, rows) in &file.expect {
-            let full = match name.split_once('.') {
-                Some((domain, name)) => ModelName::new(domain, name),
-                None => ModelName::new(domain, name),
-            };
+            let full = named(name);
             if project.models.get(&full).is_none() {
-                let known: Vec<String> = project
-                    .models
-                    .models
-                    .iter()
-                    .map(|model| match model.name() {
-                        own if own.domain == domain => own.name.clone(),
-                        other => other.to_string(),
-                    })
-                    .collect();
+                let known: Vec<String> = models.iter().map(known).collect();
                 let hint = suggestion(name, known.iter().map(String::as_str));
                 problems.push(Problem::new(rows.place(file_name), format!("there is no model `{full}`")).hint(hint));
             }
             expected.push((full, rows));
         }
+        let mut rejects = Vec::new();
+        for (name, rows) in &file.rejects {
+            let full = named(name);
+            let reads_events = |model: &&Model| matches!(model, Model::Fact(_) | Model::Dimension(_));
+            match (project.models.get(&full).filter(reads_events), project.models.streams.get(name)) {
+                (Some(_), _) => rejects.push((Rejects::Model(full), rows)),
+                (None, Some(stream)) => rejects.push((Rejects::Stream(stream.domain.clone(), name.clone()), rows)),
+                (None, None) => {
+                    let known: Vec<String> = models.iter().filter(reads_events).map(known).collect();
+                    let streams = project.models.streams.keys().map(String::as_str);
+                    let hint = suggestion(name, known.iter().map(String::as_str).chain(streams));
+                    let message = format!("no fact, dimension or stream `{name}` reads events");
+                    problems.push(Problem::new(rows.place(file_name), message).hint(hint));
+                }
+            }
+        }
         if !problems.is_empty() {
             return Err(problems);
         }
-        let models = needed(&project.models, expected.iter().map(|(name, _)| name.clone()));
-        Ok(Self { project, parsed, models, expected })
+        let (mut names, mut streams) = (BTreeSet::new(), BTreeSet::new());
+        names.extend(expected.iter().map(|(name, _)| name.clone()));
+        for (of, _) in &rejects {
+            match of {
+                Rejects::Model(name) => _ = names.insert(name.clone()),
+                Rejects::Stream(_, stream) => _ = streams.insert(stream.as_str()),
+            }
+        }
+        let models = needed(&project.models, names, streams);
+        Ok(Self { project, parsed, models, expected, rejects })
     }
 
     async fn run(&self) -> anyhow::Result<Vec<Problem>> {
@@ -150,11 +205,16 @@ impl<'a> Running<'a> {
         }
         let session = self.session(&warehouse).await?;
         let mut problems = Vec::new();
-        for (name, rows) in &self.expected {
+        let told = |name: &str, rows: &Rows, wrong: Result<Vec<Difference>, (usize, String)>| {
+            let wrong = wrong.unwrap_or_else(|(row, message)| vec![(Some(row), message)]);
             let place = |row: Option<usize>| match row {
                 Some(row) => rows[row].place(file_name),
                 None => rows.place(file_name),
             };
+            let message = |message: String| format!("`{}`: {name}: {message}", *file.test);
+            wrong.into_iter().map(|(row, words)| Problem::new(place(row), message(words))).collect::<Vec<_>>()
+        };
+        for (name, rows) in &self.expected {
             let columns = match self.compared(name, rows, file_name) {
                 Ok(columns) => columns,
                 Err(problem) => {
@@ -163,16 +223,53 @@ impl<'a> Running<'a> {
                 }
             };
             let found = self.found(&session, name, &columns).await?;
-            let wrong = match differences(&columns, rows, &found) {
-                Ok(wrong) => wrong,
-                Err((row, message)) => vec![(Some(row), message)],
+            let mut wrong = told(&name.name, rows, differences(&columns, rows, &found));
+            if let Some(problem) = wrong.pop() {
+                problems.extend(wrong);
+                problems.push(self.with_rejects(&session, name, problem).await?);
+            }
+        }
+        for (of, rows) in &self.rejects {
+            let name = match of {
+                Rejects::Model(name) => format!("rejects of {}", name.name),
+                Rejects::Stream(_, stream) => format!("rejects of {stream}"),
             };
-            let told = wrong
-                .into_iter()
-                .map(|(row, message)| Problem::new(place(row), format!("`{}`: {}: {message}", *file.test, name.name)));
-            problems.extend(told);
+            match of_rejects(rows, file_name) {
+                Ok(columns) => {
+                    let listed: Vec<&str> = columns.iter().map(|column| column.sql.as_str()).collect();
+                    let query = format!("SELECT {} FROM {} AS rows", listed.join(", "), of.table());
+                    let found = session.sql(&query).await?.collect().await?;
+                    problems.extend(told(&name, rows, differences(&columns, rows, &found)));
+                }
+                Err(problem) => problems.push(problem),
+            }
         }
         Ok(problems)
+    }
+
+    /// What is wrong with a model's rows, and what it rejected, which may be why.
+    async fn with_rejects(
+        &self,
+        session: &SessionContext,
+        name: &ModelName,
+        problem: Problem,
+    ) -> anyhow::Result<Problem> {
+        if self.rejects.iter().any(|(of, _)| matches!(of, Rejects::Model(rejecting) if rejecting == name)) {
+            return Ok(problem);
+        }
+        let Some(Model::Fact(_) | Model::Dimension(_)) = self.models.get(name) else { return Ok(problem) };
+        let query = format!(
+            "SELECT event_id, reason FROM {} ORDER BY 1 NULLS FIRST, 2 LIMIT {MOST_TOLD}",
+            Rejects::Model(name.clone()).table()
+        );
+        let mut words = Vec::new();
+        for batch in session.sql(&query).await?.collect().await? {
+            for row in 0..batch.num_rows() {
+                let [event, reason] = [0, 1].map(|column| array_value_to_string(batch.column(column), row));
+                words.push(format!("event `{}` was rejected: {}", event?, reason?));
+            }
+        }
+        Ok(if words.is_empty() { problem } else { problem.hint(words.join("; ")) })
     }
 
     async fn land(&self, warehouse: &Warehouse, stream: &str, payloads: &[Value]) -> anyhow::Result<()> {
@@ -204,16 +301,18 @@ impl<'a> Running<'a> {
         let pins = Builder::new(warehouse, &self.models, false).await?.build(&self.models, &Quiet).await?;
         let session = SessionContext::new();
         let catalog = Arc::new(MemoryCatalogProvider::new());
-        for model in &self.models.models {
-            let (name, pin) = (model.name(), &pins[&model.name().to_string()]);
-            let snapshot = warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
-            if catalog.schema(&name.domain).is_none() {
-                catalog.register_schema(&name.domain, Arc::new(MemorySchemaProvider::new()))?;
+        let register = |domain: &str, name: &str, snapshot| -> anyhow::Result<()> {
+            if catalog.schema(domain).is_none() {
+                catalog.register_schema(domain, Arc::new(MemorySchemaProvider::new()))?;
             }
-            let table = Arc::new(PinnedTable::new(warehouse.store(), snapshot));
-            if let Some(schema) = catalog.schema(&name.domain) {
-                schema.register_table(name.name.clone(), table)?;
+            if let Some(schema) = catalog.schema(domain) {
+                schema.register_table(name.to_owned(), Arc::new(PinnedTable::new(warehouse.store(), snapshot)))?;
             }
+            Ok(())
+        };
+        for (name, pin) in &pins {
+            let Some((domain, name)) = name.split_once('.') else { continue };
+            register(domain, name, warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?)?;
         }
         session.runtime_env().register_object_store(warehouse.store().url(), warehouse.store().objects().clone());
         session.register_catalog("test", catalog);
@@ -291,9 +390,30 @@ impl<'a> Running<'a> {
     }
 }
 
-/// The models named, and all that they are made of.
-fn needed(models: &Models, names: impl Iterator<Item = ModelName>) -> Models {
-    let mut wanted: BTreeSet<ModelName> = names.collect();
+/// The columns of rejects that the rows speak of; what tells them apart, where they speak of none.
+fn of_rejects(rows: &[Row], file_name: &str) -> Result<Vec<Compared>, Problem> {
+    let schema = rejects::schema();
+    let mut names: Vec<&str> = Vec::new();
+    for row in rows {
+        for name in row.keys() {
+            if schema.field_with_name(name).is_err() {
+                let hint = suggestion(name, schema.fields().iter().map(|field| field.name().as_str()));
+                return Err(Problem::new(row.place(file_name), format!("rejects have no `{name}`")).hint(hint));
+            }
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+    }
+    if names.is_empty() {
+        names.extend(["event_id", "reason"]);
+    }
+    let column = |name: &str| Compared { name: name.to_owned(), sql: format!("rows.\"{name}\"") };
+    Ok(names.into_iter().map(column).collect())
+}
+
+/// The models and streams named, and all that the models are made of.
+fn needed(models: &Models, mut wanted: BTreeSet<ModelName>, named: BTreeSet<&str>) -> Models {
     loop {
         let inputs = models.models.iter().filter(|model| wanted.contains(model.name())).flat_map(|model| {
             let roles = model.shape().into_iter().flat_map(|shape| shape.roles).map(|(_, dimension)| dimension);
@@ -308,7 +428,7 @@ fn needed(models: &Models, names: impl Iterator<Item = ModelName>) -> Models {
     let mut needed = models.clone();
     needed.models.retain(|model| wanted.contains(model.name()));
     let streams: BTreeSet<String> = needed.models.iter().flat_map(Model::streams).map(str::to_owned).collect();
-    needed.streams.retain(|name, _| streams.contains(name));
+    needed.streams.retain(|name, _| streams.contains(name) || named.contains(name.as_str()));
     needed
 }
 

@@ -115,6 +115,9 @@ async fn a_plan_says_what_differs_and_what_follows() {
     project.succeed(&["build"]).await;
     let kept = project.succeed(&["plan"]).await;
     assert!(!kept.contains('~') && kept.contains("to keep"), "{kept}");
+    changed(&project, LINES, "quantity: { type: int }", "quantity: { type: int, expression: 10 * quantity }");
+    let plan = project.succeed(&["plan"]).await;
+    assert!(plan.contains("rebuild: sales.order_lines, which mentions its members, or the format of its"), "{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,6 +157,12 @@ async fn versions_that_a_parent_opened_are_traced_to_its_events() {
         assert!(traced.output.contains(words), "{words}\n{}", traced.output);
     }
     assert!(!traced.output.contains(",towns,t1,"), "its first version opened none\n{}", traced.output);
+    let back = project.run(&["--format", "csv", "trace", "--event", "t2"]).await;
+    for words in
+        ["sales.town,\"city: Ulm, valid_from: 2024-02-20", "sales.customer,\"customer_id: c1, valid_from: 2024-02-20"]
+    {
+        assert!(back.output.contains(words), "{words}\n{}", back.output);
+    }
     // What lands in the parent alone moves the child, and what has landed can be traced before it is built.
     project.write("more.jsonl", &elected.replace("t2", "t3").replace("t1", "t4").replace("-02-", "-01-"));
     let more = project.root().join("more.jsonl");
@@ -199,8 +208,16 @@ async fn rows_are_traced_to_their_events_and_back() {
     }
     let back = project.run(&["--format", "csv", "trace", "--event", "o1"]).await;
     assert!(back.output.contains("fact,sales.order_lines,\"order_id: A, line_number: 1\""), "{}", back.output);
+    for words in ["rollup,sales.by_city,city: Ulm\n", "sql,sales.cities,city: Ulm\n"] {
+        assert!(back.output.contains(words), "{words}\n{}", back.output);
+    }
     let back = project.run(&["--format", "csv", "trace", "--event", "m2"]).await;
-    assert!(back.output.contains("dimension,sales.customer,customer_id: c1"), "{}", back.output);
+    assert!(
+        back.output.contains("dimension,sales.customer,\"customer_id: c1, valid_from: 2024-03-01"),
+        "{}",
+        back.output
+    );
+    assert!(back.output.contains("dimension,sales.customer,customer_id: c1\n"), "{}", back.output);
     for (arguments, words) in [
         (&["trace", "sales.order_line", "A"][..], "there is no model `sales.order_line`"),
         (&["trace", "order_lines", "B", "1"], "has no row with B, 1"),
@@ -211,6 +228,34 @@ async fn rows_are_traced_to_their_events_and_back() {
         let run = project.run(arguments).await;
         assert!(run.status.code() == Some(1) && run.errors.contains(words), "{words}\n{}", run.errors);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejects_of_models_show_their_events() {
+    let project = built().await;
+    let wrong = r#"{"id":"o2","type":"order_placed","at":"2024-02-01T00:00:00Z","order":"B","customer":"c1","lines":[{"quantity":"two"}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{wrong}\nnonsense\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    let shown = format!("{}\"", wrong[..80].replace('"', "\"\""));
+    for arguments in [&["rejects"][..], &["rejects", "--sample"]] {
+        let listed = project.succeed(&[&["--format", "csv"][..], arguments].concat()).await;
+        let lines: Vec<&str> = listed.lines().collect();
+        assert_eq!(lines.len(), 3, "{listed}");
+        assert!(lines[1].starts_with("orders,") && lines[1].ends_with(",nonsense"), "{listed}");
+        assert!(lines[2].starts_with("sales.order_lines,") && lines[2].ends_with(&shown), "{listed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breach_of_contract_names_the_events() {
+    let project = built().await;
+    let again = r#"{"id":"o2","type":"order_placed","at":"2024-02-03T00:00:00Z","order":"A","customer":"c1","lines":[{"quantity":2}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{again}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    let stopped = project.run(&["build"]).await;
+    let words = "and 2 rows have (A, 1), of event `o1`, event `o2`";
+    assert!(stopped.status.code() == Some(1) && stopped.errors.contains(words), "{}", stopped.errors);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

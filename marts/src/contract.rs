@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::util::display::array_value_to_string;
-use datafusion::common::{Column, JoinType};
+use datafusion::common::{Column, JoinType, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::functions_aggregate::count::count;
 use datafusion::prelude::{DataFrame, Expr, ident, lit};
@@ -17,6 +17,11 @@ use starmere_lake::provider::PinnedTable;
 use starmere_lake::session::Engine;
 
 use crate::meaning::Port;
+
+/// The column of facts that says of which event a row is.
+const EVENT_ID: &str = "event_id";
+/// So many events of rows that break a contract are named.
+const MOST_EVENTS: usize = 3;
 
 /// What is wrong with the rows behind a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,17 +40,52 @@ pub async fn check(
     kept: Option<&Snapshot>,
     port: &Port,
 ) -> Result<Option<Breach>, String> {
-    if let Some(reason) = nulls(snapshot, port) {
-        return Ok(Some(Breach { port: port.full_name(), reason }));
+    let broken = match nulls(snapshot, port) {
+        Some(broken) => Some(broken),
+        None if port.primary_key.is_empty() => None,
+        None => doubles(engine, table, snapshot, kept, port).await.map_err(|error| error.to_string())?,
+    };
+    let Some(Broken { mut reason, rows }) = broken else { return Ok(None) };
+    // Of whom it is said is worth more than that it is said twice.
+    if let Ok(events) = events(engine, table, snapshot, rows).await
+        && !events.is_empty()
+    {
+        reason += &format!(", of {}", events.join(", "));
     }
-    if port.primary_key.is_empty() {
-        return Ok(None);
-    }
-    let reason = doubles(engine, table, snapshot, kept, port).await.map_err(|error| error.to_string())?;
-    Ok(reason.map(|reason| Breach { port: port.full_name(), reason }))
+    Ok(Some(Breach { port: port.full_name(), reason }))
 }
 
-fn nulls(snapshot: &Snapshot, port: &Port) -> Option<String> {
+/// What is wrong, and which rows it is wrong with.
+struct Broken {
+    reason: String,
+    rows: Expr,
+}
+
+/// The events of some of these rows, where the table says of which events its rows are.
+async fn events(
+    engine: &Engine,
+    table: &Table,
+    snapshot: &Arc<Snapshot>,
+    rows: Expr,
+) -> datafusion::error::Result<Vec<String>> {
+    if snapshot.schema().field_with_name(EVENT_ID).is_err() {
+        return Ok(Vec::new());
+    }
+    let table = Arc::new(PinnedTable::new(table.store(), snapshot.clone()));
+    let ids = engine.session().read_table(table)?.filter(rows)?.select(vec![ident(EVENT_ID)])?.distinct()?;
+    let mut events = Vec::new();
+    for batch in ids.sort(vec![ident(EVENT_ID).sort(true, true)])?.limit(0, Some(MOST_EVENTS + 1))?.collect().await? {
+        for row in 0..batch.num_rows() {
+            events.push(format!("event `{}`", array_value_to_string(batch.column(0), row)?));
+        }
+    }
+    if events.len() > MOST_EVENTS {
+        events[MOST_EVENTS] = "others".to_owned();
+    }
+    Ok(events)
+}
+
+fn nulls(snapshot: &Snapshot, port: &Port) -> Option<Broken> {
     let promised = port.columns.iter().filter(|column| !column.nullable);
     for column in promised {
         for add in snapshot.files() {
@@ -54,10 +94,8 @@ fn nulls(snapshot: &Snapshot, port: &Port) -> Option<String> {
             let count = stats.as_ref().and_then(|stats| stats["nullCount"][&column.from].as_u64());
             if let Some(count) = count.filter(|&count| count > 0) {
                 let rows = if count == 1 { "row" } else { "rows" };
-                return Some(format!(
-                    "`{}` is never null by contract, and has no value in {count} {rows}",
-                    column.name
-                ));
+                let reason = format!("`{}` is never null by contract, and has no value in {count} {rows}", column.name);
+                return Some(Broken { reason, rows: ident(&column.from).is_null() });
             }
         }
     }
@@ -70,7 +108,7 @@ async fn doubles(
     snapshot: &Arc<Snapshot>,
     kept: Option<&Snapshot>,
     port: &Port,
-) -> datafusion::error::Result<Option<String>> {
+) -> datafusion::error::Result<Option<Broken>> {
     let session = engine.session();
     let column = |name: &String| port.columns.iter().find(|column| column.name == *name);
     let keys: Vec<&str> =
@@ -100,9 +138,17 @@ async fn doubles(
         found = first(again.select(shown.chain([lit(2)]).collect::<Vec<_>>())?).await?;
     }
     Ok(found.map(|mut values| {
-        let count = values.pop().unwrap_or_default();
+        let count = values.pop().unwrap_or(ScalarValue::Null);
+        let shown = |value: &ScalarValue| array_value_to_string(&value.to_array().ok()?, 0).ok();
+        let shown: Vec<String> = values.iter().map(|value| shown(value).unwrap_or_default()).collect();
         let key = port.primary_key.join(", ");
-        format!("({key}) tells rows apart by contract, and {count} rows have ({})", values.join(", "))
+        let reason = format!("({key}) tells rows apart by contract, and {count} rows have ({})", shown.join(", "));
+        let has_it = |(name, value): (&&str, ScalarValue)| match value.is_null() {
+            true => ident(*name).is_null(),
+            false => ident(*name).eq(lit(value)),
+        };
+        let rows = keys.iter().zip(values).map(has_it).reduce(Expr::and).unwrap_or_else(|| lit(true));
+        Broken { reason, rows }
     }))
 }
 
@@ -135,10 +181,10 @@ async fn that_may_have(
 }
 
 /// The values of a row that the query gives, if it gives any.
-async fn first(query: DataFrame) -> datafusion::error::Result<Option<Vec<String>>> {
+async fn first(query: DataFrame) -> datafusion::error::Result<Option<Vec<ScalarValue>>> {
     for batch in query.limit(0, Some(1))?.collect().await? {
         if batch.num_rows() > 0 {
-            let values = batch.columns().iter().map(|column| array_value_to_string(column, 0));
+            let values = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
             return Ok(Some(values.collect::<Result<_, _>>()?));
         }
     }

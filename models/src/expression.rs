@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, concat};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, RecordBatch, StringArray, new_null_array};
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::compute::{CastOptions, cast, cast_with_options, concat, nullif};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use arrow::util::display::array_value_to_string;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
@@ -23,6 +25,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::define::FieldType;
+use crate::events::decimal;
 
 /// Each word or operator may be a level of the tree that an expression is, and the engine walks trees by recursion:
 /// 2,000 levels are more than a stack of 2 MiB holds.
@@ -136,7 +139,44 @@ pub(crate) fn reason(error: &DataFusionError) -> String {
         other => other.strip_backtrace(),
     };
     let text = text.split("\n\nbacktrace: ").next().unwrap_or_default();
-    text.lines().collect::<Vec<_>>().join(" ")
+    with_our_types(&text.lines().collect::<Vec<_>>().join(" "))
+}
+
+/// A text of the engine's, with types as definitions name them.
+fn with_our_types(text: &str) -> String {
+    const NAMES: [(&str, &str); 13] = [
+        ("Timestamp(Microsecond, Some(\"UTC\"))", "timestamp"),
+        ("Timestamp(µs, \"UTC\")", "timestamp"),
+        ("Timestamp(µs)", "timestamp"),
+        ("Timestamp(ns)", "timestamp"),
+        ("LargeUtf8", "string"),
+        ("Utf8View", "string"),
+        ("Utf8", "string"),
+        ("Boolean", "bool"),
+        ("Int32", "int"),
+        ("Int64", "bigint"),
+        ("Float64", "double"),
+        ("Date32", "date"),
+        ("Decimal128(", "decimal("),
+    ];
+    let (mut told, mut rest, mut in_word, mut is_quoted) = (String::with_capacity(text.len()), text, false, false);
+    while let Some(next) = rest.chars().next() {
+        is_quoted ^= next == '\'';
+        // `UInt64` is no `Int64`, and what is quoted is somebody's own word.
+        let name = NAMES.iter().filter(|_| !in_word && !is_quoted).find(|(theirs, _)| {
+            let after = rest.strip_prefix(theirs).map(|after| after.chars().next());
+            let ends = |next: Option<char>| theirs.ends_with('(') || !next.is_some_and(char::is_alphanumeric);
+            after.is_some_and(ends)
+        });
+        let (shown, length) = match name {
+            Some((theirs, ours)) => (*ours, theirs.len()),
+            None => (&rest[..next.len_utf8()], next.len_utf8()),
+        };
+        told.push_str(shown);
+        in_word = name.is_none() && next.is_alphanumeric();
+        rest = &rest[length..];
+    }
+    told
 }
 
 /// How many words and operators there are, lists of literals aside.
@@ -175,7 +215,7 @@ impl Expression {
 
     fn whole(&self, batch: &RecordBatch) -> Result<ArrayRef, String> {
         let values = self.compiled.evaluate(batch).and_then(|values| values.into_array(batch.num_rows()));
-        values.map_err(|error| error.find_root().strip_backtrace().lines().next().unwrap_or_default().to_owned())
+        values.map_err(|error| with_our_types(error.find_root().strip_backtrace().lines().next().unwrap_or_default()))
     }
 
     fn row_by_row(&self, batch: &RecordBatch) -> (ArrayRef, Vec<RowError>) {
@@ -195,29 +235,81 @@ impl Expression {
     }
 }
 
-/// Casts `values`; rows that do not fit become null and are told with a reason that names `what`.
+/// Casts `values`; rows that do not fit, or only without digits that they have, become null and are told with a reason that
+/// names `what`.
 pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<RowError>) -> ArrayRef {
-    if values.data_type() == to {
+    let from = values.data_type();
+    if from == to {
         return values.clone();
     }
     // Its rows do not say themselves that they are null.
-    if *values.data_type() == DataType::Null {
+    if *from == DataType::Null {
         return new_null_array(to, values.len());
     }
     let options = CastOptions { safe: true, ..CastOptions::default() };
-    match cast_with_options(values, to, &options) {
-        Ok(cast) => {
-            if cast.null_count() != values.null_count() {
-                let failed = (0..values.len()).filter(|&row| cast.is_null(row) && values.is_valid(row));
-                errors.extend(failed.map(|row| (row, format!("`{what}` does not fit {}", FieldType::name_of(to)))));
-            }
-            cast
+    let cast = match (texts(values), to) {
+        // Arrow would round.
+        (Some(texts), DataType::Decimal128(precision, scale)) => {
+            let values = texts.iter().map(|text| decimal(text?, *precision, *scale)).collect::<Decimal128Array>();
+            values.with_precision_and_scale(*precision, *scale).map(|values| Arc::new(values) as ArrayRef)
         }
-        Err(_) => {
-            let rows = (0..values.len()).filter(|&row| values.is_valid(row));
-            errors.extend(rows.map(|row| (row, format!("`{what}` cannot be made {}", FieldType::name_of(to)))));
-            new_null_array(to, values.len())
+        _ => cast_with_options(values, to, &options),
+    };
+    let Ok(cast) = cast else {
+        let rows = (0..values.len()).filter(|&row| values.is_valid(row));
+        errors.extend(rows.map(|row| (row, format!("`{what}` cannot be made {}", FieldType::name_of(to)))));
+        return new_null_array(to, values.len());
+    };
+    if cast.null_count() != values.null_count() {
+        let failed = (0..values.len()).filter(|&row| cast.is_null(row) && values.is_valid(row));
+        errors.extend(failed.map(|row| (row, format!("`{what}` does not fit {}", FieldType::name_of(to)))));
+    }
+    if !loses_digits(from, to) {
+        return cast;
+    }
+    let Ok(back) = cast_with_options(&cast, from, &options) else { return cast };
+    // A zero may have had a sign, which is no digit.
+    let unsigned = |of: &ArrayRef| -> ArrayRef {
+        match of.as_primitive_opt::<Float64Type>() {
+            Some(of) => Arc::new(of.unary::<_, Float64Type>(|of| of + 0.0)),
+            None => of.clone(),
         }
+    };
+    let Ok(same) = not_distinct(&unsigned(&back), &unsigned(values)) else { return cast };
+    let is_cut = |row: usize| cast.is_valid(row) && !same.value(row);
+    let shown = |row| array_value_to_string(values, row).unwrap_or_default();
+    for row in (0..values.len()).filter(|&row| is_cut(row)) {
+        let type_name = FieldType::name_of(to);
+        errors.push((row, format!("`{what}` is {}, which {type_name} cannot hold unless it is rounded", shown(row))));
+    }
+    let cut: BooleanArray = (0..values.len()).map(|row| Some(is_cut(row))).collect();
+    nullif(&cast, &cut).unwrap_or_else(|_| new_null_array(to, values.len()))
+}
+
+/// The values, where they are texts.
+fn texts(values: &ArrayRef) -> Option<StringArray> {
+    let is_text = matches!(values.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    is_text.then(|| cast(values, &DataType::Utf8).ok()?.as_string_opt::<i32>().cloned()).flatten()
+}
+
+/// Whether a cast may cut digits off: some of a fraction, or all of it. (Doubles are no exact numbers: as decimals they are
+/// rounded.)
+fn loses_digits(from: &DataType, to: &DataType) -> bool {
+    match (scale(from), scale(to)) {
+        (Some(from), Some(to)) => to < from,
+        (Some(scale), None) => to.is_integer() && scale > 0,
+        _ => from.is_floating() && to.is_integer(),
+    }
+}
+
+/// Of a decimal.
+fn scale(of: &DataType) -> Option<i8> {
+    match of {
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale)
+        | DataType::Decimal256(_, scale) => Some(*scale),
+        _ => None,
     }
 }
 
@@ -234,7 +326,7 @@ pub fn castable(from: &DataType, to: &DataType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, Int64Array};
+    use arrow::array::{Float64Array, Int64Array};
     use arrow::datatypes::{Field, Int64Type, Schema};
 
     use super::*;
@@ -253,6 +345,42 @@ mod tests {
         assert_eq!(values.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(3), None, Some(2)]);
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].0, 1);
+    }
+
+    #[test]
+    fn a_cast_never_rounds_in_silence() {
+        let decimals = |values: &[i128], scale| -> ArrayRef {
+            let values = Decimal128Array::from_iter_values(values.iter().copied());
+            Arc::new(values.with_precision_and_scale(12, scale).unwrap())
+        };
+        let doubles = vec![Some(2.0), Some(2.5), None, Some(f64::NAN), Some(-0.0)];
+        let doubles: ArrayRef = Arc::new(Float64Array::from(doubles));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("1.2300"), Some("1.2345"), None, Some("x")]));
+        for (values, to, fits) in [
+            (decimals(&[1_2300, 1_2345, 0], 4), DataType::Decimal128(9, 2), vec![true, false, true]),
+            (decimals(&[1_2300, 1_0000], 4), DataType::Int32, vec![false, true]),
+            (decimals(&[123], 2), DataType::Decimal128(9, 4), vec![true]),
+            (decimals(&[123], 2), DataType::Float64, vec![true]),
+            (doubles, DataType::Int64, vec![true, false, true, false, true]),
+            (texts, DataType::Decimal128(9, 2), vec![true, false, true, false]),
+        ] {
+            let mut errors = Vec::new();
+            let cast = cast_rows(&values, &to, "amount", &mut errors);
+            let told: Vec<bool> = (0..values.len()).map(|row| errors.iter().all(|(of, _)| *of != row)).collect();
+            assert_eq!(told, fits, "{to}: {errors:?}");
+            assert!((0..values.len()).all(|row| cast.is_valid(row) == (fits[row] && values.is_valid(row))), "{to}");
+        }
+        let mut errors = Vec::new();
+        cast_rows(&decimals(&[1_2345], 4), &DataType::Decimal128(9, 2), "amount", &mut errors);
+        assert_eq!(errors[0].1, "`amount` is 1.2345, which decimal(9,2) cannot hold unless it is rounded");
+    }
+
+    #[test]
+    fn reasons_have_the_names_of_types_that_definitions_have() {
+        let reason = compiler().compile("quantity * 'a' * (price = 1)").unwrap_err();
+        assert!(!reason.contains("Int64") && !reason.contains("Utf8"), "{reason}");
+        let told = with_our_types("Int64 * Utf8View, UInt64: Decimal128(9, 2), not 'Int32'");
+        assert_eq!(told, "bigint * string, UInt64: decimal(9, 2), not 'Int32'");
     }
 
     #[test]

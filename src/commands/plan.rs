@@ -7,7 +7,7 @@ use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::paths::TablePath;
 use starmere_marts::meaning::Meaning;
 use starmere_models::build::DEFINITION;
-use starmere_models::resolve::Model;
+use starmere_models::resolve::{Model, RULES};
 
 use super::inspect::{Cell, Holds, listing};
 use crate::changes::{BREAKS, changes, edits as changed};
@@ -154,18 +154,22 @@ async fn step(
             let made_by = table.snapshot_at(pin.version).await?.setting(DEFINITION).map(serde_json::from_str);
             let why = match made_by {
                 Some(Ok(made_by)) => {
+                    let made_by: serde_json::Value = made_by;
+                    let is_made_otherwise = made_by[RULES] != model.made_by()[RULES];
                     edits = changed(&made_by, &model.made_by());
+                    edits.retain(|edit| !edit[2..].starts_with(&format!("{RULES}:")));
                     let is_own = |edit: &String| !edit[2..].starts_with("inputs:");
                     let moved = inputs.iter().any(|input| moved.get(input) == Some(&true));
                     match (edits.iter().any(is_own), moved || !edits.is_empty()) {
-                        (true, _) => "its definition has changed",
-                        (false, true) => "what it is made of has changed",
-                        (false, false) => "what mentions its members, or how Starmere makes it, has changed",
+                        _ if is_made_otherwise => "this version of Starmere makes it in another way".to_owned(),
+                        (true, _) => "its definition has changed".to_owned(),
+                        (false, true) => "what it is made of has changed".to_owned(),
+                        (false, false) => mentions_changed(model),
                     }
                 }
-                _ => "its definition, or one it depends on, has changed",
+                _ => "its definition, or one it depends on, has changed".to_owned(),
             };
-            ("rebuild", why.to_owned())
+            ("rebuild", why)
         }
         (Some(_), true, false) => ("update", waiting.join(", ")),
         (Some(_), true, true) => ("keep", "nothing is new".to_owned()),
@@ -174,6 +178,18 @@ async fn step(
     let ports = opened.project.meaning.ports.iter().filter(|port| port.table == name);
     let ports = ports.map(|port| port.full_name()).collect();
     Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports })
+}
+
+/// What has changed where neither a model's definition nor its inputs have.
+fn mentions_changed(model: &Model) -> String {
+    let by = match model {
+        Model::Dimension(dimension) => dimension.inferred_from.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    };
+    match by.as_slice() {
+        [] => "what it depends on has changed".to_owned(),
+        by => format!("{}, which mentions its members, or the format of its events has changed", by.join(" or ")),
+    }
 }
 
 /// The steps as people read them: each model below the last of those it is made of.

@@ -1,11 +1,14 @@
 //! `starmere rejects`: what could not be read, and taking it up again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
+use datafusion::prelude::{SessionContext, ident, lit};
 use starmere_ingest::repair::{Repaired, repair};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::Snapshot;
@@ -72,7 +75,7 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
         let snapshot = table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await?;
         let name = register(PinnedTable::new(store, snapshot))?;
         selects.push(format!(
-            "SELECT '{}' AS rejected_by, rejection AS reason, source, topic, position, event_id, \
+            "SELECT '{0}' AS rejected_by, rejection AS reason, '{0}' AS stream, source, topic, position, event_id, \
              event_type, arrow_cast(payload, 'Binary') AS payload FROM {name} WHERE rejection IS NOT NULL",
             text(&file.stream)
         ));
@@ -83,7 +86,7 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
         }
         let table = register(PinnedTable::new(store, snapshot))?;
         selects.push(format!(
-            "SELECT '{}' AS rejected_by, reason, source, topic, position, event_id, \
+            "SELECT '{}' AS rejected_by, reason, stream, source, topic, position, event_id, \
              event_type, arrow_cast(NULL, 'Binary') AS payload FROM {table}",
             text(&name)
         ));
@@ -103,9 +106,11 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     let reason = "regexp_replace(reason, '[0-9]+', '0', 'g')";
     let kind = format!("rejected_by, {reason}");
     let query = match arguments.sample {
-        false => format!("SELECT * FROM ({all}) ORDER BY 1, 3, 4, 5 LIMIT {}", arguments.limit),
+        false => {
+            format!("SELECT * FROM ({all}) ORDER BY rejected_by, source, topic, position LIMIT {}", arguments.limit)
+        }
         true => format!(
-            "SELECT rejected_by, CASE WHEN number = 1 THEN total END AS count, reason, source, topic, position, event_id, event_type, payload FROM (\
+            "SELECT rejected_by, CASE WHEN number = 1 THEN total END AS count, reason, stream, source, topic, position, event_id, event_type, payload FROM (\
              SELECT *, {reason} AS kind, count(*) OVER (PARTITION BY {kind}) AS total, \
              row_number() OVER (PARTITION BY {kind} ORDER BY source, topic, position) AS number FROM ({all})) \
              WHERE number <= {SAMPLE} ORDER BY rejected_by, total DESC, kind, number LIMIT {}",
@@ -113,12 +118,71 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
         ),
     };
     let answer = session.sql(&query).await?;
-    let batches = answer.collect().await?;
+    let mut batches = answer.collect().await?;
+    for batch in &mut batches {
+        *batch = with_payloads(opened, &session, batch).await?;
+    }
     let batches = batches.iter().map(|batch| readable(batch, SHOWN)).collect::<anyhow::Result<Vec<_>>>()?;
     let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     let schema = wire::wire_schema(&schema);
     let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
     output.data(&schema, &batches)
+}
+
+/// Where an event is: source, topic, position; and its id.
+type Coordinates = [String; 4];
+
+/// The rejects, with the payloads of those that models have, which say only where their events are.
+async fn with_payloads(
+    opened: &Opened,
+    session: &SessionContext,
+    rejects: &RecordBatch,
+) -> anyhow::Result<RecordBatch> {
+    let place = rejects.schema().index_of("payload")?;
+    let payloads = rejects.column(place).as_binary::<i32>();
+    let streams = cast(rejects.column_by_name("stream").context("no stream")?, &DataType::Utf8)?;
+    let streams = streams.as_string::<i32>();
+    let of_rejects = coordinates(rejects)?;
+    let mut wanted: BTreeMap<&str, BTreeSet<&Coordinates>> = BTreeMap::new();
+    for (row, of) in of_rejects.iter().enumerate().filter(|(row, _)| payloads.is_null(*row)) {
+        wanted.entry(streams.value(row)).or_default().insert(of);
+    }
+    let mut found: BTreeMap<(&str, Coordinates), Vec<u8>> = BTreeMap::new();
+    for (stream, places) in wanted {
+        let Some(definition) = opened.project.models.streams.get(stream) else { continue };
+        let table = opened.warehouse.table(TablePath::stream(&definition.domain, stream));
+        let Some(snapshot) = table.snapshot().await? else { continue };
+        let positions: BTreeSet<i64> = places.iter().filter_map(|of| of[2].parse().ok()).collect();
+        let sources: BTreeSet<&str> = places.iter().map(|of| of[0].as_str()).collect();
+        // Bounds leave files out; a list of many does not.
+        let bounds =
+            positions.first().zip(positions.last()).map(|(from, to)| ident("position").between(lit(*from), lit(*to)));
+        let is_there = bounds.unwrap_or_else(|| lit(false));
+        let is_there = is_there.and(ident("position").in_list(positions.into_iter().map(lit).collect(), false));
+        let is_there = is_there.and(ident("source").in_list(sources.into_iter().map(lit).collect(), false));
+        let events = session.read_table(Arc::new(PinnedTable::new(opened.warehouse.store(), snapshot)))?;
+        let columns = ["source", "topic", "position", "event_id", "payload"].map(ident);
+        for batch in events.filter(is_there)?.select(columns)?.collect().await? {
+            let payloads = cast(batch.column(4), &DataType::Binary)?;
+            for (row, of) in coordinates(&batch)?.into_iter().enumerate().filter(|(_, of)| places.contains(of)) {
+                found.insert((stream, of), payloads.as_binary::<i32>().value(row).to_owned());
+            }
+        }
+    }
+    let filled = of_rejects.into_iter().enumerate().map(|(row, of)| match payloads.is_null(row) {
+        true => found.get(&(streams.value(row), of)).map(Vec::as_slice),
+        false => Some(payloads.value(row)),
+    });
+    let mut columns = rejects.columns().to_vec();
+    columns[place] = Arc::new(filled.collect::<BinaryArray>());
+    Ok(RecordBatch::try_new(rejects.schema(), columns)?)
+}
+
+fn coordinates(rows: &RecordBatch) -> anyhow::Result<Vec<Coordinates>> {
+    let column = |name: &str| rows.column_by_name(name).with_context(|| format!("rejects have no `{name}`"));
+    let columns = [column("source")?, column("topic")?, column("position")?, column("event_id")?];
+    let of = |row| columns.map(|column| array_value_to_string(column, row).unwrap_or_default());
+    Ok((0..rows.num_rows()).map(of).collect())
 }
 
 /// The rejects of models, by their names: as the last build left them, whether it was published or its contract stopped it.

@@ -8,9 +8,10 @@ use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
-use datafusion::catalog::TableProvider;
+use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
+use indexmap::IndexSet;
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
@@ -29,6 +30,10 @@ use crate::project::Opened;
 
 /// More rows than these are too many to trace.
 const MOST_ROWS: usize = 1000;
+/// So many tell that there are more.
+const ENOUGH: usize = MOST_ROWS + 1;
+/// The name of the grains that rows are looked for by, while they are.
+const GRAINS: &str = "$grains";
 
 pub(super) async fn run(opened: &Opened, arguments: &Trace, output: &Output) -> anyhow::Result<()> {
     let newest = opened.catalog.newest().await?;
@@ -57,6 +62,23 @@ struct Below {
     origins: Origins,
     /// Inputs whose rows are not known, and why.
     unknown: BTreeSet<(String, &'static str)>,
+}
+
+/// The rows that an event made.
+#[derive(Default)]
+struct Made {
+    rows: BTreeMap<ModelName, Vec<RecordBatch>>,
+    /// When it happened, by what its copies say; versions of members begin then.
+    instants: BTreeSet<String>,
+    /// Models of which it is not known.
+    unknown: BTreeSet<ModelName>,
+}
+
+impl Made {
+    fn add(&mut self, model: &ModelName, rows: Vec<RecordBatch>) {
+        let rows = rows.into_iter().filter(|batch| batch.num_rows() > 0);
+        self.rows.entry(model.clone()).or_default().extend(rows);
+    }
 }
 
 impl Tracing<'_> {
@@ -103,7 +125,7 @@ impl Tracing<'_> {
             return Err(Mendable::error(format!("`{full}` is not published"), "build it: `starmere build`"));
         };
         let condition = condition(model, key)?;
-        let rows = self.ask(&format!("SELECT * FROM {table} WHERE {condition} LIMIT {}", MOST_ROWS + 1)).await?;
+        let rows = self.ask(&format!("SELECT * FROM {table} WHERE {condition} LIMIT {ENOUGH}")).await?;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         if count == 0 {
             let hint = format!("its rows are told apart by {}", names(model).join(", "));
@@ -162,12 +184,7 @@ impl Tracing<'_> {
     /// The events of the facts that rows of a SQL model are made of, over any number of others.
     async fn below(&self, model: &SqlModel, rows: &[RecordBatch], below: &mut Below) -> anyhow::Result<()> {
         let models = &self.opened.project.models;
-        let mut tables: BTreeMap<ModelName, Arc<dyn TableProvider>> = BTreeMap::new();
-        for input in model.inputs() {
-            let Some(pin) = self.newest.tables.get(&input.to_string()) else { return Ok(()) };
-            let snapshot = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
-            tables.insert(input.clone(), Arc::new(PinnedTable::new(self.opened.warehouse.store(), snapshot)));
-        }
+        let Some(tables) = self.inputs(model).await? else { return Ok(()) };
         let columns = |name: &ModelName| match models.get(name) {
             Some(Model::Fact(fact)) => {
                 let stream = (fact.streams().len() > 1).then(|| EVENT_STREAM.to_owned());
@@ -177,7 +194,7 @@ impl Tracing<'_> {
             // What is known of members is not what happened.
             _ => Vec::new(),
         };
-        let lineage = model.lineage(&self.session, rows, columns, |name| tables[name].clone(), MOST_ROWS + 1).await?;
+        let lineage = model.lineage(&self.session, rows, columns, |name| tables[name].clone(), ENOUGH).await?;
         let is_below = |name: &&ModelName| matches!(models.get(name), Some(Model::Fact(_) | Model::Sql(_)));
         let mut missing: BTreeSet<&ModelName> = model.inputs().into_iter().filter(is_below).collect();
         let why = match &lineage {
@@ -287,7 +304,7 @@ impl Tracing<'_> {
         }
         let mut found = Origins::new();
         for query in queries {
-            let query = format!("SELECT DISTINCT {query} AND event_id IS NOT NULL LIMIT {MOST_ROWS}");
+            let query = format!("SELECT DISTINCT {query} AND event_id IS NOT NULL LIMIT {ENOUGH}");
             found.extend(origins(&self.ask(&query).await?));
         }
         Ok(found)
@@ -330,55 +347,151 @@ impl Tracing<'_> {
 
     /// From an event to the rows that it made.
     async fn forward(&self, event: &str, output: &Output) -> anyhow::Result<()> {
-        let mut all = Origins::new();
-        let mut found = Vec::new();
-        for stream in self.opened.project.models.streams.keys() {
-            all.insert((stream.clone(), event.to_owned(), "event".to_owned()));
-        }
+        let mut made = Made::default();
         for model in &self.opened.project.models.models {
-            let full = model.name().to_string();
-            let Some(table) = self.table(&full).await? else { continue };
-            let named: Vec<String> = names(model).iter().map(|name| quoted(name)).collect();
-            let listed = named.join(", ");
-            let query = match model {
-                Model::Dimension(dimension) => {
-                    let Some(log) = self.table(&format!("{full}/{CHANGES}")).await? else { continue };
-                    let durable = quoted(&format!("{}_durable_key", dimension.name.name));
-                    format!(
-                        "SELECT DISTINCT {listed} FROM {table} WHERE {durable} IN (SELECT durable_key FROM {log} WHERE event_id = {})",
-                        text(event)
-                    )
+            match model {
+                Model::Dimension(dimension) => self.members_of(event, dimension, &mut made).await?,
+                Model::Fact(fact) => made.add(&fact.name, self.with_event(event, model).await?),
+                Model::Sql(sql) => {
+                    self.made_of(model, sql, &mut made).await?;
+                    // They may say it themselves.
+                    if made.unknown.contains(&sql.name) && sql.schema().field_with_name("event_id").is_ok() {
+                        made.add(&sql.name, self.with_event(event, model).await?);
+                    }
                 }
-                model if model.schema().field_with_name("event_id").is_ok() => {
-                    format!("SELECT {listed} FROM {table} WHERE event_id = {}", text(event))
-                }
-                _ => continue,
-            };
-            for batch in self.ask(&query).await? {
+                Model::Generated(_) => {}
+            }
+        }
+        let mut found: IndexSet<Vec<String>> = IndexSet::new();
+        for model in &self.opened.project.models.models {
+            let names = names(model);
+            let opens = [names.clone(), vec!["valid_from".to_owned()]].concat();
+            for batch in made.rows.get(model.name()).into_iter().flatten() {
                 for row in 0..batch.num_rows() {
-                    found.push(vec![model.kind().to_owned(), full.clone(), cells(&batch, row)]);
+                    let row = batch.slice(row, 1);
+                    let instant = whole_numbers(std::slice::from_ref(&row), "valid_from");
+                    let is_opened = matches!(model, Model::Dimension(_)) && !made.instants.is_disjoint(&instant);
+                    let named = if is_opened { &opens } else { &names };
+                    let places: Vec<usize> = named.iter().filter_map(|name| row.schema().index_of(name).ok()).collect();
+                    let line = cells(&row.project(&places)?, 0);
+                    let line = vec![model.kind().to_owned(), model.name().to_string(), line];
+                    found.insert(line);
                 }
             }
+        }
+        if found.len() > MOST_ROWS {
+            output.say(format!("it is part of more than {MOST_ROWS} rows; so many of them:"));
+            found.truncate(MOST_ROWS);
         }
         for (name, _) in self.newest.tables.iter().filter(|(name, _)| name.ends_with("/rejects")) {
             let Some(table) = self.table(name).await? else { continue };
             let query = format!("SELECT reason FROM {table} WHERE event_id = {}", text(event));
             for batch in self.ask(&query).await? {
                 for row in 0..batch.num_rows() {
-                    found.push(vec![
-                        "reject".to_owned(),
-                        name.trim_end_matches("/rejects").to_owned(),
-                        cells(&batch, row),
-                    ]);
+                    let name = name.trim_end_matches("/rejects").to_owned();
+                    found.insert(vec!["reject".to_owned(), name, cells(&batch, row)]);
                 }
             }
+        }
+        for name in made.unknown {
+            output.say(format!("which rows of {name} are made of it is not known"));
         }
         if found.is_empty() {
             output.say("no published row is of this event");
         } else {
-            output.rows(&["kind", "model", "row"], found)?;
+            output.rows(&["kind", "model", "row"], found.into_iter().collect())?;
         }
+        let streams = self.opened.project.models.streams.keys();
+        let all = streams.map(|stream| (stream.clone(), event.to_owned(), "event".to_owned())).collect();
         self.events(&all, output).await
+    }
+
+    /// The rows of a model that say that they are of an event.
+    async fn with_event(&self, event: &str, model: &Model) -> anyhow::Result<Vec<RecordBatch>> {
+        let Some(table) = self.table(&model.name().to_string()).await? else { return Ok(Vec::new()) };
+        self.ask(&format!("SELECT * FROM {table} WHERE event_id = {} LIMIT {ENOUGH}", text(event))).await
+    }
+
+    /// The versions of members that an event says something about, and those of children that they open.
+    async fn members_of(&self, event: &str, dimension: &Dimension, made: &mut Made) -> anyhow::Result<()> {
+        let name = dimension.name.to_string();
+        let (log, table) = (self.table(&format!("{name}/{CHANGES}")).await?, self.table(&name).await?);
+        let (Some(log), Some(table)) = (log, table) else { return Ok(()) };
+        let said = format!("FROM {log} WHERE event_id = {} AND action < 3", text(event));
+        let durable = quoted(&format!("{}_durable_key", dimension.name.name));
+        let query = format!("SELECT * FROM {table} WHERE {durable} IN (SELECT durable_key {said}) LIMIT {ENOUGH}");
+        let rows = self.ask(&query).await?;
+        let instants = self.ask(&format!("SELECT DISTINCT occurred_at {said}")).await?;
+        let instants = whole_numbers(&instants, "occurred_at");
+        made.instants.extend(instants.iter().cloned());
+        let mut waiting = vec![(&dimension.name, durable_keys(&rows))];
+        made.add(&dimension.name, rows);
+        while let Some((parent, members)) = waiting.pop() {
+            for model in &self.opened.project.models.models {
+                let Model::Dimension(child) = model else { continue };
+                let references = child.references.iter();
+                for reference in references.filter(|reference| reference.as_of_version && reference.target == *parent) {
+                    let Some(table) = self.table(&child.name.to_string()).await? else { continue };
+                    let query = format!(
+                        "SELECT * FROM {table} WHERE {} IN ({}) AND arrow_cast(valid_from, 'Int64') IN ({}) LIMIT {ENOUGH}",
+                        quoted(&reference.durable_column()),
+                        listed(&members),
+                        listed(&instants),
+                    );
+                    let rows = self.ask(&query).await?;
+                    waiting.push((&child.name, durable_keys(&rows)));
+                    made.add(&child.name, rows);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a SQL model that are made of those found.
+    async fn made_of(&self, model: &Model, sql: &SqlModel, made: &mut Made) -> anyhow::Result<()> {
+        let name = sql.name.to_string();
+        let (Some(table), Some(tables)) = (self.table(&name).await?, self.inputs(sql).await?) else { return Ok(()) };
+        let is_of_facts = !self.streams_below(model).is_empty();
+        for input in sql.inputs() {
+            if made.unknown.contains(input) {
+                made.unknown.insert(sql.name.clone());
+            }
+            // A member's rows are in all that happened to it; that is not what one event about it made.
+            let is_member = matches!(self.opened.project.models.get(input), Some(Model::Dimension(_)));
+            let Some(rows) = made.rows.get(input).filter(|_| !(is_member && is_of_facts)) else { continue };
+            let Some(first) = rows.first() else { continue };
+            let rows = Arc::new(MemTable::try_new(first.schema(), vec![rows.clone()])?);
+            let of = |name: &ModelName| tables[name].clone();
+            let Some(grains) = sql.grains_made_of(&self.session, (input, rows), of, ENOUGH).await? else {
+                made.unknown.insert(sql.name.clone());
+                continue;
+            };
+            let Some(first) = grains.first() else { continue };
+            let columns = first.schema().fields().iter().map(|field| quoted(field.name())).collect::<Vec<_>>();
+            let same = columns.iter().map(|column| format!("rows.{column} IS NOT DISTINCT FROM grains.{column}"));
+            let same = same.collect::<Vec<_>>().join(" AND ");
+            let grains = MemTable::try_new(first.schema(), vec![grains.clone()])?;
+            self.session.register_table(TableReference::bare(GRAINS), Arc::new(grains))?;
+            let query = format!(
+                "SELECT rows.* FROM {table} AS rows JOIN (SELECT DISTINCT * FROM \"{GRAINS}\") AS grains ON {same} \
+                 LIMIT {ENOUGH}"
+            );
+            let rows = self.ask(&query).await;
+            self.session.deregister_table(TableReference::bare(GRAINS))?;
+            made.add(&sql.name, rows?);
+        }
+        Ok(())
+    }
+
+    /// The tables that a SQL model reads; none where one is not published.
+    async fn inputs(&self, model: &SqlModel) -> anyhow::Result<Option<BTreeMap<ModelName, Arc<dyn TableProvider>>>> {
+        let mut tables: BTreeMap<ModelName, Arc<dyn TableProvider>> = BTreeMap::new();
+        for input in model.inputs() {
+            let Some(pin) = self.newest.tables.get(&input.to_string()) else { return Ok(None) };
+            let snapshot = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
+            tables.insert(input.clone(), Arc::new(PinnedTable::new(self.opened.warehouse.store(), snapshot)));
+        }
+        Ok(Some(tables))
     }
 }
 

@@ -81,9 +81,9 @@ fn text_of<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str, Problem> {
     }
 }
 
-/// Parses a definition.
+/// Parses a definition. `true` and `false` are truth values, as YAML 1.2 has it; `no` and `y` are texts.
 pub fn parse_text<T: DeserializeOwned>(text: &str, name: &str) -> Result<Parsed<T>, Problem> {
-    match serde_saphyr::from_str::<T>(text) {
+    match serde_saphyr::from_str_with_options::<T>(text, serde_saphyr::options! { strict_booleans: true }) {
         Ok(definition) => Ok(Parsed { file: name.to_owned(), definition }),
         Err(error) => {
             let location = error.location();
@@ -111,7 +111,7 @@ fn explain(place: Place, error: &serde_saphyr::Error) -> Problem {
             format!("the key `{}` is there twice", key.as_deref().unwrap_or_default())
         }
         Error::ExpectedMappingEndAfterEnumVariantValue { .. } => "a second key where one belongs".to_owned(),
-        Error::InvalidScalar { ty: "boolean", .. } => "neither `true` nor `false`".to_owned(),
+        Error::InvalidBooleanStrict { .. } => "neither `true` nor `false`".to_owned(),
         Error::InvalidScalar { .. } => "not a whole number, or out of range".to_owned(),
         Error::Unexpected { expected: "mapping start", .. } => {
             "not a map: keys and values, as in `key: value`".to_owned()

@@ -185,7 +185,7 @@ fn integer(text: &str) -> Option<i64> {
 }
 
 /// The unscaled value of a decimal text; `None` where digits would be lost.
-fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
     let text = text.trim();
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),

@@ -18,6 +18,7 @@ mod upcast;
 mod view;
 
 pub use changes::{EventChanges, changes};
+pub(crate) use columns::decimal;
 pub use decode::{Decoded, Decoder, Elements, Need};
 pub(crate) use hops::base;
 pub(crate) use sample::misfits;

@@ -15,24 +15,21 @@ use crate::define::{FieldType, Sample};
 pub(crate) fn misfits(event: &Event, version: u32, sample: &Sample) -> Vec<String> {
     let newest = event.newest();
     let mut wrong = Vec::new();
-    let mut values: BTreeSet<String> = BTreeSet::new();
-    for (name, expected) in &sample.gives {
-        let Some(field) = newest.field(name) else {
-            let hint = crate::define::suggestion(name, newest.fields.iter().map(|field| field.name.as_str()));
-            wrong.push(format!("the newest version has no field `{name}` ({hint})"));
-            continue;
-        };
-        match field.elements() {
-            None => _ = values.insert(name.clone()),
-            Some(elements) => wrong.extend(list(event, version, sample, (name, elements), expected)),
+    for name in sample.gives.keys().filter(|name| newest.field(name).is_none()) {
+        let hint = crate::define::suggestion(name, newest.fields.iter().map(|field| field.name.as_str()));
+        wrong.push(format!("the newest version has no field `{name}` ({hint})"));
+    }
+    for field in &newest.fields {
+        if let Some(elements) = field.elements() {
+            wrong.extend(list(event, version, sample, (&field.name, elements), sample.gives.get(&field.name)));
         }
     }
     if !wrong.is_empty() {
         return wrong;
     }
-    // A payload that models would reject is no sample of what they see.
-    values.extend(required(&newest.fields));
-    let decoded = match decoded(event, version, sample, Need { fields: values, each: None }) {
+    // A payload that a model may reject is no sample of what they see, whatever else it gives.
+    let need = Need { fields: of_one_value(&newest.fields), each: None };
+    let decoded = match decoded(event, version, sample, need) {
         Ok(decoded) => decoded.0,
         Err(reason) => return vec![reason],
     };
@@ -49,25 +46,27 @@ fn list(
     version: u32,
     sample: &Sample,
     (name, fields): (&str, &[Field]),
-    expected: &serde_json::Value,
+    expected: Option<&serde_json::Value>,
 ) -> Vec<String> {
-    let Some(expected) = expected.as_array() else { return vec![format!("`{name}` is a list of elements")] };
-    if let Some(place) = expected.iter().position(|element| !element.is_object()) {
-        return vec![format!("element {} of `{name}` is to be a map of its fields", place + 1)];
-    }
-    let mut given: BTreeSet<String> = BTreeSet::new();
-    for field in expected.iter().filter_map(|element| element.as_object()).flat_map(|element| element.keys()) {
-        if !fields.iter().any(|known| known.name == *field) {
-            return vec![format!("elements of `{name}` have no field `{field}`")];
+    let expected = match expected.map(|expected| expected.as_array()) {
+        None => None,
+        Some(Some(expected)) => Some(expected),
+        Some(None) => return vec![format!("`{name}` is a list of elements")],
+    };
+    for (place, element) in expected.into_iter().flatten().enumerate() {
+        let Some(element) = element.as_object() else {
+            return vec![format!("element {} of `{name}` is to be a map of its fields", place + 1)];
+        };
+        if let Some(unknown) = element.keys().find(|key| !fields.iter().any(|known| known.name == **key)) {
+            return vec![format!("elements of `{name}` have no field `{unknown}`")];
         }
-        given.insert(field.clone());
     }
-    let wanted = given.iter().cloned().chain(required(fields)).collect();
-    let need = Need { fields: BTreeSet::new(), each: Some((name.to_owned(), wanted)) };
-    let elements = match decoded(event, version, sample, need) {
-        Ok((_, Some(elements))) => elements,
-        Ok((_, None)) => return vec![format!("`{name}` has no elements")],
-        Err(reason) => return vec![reason],
+    let need = Need { fields: BTreeSet::new(), each: Some((name.to_owned(), of_one_value(fields))) };
+    let (elements, expected) = match (decoded(event, version, sample, need), expected) {
+        (Err(reason), _) => return vec![reason],
+        (Ok(_), None) => return Vec::new(),
+        (Ok((_, None)), Some(_)) => return vec![format!("`{name}` has no elements")],
+        (Ok((_, Some(elements))), Some(expected)) => (elements, expected),
     };
     if elements.num_rows() != expected.len() {
         return vec![format!("`{name}` has {} elements, and {} are given", elements.num_rows(), expected.len())];
@@ -75,10 +74,7 @@ fn list(
     let mut wrong = Vec::new();
     for (row, expected) in expected.iter().enumerate() {
         for (field, column) in elements.schema().fields().iter().zip(elements.columns()) {
-            if !given.contains(field.name()) {
-                continue;
-            }
-            let value = expected.get(field.name()).unwrap_or(&serde_json::Value::Null);
+            let Some(value) = expected.get(field.name()) else { continue };
             let words = differs(column, row, value);
             wrong.extend(words.map(|words| format!("`{}` of element {} {words}", field.name(), row + 1)));
         }
@@ -86,8 +82,9 @@ fn list(
     wrong
 }
 
-fn required(fields: &[Field]) -> impl Iterator<Item = String> {
-    fields.iter().filter(|field| field.required && field.field_type().is_some()).map(|field| field.name.clone())
+/// The fields that hold one value.
+fn of_one_value(fields: &[Field]) -> BTreeSet<String> {
+    fields.iter().filter(|field| field.field_type().is_some()).map(|field| field.name.clone()).collect()
 }
 
 /// The one row, and its elements; or why it is rejected.

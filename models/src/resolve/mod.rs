@@ -30,7 +30,9 @@ use crate::generated::Generated;
 use crate::sql_model::{Shape, SqlModel};
 
 /// A number that changes when our own code changes the meaning of a fold: then everything is built anew.
-const FOLD: u32 = 4;
+const FOLD: u32 = 5;
+/// What a model's rows follow from has that number under this name.
+pub const RULES: &str = "rules";
 
 /// What a project's files say, of this room.
 #[derive(Clone, Debug, Default)]
@@ -276,6 +278,7 @@ impl Model {
         if let Some(made_by) = made_by.as_object_mut() {
             made_by.insert("events".to_owned(), events.collect::<serde_json::Map<_, _>>().into());
             made_by.insert("inputs".to_owned(), self.inputs().into_iter().map(ToString::to_string).collect());
+            made_by.insert(RULES.to_owned(), FOLD.into());
         }
         made_by
     }

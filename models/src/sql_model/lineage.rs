@@ -1,4 +1,4 @@
-//! From rows of a SQL model to the rows of its inputs that they are made of.
+//! From rows of a SQL model to the rows of its inputs that they are made of, and back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,15 +54,7 @@ impl SqlModel {
         }
         let keys = Arc::new(MemTable::try_new(keys, vec![batches])?);
         let core = by_key.restricted_core(keys, |_, model| table(model))?;
-        let core = match self.query.watermark(|_, model| table(model))? {
-            None => core,
-            Some(plan) => {
-                let found = session.execute_logical_plan(plan).await?.collect().await?;
-                let first = found.iter().find(|batch| batch.num_rows() > 0);
-                let watermark = first.map(|batch| ScalarValue::try_from_array(batch.column(0), 0)).transpose()?;
-                core.with_param_values(vec![(WATERMARK, watermark.unwrap_or(ScalarValue::Null))])?
-            }
-        };
+        let core = self.as_far_as_its_rows(session, core, &table).await?;
         let mut lineage = Vec::new();
         for (reference, input) in self.named(by_key.core())? {
             let wanted = columns(&input);
@@ -77,6 +69,50 @@ impl SqlModel {
             lineage.push(Lineage { input, rows });
         }
         Ok(Some(lineage))
+    }
+
+    /// The grains of the model's rows that `rows` of `input` are part of, in those of its columns that rows are found by, and
+    /// `most` for each time that the query reads the input. None where all rows are computed at once.
+    pub async fn grains_made_of(
+        &self,
+        session: &SessionContext,
+        (input, rows): (&ModelName, Arc<dyn TableProvider>),
+        table: impl Fn(&ModelName) -> Arc<dyn TableProvider>,
+        most: usize,
+    ) -> PlanResult<Option<Vec<RecordBatch>>> {
+        let Strategy::ByKey(by_key) = &self.query.strategy else { return Ok(None) };
+        let names = by_key.parts.iter().map(|&part| self.grain[part].as_str());
+        let schema = self.schema();
+        let fields = names.map(|name| schema.field_with_name(name).cloned()).collect::<Result<Vec<_>, _>>()?;
+        let grain = Arc::new(Schema::new(fields));
+        let mut grains = Vec::new();
+        for (place, _) in self.query.scans.iter().enumerate().filter(|(_, scanned)| *scanned == input) {
+            let at = |of: usize, model: &ModelName| if of == place { rows.clone() } else { table(model) };
+            let Some(plan) = by_key.touched(place, at)? else { return Ok(None) };
+            let plan = self.as_far_as_its_rows(session, plan, &table).await?;
+            let plan = LogicalPlanBuilder::from(plan).limit(0, Some(most))?.build()?;
+            for batch in session.execute_logical_plan(plan).await?.collect().await? {
+                let columns = batch.columns().iter().zip(grain.fields());
+                let columns =
+                    columns.map(|(values, to)| cast_rows(values, to.data_type(), to.name(), &mut Vec::new())).collect();
+                grains.push(RecordBatch::try_new(grain.clone(), columns)?);
+            }
+        }
+        Ok(Some(grains))
+    }
+
+    /// The plan, told how far the model's rows go in time, where its query asks that.
+    async fn as_far_as_its_rows(
+        &self,
+        session: &SessionContext,
+        plan: LogicalPlan,
+        table: &impl Fn(&ModelName) -> Arc<dyn TableProvider>,
+    ) -> PlanResult<LogicalPlan> {
+        let Some(watermark) = self.query.watermark(|_, model| table(model))? else { return Ok(plan) };
+        let found = session.execute_logical_plan(watermark).await?.collect().await?;
+        let first = found.iter().find(|batch| batch.num_rows() > 0);
+        let watermark = first.map(|batch| ScalarValue::try_from_array(batch.column(0), 0)).transpose()?;
+        plan.with_param_values(vec![(WATERMARK, watermark.unwrap_or(ScalarValue::Null))])
     }
 
     /// By what name each input's columns are known in a plan.

@@ -251,6 +251,19 @@ fn samples_are_tried() {
     let sample = "        samples:\n          - { payload: { order_id: o, lines: [{}] }, gives: { lines: [oops] } }\n";
     let found = super::problems(ORDERS, list, &format!("{sample}{list}"));
     assert!(found.contains("element 1 of `lines` is to be a map of its fields"), "{found}");
+    // Only what is given is compared, but all of it must be what models accept.
+    for (payload, gives, words) in [
+        (r#"[{ sku: a, qty: "1" }, { sku: b, qty: "2" }]"#, "lines: [{ sku: a }, { quantity: 2 }]", ""),
+        (r#"[{ qty: "1" }]"#, "lines: [{ quantity: 2 }]", "`quantity` of element 1 is 1, not 2"),
+        (r#"[{ qty: two }]"#, "lines: [{ sku: null }]", "it is rejected: element 1: `quantity` does not fit int"),
+        (r#"[{ qty: two }]"#, "currency: EUR", "it is rejected: element 1: `quantity` does not fit int"),
+        (r#"[], paid: perhaps"#, "currency: EUR", "it is rejected: `paid`: `perhaps` is not of type bool"),
+    ] {
+        let payload = format!("{{ order_id: o, lines: {payload} }}");
+        let sample = format!("        samples:\n          - {{ payload: {payload}, gives: {{ {gives} }} }}\n{list}");
+        let found = super::problems(ORDERS, list, &sample);
+        assert!(found.contains(words) && found.is_empty() == words.is_empty(), "{payload}\n{words}\n{found}");
+    }
 }
 
 #[test]
