@@ -1,15 +1,18 @@
 //! Building and publishing: everything derived, checked against its contracts, swapped in by one snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
+use starmere_lake::delta::Table;
+use starmere_lake::session::Engine;
 use starmere_lake::{Error as LakeError, Kind};
-use starmere_marts::contract;
-use starmere_marts::meaning::Meaning;
+use starmere_marts::contract::{self, Breach};
+use starmere_marts::meaning::{Meaning, Port};
 use starmere_models::build::{Builder, Built, Watch};
 use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{Model, Models};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::changes::{BREAKS, changes};
@@ -124,8 +127,9 @@ async fn once(opened: &Opened, models: &Models, how: &How, output: &Output) -> a
     let memory = opened.project.file.build_memory();
     let builder = Builder::new(&opened.warehouse, models, how.full).await?.within(memory);
     let builder = builder.going_on_from(&newest, models).accepting_losses(&how.accepted_losses);
-    let pins = builder.build(models, &Bars::new(output)).await?;
-    keep_contracts(opened, &newest, &pins).await?;
+    let checks = Checks::new(opened, &newest)?;
+    let pins = builder.build(models, &Bars::new(output, &checks)).await?;
+    checks.finish(&pins).await?;
     let meaning = serde_json::to_value(&opened.project.meaning)?;
     let known: BTreeSet<String> = names(&opened.project.models);
     let snapshot = opened.catalog.publish(|newest| Ok(decide(newest, &pins, &meaning, &known))).await?;
@@ -167,37 +171,82 @@ fn names(models: &Models) -> BTreeSet<String> {
     names
 }
 
-async fn keep_contracts(opened: &Opened, newest: &CatalogSnapshot, pins: &BTreeMap<String, Pin>) -> anyhow::Result<()> {
-    let published = Meaning::of(newest)?;
-    let (mut checks, mut checked) = (JoinSet::new(), Vec::new());
-    for (place, port) in opened.project.meaning.ports.iter().enumerate() {
-        let Some(pin) = pins.get(&port.table) else { continue };
-        let table = opened.warehouse.table(pin.path.clone());
-        let old = newest.tables.get(&port.table).filter(|old| old.path == pin.path && published.ports.contains(port));
-        let kept = match old {
-            Some(old) if old.version == pin.version => continue,
-            Some(old) => Some(table.snapshot_at(old.version).await?),
-            None => None,
-        };
-        let snapshot = table.snapshot_at(pin.version).await?;
-        if checks.len() >= CHECKS_SIDE_BY_SIDE {
-            checked.extend(checks.join_next().await.transpose()?);
-        }
-        let (engine, port) = (opened.engine.clone(), port.clone());
-        checks.spawn(async move {
-            let checked = contract::check(&engine, &table, &snapshot, kept.as_deref(), &port).await;
-            (place, checked)
-        });
+/// Contracts that are being checked: of a table that has only changed while others are still built, of the rest after that,
+/// since a check of all rows takes as much memory as a model.
+struct Checks<'a> {
+    opened: &'a Opened,
+    newest: &'a CatalogSnapshot,
+    published: Meaning,
+    at_once: Arc<Semaphore>,
+    begun: Mutex<Begun>,
+}
+
+/// Ports by their places, and what becomes of them.
+#[derive(Default)]
+struct Begun {
+    ports: BTreeSet<usize>,
+    checks: JoinSet<(usize, anyhow::Result<Option<Breach>>)>,
+}
+
+impl<'a> Checks<'a> {
+    fn new(opened: &'a Opened, newest: &'a CatalogSnapshot) -> anyhow::Result<Self> {
+        let (published, at_once) = (Meaning::of(newest)?, Arc::new(Semaphore::new(CHECKS_SIDE_BY_SIDE)));
+        Ok(Self { opened, newest, published, at_once, begun: Mutex::default() })
     }
-    checked.extend(checks.join_all().await);
-    // Whichever is found first, the first in the order of definitions is told.
-    checked.sort_by_key(|(place, _)| *place);
-    for (_, checked) in checked {
-        if let Some(breach) = checked.map_err(anyhow::Error::msg)? {
-            return Err(breach.into());
+
+    /// Begins to check the ports of these tables, as far as that was not begun yet.
+    fn begin(&self, pins: &BTreeMap<String, Pin>, only_of_changes: bool) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, port) in self.opened.project.meaning.ports.iter().enumerate() {
+            let Some(pin) = pins.get(&port.table) else { continue };
+            let old = self.newest.tables.get(&port.table);
+            let kept = old.filter(|old| old.path == pin.path && self.published.ports.contains(port));
+            let kept = match kept.map(|old| old.version) {
+                Some(version) if version == pin.version => continue,
+                None if only_of_changes => continue,
+                kept => kept,
+            };
+            if begun.ports.insert(place) {
+                let table = self.opened.warehouse.table(pin.path.clone());
+                let (engine, port, version) = (self.opened.engine.clone(), port.clone(), pin.version);
+                let turn = self.at_once.clone().acquire_owned();
+                begun.checks.spawn(async move {
+                    let _turn = turn.await;
+                    (place, check(&engine, &table, version, kept, &port).await)
+                });
+            }
         }
     }
-    Ok(())
+
+    /// Checks what is left, and tells the first breach there is in the order of definitions.
+    async fn finish(self, pins: &BTreeMap<String, Pin>) -> anyhow::Result<()> {
+        self.begin(pins, false);
+        let begun = self.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut checked = begun.checks.join_all().await;
+        checked.sort_by_key(|(place, _)| *place);
+        for (_, checked) in checked {
+            if let Some(breach) = checked? {
+                return Err(breach.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a version of a port's table, of which an earlier one may have kept the same contract.
+async fn check(
+    engine: &Engine,
+    table: &Table,
+    version: u64,
+    kept: Option<u64>,
+    port: &Port,
+) -> anyhow::Result<Option<Breach>> {
+    let snapshot = table.snapshot_at(version).await?;
+    let kept = match kept {
+        Some(kept) => Some(table.snapshot_at(kept).await?),
+        None => None,
+    };
+    contract::check(engine, table, &snapshot, kept.as_deref(), port).await.map_err(anyhow::Error::msg)
 }
 
 /// The models named, and all that share streams or tables with them: a snapshot must fit together.
@@ -239,27 +288,29 @@ fn selected(models: &Models, only: &[String]) -> anyhow::Result<Models> {
     Ok(selected)
 }
 
-/// One bar a model.
+/// One bar a model; where one is done, its contracts are checked.
 struct Bars<'a> {
     output: &'a Output,
+    checks: &'a Checks<'a>,
     running: Mutex<BTreeMap<String, Step>>,
 }
 
 impl<'a> Bars<'a> {
-    fn new(output: &'a Output) -> Self {
-        Self { output, running: Mutex::default() }
+    fn new(output: &'a Output, checks: &'a Checks<'a>) -> Self {
+        Self { output, checks, running: Mutex::default() }
     }
 }
 
 impl Watch for Bars<'_> {
     fn begun(&self, model: &Model) {
         let step = self.output.step(format!("{} {}", model.kind(), model.name()));
-        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.insert(model.name().to_string(), step);
     }
 
     fn done(&self, model: &Model, built: &Built) {
-        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.checks.begin(&built.pins, true);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let step = running.remove(&model.name().to_string());
         drop(running);
         let mut words = counted(built.rows, "row", "rows");

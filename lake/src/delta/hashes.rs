@@ -94,7 +94,8 @@ impl Hashes {
         let (Some(from), Some(to)) = (self.offset(bucket), self.offset(bucket + 1)) else { return true };
         let place = |number: usize| self.first() + number * REMAINDER;
         let Some(bucket) = self.bytes.get(place(from)..place(to)) else { return true };
-        bucket.chunks_exact(REMAINDER).any(|found| found == &remainder.to_le_bytes()[..REMAINDER])
+        let [first, second, third, _] = remainder.to_le_bytes();
+        bucket.as_chunks::<REMAINDER>().0.contains(&[first, second, third])
     }
 
     /// Where the remainders begin.

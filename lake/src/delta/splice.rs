@@ -30,7 +30,9 @@ pub(super) fn spliced(
         return Err(ParquetError::General(format!("{} values for {rows} rows", replaced.num_rows())));
     }
     let options = options.clone().suited_to(replaced);
-    let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(options.properties()))?;
+    // The columns are written anew into room for some more than they had.
+    let room = Vec::with_capacity(bytes.len() + bytes.len() / 8);
+    let writer = ArrowWriter::try_new(room, schema.clone(), Some(options.properties()))?;
     let (mut file, encoders) = writer.into_serialized_writer()?;
     let mut first = 0;
     for (number, group) in footer.row_groups().iter().enumerate() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -77,14 +77,18 @@ impl FileOptions {
         if rows.num_rows() < *TELLING.start() {
             return self;
         }
-        let rows = rows.slice(0, rows.num_rows().min(*TELLING.end()));
-        for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-            if self.plain.contains(field.name()) {
-                continue;
-            }
-            let Some(hashes) = hash_rows(std::slice::from_ref(column)) else { continue };
+        let hardly_repeats = |column: &ArrayRef, count: usize| {
+            let column = column.slice(0, count.min(column.len()));
+            let hashes = hash_rows(std::slice::from_ref(&column)).unwrap_or_default();
             let distinct: HashSet<u64, BuildHasherDefault<Hashed>> = hashes.into_iter().collect();
-            if distinct.len() * 2 > rows.num_rows() {
+            distinct.len() * 2 > column.len()
+        };
+        for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+            // What repeats in a few rows does in many.
+            if !self.plain.contains(field.name())
+                && hardly_repeats(column, *TELLING.start())
+                && hardly_repeats(column, *TELLING.end())
+            {
                 self.plain.push(field.name().clone());
             }
         }

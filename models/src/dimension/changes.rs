@@ -56,7 +56,8 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
         let snapshot = changes.create(&dimension.changes_schema(), &[(SETTING, bits.to_string())]).await?;
         let bits = bucket_bits(&snapshot);
         let mut change = Change::default();
-        let options = FileOptions { small: true, ..FileOptions::default() };
+        // Whoever changes has a bucket's log unpacked.
+        let options = FileOptions::default();
         changes.put_together(&mut change, &dimension.changes_schema(), &options).await?;
         let (of, gathered_changes) = (dimension.clone(), gathered.changes);
         let by_bucket = tokio::task::spawn_blocking(move || by_bucket(&of, &gathered_changes, bits)).await;

@@ -41,10 +41,42 @@ pub(super) type ByKey<V> = HashMap<i64, V, BuildHasherDefault<Same>>;
 /// Members, by durable key.
 pub type Members = HashSet<i64, BuildHasherDefault<Same>>;
 
+/// Tells of most durable keys that they are not among some, without looking them up: a bit stands for the last digits of each.
+pub(super) struct Sieve {
+    words: Vec<u64>,
+}
+
+impl Sieve {
+    /// Bits for each key: one in so many of the others gets through.
+    const BITS: usize = 16;
+
+    pub(super) fn of<'a>(keys: impl ExactSizeIterator<Item = &'a i64>) -> Self {
+        let bits = (keys.len() * Self::BITS).next_power_of_two().max(u64::BITS as usize);
+        let mut words = vec![0; bits / u64::BITS as usize];
+        for &key in keys {
+            let (word, bit) = Self::place(words.len(), key);
+            words[word] |= bit;
+        }
+        Self { words }
+    }
+
+    /// If not, the key is none of them.
+    pub(super) fn may_have(&self, key: i64) -> bool {
+        let (word, bit) = Self::place(self.words.len(), key);
+        self.words[word] & bit != 0
+    }
+
+    /// The word and the bit of a key; there are as many words as a power of two.
+    fn place(words: usize, key: i64) -> (usize, u64) {
+        let digits = key as u64;
+        ((digits / u64::from(u64::BITS)) as usize & (words - 1), 1 << (digits % u64::from(u64::BITS)))
+    }
+}
+
 /// Asks a table for the rows of these members.
 pub(crate) fn those(members: &Arc<Members>) -> Wanted {
-    let members = members.clone();
-    Arc::new(move |durable| members.contains(&durable))
+    let (members, sieve) = (members.clone(), Sieve::of(members.iter()));
+    Arc::new(move |durable| sieve.may_have(durable) && members.contains(&durable))
 }
 
 /// The versions of all members: from when, and the key.
@@ -178,5 +210,22 @@ impl Index {
             *span = (span.0.min(from), span.1.max(to));
         }
         Ok(affected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sieve_keeps_all_and_lets_few_others_through() {
+        for count in [0, 1, 3, 64, 5_000] {
+            let key = |number: i64| number.wrapping_mul(0x5851_F42D_4C95_7F2D) & (i64::MAX >> 1);
+            let keys: Vec<i64> = (0..count).map(key).chain([UNKNOWN, i64::MAX]).collect();
+            let sieve = Sieve::of(keys.iter());
+            assert!(keys.iter().all(|&key| sieve.may_have(key)), "{count}");
+            let through = (count..count + 10_000).filter(|&number| sieve.may_have(key(number))).count();
+            assert!(through < 1_500, "{count}: {through}");
+        }
     }
 }

@@ -33,7 +33,7 @@ use starmere_lake::events::timestamp;
 use starmere_lake::paths;
 
 use super::changes::{CHANGES, SETTING, bucket_bits};
-use super::index::{Affected, ByKey, Index, Members, those};
+use super::index::{Affected, ByKey, Index, Members, Sieve, those};
 use super::{Action, BEGINNING, Dimension, END, FIRST_KEY, as_of, fold};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
@@ -406,9 +406,10 @@ impl Bucket {
 
     /// Takes those out of `mentioned` who have rows in a file. Who has the key of another member stays, and is told when folded.
     async fn who_is_there(&self, add: &Add, keys: &[i64], mentioned: &mut ByKey<Box<[u8]>>) -> Result<()> {
+        let sieve = Sieve::of(mentioned.keys());
         let is_first = |row: usize| row == 0 || keys[row] != keys[row - 1];
-        let places: Vec<usize> =
-            (0..keys.len()).filter(|&row| is_first(row) && mentioned.contains_key(&keys[row])).collect();
+        let is_mentioned = |row: usize| sieve.may_have(keys[row]) && mentioned.contains_key(&keys[row]);
+        let places: Vec<usize> = (0..keys.len()).filter(|&row| is_mentioned(row) && is_first(row)).collect();
         let columns = Schema::new(self.dimension.schema().fields()[2..2 + self.dimension.key.len()].to_vec());
         let found = self.versions.table.read_at(add, &Arc::new(columns), &places).await?;
         for (row, place) in places.into_iter().enumerate() {
@@ -421,7 +422,8 @@ impl Bucket {
 
     /// What a file has of members that are folded.
     async fn piece(self: Arc<Self>, add: Arc<Add>, keys: ScalarBuffer<i64>, members: Arc<Members>) -> Result<Piece> {
-        let places: Vec<usize> = (0..keys.len()).filter(|&row| members.contains(&keys[row])).collect();
+        let is_wanted = those(&members);
+        let places: Vec<usize> = (0..keys.len()).filter(|&row| is_wanted(keys[row])).collect();
         let old = self.versions.table.read_at(&add, &self.dimension.schema(), &places).await?;
         Ok(Piece { add, places, old, new: Vec::new() })
     }
