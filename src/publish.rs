@@ -22,6 +22,8 @@ use crate::project::Opened;
 
 /// Contracts that are checked side by side.
 const CHECKS_SIDE_BY_SIDE: usize = 4;
+/// So many rows are looked at while models are built.
+const CHECKED_BESIDE: u64 = 1 << 19;
 
 /// How often a build is begun anew because another one was ahead.
 const ATTEMPTS: u32 = 20;
@@ -171,14 +173,21 @@ fn names(models: &Models) -> BTreeSet<String> {
     names
 }
 
-/// Contracts that are being checked: of a table that has only changed while others are still built, of the rest after that,
-/// since a check of all rows takes as much memory as a model.
+/// Contracts that are being checked: of a table in which little is new while others are still built, of the rest after that,
+/// since a check of many rows takes as much memory as a model.
 struct Checks<'a> {
     opened: &'a Opened,
     newest: &'a CatalogSnapshot,
     published: Meaning,
-    at_once: Arc<Semaphore>,
+    turns: Arc<Turns>,
     begun: Mutex<Begun>,
+}
+
+/// When checks may go on.
+struct Turns {
+    at_once: Semaphore,
+    /// Closed when all models are built.
+    while_built: Semaphore,
 }
 
 /// Ports by their places, and what becomes of them.
@@ -190,39 +199,36 @@ struct Begun {
 
 impl<'a> Checks<'a> {
     fn new(opened: &'a Opened, newest: &'a CatalogSnapshot) -> anyhow::Result<Self> {
-        let (published, at_once) = (Meaning::of(newest)?, Arc::new(Semaphore::new(CHECKS_SIDE_BY_SIDE)));
-        Ok(Self { opened, newest, published, at_once, begun: Mutex::default() })
+        let turns = Turns { at_once: Semaphore::new(CHECKS_SIDE_BY_SIDE), while_built: Semaphore::new(0) };
+        Ok(Self { opened, newest, published: Meaning::of(newest)?, turns: Arc::new(turns), begun: Mutex::default() })
     }
 
     /// Begins to check the ports of these tables, as far as that was not begun yet.
-    fn begin(&self, pins: &BTreeMap<String, Pin>, only_of_changes: bool) {
+    fn begin(&self, pins: &BTreeMap<String, Pin>) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         for (place, port) in self.opened.project.meaning.ports.iter().enumerate() {
             let Some(pin) = pins.get(&port.table) else { continue };
             let old = self.newest.tables.get(&port.table);
             let kept = old.filter(|old| old.path == pin.path && self.published.ports.contains(port));
-            let kept = match kept.map(|old| old.version) {
-                Some(version) if version == pin.version => continue,
-                None if only_of_changes => continue,
-                kept => kept,
-            };
-            if begun.ports.insert(place) {
+            let kept = kept.map(|old| old.version);
+            if kept != Some(pin.version) && begun.ports.insert(place) {
                 let table = self.opened.warehouse.table(pin.path.clone());
                 let (engine, port, version) = (self.opened.engine.clone(), port.clone(), pin.version);
-                let turn = self.at_once.clone().acquire_owned();
-                begun.checks.spawn(async move {
-                    let _turn = turn.await;
-                    (place, check(&engine, &table, version, kept, &port).await)
-                });
+                let turns = self.turns.clone();
+                begun.checks.spawn(async move { (place, check(&engine, &table, version, kept, &port, &turns).await) });
             }
         }
     }
 
     /// Checks what is left, and tells the first breach there is in the order of definitions.
     async fn finish(self, pins: &BTreeMap<String, Pin>) -> anyhow::Result<()> {
-        self.begin(pins, false);
-        let begun = self.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut checked = begun.checks.join_all().await;
+        self.begin(pins);
+        self.turns.while_built.close();
+        let mut begun = self.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut checked = Vec::new();
+        while let Some(done) = begun.checks.join_next().await {
+            checked.push(done?);
+        }
         checked.sort_by_key(|(place, _)| *place);
         for (_, checked) in checked {
             if let Some(breach) = checked? {
@@ -240,13 +246,20 @@ async fn check(
     version: u64,
     kept: Option<u64>,
     port: &Port,
+    turns: &Turns,
 ) -> anyhow::Result<Option<Breach>> {
     let snapshot = table.snapshot_at(version).await?;
     let kept = match kept {
         Some(kept) => Some(table.snapshot_at(kept).await?),
         None => None,
     };
-    contract::check(engine, table, &snapshot, kept.as_deref(), port).await.map_err(anyhow::Error::msg)
+    let kept = kept.as_deref();
+    if contract::rows_to_count(&snapshot, kept, port) > CHECKED_BESIDE {
+        // There is no permit: it fails when all is built.
+        _ = turns.while_built.acquire().await;
+    }
+    let _turn = turns.at_once.acquire().await?;
+    contract::check(engine, table, &snapshot, kept, port).await.map_err(anyhow::Error::msg)
 }
 
 /// The models named, and all that share streams or tables with them: a snapshot must fit together.
@@ -309,7 +322,7 @@ impl Watch for Bars<'_> {
     }
 
     fn done(&self, model: &Model, built: &Built) {
-        self.checks.begin(&built.pins, true);
+        self.checks.begin(&built.pins);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let step = running.remove(&model.name().to_string());
         drop(running);

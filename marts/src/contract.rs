@@ -16,7 +16,7 @@ use starmere_lake::delta::{Add, Snapshot, Table, hash_rows};
 use starmere_lake::provider::PinnedTable;
 use starmere_lake::session::Engine;
 
-use crate::meaning::Port;
+use crate::meaning::{self, Port};
 
 /// The column of facts that says of which event a row is.
 const EVENT_ID: &str = "event_id";
@@ -102,6 +102,38 @@ fn nulls(snapshot: &Snapshot, port: &Port) -> Option<Broken> {
     None
 }
 
+/// So many rows are counted to check a port's key: those that are new, where the others have kept the same contract.
+pub fn rows_to_count(snapshot: &Snapshot, kept: Option<&Snapshot>, port: &Port) -> u64 {
+    match port.primary_key.is_empty() {
+        true => 0,
+        false => old_and_new(snapshot, kept, port).1.iter().filter_map(|add| add.rows()).sum(),
+    }
+}
+
+fn column<'a>(port: &'a Port, name: &str) -> Option<&'a meaning::Column> {
+    port.columns.iter().find(|column| column.name == *name)
+}
+
+/// The table's columns that are the port's key.
+fn keys(port: &Port) -> Vec<&str> {
+    let from = |name| column(port, name).map_or(name, |column| column.from.as_str());
+    port.primary_key.iter().map(|name| from(name.as_str())).collect()
+}
+
+/// The files whose keys have kept the contract already, and the others.
+fn old_and_new(snapshot: &Snapshot, kept: Option<&Snapshot>, port: &Port) -> (Vec<Arc<Add>>, Vec<Arc<Add>>) {
+    let keys = keys(port);
+    // Two rows without a key are two rows with one key, to a contract, but not to a join.
+    let is_never_null = |name: &String| column(port, name).is_some_and(|column| !column.nullable);
+    let kept = kept.filter(|_| port.primary_key.iter().all(is_never_null));
+    // A file whose keys are those of one that was there before has none that are new.
+    let was_there = |kept: &Snapshot, add: &Add| {
+        let is_gone = |file: &str| kept.file(file).is_some() && snapshot.file(file).is_none();
+        kept.file(&add.path).is_some() || add.same_as(&keys, is_gone).is_some()
+    };
+    snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| was_there(kept, add)))
+}
+
 async fn doubles(
     engine: &Engine,
     table: &Table,
@@ -110,18 +142,8 @@ async fn doubles(
     port: &Port,
 ) -> datafusion::error::Result<Option<Broken>> {
     let session = engine.session();
-    let column = |name: &String| port.columns.iter().find(|column| column.name == *name);
-    let keys: Vec<&str> =
-        port.primary_key.iter().map(|name| column(name).map_or(name.as_str(), |column| &column.from)).collect();
-    // Two rows without a key are two rows with one key, to a contract, but not to a join.
-    let kept = kept.filter(|_| port.primary_key.iter().all(|name| column(name).is_some_and(|column| !column.nullable)));
-    // A file whose keys are those of one that was there before has none that are new.
-    let was_there = |kept: &Snapshot, add: &Add| {
-        let is_gone = |file: &str| kept.file(file).is_some() && snapshot.file(file).is_none();
-        kept.file(&add.path).is_some() || add.same_as(&keys, is_gone).is_some()
-    };
-    let (old, new): (Vec<Arc<Add>>, Vec<Arc<Add>>) =
-        snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| was_there(kept, add)));
+    let keys = keys(port);
+    let (old, new) = old_and_new(snapshot, kept, port);
     let rows = |files| {
         let rows = session.read_table(Arc::new(PinnedTable::of(table.store(), snapshot.clone(), files)))?;
         rows.select(keys.iter().map(|key| ident(*key)).collect::<Vec<_>>())
@@ -199,7 +221,6 @@ mod tests {
     use starmere_lake::store::Store;
 
     use super::*;
-    use crate::meaning;
 
     type Rows<'a> = &'a [(Option<i64>, Option<&'a str>)];
 

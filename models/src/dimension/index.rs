@@ -127,11 +127,11 @@ fn columns(name: &str) -> SchemaRef {
 /// One version: member, from, to, key.
 type Row = (i64, i64, i64, i64);
 
-async fn read(table: &Table, add: &Add, name: &str, only: Option<&Arc<Members>>) -> Result<Vec<Row>> {
+async fn read(table: &Table, add: &Add, name: &str, only: Option<&Wanted>) -> Result<Vec<Row>> {
     let columns = columns(name);
     let batch = match only {
         None => table.read(add, &columns).await?,
-        Some(members) => table.read_where(add, &columns, columns.field(1).name(), &those(members)).await?,
+        Some(members) => table.read_where(add, &columns, columns.field(1).name(), members).await?,
     };
     Ok(rows(&batch))
 }
@@ -147,8 +147,9 @@ impl Index {
     /// Loads the index of the dimension `name` at a version of its table: of all members, or of some only.
     pub async fn load(table: &Table, snapshot: &Snapshot, name: &str, only: Option<&Arc<Members>>) -> Result<Self> {
         let mut all: Vec<Row> = Vec::new();
+        let only = only.map(those);
         for add in snapshot.files() {
-            all.extend(read(table, add, name, only).await?);
+            all.extend(read(table, add, name, only.as_ref()).await?);
         }
         all.sort_unstable();
         let mut index = Self::default();
@@ -194,8 +195,9 @@ impl Index {
         // Where only the ends of a file's versions are others, nobody's version is.
         let (came, went) = differing(without(after, before), without(before, after), &known_by);
         let mut counts: HashMap<(i64, i64, i64), (i32, i64)> = HashMap::new();
+        let only = only.map(those);
         for (add, sign) in went.into_iter().map(|add| (add, -1)).chain(came.into_iter().map(|add| (add, 1))) {
-            for row in read(table, &add, name, only).await? {
+            for row in read(table, &add, name, only.as_ref()).await? {
                 let (durable, from, to, key) = row;
                 let (count, end) = counts.entry((durable, from, key)).or_insert((0, to));
                 (*count, *end) = (*count + sign, to.max(*end));

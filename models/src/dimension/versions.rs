@@ -28,7 +28,7 @@ use arrow::datatypes::{Int32Type, Int64Type, Schema, TimestampMicrosecondType};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::catalog::Pin;
-use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table};
+use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table, Wanted};
 use starmere_lake::events::timestamp;
 use starmere_lake::paths;
 
@@ -47,6 +47,8 @@ pub const VERSIONS: &str = "rows";
 
 /// Buckets that are folded side by side.
 const SIDE_BY_SIDE: usize = 2;
+/// The same, of those of which a few members are folded: some wait for the store while others are encoded.
+const OF_CHANGES_SIDE_BY_SIDE: usize = 4;
 /// A bucket's new file is small, or not larger than its largest one divided by this: else there will be one of all its
 /// rows.
 const SHARE: u64 = 4;
@@ -97,7 +99,8 @@ pub async fn build_versions(
             });
         }
         let mut change = Change::default();
-        let mut rewritten = futures::stream::iter(buckets).map(Bucket::rewrite).buffered(SIDE_BY_SIDE);
+        let at_once = if from.is_some() { OF_CHANGES_SIDE_BY_SIDE } else { SIDE_BY_SIDE };
+        let mut rewritten = futures::stream::iter(buckets).map(Bucket::rewrite).buffered(at_once);
         while let Some(bucket) = rewritten.try_next().await? {
             change.adds.extend(bucket.adds);
             change.removes.extend(bucket.removes);
@@ -232,11 +235,11 @@ async fn children(
     let Some(snapshot) = &versions.snapshot else { return Ok(()) };
     for parent in parents {
         let Some(moved) = parent.affected.as_ref().filter(|affected| !affected.is_empty()) else { continue };
-        let moved: Arc<Members> = Arc::new(moved.members().collect());
+        let moved = those(&Arc::new(moved.members().collect()));
         let column = dimension.references[parent.reference].durable_column();
         let durable = Arc::new(Schema::new(vec![dimension.schema().field(1).clone()]));
         for add in snapshot.files() {
-            let found = versions.table.read_where(add, &durable, &column, &those(&moved)).await?;
+            let found = versions.table.read_where(add, &durable, &column, &moved).await?;
             let found = found.column(0).as_primitive::<Int64Type>().values();
             if !found.is_empty() {
                 let changed = affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default();
@@ -309,8 +312,9 @@ impl Bucket {
             return Ok(Rewritten::default());
         }
         let members = &Arc::new(members);
-        let pieces = files.into_iter().map(|(add, keys)| spawned(bucket.clone().piece(add, keys, members.clone())));
-        let (folded, mut pieces) = tokio::try_join!(bucket.folded(Some(members)), try_join_all(pieces))?;
+        let wanted = those(members);
+        let pieces = files.into_iter().map(|(add, keys)| spawned(bucket.clone().piece(add, keys, wanted.clone())));
+        let (folded, mut pieces) = tokio::try_join!(bucket.folded(Some(&wanted)), try_join_all(pieces))?;
         let by_version: HashMap<(i64, i64), u32> = versions(&folded).zip(0..).collect();
         for piece in &mut pieces {
             piece.new = versions(&piece.old).map(|version| by_version.get(&version).copied()).collect();
@@ -365,13 +369,13 @@ impl Bucket {
     }
 
     /// The rows of the members that are folded; where that is all of them, those that stand for no member as well.
-    async fn folded(self: &Arc<Self>, members: Option<&Arc<Members>>) -> Result<RecordBatch> {
+    async fn folded(self: &Arc<Self>, members: Option<&Wanted>) -> Result<RecordBatch> {
         let schema = self.dimension.changes_schema();
         let changes = self.changes.iter().map(|add| {
             let (log, add, schema, members) = (self.log.clone(), add.clone(), schema.clone(), members.cloned());
             spawned(async move {
                 Ok(match members {
-                    Some(members) => log.read_where(&add, &schema, "durable_key", &those(&members)).await?,
+                    Some(members) => log.read_where(&add, &schema, "durable_key", &members).await?,
                     None => log.read(&add, &schema).await?,
                 })
             })
@@ -421,8 +425,7 @@ impl Bucket {
     }
 
     /// What a file has of members that are folded.
-    async fn piece(self: Arc<Self>, add: Arc<Add>, keys: ScalarBuffer<i64>, members: Arc<Members>) -> Result<Piece> {
-        let is_wanted = those(&members);
+    async fn piece(self: Arc<Self>, add: Arc<Add>, keys: ScalarBuffer<i64>, is_wanted: Wanted) -> Result<Piece> {
         let places: Vec<usize> = (0..keys.len()).filter(|&row| is_wanted(keys[row])).collect();
         let old = self.versions.table.read_at(&add, &self.dimension.schema(), &places).await?;
         Ok(Piece { add, places, old, new: Vec::new() })
