@@ -325,6 +325,11 @@ impl<'a> Running<'a> {
         let Some(model) = self.models.get(name) else { return Ok(columns) };
         let schema = model.schema();
         let shape = model.shape();
+        if rows.is_empty() {
+            // Whatever is there is shown by what tells it apart.
+            let own = |name: &str| Compared { name: name.to_owned(), sql: format!("rows.\"{name}\"") };
+            return Ok(model.told_apart_by().iter().map(|name| own(name)).collect());
+        }
         for row in rows {
             for (column, value) in &row.value {
                 let role = shape.iter().flat_map(|shape| &shape.roles).find(|(role, _)| role == column);

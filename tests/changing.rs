@@ -189,7 +189,7 @@ async fn rows_are_traced_to_their_events_and_back() {
         assert!(traced.output.contains(words), "{words}\n{}", traced.output);
     }
     // Of a roll-up, by way of the fact.
-    let by_city = "rollup: by_city\nof: order_lines\nby: { city: customer.city }\n";
+    let by_city = "rollup: by_city\nof: order_lines\nby: { city: customer.city, order: order_id }\n";
     project.write("domains/sales/models/by_city.yaml", by_city);
     project.write(
         "domains/sales/models/cities.yaml",
@@ -208,7 +208,7 @@ async fn rows_are_traced_to_their_events_and_back() {
     }
     let back = project.run(&["--format", "csv", "trace", "--event", "o1"]).await;
     assert!(back.output.contains("fact,sales.order_lines,\"order_id: A, line_number: 1\""), "{}", back.output);
-    for words in ["rollup,sales.by_city,city: Ulm\n", "sql,sales.cities,city: Ulm\n"] {
+    for words in ["rollup,sales.by_city,\"city: Ulm, order: A\"\n", "sql,sales.cities,city: Ulm\n"] {
         assert!(back.output.contains(words), "{words}\n{}", back.output);
     }
     let back = project.run(&["--format", "csv", "trace", "--event", "m2"]).await;

@@ -55,6 +55,7 @@ async fn a_projects_tests_are_run_by_check() {
         ("{ event_id: o2, ", "{ event: o2, ", "rejects have no `event`"),
         ("  customer: []", "  custmer: []", "no fact, dimension or stream `custmer` reads events"),
         ("rejects:", "expect:", "there is no model `sales.orders`"),
+        ("rejects:", "expect: { order_lines: [] }\nrejects:", "there is another row: order_id: A, line_number: 1"),
         (&REJECTS[REJECTS.find("rejects:").unwrap()..], "", "the test expects nothing"),
     ] {
         assert!(REJECTS.contains(right), "{right}");

@@ -8,8 +8,12 @@
 //! *Constants of a side that may be null.* After `LEFT JOIN d ON … AND d.x = 4` the optimizer holds `d.x` for constant,
 //! though it is null in rows without a match: sorting by it is left out, and groups fall apart. Here the side that may
 //! be null is screened from the join for good, and says nothing of constants and orders.
+//!
+//! *What follows DISTINCT FROM.* The parser (sqlparser 0.62) takes all that follows for the right side: `a IS NOT DISTINCT FROM b AND c`
+//! becomes `a IS NOT DISTINCT FROM (b AND c)`. Where it cannot be told from what was meant, it is refused ([`misread`]).
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -29,9 +33,30 @@ use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, ReplaceChildrenOptions,
 };
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr as SqlExpr, Visit, visit_expressions};
 
 type Plan = Arc<dyn ExecutionPlan>;
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+/// Where the parser takes more for the right side of DISTINCT FROM than belongs there: what is wrong, and how to write it.
+pub fn misread<T: Visit>(tree: &T) -> Option<String> {
+    let found = visit_expressions(tree, |expression| {
+        let (SqlExpr::IsDistinctFrom(_, right) | SqlExpr::IsNotDistinctFrom(_, right)) = expression else {
+            return ControlFlow::Continue(());
+        };
+        match right.as_ref() {
+            // In parentheses it would be another node.
+            SqlExpr::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or | BinaryOperator::Xor), .. } => {
+                ControlFlow::Break(op.to_string())
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    let operator = found.break_value()?;
+    Some(format!(
+        "`{operator}` after DISTINCT FROM could belong to its right side; write parentheses: `(a IS NOT DISTINCT FROM b) {operator} …`"
+    ))
+}
 
 /// DataFusion's rules, corrected.
 pub(crate) fn corrected(rules: Vec<Rule>) -> Vec<Rule> {

@@ -18,7 +18,7 @@
 //! Invariant of the room: a file that a reader can see is complete, and durable before anybody is told of it.
 
 pub mod catalog;
-mod corrections;
+pub mod corrections;
 pub mod delta;
 mod error;
 pub mod events;

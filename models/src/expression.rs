@@ -24,6 +24,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use starmere_lake::corrections::misread;
+
 use crate::define::FieldType;
 use crate::events::decimal;
 
@@ -70,7 +72,12 @@ impl Compiler {
             return Err(format!("an expression has up to {MOST_WORDS} words and operators, and this one has {words}"));
         }
         let state = self.context.state();
-        let expression = state.create_logical_expr(text, &self.schema).map_err(|error| reason(&error))?;
+        let dialect = state.config().options().sql_parser.dialect;
+        let tree = state.sql_to_expr_with_alias(text, &dialect).map_err(|error| reason(&error))?;
+        if let Some(reason) = misread(&tree.expr) {
+            return Err(reason);
+        }
+        let expression = state.create_logical_expr_from_sql_expr(tree, &self.schema).map_err(|error| reason(&error))?;
         self.check(&expression)?;
         let columns = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
         // Some functions exist only as what the optimizer makes of them (`coalesce` becomes a CASE).
@@ -392,6 +399,9 @@ mod tests {
             assert!(reason.starts_with("an expression has up to 1000 words and operators"), "{rest}: {reason}");
         }
         assert!(compiler().compile(&format!("quantity IN (1{})", ",2".repeat(20_000))).is_ok());
+        for right in ["(quantity IS DISTINCT FROM price) AND price > 1", "quantity IS DISTINCT FROM price + 1"] {
+            assert!(compiler().compile(right).is_ok(), "{right}");
+        }
     }
 
     #[test]
@@ -404,6 +414,11 @@ mod tests {
             ("(select 1)", ""),
             ("quantity +", ""),
             ("$1", "no value here"),
+            (
+                "quantity IS NOT DISTINCT FROM price AND price > 1",
+                "`AND` after DISTINCT FROM could belong to its right side",
+            ),
+            ("price > 1 OR quantity IS DISTINCT FROM price OR price > 1", "write parentheses"),
         ] {
             let reason = compiler().compile(text).unwrap_err();
             assert!(reason.contains(part), "{text}: {reason}");

@@ -22,6 +22,8 @@ use datafusion::{
     },
 };
 
+use starmere_lake::corrections::misread;
+
 use crate::error::QueryError;
 
 /// A longer text is refused; tickets carry the text.
@@ -122,7 +124,10 @@ fn at_the_end(error: QueryError, sql: &str) -> QueryError {
 
 fn check_reads(statement: &Parsed) -> Result<(), QueryError> {
     match statement {
-        Parsed::Statement(ast) => check_ast_reads(ast),
+        Parsed::Statement(ast) => match misread(ast.as_ref()) {
+            Some(reason) => Err(QueryError::invalid(reason)),
+            None => check_ast_reads(ast),
+        },
         Parsed::Explain(explain) => check_reads(&explain.statement),
         Parsed::CopyTo(_) | Parsed::CreateExternalTable(_) | Parsed::Reset(_) => Err(refuse(&statement.to_string())),
     }

@@ -15,6 +15,7 @@ use starmere_lake::delta::Snapshot;
 use starmere_lake::events;
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
+use starmere_models::resolve::Model;
 use starmere_sql::wire;
 
 use crate::command_line::Rejects;
@@ -96,6 +97,13 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
             let hint = "describe one in `streams/`; see docs/definitions.md";
             return Err(Mendable::error("the project has no streams, so nothing could be rejected", hint));
         };
+        let is_named = |model: &&Model| model.name().to_string() == of || model.name().name == of;
+        if let Some(model) = opened.project.models.models.iter().find(is_named)
+            && matches!(model, Model::Sql(_) | Model::Generated(_))
+        {
+            let message = format!("`{}` reads no events, so it rejects none", model.name());
+            return Err(Mendable::error(message, "see the rejects of what it is made of: `starmere rejects`"));
+        }
         return Err(Mendable::error(
             format!("there is no stream or built model `{of}`"),
             "see `starmere streams` and `starmere plan`",

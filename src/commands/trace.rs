@@ -128,11 +128,11 @@ impl Tracing<'_> {
         let rows = self.ask(&format!("SELECT * FROM {table} WHERE {condition} LIMIT {ENOUGH}")).await?;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         if count == 0 {
-            let hint = format!("its rows are told apart by {}", names(model).join(", "));
+            let hint = format!("its rows are told apart by {}", model.told_apart_by().join(", "));
             return Err(Mendable::error(format!("`{full}` has no row with {}", key.join(", ")), hint));
         }
         if count > MOST_ROWS {
-            let hint = format!("say more of {}", names(model).join(", "));
+            let hint = format!("say more of {}", model.told_apart_by().join(", "));
             return Err(Mendable::error(format!("more than {MOST_ROWS} rows of `{full}` are meant"), hint));
         }
         output.say(format!("{} of {} {full}", counted(count as u64, "row", "rows"), model.kind()));
@@ -324,7 +324,7 @@ impl Tracing<'_> {
                 "SELECT said.means, {} AS stream, e.event_id, e.event_type, e.event_version, e.occurred_at, e.ingested_at, \
                  e.source, e.topic, e.partition, e.position, e.rejection IS NULL AND row_number() OVER (\
                  PARTITION BY e.event_id, said.means ORDER BY e.rejection IS NOT NULL, e.occurred_at, e.source, e.topic, \
-                 e.partition, e.position) = 1 AS counts, arrow_cast(e.payload, 'Binary') AS payload \
+                 e.partition, e.position) = 1 AS counts, e.rejection, arrow_cast(e.payload, 'Binary') AS payload \
                  FROM {table} AS e JOIN (VALUES {}) AS said (event_id, means) ON said.event_id = e.event_id",
                 text(stream),
                 said.join(", ")
@@ -364,7 +364,7 @@ impl Tracing<'_> {
         }
         let mut found: IndexSet<Vec<String>> = IndexSet::new();
         for model in &self.opened.project.models.models {
-            let names = names(model);
+            let names = model.told_apart_by();
             let opens = [names.clone(), vec!["valid_from".to_owned()]].concat();
             for batch in made.rows.get(model.name()).into_iter().flatten() {
                 for row in 0..batch.num_rows() {
@@ -468,7 +468,7 @@ impl Tracing<'_> {
             };
             let Some(first) = grains.first() else { continue };
             let columns = first.schema().fields().iter().map(|field| quoted(field.name())).collect::<Vec<_>>();
-            let same = columns.iter().map(|column| format!("rows.{column} IS NOT DISTINCT FROM grains.{column}"));
+            let same = columns.iter().map(|column| format!("(rows.{column} IS NOT DISTINCT FROM grains.{column})"));
             let same = same.collect::<Vec<_>>().join(" AND ");
             let grains = MemTable::try_new(first.schema(), vec![grains.clone()])?;
             self.session.register_table(TableReference::bare(GRAINS), Arc::new(grains))?;
@@ -495,18 +495,9 @@ impl Tracing<'_> {
     }
 }
 
-/// Columns that tell a model's rows apart.
-fn names(model: &Model) -> Vec<String> {
-    match model {
-        Model::Dimension(dimension) => dimension.key.iter().map(|(name, _)| name.clone()).collect(),
-        Model::Generated(generated) => vec![format!("{}_key", generated.name.name)],
-        Model::Fact(_) | Model::Sql(_) => model.grain().to_vec(),
-    }
-}
-
 /// SQL for which rows are meant: `column=value`, or values in the order of the columns that tell rows apart.
 fn condition(model: &Model, key: &[String]) -> anyhow::Result<String> {
-    let (names, schema) = (names(model), model.schema());
+    let (names, schema) = (model.told_apart_by(), model.schema());
     let mut parts = Vec::new();
     let mut unnamed = names.iter();
     for part in key {

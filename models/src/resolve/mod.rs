@@ -283,6 +283,15 @@ impl Model {
         made_by
     }
 
+    /// The columns that tell its rows apart, a dimension's members: those that people know them by.
+    pub fn told_apart_by(&self) -> Vec<String> {
+        match self {
+            Self::Dimension(dimension) => dimension.key.iter().map(|(name, _)| name.clone()).collect(),
+            Self::Generated(generated) => vec![format!("{}_key", generated.name.name)],
+            Self::Fact(_) | Self::Sql(_) => self.grain().to_vec(),
+        }
+    }
+
     /// The streams that it reads, by name.
     pub fn streams(&self) -> BTreeSet<&str> {
         match self {

@@ -34,6 +34,7 @@ use datafusion::prelude::{SessionContext, ident};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::FutureExt;
+use starmere_lake::corrections::misread;
 use starmere_lake::provider::pinned_schema;
 
 use super::functions;
@@ -210,7 +211,9 @@ fn parsed(sql: &str) -> Result<Statement, String> {
     let dialect = state.config().options().sql_parser.dialect;
     let statement = state.sql_to_statement(sql, &dialect).map_err(|error| reason(&error))?;
     match &statement {
-        Statement::Statement(inner) if matches!(inner.as_ref(), SqlStatement::Query(_)) => Ok(statement),
+        Statement::Statement(inner) if matches!(inner.as_ref(), SqlStatement::Query(_)) => {
+            misread(inner.as_ref()).map_or(Ok(statement.clone()), Err)
+        }
         _ => Err("not a SELECT".to_owned()),
     }
 }

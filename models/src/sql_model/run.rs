@@ -95,7 +95,11 @@ impl Input {
         rows(&self.added).saturating_sub(rows(&self.removed))
     }
 
+    /// How many rows may have come or gone.
     fn rows_changed(&self) -> u64 {
+        if self.before.is_none() {
+            return self.now.rows().unwrap_or_default();
+        }
         self.added.iter().chain(&self.removed).filter_map(|add| add.rows()).sum()
     }
 }
