@@ -222,7 +222,7 @@ fn mistakes_in_sql_are_told_without_the_engine_s_own_words() {
             (
                 "'quantity > 0'",
                 "'quantity > paid'",
-                "3:8: `quantity > paid`: Cannot infer common argument type for comparison operation Int32 > Boolean",
+                "3:8: `quantity > paid`: Cannot infer common argument type for comparison operation int > bool",
             ),
             (
                 "'quantity > 0'",
