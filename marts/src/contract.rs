@@ -46,7 +46,7 @@ pub async fn check(
         None => doubles(engine, table, snapshot, kept, port).await.map_err(|error| error.to_string())?,
     };
     let Some(Broken { mut reason, rows }) = broken else { return Ok(None) };
-    // Of whom it is said is worth more than that it is said twice.
+    // The breach is told, whether or not its events are found.
     if let Ok(events) = events(engine, table, snapshot, rows).await
         && !events.is_empty()
     {

@@ -93,3 +93,17 @@ fn long_chains_are_refused_before_they_overflow_the_stack() {
     }
     parse_here(&format!("SELECT 1 IN (1{})", ", 2".repeat(50_000))).unwrap();
 }
+
+/// The parser takes all of it for the right side.
+#[test]
+fn what_follows_distinct_from_is_not_misread() {
+    for misread in ["a IS NOT DISTINCT FROM b AND c", "c OR a IS DISTINCT FROM b OR c"] {
+        for sql in [format!("SELECT {misread}"), format!("EXPLAIN SELECT 1 FROM t WHERE {misread}")] {
+            let error = parse_here(&sql).unwrap_err().to_string();
+            assert!(error.contains("after DISTINCT FROM could belong to its right side"), "{sql}: {error}");
+        }
+    }
+    for right in ["(a IS NOT DISTINCT FROM b) AND c", "a IS DISTINCT FROM (b AND c)", "c AND a IS DISTINCT FROM b"] {
+        assert!(parse_here(&format!("SELECT {right}")).is_ok(), "{right}");
+    }
+}
