@@ -114,6 +114,12 @@ fn what_is_wrong_with_a_select_is_told() {
             "3:3: `select`: `array_agg` may depend on the order of rows",
         ),
         (
+            "SELECT order_id FROM order_lines WHERE order_id IS DISTINCT FROM 'a' AND quantity > 1",
+            "order_id",
+            "3:3: `select`: `AND` after DISTINCT FROM could belong to its right side; write parentheses: \
+             `(a IS NOT DISTINCT FROM b) AND …`",
+        ),
+        (
             "SELECT DISTINCT ON (order_id) order_id FROM order_lines",
             "order_id",
             "3:3: `select`: DISTINCT ON keeps one row of several by their order",
