@@ -354,6 +354,11 @@ impl<'a> Running<'a> {
                             columns.push(Compared { name: column.clone(), sql: format!("rows.\"{column}\"") });
                         }
                     }
+                    (Some(_), _) => {
+                        let message = format!("`{column}` is the role of a dimension, whose row is expected");
+                        let hint = format!("write `{column}: {{ … }}` with its attributes, or `{column}_key: …`");
+                        return Err(Problem::new(row.place(file_name), message).hint(hint));
+                    }
                     _ => {
                         let roles = shape.iter().flat_map(|shape| &shape.roles).map(|(role, _)| role.as_str());
                         let known = schema.fields().iter().map(|field| field.name().as_str()).chain(roles);

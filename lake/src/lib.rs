@@ -10,6 +10,7 @@
 //! | [`catalog`] | numbered snapshots that pin a version of every table, so that many change at once |
 //! | [`provider`] | a pinned Delta version as plain Parquet scans for DataFusion |
 //! | [`session`] | DataFusion sessions, set up for star joins |
+//! | [`literals`] | numbers with a point in SQL, exact beside decimals |
 //! | [`json`] | many paths of a JSON text in one validating pass |
 //! | [`formats`] | what payloads are written in, and how each is read as JSON |
 //! | [`upkeep`] | compaction of small files, and clean-up of what nobody needs |
@@ -25,6 +26,7 @@ pub mod events;
 pub mod formats;
 pub mod json;
 pub mod landing;
+pub mod literals;
 pub mod paths;
 pub mod provider;
 pub mod session;

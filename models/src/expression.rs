@@ -25,9 +25,11 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use starmere_lake::corrections::misread;
+use starmere_lake::literals::planning_session;
 
 use crate::define::FieldType;
 use crate::events::decimal;
+use crate::resolve::beginning;
 
 /// Each word or operator may be a level of the tree that an expression is, and the engine walks trees by recursion:
 /// 2,000 levels are more than a stack of 2 MiB holds.
@@ -62,7 +64,7 @@ impl Compiler {
     /// A compiler of expressions over `schema`.
     pub fn new(schema: &SchemaRef) -> Result<Self, String> {
         let schema = DFSchema::try_from(schema.as_ref().clone()).map_err(|error| error.strip_backtrace())?;
-        Ok(Self { context: SessionContext::new(), schema })
+        Ok(Self { context: planning_session(), schema })
     }
 
     /// Compiles `text`, or says what is wrong with it.
@@ -150,7 +152,7 @@ pub(crate) fn reason(error: &DataFusionError) -> String {
 }
 
 /// A text of the engine's, with types as definitions name them.
-fn with_our_types(text: &str) -> String {
+pub(crate) fn with_our_types(text: &str) -> String {
     const NAMES: [(&str, &str); 13] = [
         ("Timestamp(Microsecond, Some(\"UTC\"))", "timestamp"),
         ("Timestamp(µs, \"UTC\")", "timestamp"),
@@ -267,9 +269,11 @@ pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<
         errors.extend(rows.map(|row| (row, format!("`{what}` cannot be made {}", FieldType::name_of(to)))));
         return new_null_array(to, values.len());
     };
+    let shown = |row| beginning(&array_value_to_string(values, row).unwrap_or_default(), 80);
     if cast.null_count() != values.null_count() {
         let failed = (0..values.len()).filter(|&row| cast.is_null(row) && values.is_valid(row));
-        errors.extend(failed.map(|row| (row, format!("`{what}` does not fit {}", FieldType::name_of(to)))));
+        let told = |row| (row, format!("`{what}` is {}, which does not fit {}", shown(row), FieldType::name_of(to)));
+        errors.extend(failed.map(told));
     }
     if !loses_digits(from, to) {
         return cast;
@@ -284,7 +288,6 @@ pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<
     };
     let Ok(same) = not_distinct(&unsigned(&back), &unsigned(values)) else { return cast };
     let is_cut = |row: usize| cast.is_valid(row) && !same.value(row);
-    let shown = |row| array_value_to_string(values, row).unwrap_or_default();
     for row in (0..values.len()).filter(|&row| is_cut(row)) {
         let type_name = FieldType::name_of(to);
         errors.push((row, format!("`{what}` is {}, which {type_name} cannot hold unless it is rounded", shown(row))));
@@ -301,7 +304,7 @@ fn texts(values: &ArrayRef) -> Option<StringArray> {
 
 /// Whether a cast may cut digits off: some of a fraction, or all of it. (Doubles are no exact numbers: as decimals they are
 /// rounded.)
-fn loses_digits(from: &DataType, to: &DataType) -> bool {
+pub(crate) fn loses_digits(from: &DataType, to: &DataType) -> bool {
     match (scale(from), scale(to)) {
         (Some(from), Some(to)) => to < from,
         (Some(scale), None) => to.is_integer() && scale > 0,

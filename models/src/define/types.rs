@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use starmere_lake::events;
 
+use crate::expression::with_our_types;
+
 /// Type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FieldType {
@@ -54,7 +56,8 @@ impl FieldType {
 
     /// What a definition would call the type of such columns.
     pub fn name_of(data_type: &DataType) -> String {
-        Self::of(data_type).map_or_else(|| data_type.to_string(), |known| known.to_string())
+        let known = Self::of(data_type).map(|known| known.to_string());
+        known.unwrap_or_else(|| with_our_types(&data_type.to_string()))
     }
 
     /// Whether sums of it do not depend on their order.

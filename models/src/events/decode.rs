@@ -15,23 +15,16 @@ use starmere_lake::json::{self, Kind, Paths, Span};
 
 use super::columns::Column;
 use super::hops::{Hop, base, follow, hops};
+use super::need::{fields_of, names, needed_of};
 use super::upcast::{self, Frame, Ready, Types};
 use super::view::UNREADABLE;
-use super::{Event, Field, Version};
+use super::{Event, Field, Need, Version};
 use crate::define::FieldType;
 use crate::expression::RowError;
 use crate::{Error, Result};
 
 /// How the reason begins where a payload is not JSON.
 const NOT_JSON: &str = "not JSON";
-
-/// The fields that a model needs of an event.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Need {
-    pub fields: BTreeSet<String>,
-    /// One row per element of this field, with these fields of the elements.
-    pub each: Option<(String, BTreeSet<String>)>,
-}
 
 /// Decodes one event type for one model.
 #[derive(Debug)]
@@ -237,17 +230,12 @@ fn internal(column: &str) -> Error {
 impl VersionDecoder {
     /// Decodes `versions[0]` and takes it to the last of `versions`.
     fn new(versions: &[Version], need: &Need, decoder: &Decoder, everything: bool) -> Result<Self, StepError> {
-        let fields_of = |version: &Version| version.fields.clone();
-        let event = Level::new(versions, None, &need.fields, fields_of, &decoder.schema, everything)?;
-        let mut level = event;
+        let mut level = Level::new(versions, None, &need.fields, &decoder.schema, everything)?;
         let mut elements = None;
         if let (Some((each, wanted)), Some(schema)) = (&need.each, &decoder.element_schema) {
-            let fields_of = |version: &Version| {
-                version.field(each).and_then(Field::elements).map(<[Field]>::to_vec).unwrap_or_default()
-            };
             let array = versions[0].field(each).filter(|field| field.elements().is_some());
             if let Some(array) = array {
-                let inner = Level::new(versions, Some(each), wanted, fields_of, schema, everything)?;
+                let inner = Level::new(versions, Some(each), wanted, schema, everything)?;
                 let slot = level.fields.len();
                 let names: Vec<&str> = level.fields.iter().map(|(name, _)| name.as_str()).collect();
                 let mut paths: Vec<String> = names
@@ -452,33 +440,13 @@ impl Level {
         versions: &[Version],
         level: Option<&str>,
         needed: &BTreeSet<String>,
-        fields_of: impl Fn(&Version) -> Vec<Field>,
         target: &SchemaRef,
         everything: bool,
     ) -> Result<Self, StepError> {
-        let names = |version: &Version| -> BTreeSet<String> {
-            fields_of(version)
-                .iter()
-                .filter(|field| field.field_type().is_some())
-                .map(|field| field.name.clone())
-                .collect()
-        };
-        // Backwards: what is needed of each version.
-        let mut needed = needed.clone();
-        let mut used = Vec::new();
-        for pair in versions.windows(2).rev() {
-            let (before, mut steps) = upcast::needed_before(&pair[1].steps, level, &needed, &names(&pair[0]));
-            needed = before;
-            if everything {
-                needed = names(&pair[0]);
-                steps.fill(true);
-            }
-            used.push(steps);
-        }
-        used.reverse();
-        needed.retain(|name| names(&versions[0]).contains(name));
-        let first = fields_of(&versions[0]);
-        let fields: Vec<&Field> = first.iter().filter(|field| needed.contains(&field.name)).collect();
+        let by_version = needed_of(versions, level, needed, everything);
+        let (needed, _) = &by_version[0];
+        let fields: Vec<&Field> =
+            fields_of(&versions[0], level).iter().filter(|field| needed.contains(&field.name)).collect();
         let paths: Vec<&str> = fields.iter().map(|field| base(&field.path)).collect();
         let hops = fields.iter().map(|field| hops(&field.path)).collect();
         let typed: Vec<(String, FieldType)> =
@@ -486,8 +454,8 @@ impl Level {
         // Forwards: the steps, over the types as they are by then.
         let mut types: Types = typed.iter().map(|(name, field_type)| (name.clone(), field_type.arrow())).collect();
         let mut steps = Vec::new();
-        let mut all: BTreeSet<String> = names(&versions[0]);
-        for (pair, used) in versions.windows(2).zip(&used) {
+        let mut all: BTreeSet<String> = names(&versions[0], level);
+        for (pair, (_, used)) in versions.windows(2).zip(&by_version[1..]) {
             let next = &pair[1];
             for step in &next.steps {
                 if let crate::define::Step::Rename(step) = step {
@@ -498,7 +466,7 @@ impl Level {
                 .map_err(|(step, reason)| StepError { version: next.number, step, reason })?;
             steps.extend(ready);
             // Fields of the new version that carry over need its type.
-            for field in fields_of(next) {
+            for field in fields_of(next, level) {
                 let (Some(have), Some(want)) = (types.get(&field.name), field.field_type().map(FieldType::arrow))
                 else {
                     continue;
@@ -512,7 +480,7 @@ impl Level {
                     return Err(StepError { version: next.number, step: next.steps.len().saturating_sub(1), reason });
                 }
             }
-            all.extend(names(next));
+            all.extend(names(next, level));
         }
         debug_assert!(target.fields().len() <= 10_000, "definitions are small");
         Ok(Self { of: level.unwrap_or_default().to_owned(), paths: Paths::new(&paths), hops, fields: typed, steps })

@@ -13,14 +13,16 @@ mod columns;
 mod decode;
 mod hops;
 mod lake;
+mod need;
 mod sample;
 mod upcast;
 mod view;
 
 pub use changes::{EventChanges, changes};
 pub(crate) use columns::decimal;
-pub use decode::{Decoded, Decoder, Elements, Need};
+pub use decode::{Decoded, Decoder, Elements};
 pub(crate) use hops::base;
+pub use need::Need;
 pub(crate) use sample::misfits;
 pub use view::Payloads;
 

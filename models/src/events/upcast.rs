@@ -87,9 +87,10 @@ pub(super) fn needed_before(
     let mut needed = needed.clone();
     let mut used = vec![false; steps.len()];
     for (number, step) in steps.iter().enumerate().rev() {
-        if let Some((to, from)) = effect(step, level, &names)
-            && needed.remove(to)
-        {
+        let Some((to, from)) = effect(step, level, &names) else { continue };
+        // What goes away under its old name is not what has that name later.
+        let goes = matches!(step, Step::Rename(_)) && from.iter().any(|name| needed.remove(name));
+        if needed.remove(to) || goes {
             used[number] = true;
             needed.extend(from);
         }

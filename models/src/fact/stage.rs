@@ -7,7 +7,7 @@ use arrow::array::{
     UInt32Array,
 };
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{Field, Int32Type, Schema};
 
 use super::{AUDIT, Fact, RoleKey, Source};
 use crate::dimension::Target;
@@ -59,6 +59,7 @@ impl Stage {
         let failed = || Error::columns(format!("rows of {}", self.fact.name));
         let decoded = self.decoder.decode(batch, counts)?;
         let mut rejects = decoded.rejects;
+        let is_of_elements = decoded.elements.is_some();
         // One row per event, or per element.
         let (lake_rows, fields, ordinal): (UInt32Array, RecordBatch, Int32Array) = match decoded.elements {
             None => {
@@ -74,8 +75,8 @@ impl Stage {
         };
         let ordinal: ArrayRef = Arc::new(ordinal);
         let input = crate::dimension::with_built_in(batch, &lake_rows, &fields, Some(ordinal))?;
+        let (input, lake_rows) = self.only_those_that_belong(input, lake_rows, is_of_elements, &mut rejects)?;
         let mut errors: Vec<RowError> = Vec::new();
-        let (input, lake_rows) = self.only_those_that_belong(input, lake_rows, &mut errors, &mut rejects)?;
         let mut columns = Vec::with_capacity(self.fact.columns.len() + 3);
         for (column, expression) in self.fact.columns.iter().zip(&self.source().columns) {
             let (values, row_errors) = expression.evaluate(&input);
@@ -124,6 +125,9 @@ impl Stage {
                 *keys = Int64Array::from_iter_values(keys.values().iter().enumerate().map(row));
             }
         }
+        if is_of_elements {
+            name_elements(&input, &mut errors);
+        }
         let rows = input.num_rows();
         let staged = Staged { columns, durable, natural, rows, rejects };
         without(staged, &lake_rows, errors).map_err(failed())
@@ -133,11 +137,14 @@ impl Stage {
         &self,
         input: RecordBatch,
         lake_rows: UInt32Array,
-        errors: &mut Vec<RowError>,
+        is_of_elements: bool,
         rejects: &mut Vec<(u32, String)>,
     ) -> Result<(RecordBatch, UInt32Array)> {
         let Some(belongs) = &self.source().filter else { return Ok((input, lake_rows)) };
-        let (values, failed) = belongs.evaluate(&input);
+        let (values, mut failed) = belongs.evaluate(&input);
+        if is_of_elements {
+            name_elements(&input, &mut failed);
+        }
         let values = values.as_boolean();
         let mut mask = if values.null_count() > 0 { prep_null_mask_filter(values) } else { values.clone() };
         if !failed.is_empty() {
@@ -151,8 +158,17 @@ impl Stage {
         let object = || Error::columns(format!("rows of {}", self.fact.name));
         let input = filter_record_batch(&input, &mask).map_err(object())?;
         let lake_rows = filter(&lake_rows, &mask).map_err(object())?.as_primitive().clone();
-        errors.clear();
         Ok((input, lake_rows))
+    }
+}
+
+/// Says with each error which element of its event it is of.
+fn name_elements(rows: &RecordBatch, errors: &mut [RowError]) {
+    let Some(ordinal) = rows.column_by_name("ordinal").and_then(|column| column.as_primitive_opt::<Int32Type>()) else {
+        return;
+    };
+    for (row, reason) in errors {
+        *reason = format!("element {}: {reason}", ordinal.value(*row));
     }
 }
 

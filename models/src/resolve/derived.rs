@@ -274,7 +274,8 @@ impl Resolving<'_> {
                 continue;
             }
             let Some(field_type) = FieldType::of(&data_type) else {
-                let message = format!("the column `{column}` is {data_type}, which no table has");
+                let own = FieldType::name_of(&data_type);
+                let message = format!("the column `{column}` is {own}, which no table has");
                 self.problem(Problem::new(place.clone(), message).hint("cast it to a type that tables have"));
                 continue;
             };

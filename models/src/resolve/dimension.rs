@@ -98,7 +98,10 @@ impl Resolving<'_> {
                         let own = FieldType::name_of(expression.data_type());
                         format!("`{}` is {own}, and `{column}` is {first} in the source before", expression.text())
                     }
-                    (None, None) => format!("`{}` is {}, which no key has", expression.text(), expression.data_type()),
+                    (None, None) => {
+                        let own = FieldType::name_of(expression.data_type());
+                        format!("`{}` is {own}, which no key has", expression.text())
+                    }
                     (known_before, _) => {
                         *known = known_before.or(own);
                         continue;

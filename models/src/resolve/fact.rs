@@ -209,7 +209,8 @@ impl Resolving<'_> {
         let typed = expressions.iter().find(|expression| *expression.data_type() != DataType::Null);
         let first = typed.or(expressions.first())?;
         let Some(field_type) = declared.or(FieldType::of(first.data_type())) else {
-            let message = format!("`{}` is {}, which no column has", first.text(), first.data_type());
+            let own = FieldType::name_of(first.data_type());
+            let message = format!("`{}` is {own}, which no column has", first.text());
             self.problem(Problem::new(place.clone(), message).hint("declare its `type`"));
             return None;
         };

@@ -23,14 +23,14 @@ use crate::define::{
     SpecialMembers, StreamFile, suggestion,
 };
 use crate::dimension::{Dimension, Target};
-use crate::events::Stream;
+use crate::events::{Event, Need, Stream};
 use crate::fact::ColumnKind;
 use crate::fact::Fact;
 use crate::generated::Generated;
 use crate::sql_model::{Shape, SqlModel};
 
 /// A number that changes when our own code changes the meaning of a fold: then everything is built anew.
-const FOLD: u32 = 5;
+const FOLD: u32 = 6;
 /// What a model's rows follow from has that number under this name.
 pub const RULES: &str = "rules";
 
@@ -258,19 +258,17 @@ impl Model {
             }
             Self::Dimension(dimension) => {
                 let sources = dimension.sources.iter();
-                let events = sources.map(|source| (&source.stream, &source.event, &source.definition));
+                let events = sources.map(|source| (&source.stream, source.need.of(&source.definition)));
                 (dimension.definition.clone(), events.collect())
             }
             Self::Fact(fact) => {
                 let sources = fact.sources.iter();
-                let events = sources.map(|source| (&source.stream, &source.event, &source.definition));
+                let events = sources.map(|source| (&source.stream, source.need.of(&source.definition)));
                 (fact.definition.clone(), events.collect())
             }
             Self::Sql(model) => (model.definition.clone(), Vec::new()),
         };
-        let events = events
-            .into_iter()
-            .map(|(stream, event, definition)| (format!("{stream}.{event}"), definition.as_written()));
+        let events = events.into_iter().map(|(stream, event)| (format!("{stream}.{}", event.name), event.as_written()));
         // Of a query, what the ports that it reads show stands beside it.
         if let Some([query, shown, _]) = made_by.as_array().map(Vec::as_slice) {
             made_by = serde_json::json!({ "query": query, "tables": shown });
@@ -435,12 +433,11 @@ impl Resolving<'_> {
     }
 
     fn fingerprints(&mut self) {
-        let event_of = |streams: &BTreeMap<String, Arc<Stream>>, stream: &str, event: &str| {
-            let stream = streams.get(stream);
-            let event = stream.and_then(|stream| stream.event(event));
-            serde_json::to_value((stream.map(|stream| &stream.format), event)).unwrap_or_default()
-        };
         let streams = self.models.streams.clone();
+        let event_of = |stream: &str, event: &Event, need: &Need| {
+            let format = streams.get(stream).map(|stream| &stream.format);
+            serde_json::to_value((format, need.of(event))).unwrap_or_default()
+        };
         let facts: BTreeMap<ModelName, Arc<Fact>> = self
             .models
             .models
@@ -460,12 +457,14 @@ impl Resolving<'_> {
             })
             .collect();
         let own_fact = |fact: &Fact| {
-            let events = fact.sources.iter().map(|source| event_of(&streams, &source.stream, &source.event));
+            let sources = fact.sources.iter();
+            let events = sources.map(|source| event_of(&source.stream, &source.definition, &source.need));
             std::iter::once(fact.definition.clone()).chain(events).collect::<Vec<_>>()
         };
         let own_dimension = |dimension: &Dimension| {
             let mut parts = vec![dimension.definition.clone()];
-            parts.extend(dimension.sources.iter().map(|source| event_of(&streams, &source.stream, &source.event)));
+            let sources = dimension.sources.iter();
+            parts.extend(sources.map(|source| event_of(&source.stream, &source.definition, &source.need)));
             parts
         };
         // What its table follows from, parents aside.
@@ -564,7 +563,7 @@ pub fn check_name(name: &str, place: &Place) -> Option<Problem> {
 }
 
 /// What goes on for pages, by its beginning.
-fn beginning(text: &str, most: usize) -> String {
+pub(crate) fn beginning(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -35,11 +35,12 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::FutureExt;
 use starmere_lake::corrections::misread;
+use starmere_lake::literals::planning_session;
 use starmere_lake::provider::pinned_schema;
 
 use super::functions;
 use super::sums::are_sums;
-use crate::define::ModelName;
+use crate::define::{FieldType, ModelName};
 use crate::expression::reason;
 
 /// A table that a query names, and the model behind it.
@@ -227,7 +228,7 @@ pub(crate) fn table_names(sql: &str) -> Result<Vec<TableReference>, String> {
 impl Query {
     /// Plans `text` over `sources`; `grain` tells its rows apart.
     pub(crate) fn new(text: &Text, sources: &[Source], grain: &[String]) -> Result<Self, String> {
-        let context = SessionContext::new();
+        let context = planning_session();
         let (sql, watermark, generated) = match text {
             Text::Users(sql) => (sql, None, false),
             Text::Generated { select, watermark } => (select, watermark.as_ref(), true),
@@ -514,7 +515,9 @@ fn unstable_aggregate(name: &str, of: Option<&Expr>, node: &LogicalPlan) -> Opti
         _ => of.is_integer() || matches!(of, DataType::Decimal128(..) | DataType::Decimal256(..) | DataType::Null),
     };
     let hint = if name == "avg" && of.is_integer() { "; divide sums as decimals" } else { "" };
-    (!is_exact).then(|| format!("`{name}` of {of} depends on the order of rows; cast to a decimal{hint}"))
+    (!is_exact).then(|| {
+        format!("`{name}` of {} depends on the order of rows; cast to a decimal{hint}", FieldType::name_of(&of))
+    })
 }
 
 /// Why an expression would not give the same answer every day.

@@ -2,10 +2,11 @@
 
 use indexmap::IndexMap;
 
-use super::super::{Resolving, check_name};
+use super::super::{Resolving, beginning, check_name};
 use super::Select;
 use super::star::{From, quoted, typed};
 use crate::define::{Additivity, DerivedFactFile, FieldType, ModelName, Place, Problem};
+use crate::expression::loses_digits;
 use crate::sql_model::{Shape, Text};
 
 impl Resolving<'_> {
@@ -45,6 +46,17 @@ impl Resolving<'_> {
                 return None;
             }
             let own = self.fragment(&mut from, expression, &place)?;
+            if let Some(declared) = field_type.filter(|declared| loses_digits(&own, &declared.arrow())) {
+                let message =
+                    format!("`{name}` is {}, which {declared} holds only if it is rounded", FieldType::name_of(&own));
+                let expression = beginning(expression, 80);
+                let hint = match declared {
+                    FieldType::Decimal(_, scale) => format!("write `round({expression}, {scale})`, or another type"),
+                    _ => format!("write `CAST(round({expression}) AS {declared})`, or another type"),
+                };
+                self.problem(Problem::new(place, message).hint(hint));
+                return None;
+            }
             if let Some(additive) = additive {
                 let adds = field_type.or(FieldType::of(&own)).is_some_and(FieldType::adds_exactly);
                 if additive != Additivity::None && !adds {

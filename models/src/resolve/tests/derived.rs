@@ -46,6 +46,16 @@ fn a_derived_fact() {
             ),
             ("2 * fact.quantity", "random()", "5:10: `random()`: `random` does not give the same answer every day"),
             ("2 * fact.quantity", "1.5e0 * fact.quantity", "5:10: `twice` is double, which is not added exactly"),
+            (
+                "2 * fact.quantity",
+                "fact.quantity * 1.5, type: int",
+                "5:10: `twice` is double, which int holds only if it is rounded (write `CAST(round(fact.quantity * 1.5) AS int)`",
+            ),
+            (
+                "2 * fact.quantity",
+                "\"CAST(fact.quantity AS DECIMAL(9,2)) * 1.005\", type: \"decimal(12,2)\"",
+                "5:10: `twice` is decimal(14,5), which decimal(12,2) holds only if it is rounded (write `round(",
+            ),
             ("2 * fact.quantity", "1 FROM x", "5:10: `1 FROM x`: something follows the expression"),
             (
                 "2 * fact.quantity",

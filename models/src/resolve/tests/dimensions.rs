@@ -86,7 +86,7 @@ fn attributes_and_keys_come_from_fields() {
             (
                 "    set:",
                 "    key: { region_id: make_array(title) }\n    set:",
-                "4:5: `make_array(title)` is List(Utf8), which no key has",
+                "4:5: `make_array(title)` is List(string), which no key has",
             ),
         ],
     );

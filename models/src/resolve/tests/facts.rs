@@ -122,7 +122,7 @@ fn columns_of_facts_are_of_types_that_fit() {
             (
                 "'quantity * price', type: 'decimal(18,2)'",
                 "make_array(1)",
-                "13:11: `make_array(1)` is List(Int64), which no column has (declare its `type`)",
+                "13:11: `make_array(1)` is List(bigint), which no column has (declare its `type`)",
             ),
             (
                 "'quantity * price', type: 'decimal(18,2)'",

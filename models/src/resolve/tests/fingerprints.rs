@@ -29,7 +29,7 @@ fn what_rows_follow_from_makes_tables_anew() {
     let rollup =
         "rollup: by_town\nof: order_lines\ndimensions: { town: { dimension: town, role: buyer } }\ncount: lines\n";
     files.insert(ROLLUP.to_owned(), rollup.to_owned());
-    let cases: [(&str, &str, &str, &[&str]); 8] = [
+    let cases: [(&str, &str, &str, &[&str]); 12] = [
         // Which days there are decides which keys there are.
         (DATE, "2030-12-31", "2031-12-31", &["sales.by_town", "sales.date", "sales.order_lines"]),
         // Keys of a shrunken dimension are made of what it is known by.
@@ -55,6 +55,17 @@ fn what_rows_follow_from_makes_tables_anew() {
             LINES,
             "'quantity * price'",
             "'price * quantity'",
+            &["people.person", "sales.by_town", "sales.order_lines", "sales.town"],
+        ),
+        // Fields and steps that no model reads.
+        (ORDERS, "weight: { type: double }", "weight: { type: double }\n          note: { type: string }", &[]),
+        (ORDERS, "paid: { type: bool }", "paid: { type: string }", &[]),
+        (ORDERS, "value: EUR", "value: USD", &[]),
+        // A field of an older version that leads to one that is read.
+        (
+            ORDERS,
+            "qty: { type: string }",
+            "qty: { path: pieces, type: string }",
             &["people.person", "sales.by_town", "sales.order_lines", "sales.town"],
         ),
     ];

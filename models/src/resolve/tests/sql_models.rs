@@ -101,12 +101,12 @@ fn what_is_wrong_with_a_select_is_told() {
         (
             "SELECT order_id, sum(CAST(amount AS double)) AS at FROM order_lines GROUP BY 1",
             "order_id",
-            "3:3: `select`: `sum` of Float64 depends on the order of rows; cast to a decimal",
+            "3:3: `select`: `sum` of double depends on the order of rows; cast to a decimal",
         ),
         (
             "SELECT order_id, avg(quantity) AS at FROM order_lines GROUP BY 1",
             "order_id",
-            "3:3: `select`: `avg` of Int32 depends on the order of rows; cast to a decimal; divide sums as decimals",
+            "3:3: `select`: `avg` of int depends on the order of rows; cast to a decimal; divide sums as decimals",
         ),
         (
             "SELECT order_id, array_agg(quantity) AS at FROM order_lines GROUP BY 1",
@@ -127,7 +127,7 @@ fn what_is_wrong_with_a_select_is_told() {
         (
             "SELECT order_id, [quantity] AS quantities FROM order_lines",
             "order_id",
-            "3:3: the column `quantities` is List(Int32), which no table has (cast it to a type that tables have)",
+            "3:3: the column `quantities` is List(int), which no table has (cast it to a type that tables have)",
         ),
         (
             "SELECT order_id FROM order_lines WHERE quantity = $1",
