@@ -139,14 +139,28 @@ pub(crate) struct Opened {
     pub(crate) watched: Arc<Watched>,
 }
 
+/// The file that says where all else is.
+fn main_file(root: &Path) -> anyhow::Result<PathBuf> {
+    let main = root.join("starmere.yaml");
+    if main.is_file() {
+        return Ok(main);
+    }
+    let hint = "go to a project's folder, name one with --project, or write one with `starmere init`";
+    Err(Mendable::error(format!("there is no project in `{}`", root.display()), hint))
+}
+
+/// What is published, for an environment or for none. Of all files only starmere.yaml is read, so others may be wrong.
+pub(crate) fn catalog_of(root: &Path, environment: Option<&str>) -> anyhow::Result<Catalog> {
+    let file: Parsed<ProjectFile> =
+        parse(&main_file(root)?, "starmere.yaml").map_err(|problem| Problems(vec![problem]))?;
+    let store = Store::open(&resolved(root, &file.definition.warehouse)?, root)?;
+    Ok(Catalog::of(&Warehouse::new(store), environment))
+}
+
 impl Project {
     /// Reads and resolves everything, or tells every mistake.
     pub(crate) fn load(root: &Path) -> anyhow::Result<Self> {
-        let main = root.join("starmere.yaml");
-        if !main.is_file() {
-            let hint = "go to a project's folder, name one with --project, or write one with `starmere init`";
-            return Err(Mendable::error(format!("there is no project in `{}`", root.display()), hint));
-        }
+        let main = main_file(root)?;
         let mut reading = Reading { root: root.to_path_buf(), problems: Vec::new(), read: BTreeSet::new() };
         let file: Option<Parsed<ProjectFile>> = reading.one(&main);
         let mut streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));

@@ -62,6 +62,9 @@ pub(crate) type Test = (String, Parsed<TestFile>);
 /// So many rejected events are told of where a model's rows are others than expected.
 const MOST_TOLD: usize = 3;
 
+/// So many rows of a model that differ are told.
+const MOST_DIFFERENCES: usize = 20;
+
 /// When the events of tests land: it decides nothing.
 const LANDED_AT: i64 = 1_704_067_200_000_000;
 
@@ -212,7 +215,13 @@ impl<'a> Running<'a> {
                 None => rows.place(file_name),
             };
             let message = |message: String| format!("`{}`: {name}: {message}", *file.test);
-            wrong.into_iter().map(|(row, words)| Problem::new(place(row), message(words))).collect::<Vec<_>>()
+            let more = wrong.len().saturating_sub(MOST_DIFFERENCES);
+            let told = wrong.into_iter().take(MOST_DIFFERENCES);
+            let mut told: Vec<_> = told.map(|(row, words)| Problem::new(place(row), message(words))).collect();
+            if more > 0 {
+                told.push(Problem::new(rows.place(file_name), message(format!("and {more} more rows differ"))));
+            }
+            told
         };
         for (name, rows) in &self.expected {
             let columns = match self.compared(name, rows, file_name) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use starmere_lake::catalog::{CatalogSnapshot, Pin};
+use starmere_lake::catalog::{Catalog, CatalogSnapshot, Pin};
 use starmere_lake::delta::Table;
 use starmere_lake::session::Engine;
 use starmere_lake::{Error as LakeError, Kind};
@@ -96,11 +96,11 @@ fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow
 }
 
 /// Publishes what an earlier snapshot held again, as the newest one.
-pub(crate) async fn back_to(opened: &Opened, number: u64) -> anyhow::Result<CatalogSnapshot> {
-    let earlier = match opened.catalog.at(number).await {
+pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<CatalogSnapshot> {
+    let earlier = match catalog.at(number).await {
         Ok(earlier) => earlier,
         Err(LakeError::Missing { .. }) => {
-            let numbers = opened.catalog.numbers().await?;
+            let numbers = catalog.numbers().await?;
             let known = match (numbers.first(), numbers.last()) {
                 (Some(first), Some(last)) => format!("there are {first} to {last}"),
                 _ => "nothing was published yet".to_owned(),
@@ -109,7 +109,7 @@ pub(crate) async fn back_to(opened: &Opened, number: u64) -> anyhow::Result<Cata
         }
         Err(error) => return Err(error.into()),
     };
-    let again = opened.catalog.publish(|newest| {
+    let again = catalog.publish(|newest| {
         let same = newest.tables == earlier.tables && newest.meaning == earlier.meaning;
         Ok((!same).then(|| (earlier.tables.clone(), earlier.meaning.clone())))
     });

@@ -78,6 +78,11 @@ async fn a_projects_tests_are_run_by_check() {
             "wrong.yaml:11:7: `An order has the customer as of its time`: order_lines: `customer.city` is Ulm, not Bern",
         ),
         (
+            "quantity: 2, customer: { city: Ulm }",
+            "quantity: 2, customer: c1",
+            "`customer` is the role of a dimension, whose row is expected",
+        ),
+        (
             "    - { city: Bern, is_current: true }\n",
             "",
             "customer: there is another row: city: Bern, is_current: true",

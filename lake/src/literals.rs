@@ -1,16 +1,25 @@
-//! Numbers with a point in SQL. DataFusion reads `1.19` as a double, and what a decimal is multiplied by a double is a
-//! double: `amount * 1.19` would be right to some cents. Here such a number is exact where what it is added to,
-//! subtracted from or multiplied with is a decimal. Everywhere else it is the double that the engine makes of it: it has no
-//! functions of decimals for all that takes doubles, and compares doubles with decimals by cutting the doubles.
+//! Numbers with a point in SQL. DataFusion reads `1.19` as a double, and what a decimal is multiplied with is a double then:
+//! `amount * 1.19` would be right to some cents. And a double beside a decimal is compared as what it is nearly:
+//! `amount = 999999.99` would be false of 999999.99.
+//!
+//! Here such a number is exact where a decimal is added to it, subtracted from it, multiplied or compared with it. Everywhere
+//! else it is the double that the engine makes of it. A division is one of doubles, as it is in the engine, where such a number is
+//! part of what is divided: one of decimals would cut the quotient to few digits.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DECIMAL128_MAX_SCALE, DataType};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::execution::{FunctionRegistry, SessionState};
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::expr::{Between, InList};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast};
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
@@ -25,40 +34,149 @@ pub fn planning_session() -> SessionContext {
 }
 
 /// A session's state whose SQL has exact numbers.
-pub(crate) fn with_exact_literals(mut state: SessionState) -> SessionState {
+pub(crate) fn with_exact_literals(state: SessionState) -> SessionState {
+    let mut rules = state.analyzer().rules.clone();
+    // Before types are made to fit each other.
+    rules.insert(0, Arc::new(ExactComparisons));
+    let mut state = SessionStateBuilder::new_from_existing(state).with_analyzer_rules(rules).build();
     // Only states that know no planners of expressions refuse one, and DataFusion's knows them.
-    state.register_expr_planner(Arc::new(ExactLiterals)).expect("a session takes planners of expressions");
+    state.register_expr_planner(Arc::new(ExactArithmetic)).expect("a session takes planners of expressions");
     state
 }
 
+/// While a query is planned, as it decides what types columns have.
 #[derive(Debug)]
-struct ExactLiterals;
+struct ExactArithmetic;
 
-impl ExprPlanner for ExactLiterals {
+impl ExprPlanner for ExactArithmetic {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
         let RawBinaryExpr { op, left, right } = expr;
         let operator = match op {
             BinaryOperator::Plus => Operator::Plus,
             BinaryOperator::Minus => Operator::Minus,
             BinaryOperator::Multiply => Operator::Multiply,
+            BinaryOperator::Divide if has_exact_number(&left, DEEPEST) || has_exact_number(&right, DEEPEST) => {
+                let left = cast(left, DataType::Float64);
+                return Ok(PlannerResult::Planned(binary(left, Operator::Divide, right)));
+            }
             _ => return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right })),
         };
-        let planned = |left: Expr, right: Expr| {
-            Ok(PlannerResult::Planned(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), operator, Box::new(right)))))
-        };
-        match (exact(&left, DEEPEST), exact(&right, DEEPEST)) {
-            (None, Some(number)) if fits_beside(&number, &left, operator, schema) => planned(left, number.expr),
-            (Some(number), None) if fits_beside(&number, &right, operator, schema) => planned(number.expr, right),
-            _ => Ok(PlannerResult::Original(RawBinaryExpr { op, left, right })),
-        }
+        Ok(match beside(&left, &right, operator, schema) {
+            Some((left, right)) => PlannerResult::Planned(binary(left, operator, right)),
+            None => PlannerResult::Original(RawBinaryExpr { op, left, right }),
+        })
     }
+}
+
+/// Once a query is planned: what is compared decides no types of columns.
+#[derive(Debug)]
+struct ExactComparisons;
+
+impl AnalyzerRule for ExactComparisons {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let analyzed = plan.transform_up_with_subqueries(|node| {
+            let mut schema = merge_schema(&node.inputs());
+            if let LogicalPlan::TableScan(scan) = &node {
+                schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
+            }
+            let names = NamePreserver::new(&node);
+            node.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let exact = expr.transform_up(|expr| Ok(exact_comparison(expr, &schema)))?;
+                Ok(exact.update_data(|expr| name.restore(expr)))
+            })
+        });
+        Ok(analyzed?.data)
+    }
+
+    fn name(&self) -> &str {
+        "exact_comparisons"
+    }
+}
+
+/// An expression that was planned, its comparisons exact.
+pub fn with_exact_comparisons(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(expr.transform_up(|expr| Ok(exact_comparison(expr, schema)))?.data)
+}
+
+fn exact_comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let exact = |number: &Expr, of: &Expr| beside(of, number, Operator::Eq, schema).map(|(_, number)| number);
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => match beside(&left, &right, op, schema) {
+            Some((left, right)) => Transformed::yes(binary(left, op, right)),
+            None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+        },
+        Expr::Between(Between { expr, negated, low, high }) => {
+            let (exact_low, exact_high) = (exact(&low, &expr), exact(&high, &expr));
+            let is_exact = exact_low.is_some() || exact_high.is_some();
+            let (low, high) = (exact_low.map_or(low, Box::new), exact_high.map_or(high, Box::new));
+            let between = Expr::Between(Between { expr, negated, low, high });
+            if is_exact { Transformed::yes(between) } else { Transformed::no(between) }
+        }
+        Expr::InList(InList { expr, mut list, negated }) => {
+            let mut is_exact = false;
+            for item in &mut list {
+                if let Some(number) = exact(item, &expr) {
+                    (*item, is_exact) = (number, true);
+                }
+            }
+            let among = Expr::InList(InList { expr, list, negated });
+            if is_exact { Transformed::yes(among) } else { Transformed::no(among) }
+        }
+        other => Transformed::no(other),
+    }
+}
+
+fn compares(op: Operator) -> bool {
+    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
+    matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+}
+
+fn binary(left: Expr, op: Operator, right: Expr) -> Expr {
+    Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
 }
 
 /// A constant as an expression of decimals.
 struct Number {
     expr: Expr,
+    precision: u8,
     scale: i8,
     has_point: bool,
+}
+
+/// Both sides, where one is a number with a point and the other one a decimal that it can be put together with.
+fn beside(left: &Expr, right: &Expr, operator: Operator, schema: &DFSchema) -> Option<(Expr, Expr)> {
+    let number = |expr: &Expr| exact(expr, DEEPEST).filter(|number| number.has_point);
+    match (number(left), number(right)) {
+        (None, Some(number)) if fits(&number, left, operator, schema) => Some((left.clone(), number.expr)),
+        (Some(number), None) if fits(&number, right, operator, schema) => Some((number.expr, right.clone())),
+        _ => None,
+    }
+}
+
+/// Whether the values of `of` are decimals, and all digits of what comes of them and `number` have room.
+fn fits(number: &Number, of: &Expr, operator: Operator, schema: &DFSchema) -> bool {
+    match of.get_type(schema) {
+        Ok(DataType::Decimal128(precision, scale)) => together((precision, scale), number, operator).is_some(),
+        _ => false,
+    }
+}
+
+/// The digits of what comes of decimals, as the engine counts them.
+fn together((precision, scale): (u8, i8), number: &Number, operator: Operator) -> Option<(u8, i8)> {
+    let whole = |precision: u8, scale: i8| i16::from(precision) - i16::from(scale);
+    let widest = || whole(precision, scale).max(whole(number.precision, number.scale));
+    let (digits, scale) = match operator {
+        Operator::Multiply => {
+            (i16::from(precision) + i16::from(number.precision) + 1, scale.checked_add(number.scale)?)
+        }
+        Operator::Plus | Operator::Minus => {
+            (widest() + 1 + i16::from(scale.max(number.scale)), scale.max(number.scale))
+        }
+        _ => (widest() + i16::from(scale.max(number.scale)), scale.max(number.scale)),
+    };
+    let digits = u8::try_from(digits).ok().filter(|digits| *digits <= DECIMAL128_MAX_PRECISION)?;
+    Some((digits, scale))
 }
 
 /// `expr` of decimals, where it is one of numbers only.
@@ -66,24 +184,24 @@ fn exact(expr: &Expr, depth: usize) -> Option<Number> {
     match expr {
         Expr::Literal(ScalarValue::Float64(Some(value)), None) => decimal(*value),
         Expr::Literal(ScalarValue::Int64(Some(value)), None) => {
-            let digits = value.unsigned_abs().checked_ilog10().unwrap_or_default() as u8 + 1;
-            let value = ScalarValue::Decimal128(Some(i128::from(*value)), digits, 0);
-            Some(Number { expr: Expr::Literal(value, None), scale: 0, has_point: false })
+            let precision = value.unsigned_abs().checked_ilog10().unwrap_or_default() as u8 + 1;
+            let value = ScalarValue::Decimal128(Some(i128::from(*value)), precision, 0);
+            Some(Number { expr: Expr::Literal(value, None), precision, scale: 0, has_point: false })
         }
         Expr::Negative(of) => {
             let of = exact(of, depth.checked_sub(1)?)?;
             Some(Number { expr: Expr::Negative(Box::new(of.expr)), ..of })
         }
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: op @ (Operator::Plus | Operator::Minus | Operator::Multiply),
+            right,
+        }) => {
             let depth = depth.checked_sub(1)?;
             let (left, right) = (exact(left, depth)?, exact(right, depth)?);
-            let scale = match op {
-                Operator::Plus | Operator::Minus => left.scale.max(right.scale),
-                Operator::Multiply => left.scale.checked_add(right.scale)?,
-                _ => return None,
-            };
-            let expr = Expr::BinaryExpr(BinaryExpr::new(Box::new(left.expr), *op, Box::new(right.expr)));
-            Some(Number { expr, scale, has_point: left.has_point || right.has_point })
+            let (precision, scale) = together((left.precision, left.scale), &right, *op)?;
+            let has_point = left.has_point || right.has_point;
+            Some(Number { expr: binary(left.expr, *op, right.expr), precision, scale, has_point })
         }
         _ => None,
     }
@@ -97,24 +215,26 @@ fn decimal(value: f64) -> Option<Number> {
     let count = digits.trim_start_matches(['-', '0']).len();
     // Infinite and long ones are no such numbers.
     let unscaled = digits.parse::<i128>().ok().filter(|_| count <= MOST_DIGITS && fraction.len() <= MOST_DIGITS)?;
-    let value = ScalarValue::Decimal128(Some(unscaled), count.max(fraction.len()).max(1) as u8, fraction.len() as i8);
-    Some(Number { expr: Expr::Literal(value, None), scale: fraction.len() as i8, has_point: true })
+    let (precision, scale) = (count.max(fraction.len()).max(1) as u8, fraction.len() as i8);
+    let value = ScalarValue::Decimal128(Some(unscaled), precision, scale);
+    Some(Number { expr: Expr::Literal(value, None), precision, scale, has_point: true })
 }
 
-/// Whether `number` has a point and `beside` is a decimal that it can be put together with.
-fn fits_beside(number: &Number, beside: &Expr, operator: Operator, schema: &DFSchema) -> bool {
-    let Some(DataType::Decimal128(_, scale)) = beside.get_type(schema).ok().filter(|_| number.has_point) else {
-        return false;
-    };
-    let scale = match operator {
-        Operator::Multiply => i16::from(scale) + i16::from(number.scale),
-        _ => i16::from(scale.max(number.scale)),
-    };
-    scale <= i16::from(DECIMAL128_MAX_SCALE.min(DECIMAL128_MAX_PRECISION as i8))
+/// Whether a number was made exact in a sum, a difference or a product. (A decimal as it is written is always ours.)
+fn has_exact_number(expr: &Expr, depth: usize) -> bool {
+    match expr {
+        Expr::Literal(ScalarValue::Decimal128(..), None) => true,
+        Expr::Negative(of) => depth > 0 && has_exact_number(of, depth - 1),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus | Operator::Minus | Operator::Multiply, right }) => {
+            depth > 0 && (has_exact_number(left, depth - 1) || has_exact_number(right, depth - 1))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::{Field, Schema};
     use arrow::util::pretty::pretty_format_batches;
 
     use super::*;
@@ -130,7 +250,10 @@ mod tests {
     #[tokio::test]
     async fn numbers_beside_decimals_are_exact() {
         let with = |expression: &str| {
-            format!("SELECT {expression} FROM (SELECT CAST('10.50' AS DECIMAL(18,2)) AS amount, 3 AS n, 0.1 AS double)")
+            format!(
+                "WITH t AS (SELECT CAST('10.50' AS DECIMAL(18,2)) AS amount, CAST('999999.99' AS DECIMAL(18,2)) AS large, \
+                 3 AS n, 0.1 AS double) SELECT {expression} FROM t"
+            )
         };
         for (expression, expected) in [
             ("round(amount * 1.19, 2)", "12.50"),
@@ -141,6 +264,11 @@ mod tests {
             ("amount * -(0.5 * 0.5)", "-2.6250"),
             ("amount + 1e3", "1010.50"),
             ("sum(amount) * 0.001", "0.01050"),
+            // Nothing is cut off a quotient.
+            ("amount * 100.0 / (amount * 3)", "33.333333333333336"),
+            ("1.0 * sum(amount) / count(*)", "10.5"),
+            ("-(amount * 0.5) / 3", "-1.75"),
+            ("amount * 1.5 / 0", "inf"),
             // A double already, and none of our business.
             ("amount * (1 / 3.0)", "3.5"),
             ("amount * double", "1.05"),
@@ -148,9 +276,30 @@ mod tests {
             ("amount * CAST(1.19 AS DOUBLE)", "12.495"),
             ("amount / 0.5", "21.0"),
             ("amount > 10.4", "true"),
+            ("amount * 0.5 = 5.25", "true"),
+            ("large = 999999.99", "true"),
+            ("999999.98 + 0.01 <= large", "true"),
+            ("large IS DISTINCT FROM 999999.99", "false"),
+            ("large BETWEEN 999999.99 AND 1e6", "true"),
+            ("large IN (1, 2.5, 999999.99)", "true"),
+            ("large NOT IN (999999.99)", "false"),
+            ("CASE WHEN large < 999999.99 THEN 1 ELSE 2 END", "2"),
+            ("(SELECT max(large) FROM t AS u WHERE u.large = 999999.99)", "999999.99"),
+            ("EXISTS (SELECT 1 FROM t AS u WHERE u.large = t.large * 1.0)", "true"),
+            // Without room for all digits it is a double.
+            ("CAST(200000 AS DECIMAL(38,18)) * 1.000000000000001", "200000.0000000002"),
         ] {
             assert_eq!(answer(&with(expression)).await, expected, "{expression}");
         }
+    }
+
+    #[test]
+    fn comparisons_of_single_expressions_are_exact() {
+        let amount = Field::new("amount", DataType::Decimal128(18, 2), true);
+        let schema = DFSchema::try_from(Schema::new(vec![amount])).unwrap();
+        let planned = planning_session().state().create_logical_expr("amount = 999999.99", &schema).unwrap();
+        let shown = with_exact_comparisons(planned, &schema).unwrap().to_string();
+        assert_eq!(shown, "amount = Decimal128(999999.99,8,2)");
     }
 
     #[test]

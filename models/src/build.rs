@@ -99,8 +99,11 @@ pub struct Builder {
     /// For rows that wait for their facts.
     room: Arc<Room>,
     /// Whom the new events of facts mention, shared by the dimensions that ask.
-    mentioned: Mutex<HashMap<(ModelName, Since), Arc<OnceCell<Arc<Mentioned>>>>>,
+    mentioned: Mutex<HashMap<(ModelName, Since), Once<Mentioned>>>,
 }
+
+/// Made once, by whoever asks first.
+type Once<T> = Arc<OnceCell<Arc<T>>>;
 
 impl Builder {
     /// Pins the newest versions of `models`' streams. With `full`, everything is built from the lake, aside.

@@ -25,7 +25,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use starmere_lake::corrections::misread;
-use starmere_lake::literals::planning_session;
+use starmere_lake::literals::{planning_session, with_exact_comparisons};
 
 use crate::define::FieldType;
 use crate::events::decimal;
@@ -80,6 +80,7 @@ impl Compiler {
             return Err(reason);
         }
         let expression = state.create_logical_expr_from_sql_expr(tree, &self.schema).map_err(|error| reason(&error))?;
+        let expression = with_exact_comparisons(expression, &self.schema).map_err(|error| reason(&error))?;
         self.check(&expression)?;
         let columns = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
         // Some functions exist only as what the optimizer makes of them (`coalesce` becomes a CASE).
@@ -272,7 +273,7 @@ pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<
     let shown = |row| beginning(&array_value_to_string(values, row).unwrap_or_default(), 80);
     if cast.null_count() != values.null_count() {
         let failed = (0..values.len()).filter(|&row| cast.is_null(row) && values.is_valid(row));
-        let told = |row| (row, format!("`{what}` is {}, which does not fit {}", shown(row), FieldType::name_of(to)));
+        let told = |row| (row, format!("`{what}`: `{}` is not of type {}", shown(row), FieldType::name_of(to)));
         errors.extend(failed.map(told));
     }
     if !loses_digits(from, to) {

@@ -194,7 +194,10 @@ async fn tables(opened: &Opened, newest: &CatalogSnapshot, output: &Output) -> a
         row(name, &snapshot, Some(pin.version), None);
     }
     if !waiting.is_empty() {
-        output.say(format!("built but not published: {}; `starmere build` says why", waiting.join(", ")));
+        output.say(format!(
+            "built but not published: {}; `starmere build` publishes them, or says why not",
+            waiting.join(", ")
+        ));
     }
     let columns = [
         ("table", Holds::Text),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::command_line::{Command, CommandLine, Products, ProductsCommand, Streams, StreamsCommand};
 use crate::failure::Mendable;
 use crate::output::Output;
-use crate::project::{Opened, Project};
+use crate::project::{Opened, Project, catalog_of};
 use crate::publish;
 
 pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()> {
@@ -49,17 +49,23 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,
         Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,
         Command::Build(arguments) => {
-            let opened = open()?;
-            let how = publish::How {
-                full: arguments.full,
-                accepted_losses: arguments.accept_loss,
-                accepted_breaks: arguments.accept_breaking || arguments.back_to.is_some(),
-            };
-            let how = publish::asked(&opened, how, output).await?;
-            let step = output.step("build");
-            let snapshot = match arguments.back_to {
-                Some(number) => publish::back_to(&opened, number).await?,
-                None => publish::build_and_publish(&opened, &arguments.models, &how, output).await?,
+            let (step, snapshot) = match arguments.back_to {
+                // The way back is there when definitions are wrong, too.
+                Some(number) => {
+                    let step = output.step("build");
+                    (step, publish::back_to(&catalog_of(&root, environment.as_deref())?, number).await?)
+                }
+                None => {
+                    let opened = open()?;
+                    let how = publish::How {
+                        full: arguments.full,
+                        accepted_losses: arguments.accept_loss,
+                        accepted_breaks: arguments.accept_breaking,
+                    };
+                    let how = publish::asked(&opened, how, output).await?;
+                    let step = output.step("build");
+                    (step, publish::build_and_publish(&opened, &arguments.models, &how, output).await?)
+                }
             };
             step.done(format!("catalog snapshot {}", snapshot.number));
             Ok(())

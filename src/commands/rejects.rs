@@ -18,7 +18,7 @@ use starmere_lake::provider::PinnedTable;
 use starmere_models::resolve::Model;
 use starmere_sql::wire;
 
-use crate::command_line::Rejects;
+use crate::command_line::{Format, Rejects};
 use crate::failure::Mendable;
 use crate::output::{Output, counted};
 use crate::project::Opened;
@@ -110,8 +110,8 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
         ));
     }
     let all = selects.join(" UNION ALL ");
-    // Reasons that differ only in their numbers are one.
-    let reason = "regexp_replace(reason, '[0-9]+', '0', 'g')";
+    // Reasons that differ only in their numbers, or in what is not of a type, are one.
+    let reason = "regexp_replace(regexp_replace(reason, '[0-9]+', '0', 'g'), ': `[^`]*` is not of type', ' is not of type', 'g')";
     let kind = format!("rejected_by, {reason}");
     let query = match arguments.sample {
         false => {
@@ -130,7 +130,8 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     for batch in &mut batches {
         *batch = with_payloads(opened, &session, batch).await?;
     }
-    let batches = batches.iter().map(|batch| readable(batch, SHOWN)).collect::<anyhow::Result<Vec<_>>>()?;
+    let most = if output.format() == Format::Table { SHOWN } else { usize::MAX };
+    let batches = batches.iter().map(|batch| readable(batch, most)).collect::<anyhow::Result<Vec<_>>>()?;
     let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     let schema = wire::wire_schema(&schema);
     let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;

@@ -47,6 +47,9 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
         rows.extend(found.into_iter().map(|finding| vec![name.clone(), finding]));
     }
     let mut not_built = Vec::new();
+    if !arguments.lake_only && newest.number == 0 {
+        output.say("nothing is published here yet, so no tables are compared");
+    }
     if !arguments.lake_only && newest.number > 0 {
         let step = output.step("rebuilding aside");
         let found = rebuild(opened, &newest).await;

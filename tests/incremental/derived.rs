@@ -237,7 +237,7 @@ fn daily(lines: &[Row], customers: &[Row]) -> Vec<Row> {
 fn by_month(lines: &[Row]) -> Vec<Row> {
     let months = ["2023-11-01", "2023-12-01", "2024-01-01", "2024-02-01", "2024-03-01"].map(day);
     let first = day("2023-11-20");
-    let belongs = |line: &&Row| number(line, "quantity") < Some(25) && at(line).date() <= day("2024-02-10");
+    let belongs = |line: &&Row| number(line, "quantity") < Some(25) && at(line).date() <= day("2024-02-29");
     let lines: Vec<&Row> = lines.iter().filter(belongs).collect();
     let Some(until) = lines.iter().map(|line| at(line).date().max(first)).max() else { return Vec::new() };
     let orders: BTreeSet<&String> = lines.iter().map(|line| &line["order_no"]).collect();

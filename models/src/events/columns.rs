@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder,
+    Array, ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder,
     StringBuilder, TimestampMicrosecondBuilder,
 };
-use starmere_lake::json::{Kind, Span};
+use starmere_lake::json::{self, Kind, Paths, Span};
 use starmere_lake::time;
 
 use crate::define::FieldType;
@@ -46,6 +46,16 @@ impl Column {
             FieldType::Timestamp => Values::Timestamp(TimestampMicrosecondBuilder::new()),
         };
         Self { values, field_type, present: BooleanBuilder::new() }
+    }
+
+    /// The one value that a definition gives, read as an event's would be; none where it does not fit.
+    pub(super) fn only(field_type: FieldType, value: &serde_json::Value) -> Option<ArrayRef> {
+        let text = serde_json::json!({ "value": value }).to_string();
+        let mut found = [Span::MISSING];
+        json::scan(&Paths::new(&["value"]), text.as_bytes(), &mut found).ok()?;
+        let mut column = Self::new(field_type);
+        column.push(found[0], text.as_bytes()).ok()?;
+        Some(column.finish().0).filter(|values| values.is_valid(0))
     }
 
     /// Adds the value at `span` of `text`. On an error a null is added, so that columns stay aligned.

@@ -134,7 +134,7 @@ impl Decoder {
             decoder.element_required = required_of(fields, wanted);
         }
         for index in 0..event.versions.len() {
-            decoder.versions.push(VersionDecoder::new(&event.versions[index..], need, &decoder, everything)?);
+            decoder.versions.push(VersionDecoder::new(&event.versions[index..], need, everything)?);
         }
         Ok(decoder)
     }
@@ -229,13 +229,13 @@ fn internal(column: &str) -> Error {
 
 impl VersionDecoder {
     /// Decodes `versions[0]` and takes it to the last of `versions`.
-    fn new(versions: &[Version], need: &Need, decoder: &Decoder, everything: bool) -> Result<Self, StepError> {
-        let mut level = Level::new(versions, None, &need.fields, &decoder.schema, everything)?;
+    fn new(versions: &[Version], need: &Need, everything: bool) -> Result<Self, StepError> {
+        let mut level = Level::new(versions, None, &need.fields, everything)?;
         let mut elements = None;
-        if let (Some((each, wanted)), Some(schema)) = (&need.each, &decoder.element_schema) {
+        if let Some((each, wanted)) = &need.each {
             let array = versions[0].field(each).filter(|field| field.elements().is_some());
             if let Some(array) = array {
-                let inner = Level::new(versions, Some(each), wanted, schema, everything)?;
+                let inner = Level::new(versions, Some(each), wanted, everything)?;
                 let slot = level.fields.len();
                 let names: Vec<&str> = level.fields.iter().map(|(name, _)| name.as_str()).collect();
                 let mut paths: Vec<String> = names
@@ -270,6 +270,8 @@ impl VersionDecoder {
         let mut errors: Vec<RowError> = Vec::new();
         for (place, &row) in rows.iter().enumerate() {
             let payload = payloads.value(row as usize);
+            // A mark of the order of bytes is no JSON, and lands.
+            let payload = payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload);
             if let Err(error) = json::scan(&self.event.paths, payload, &mut found) {
                 errors.push((place, format!("{NOT_JSON}: {error}")));
             }
@@ -440,7 +442,6 @@ impl Level {
         versions: &[Version],
         level: Option<&str>,
         needed: &BTreeSet<String>,
-        target: &SchemaRef,
         everything: bool,
     ) -> Result<Self, StepError> {
         let by_version = needed_of(versions, level, needed, everything);
@@ -480,9 +481,17 @@ impl Level {
                     return Err(StepError { version: next.number, step: next.steps.len().saturating_sub(1), reason });
                 }
             }
-            all.extend(names(next, level));
+            let own = names(next, level);
+            // What this version has not, a later one has not from before it.
+            types.retain(|field, _| {
+                let stays = own.contains(field);
+                if !stays {
+                    steps.push(Ready::Drop { field: field.clone() });
+                }
+                stays
+            });
+            all.extend(own);
         }
-        debug_assert!(target.fields().len() <= 10_000, "definitions are small");
         Ok(Self { of: level.unwrap_or_default().to_owned(), paths: Paths::new(&paths), hops, fields: typed, steps })
     }
 }

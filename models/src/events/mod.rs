@@ -135,6 +135,11 @@ impl Field {
     }
 }
 
+/// Whether a value that a definition gives can be one of a field.
+pub(crate) fn fits(field_type: FieldType, value: &Value) -> bool {
+    columns::Column::only(field_type, value).is_some()
+}
+
 fn fields_as_written(fields: &[Field]) -> Map<String, Value> {
     let written = |field: &Field| {
         let mut written = Map::new();

@@ -60,7 +60,8 @@ pub(super) fn needed_of(
     let mut needed = needed.clone();
     let mut of: Vec<(BTreeSet<String>, Vec<bool>)> = Vec::with_capacity(versions.len());
     for (place, version) in versions.iter().enumerate().rev() {
-        needed.retain(|name| names(version, level).contains(name));
+        let own = names(version, level);
+        needed.retain(|name| own.contains(name));
         let before = place.checked_sub(1).map(|before| names(&versions[before], level)).unwrap_or_default();
         let (mut before_it, mut used) = upcast::needed_before(&version.steps, level, &needed, &before);
         if everything {
@@ -104,6 +105,17 @@ mod tests {
         Event { name: "moved".to_owned(), versions: vec![version(0), version(1)] }
     }
 
+    /// The event with another version.
+    fn then(mut event: Event, fields: &[&str]) -> Event {
+        let number = event.versions.len() as i32 + 1;
+        event.versions.push(Version {
+            number,
+            fields: fields.iter().map(|name| field(name)).collect(),
+            steps: Vec::new(),
+        });
+        event
+    }
+
     /// What a field is of an event of version 1, for a model that reads `fields`.
     fn read(event: &Event, fields: &[&str], payload: &str) -> Vec<Option<String>> {
         let need = Need { fields: fields.iter().map(|name| (*name).to_owned()).collect(), each: None };
@@ -140,6 +152,14 @@ mod tests {
         assert_eq!(read(&made, &["long", "place", "town"], payload), [some("Bern!"), None, some("Bern")]);
         assert_eq!(read(&made, &["long", "place"], payload), [some("Bern!"), None]);
         assert_eq!(read(&made, &["long"], payload), [some("Bern!")]);
+
+        // Names are written as one likes.
+        let long = event([&["place"], &["long"]], "- sql: { field: long, expression: \"Place || '!'\" }");
+        assert_eq!(read(&long, &["long"], payload), [some("Bern!")]);
+        // A version that had no such field, between two that have.
+        let long = then(long, &["long", "place"]);
+        assert_eq!(read(&long, &["place"], payload), [None]);
+        assert_eq!(read(&long, &["place", "long"], payload), [None, some("Bern!")]);
 
         let dropped = event([&["place"], &["place"]], "- drop: { field: place }");
         assert_eq!(read(&dropped, &["place"], payload), [None]);

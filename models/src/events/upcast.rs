@@ -11,6 +11,7 @@ use arrow::compute::{cast, is_null, or};
 use arrow::datatypes::{DataType, Field, Schema};
 use indexmap::IndexMap;
 
+use super::columns::Column;
 use crate::define::{FieldType, Step};
 use crate::expression::{Compiler, Expression, RowError, cast_rows, castable};
 
@@ -68,7 +69,8 @@ fn effect<'a>(step: &'a Step, level: Option<&str>, names: &BTreeSet<String>) -> 
         Step::Split(_) | Step::Merge(_) | Step::MapValues(_) => return None,
         Step::Sql(step) => {
             // Which of the names the text mentions is enough: reading one too many does no harm.
-            let words: BTreeSet<&str> = step.expression.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            let text = step.expression.to_lowercase();
+            let words: BTreeSet<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
             (on(&step.field)?, names.iter().filter(|name| words.contains(name.as_str())).cloned().collect())
         }
     })
@@ -114,8 +116,11 @@ pub(super) fn prepare(
         let on = |name: &str| split(name).0 == level;
         let field_of = |name: &str| split(name).1.to_owned();
         let missing = |field: &str| {
-            let hint = crate::define::suggestion(field, all.iter().map(String::as_str));
-            at(format!("there is no field `{field}` at this step; {hint}"))
+            let why = match all.contains(field) {
+                true => "a step before took it away".to_owned(),
+                false => crate::define::suggestion(field, all.iter().map(String::as_str)),
+            };
+            at(format!("there is no field `{field}` at this step; {why}"))
         };
         match step {
             Step::Rename(step) if on(&step.to) => {
@@ -136,7 +141,7 @@ pub(super) fn prepare(
                 let value =
                     scalar(&step.value).ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
                 let to = types.get(&field).cloned().unwrap_or_else(|| value.data_type().clone());
-                let value = cast(&value, &to).ok().filter(|value| value.is_valid(0));
+                let value = FieldType::of(&to).and_then(|to| Column::only(to, &step.value));
                 let value = value.ok_or_else(|| {
                     let shown = step.value.as_str().map_or_else(|| step.value.to_string(), str::to_owned);
                     at(format!("`{shown}` is not of type {}", FieldType::name_of(&to)))

@@ -6,12 +6,12 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
     UInt32Array,
 };
-use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
+use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take};
 use arrow::datatypes::{Field, Int32Type, Schema};
 
 use super::{AUDIT, Fact, RoleKey, Source};
 use crate::dimension::Target;
-use crate::events::Decoder;
+use crate::events::{Decoder, Elements};
 use crate::expression::{RowError, cast_rows};
 use crate::keys::{ERROR, Keys, NOT_APPLICABLE};
 use crate::{Error, Result};
@@ -68,8 +68,7 @@ impl Stage {
             }
             Some(elements) => {
                 let lake_rows = take(&decoded.rows, &elements.parent, None).map_err(failed())?;
-                let parents = take_record_batch(&decoded.fields, &elements.parent).map_err(failed())?;
-                let fields = beside(&parents, &elements.fields, elements.ordinal.len()).map_err(failed())?;
+                let fields = beside(&decoded.fields, &elements).map_err(failed())?;
                 (lake_rows.as_primitive().clone(), fields, elements.ordinal)
             }
         };
@@ -151,7 +150,7 @@ impl Stage {
             // The rows of an event whose filter failed stay for now, so that the event is rejected whole.
             let bad: std::collections::HashSet<u32> = failed.iter().map(|(row, _)| lake_rows.value(*row)).collect();
             rejects.extend(failed.iter().map(|(row, reason)| (lake_rows.value(*row), reason.clone())));
-            rejects.sort();
+            rejects.sort_by_key(|(row, _)| *row);
             rejects.dedup_by_key(|(row, _)| *row);
             mask = (0..mask.len()).map(|row| Some(mask.value(row) && !bad.contains(&lake_rows.value(row)))).collect();
         }
@@ -172,11 +171,13 @@ fn name_elements(rows: &RecordBatch, errors: &mut [RowError]) {
     }
 }
 
-/// The columns of both batches.
-fn beside(left: &RecordBatch, right: &RecordBatch, rows: usize) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let fields: Vec<Arc<Field>> = left.schema().fields().iter().chain(right.schema().fields()).cloned().collect();
-    let columns = left.columns().iter().chain(right.columns()).cloned().collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+/// The fields of elements, after those of their events; either may be none.
+fn beside(events: &RecordBatch, elements: &Elements) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let own = elements.fields.schema();
+    let fields: Vec<Arc<Field>> = events.schema().fields().iter().chain(own.fields()).cloned().collect();
+    let of_events = events.columns().iter().map(|column| take(column, &elements.parent, None));
+    let columns = of_events.chain(elements.fields.columns().iter().cloned().map(Ok)).collect::<Result<_, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(elements.ordinal.len()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 

@@ -258,17 +258,24 @@ impl Model {
             }
             Self::Dimension(dimension) => {
                 let sources = dimension.sources.iter();
-                let events = sources.map(|source| (&source.stream, source.need.of(&source.definition)));
+                let events = sources.map(|source| (&source.stream, &source.definition, &source.need));
                 (dimension.definition.clone(), events.collect())
             }
             Self::Fact(fact) => {
                 let sources = fact.sources.iter();
-                let events = sources.map(|source| (&source.stream, source.need.of(&source.definition)));
+                let events = sources.map(|source| (&source.stream, &source.definition, &source.need));
                 (fact.definition.clone(), events.collect())
             }
             Self::Sql(model) => (model.definition.clone(), Vec::new()),
         };
-        let events = events.into_iter().map(|(stream, event)| (format!("{stream}.{}", event.name), event.as_written()));
+        // Of an event that says several things, all that is read.
+        let mut needs: BTreeMap<String, (&Event, Need)> = BTreeMap::new();
+        for (stream, event, need) in events {
+            let (_, all) = needs.entry(format!("{stream}.{}", event.name)).or_insert((event, Need::default()));
+            all.fields.extend(need.fields.iter().cloned());
+            all.each = all.each.take().or_else(|| need.each.clone());
+        }
+        let events = needs.into_iter().map(|(name, (event, need))| (name, need.of(event).as_written()));
         // Of a query, what the ports that it reads show stands beside it.
         if let Some([query, shown, _]) = made_by.as_array().map(Vec::as_slice) {
             made_by = serde_json::json!({ "query": query, "tables": shown });

@@ -3,9 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
 use indexmap::IndexMap;
 
 use super::{Resolving, beginning, check_name};
@@ -15,7 +12,6 @@ use crate::define::{
     EventFile, FieldFile, FieldType, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
 };
 use crate::events::{self, Decoder, Event, Field, FieldKind, Need, Stream, Version, base};
-use crate::expression::castable;
 
 /// Columns that every event has for SQL, besides its fields.
 pub(crate) const BUILT_IN: [&str; 3] = ["occurred_at", "event_id", "ordinal"];
@@ -156,6 +152,16 @@ impl Resolving<'_> {
                 self.problem(Problem::new(place, format!("`{name}` goes from version {last} to {number}")).hint(hint));
             }
             let fields = self.fields(&version.fields, file_name, true);
+            for step in &version.from_previous {
+                if let Step::Split(split) = &step.value
+                    && split.on.is_empty()
+                {
+                    let message = format!("`{}` is split on nothing", split.field);
+                    self.problem(
+                        Problem::new(step.place(file_name), message).hint("say what stands between its parts"),
+                    );
+                }
+            }
             let steps = version.from_previous.iter().flat_map(|step| step.plain()).collect();
             match before {
                 Some(before) => self.steps(&format!("version {number} of `{name}`"), before, version, file_name),
@@ -382,7 +388,10 @@ fn reads(step: &Step, each: Option<&str>, name: &str) -> bool {
         Step::Drop(_) | Step::Split(_) | Step::Merge(_) | Step::MapValues(_) => false,
         Step::Sql(step) => {
             let is_on_level = step.field.split_once('.').map(|(each, _)| each) == each;
-            is_on_level && step.expression.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+            is_on_level && {
+                let text = step.expression.to_lowercase();
+                text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+            }
         }
     }
 }
@@ -397,13 +406,7 @@ fn level<'a>(version: &'a VersionFile, each: Option<&str>) -> Option<&'a IndexMa
 
 /// Whether a default can be a value of the type. What is no scalar is told when the steps are tried.
 fn fits(value: &serde_json::Value, field_type: FieldType) -> bool {
-    let text = match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Number(number) => number.to_string(),
-        serde_json::Value::Bool(_) => return castable(&DataType::Boolean, &field_type.arrow()),
-        _ => return true,
-    };
-    cast(&StringArray::from(vec![text]), &field_type.arrow()).is_ok_and(|values| values.is_valid(0))
+    value.is_null() || value.is_array() || value.is_object() || events::fits(field_type, value)
 }
 
 /// Whether what follows a bracket in a path is a part of a member's name, rather than a place that somebody has tried to name.

@@ -307,9 +307,10 @@ fn period(of: i32, word: &str) -> Option<(i32, i32)> {
     Some((number(begin), number(next)))
 }
 
-/// The first day of the period that has this one.
-pub(crate) fn period_of(day: NaiveDate, word: &str) -> Option<NaiveDate> {
-    self::day(period(number(day), word)?.0)
+/// The first and the last day of the period that has this one.
+pub(crate) fn period_of(day: NaiveDate, word: &str) -> Option<(NaiveDate, NaiveDate)> {
+    let (begin, next) = period(number(day), word)?;
+    Some((self::day(begin)?, self::day(next)?.pred_opt()?))
 }
 
 impl ScalarUDFImpl for Periods {

@@ -30,7 +30,7 @@ use datafusion::logical_expr::{
     WindowFrameUnits, WindowFunctionDefinition, build_join_schema,
 };
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::prelude::{SessionContext, ident};
+use datafusion::prelude::{SessionContext, ident, lit};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::FutureExt;
@@ -637,10 +637,13 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
     spread(bare, &mut scans)?;
     no_subqueries(plan)?;
     let (parts, keys): (Vec<usize>, Vec<Expr>) = keys.into_iter().unzip();
-    let touched = scans.iter().map(|side| match side {
-        Side::Kept => Ok(core.clone()),
-        Side::MayBeMissing(join) => met(bare, join, &keys),
-        Side::Deep => Err("outer joins stand within each other's missing side".to_owned()),
+    let touched = scans.iter().enumerate().map(|side| match side {
+        (place, Side::Kept) => {
+            let mut seen = 0;
+            only_of(core, place, &mut seen).map_err(|error| reason(&error))
+        }
+        (_, Side::MayBeMissing(join)) => met(bare, join, &keys),
+        (_, Side::Deep) => Err("outer joins stand within each other's missing side".to_owned()),
     });
     let touched = touched.collect();
     let kept = scans.iter().map(|side| matches!(side, Side::Kept)).collect();
@@ -720,6 +723,23 @@ fn spread(node: &LogicalPlan, sides: &mut Vec<Side>) -> Result<(), String> {
         other => return Err(format!("it has a step that is not followed: {}", other.display())),
     }
     Ok(())
+}
+
+/// The core without what other branches of unions give than the one of the scan at `place`; all scans keep their places.
+fn only_of(node: &LogicalPlan, place: usize, seen: &mut usize) -> PlanResult<LogicalPlan> {
+    if matches!(node, LogicalPlan::TableScan(_)) {
+        *seen += 1;
+    }
+    let inputs = node.inputs().into_iter().map(|input| {
+        let first = *seen;
+        let input = only_of(input, place, seen)?;
+        match matches!(node, LogicalPlan::Union(_)) && !(first..*seen).contains(&place) {
+            true => LogicalPlanBuilder::from(input).filter(lit(false))?.build(),
+            false => Ok(input),
+        }
+    });
+    let inputs = inputs.collect::<PlanResult<Vec<_>>>()?;
+    if inputs.is_empty() { Ok(node.clone()) } else { node.with_new_exprs(node.expressions(), inputs) }
 }
 
 /// The core with `outer` as an inner join, and without filters above it: its rows are those that changes of the side

@@ -11,7 +11,7 @@ use crate::define::{
     AccumulatingFile, Additivity, FieldType, Milestone, ModelName, Period, PeriodicFile, Place, Placed, Problem,
     suggestion,
 };
-use crate::sql_model::{LookUp, Shape, Source, Text, WATERMARK};
+use crate::sql_model::{LookUp, Shape, Source, Text, WATERMARK, period_of};
 
 impl Period {
     fn word(self) -> &'static str {
@@ -38,9 +38,10 @@ impl Resolving<'_> {
             return None;
         }
         let from = self.day(&file.from, file_name)?;
-        // The first period counts as a whole.
-        let from = crate::sql_model::period_of(from, file.every.word()).unwrap_or(from);
         let to = self.day(&file.to, file_name)?;
+        // The first and the last period count as a whole.
+        let from = period_of(from, file.every.word()).map_or(from, |(first, _)| first);
+        let to = period_of(to, file.every.word()).map_or(to, |(_, last)| last);
         if from > to || (to - from).num_days() > 40_000 {
             let message = "`from` is a day before `to`, at most a hundred years before";
             self.problem(
