@@ -36,8 +36,8 @@ pub fn planning_session() -> SessionContext {
 /// A session's state whose SQL has exact numbers.
 pub(crate) fn with_exact_literals(state: SessionState) -> SessionState {
     let mut rules = state.analyzer().rules.clone();
-    // Before types are made to fit each other.
-    rules.insert(0, Arc::new(ExactComparisons));
+    let types_are_made_to_fit = rules.iter().position(|rule| rule.name() == "type_coercion").unwrap_or_default();
+    rules.insert(types_are_made_to_fit, Arc::new(ExactComparisons));
     let mut state = SessionStateBuilder::new_from_existing(state).with_analyzer_rules(rules).build();
     // Only states that know no planners of expressions refuse one, and DataFusion's knows them.
     state.register_expr_planner(Arc::new(ExactArithmetic)).expect("a session takes planners of expressions");
@@ -81,6 +81,10 @@ impl AnalyzerRule for ExactComparisons {
             }
             let names = NamePreserver::new(&node);
             node.map_expressions(|expr| {
+                // What is grouped by in several sets is known by the names that it has.
+                if matches!(expr, Expr::GroupingSet(_)) {
+                    return Ok(Transformed::no(expr));
+                }
                 let name = names.save(&expr);
                 let exact = expr.transform_up(|expr| Ok(exact_comparison(expr, &schema)))?;
                 Ok(exact.update_data(|expr| name.restore(expr)))
@@ -100,7 +104,14 @@ pub fn with_exact_comparisons(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 }
 
 fn exact_comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
-    let exact = |number: &Expr, of: &Expr| beside(of, number, Operator::Eq, schema).map(|(_, number)| number);
+    let exact = |number: &Expr, of: &Expr| {
+        let number = exact(number, DEEPEST).filter(|number| number.has_point)?;
+        fits(&number, of, Operator::Eq, schema).then_some(number.expr)
+    };
+    // Where all others are decimals that it can be compared with.
+    let exact_beside = |number: &Expr, all: &mut dyn Iterator<Item = &Expr>| {
+        all.map(|of| exact(number, of)).collect::<Option<Vec<Expr>>>().and_then(|mut same| same.pop())
+    };
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => match beside(&left, &right, op, schema) {
             Some((left, right)) => Transformed::yes(binary(left, op, right)),
@@ -108,20 +119,33 @@ fn exact_comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         },
         Expr::Between(Between { expr, negated, low, high }) => {
             let (exact_low, exact_high) = (exact(&low, &expr), exact(&high, &expr));
-            let is_exact = exact_low.is_some() || exact_high.is_some();
+            let exact_expr = exact_beside(&expr, &mut [low.as_ref(), high.as_ref()].into_iter());
+            let is_exact = exact_low.is_some() || exact_high.is_some() || exact_expr.is_some();
             let (low, high) = (exact_low.map_or(low, Box::new), exact_high.map_or(high, Box::new));
+            let expr = exact_expr.map_or(expr, Box::new);
             let between = Expr::Between(Between { expr, negated, low, high });
             if is_exact { Transformed::yes(between) } else { Transformed::no(between) }
         }
         Expr::InList(InList { expr, mut list, negated }) => {
-            let mut is_exact = false;
+            let exact_expr = exact_beside(&expr, &mut list.iter());
+            let mut is_exact = exact_expr.is_some();
             for item in &mut list {
                 if let Some(number) = exact(item, &expr) {
                     (*item, is_exact) = (number, true);
                 }
             }
+            let expr = exact_expr.map_or(expr, Box::new);
             let among = Expr::InList(InList { expr, list, negated });
             if is_exact { Transformed::yes(among) } else { Transformed::no(among) }
+        }
+        Expr::Case(mut case) => {
+            let mut is_exact = false;
+            for (when, _) in case.when_then_expr.iter_mut() {
+                if let Some(number) = case.expr.as_ref().and_then(|of| exact(when, of)) {
+                    (**when, is_exact) = (number, true);
+                }
+            }
+            if is_exact { Transformed::yes(Expr::Case(case)) } else { Transformed::no(Expr::Case(case)) }
         }
         other => Transformed::no(other),
     }
@@ -283,14 +307,28 @@ mod tests {
             ("large BETWEEN 999999.99 AND 1e6", "true"),
             ("large IN (1, 2.5, 999999.99)", "true"),
             ("large NOT IN (999999.99)", "false"),
+            ("999999.99 BETWEEN large AND large", "true"),
+            ("999999.99 IN (large)", "true"),
+            ("CASE large WHEN 999999.99 THEN 1 ELSE 2 END", "1"),
             ("CASE WHEN large < 999999.99 THEN 1 ELSE 2 END", "2"),
             ("(SELECT max(large) FROM t AS u WHERE u.large = 999999.99)", "999999.99"),
-            ("EXISTS (SELECT 1 FROM t AS u WHERE u.large = t.large * 1.0)", "true"),
+            ("(SELECT count(*) FROM t AS u WHERE u.large = t.large * 1.0)", "1"),
             // Without room for all digits it is a double.
             ("CAST(200000 AS DECIMAL(38,18)) * 1.000000000000001", "200000.0000000002"),
         ] {
             assert_eq!(answer(&with(expression)).await, expected, "{expression}");
         }
+    }
+
+    #[tokio::test]
+    async fn groups_keep_their_names() {
+        let t = "(SELECT CAST('10.50' AS DECIMAL(18,2)) AS amount)";
+        let set = format!("SELECT amount > 0.5 AS much, count(*) AS n FROM {t} GROUP BY ROLLUP(amount > 0.5)");
+        let mut rows: Vec<String> = answer(&set).await.split("; ").map(|row| row.replace(' ', "")).collect();
+        rows.sort();
+        assert_eq!(rows, ["1", "true|1"]);
+        let plain = format!("SELECT amount > 0.5 AS much, grouping(amount > 0.5) AS g FROM {t} GROUP BY amount > 0.5");
+        assert_eq!(answer(&plain).await.replace(' ', ""), "true|0");
     }
 
     #[test]

@@ -141,7 +141,8 @@ pub(super) fn prepare(
                 let value =
                     scalar(&step.value).ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
                 let to = types.get(&field).cloned().unwrap_or_else(|| value.data_type().clone());
-                let value = FieldType::of(&to).and_then(|to| Column::only(to, &step.value));
+                let value = FieldType::of(&to).and_then(|known| Column::only(known, &step.value));
+                let value = value.and_then(|value| cast(&value, &to).ok()).filter(|value| value.is_valid(0));
                 let value = value.ok_or_else(|| {
                     let shown = step.value.as_str().map_or_else(|| step.value.to_string(), str::to_owned);
                     at(format!("`{shown}` is not of type {}", FieldType::name_of(&to)))

@@ -725,21 +725,35 @@ fn spread(node: &LogicalPlan, sides: &mut Vec<Side>) -> Result<(), String> {
     Ok(())
 }
 
-/// The core without what other branches of unions give than the one of the scan at `place`; all scans keep their places.
+/// The core, in whose unions that read the scan at `place` other branches than its own give nothing; all scans keep their places.
 fn only_of(node: &LogicalPlan, place: usize, seen: &mut usize) -> PlanResult<LogicalPlan> {
     if matches!(node, LogicalPlan::TableScan(_)) {
         *seen += 1;
     }
-    let inputs = node.inputs().into_iter().map(|input| {
+    let mut inputs = Vec::new();
+    let mut has_it = Vec::new();
+    for input in node.inputs() {
         let first = *seen;
-        let input = only_of(input, place, seen)?;
-        match matches!(node, LogicalPlan::Union(_)) && !(first..*seen).contains(&place) {
-            true => LogicalPlanBuilder::from(input).filter(lit(false))?.build(),
-            false => Ok(input),
+        inputs.push(only_of(input, place, seen)?);
+        has_it.push((first..*seen).contains(&place));
+    }
+    if inputs.is_empty() {
+        return Ok(node.clone());
+    }
+    // A union that does not read it gives all of its rows to what it is joined with.
+    if let LogicalPlan::Union(union) = node
+        && has_it.contains(&true)
+    {
+        for (input, has_it) in inputs.iter_mut().zip(has_it) {
+            // Once the others are gone, the branch that is left has to have the names of the union.
+            let names = union.schema.fields().iter().map(|field| field.name());
+            let columns = input.schema().columns().into_iter().map(Expr::Column);
+            let named: Vec<Expr> = columns.zip(names).map(|(column, name)| column.alias(name)).collect();
+            let plan = LogicalPlanBuilder::from(input.clone()).project(named)?;
+            *input = if has_it { plan.build()? } else { plan.filter(lit(false))?.build()? };
         }
-    });
-    let inputs = inputs.collect::<PlanResult<Vec<_>>>()?;
-    if inputs.is_empty() { Ok(node.clone()) } else { node.with_new_exprs(node.expressions(), inputs) }
+    }
+    node.with_new_exprs(node.expressions(), inputs)
 }
 
 /// The core with `outer` as an inner join, and without filters above it: its rows are those that changes of the side

@@ -142,6 +142,21 @@ fn upcasters_make_the_types_that_are_declared() {
                 "35:13: `true` is not of type date",
             ),
             (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- default: { field: due_on, value: '2024-02-03T10:00:00Z' }",
+                "35:13: `2024-02-03T10:00:00Z` is not of type date",
+            ),
+            (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- rename: { from: client, to: currency }",
+                "35:13: `order_placed` version 2: there is no field `client` at this step; a step before took it away",
+            ),
+            (
+                "- sql: { field: currency, expression: 'upper(currency)' }",
+                "- split: { field: person_id, on: '', into: [currency, person_id] }",
+                "35:13: `person_id` is split on nothing (say what stands between its parts)",
+            ),
+            (
                 "value: EUR",
                 "value: [EUR]",
                 "32:13: `order_placed` version 2: a default is a text, a number, true or false",
