@@ -54,6 +54,12 @@ pub(super) fn split(name: &str) -> (Option<&str>, &str) {
     }
 }
 
+/// The words of an expression, among which are all fields that it reads, however they are written.
+pub(crate) fn words(expression: &str) -> BTreeSet<String> {
+    let text = expression.to_lowercase();
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned).collect()
+}
+
 /// The fields a step writes, and those it reads to do so, on `level`; `None`: it is about another level.
 fn effect<'a>(step: &'a Step, level: Option<&str>, names: &BTreeSet<String>) -> Option<(&'a str, Vec<String>)> {
     let on = |name: &'a str| {
@@ -69,9 +75,8 @@ fn effect<'a>(step: &'a Step, level: Option<&str>, names: &BTreeSet<String>) -> 
         Step::Split(_) | Step::Merge(_) | Step::MapValues(_) => return None,
         Step::Sql(step) => {
             // Which of the names the text mentions is enough: reading one too many does no harm.
-            let text = step.expression.to_lowercase();
-            let words: BTreeSet<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-            (on(&step.field)?, names.iter().filter(|name| words.contains(name.as_str())).cloned().collect())
+            let words = words(&step.expression);
+            (on(&step.field)?, names.iter().filter(|name| words.contains(*name)).cloned().collect())
         }
     })
 }

@@ -388,10 +388,7 @@ fn reads(step: &Step, each: Option<&str>, name: &str) -> bool {
         Step::Drop(_) | Step::Split(_) | Step::Merge(_) | Step::MapValues(_) => false,
         Step::Sql(step) => {
             let is_on_level = step.field.split_once('.').map(|(each, _)| each) == each;
-            is_on_level && {
-                let text = step.expression.to_lowercase();
-                text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
-            }
+            is_on_level && events::words(&step.expression).contains(name)
         }
     }
 }
