@@ -22,7 +22,7 @@ help:
 	@echo "make test     everything that must hold"
 	@echo "make check    formatting and lints"
 	@echo "make fmt      format the code"
-	@echo "make bench    landing, the Star Schema Benchmark, building stars, beside others (SCALE=$(SCALE)); growth"
+	@echo "make bench    landing, the Star Schema Benchmark, building stars, beside others (SCALE=$(SCALE)); growth; JSON"
 
 # The binary is the one that the tests use: somewhat slower than what is shipped, but built once.
 demo:
@@ -50,3 +50,4 @@ bench:
 	@$(PYTHON) bench/bench.py $(TARGET)/release/starmere $(BENCH) $(SCALE)
 	@$(PYTHON) bench/stars.py $(TARGET)/release/starmere $(BENCH)/stars
 	@$(PYTHON) bench/growth.py $(TARGET)/release/starmere $(BENCH)/growth
+	@cargo test --workspace --release --lib throughput -- --ignored --nocapture

@@ -4,6 +4,8 @@ use serde_json::Value;
 use starmere_marts::meaning::{Meaning, Port};
 use starmere_models::resolve::is_words;
 
+/// What is said of a change that breaks nobody.
+pub(crate) const COMPATIBLE: &str = "compatible";
 /// What a change that breaks does.
 pub(crate) const BREAKS: &str = "breaks whoever reads it; publish a new major version instead";
 
@@ -116,6 +118,10 @@ fn differences(old: &Port, new: &Port) -> Vec<PortChange> {
         }
         if now.from != column.from {
             found.push((format!("{name} shows {} instead of {}", now.from, column.from), false));
+        } else if let (Some(means), Some(meant)) = (&now.means, &column.means)
+            && means != meant
+        {
+            found.push((format!("{name} is {means} instead of {meant}"), false));
         }
     }
     for column in &new.columns {
@@ -196,6 +202,18 @@ mod tests {
                 told("change primary key changes from () to (id)", true),
             ]
         );
+    }
+
+    #[test]
+    fn a_plan_tells_what_columns_mean_from_now_on() {
+        let meaning = |words: &str| {
+            let mut port = port(1, "people", &[column("city", "string", true)]);
+            port.columns[0].means = Some(words.to_owned());
+            port
+        };
+        let words = "change city is attribute, latest value instead of attribute, with history".to_owned();
+        let changed = said(vec![meaning("attribute, with history")], vec![meaning("attribute, latest value")]);
+        assert_eq!(changed, [(words, false)]);
     }
 
     #[test]

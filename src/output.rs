@@ -7,7 +7,7 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::pretty::pretty_format_batches;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::command_line::{Format, Global};
 use crate::failure;
@@ -18,12 +18,14 @@ pub(crate) struct Output {
     format: Format,
     quiet: bool,
     interactive: bool,
+    /// What is drawn on the terminal just now, below what was said.
+    bars: MultiProgress,
 }
 
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
         let interactive = std::io::stderr().is_terminal() && !global.quiet;
-        Self { format: global.format(), quiet: global.quiet, interactive }
+        Self { format: global.format(), quiet: global.quiet, interactive, bars: MultiProgress::new() }
     }
 
     /// The same, without a word on standard error.
@@ -99,7 +101,7 @@ impl Output {
     #[expect(clippy::print_stderr, reason = "this is where Starmere prints")]
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", text.as_ref());
+            self.bars.suspend(|| eprintln!("{}", text.as_ref()));
         }
     }
 
@@ -118,23 +120,46 @@ impl Output {
     /// An error with its causes and what to do, to standard error.
     #[expect(clippy::print_stderr, reason = "this is where Starmere prints")]
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        eprintln!("{}", words(error));
+        self.bars.suspend(|| eprintln!("{}", words(error)));
     }
 
     /// A spinner on a terminal, a plain line elsewhere.
     pub(crate) fn step(&self, what: impl Into<String>) -> Step {
-        let what = what.into();
+        self.drawn(what.into(), "{spinner} {msg} {elapsed}", |style| style)
+    }
+
+    /// The same with a bar: `now` is asked what is done, and how much of it.
+    pub(crate) fn bar(
+        &self,
+        what: impl Into<String>,
+        now: impl Fn() -> (&'static str, f64) + Clone + Send + Sync + 'static,
+    ) -> Step {
+        let shown = move |_: &ProgressState, out: &mut dyn std::fmt::Write| _ = out.write_str(&share(now()));
+        self.drawn(what.into(), "{spinner} {msg:40} {share:36} {elapsed}", |style| style.with_key("share", shown))
+    }
+
+    fn drawn(&self, what: String, template: &str, with: impl FnOnce(ProgressStyle) -> ProgressStyle) -> Step {
         let bar = self.interactive.then(|| {
-            let bar = ProgressBar::new_spinner();
-            let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner());
-            bar.set_style(style);
+            let bar = self.bars.add(ProgressBar::new_spinner());
+            bar.set_style(with(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            ));
             bar.set_message(what.clone());
             bar.enable_steady_tick(std::time::Duration::from_millis(100));
             bar
         });
         Step { what, bar, begun: Instant::now(), output: self.clone() }
     }
+}
+
+/// What is done, a bar of how much of it, and the same in percent; what is done alone, as long as nobody knows how much.
+fn share((doing, share): (&str, f64)) -> String {
+    const WIDTH: usize = 20;
+    if share == 0.0 {
+        return doing.to_owned();
+    }
+    let full = (share * WIDTH as f64) as usize;
+    format!("{doing:<9} {}{} {:3.0} %", "█".repeat(full), "░".repeat(WIDTH - full), share * 100.0)
 }
 
 /// Takes all that is written, and drops it once nobody reads any more.
@@ -254,7 +279,7 @@ mod tests {
     use super::*;
 
     fn output(format: Format) -> Output {
-        Output { format, quiet: true, interactive: false }
+        Output { format, quiet: true, interactive: false, bars: MultiProgress::new() }
     }
 
     fn batch() -> RecordBatch {
@@ -275,6 +300,13 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Err(ErrorKind::BrokenPipe.into())
         }
+    }
+
+    #[test]
+    fn a_bar_says_how_much_is_done() {
+        assert_eq!(share(("reading", 0.0)), "reading");
+        assert_eq!(share(("folding", 0.55)), "folding   ███████████░░░░░░░░░  55 %");
+        assert_eq!(share(("keying", 1.0)), "keying    ████████████████████ 100 %");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use starmere_lake::landing::{Outcome, SourcePartition, Stream};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_lake::store::Store;
-use starmere_models::build::{Builder, Built, Watch};
+use starmere_models::build::{Builder, Built, Progress, Watch};
 use starmere_models::define::{ModelName, Parsed, Placed, Problem, suggestion};
 use starmere_models::rejects;
 use starmere_models::resolve::{Model, Models};
@@ -95,7 +95,7 @@ async fn one(project: &Project, (domain, parsed): &Test) -> Vec<Problem> {
 struct Quiet;
 
 impl Watch for Quiet {
-    fn begun(&self, _: &Model) {}
+    fn begun(&self, _: &Model, _: &Arc<Progress>) {}
     fn done(&self, _: &Model, _: &Built) {}
 }
 

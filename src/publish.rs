@@ -9,7 +9,7 @@ use starmere_lake::session::Engine;
 use starmere_lake::{Error as LakeError, Kind};
 use starmere_marts::contract::{self, Breach};
 use starmere_marts::meaning::{Meaning, Port};
-use starmere_models::build::{Builder, Built, Watch};
+use starmere_models::build::{Builder, Built, Progress, Watch};
 use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{Model, Models};
 use tokio::sync::Semaphore;
@@ -315,8 +315,9 @@ impl<'a> Bars<'a> {
 }
 
 impl Watch for Bars<'_> {
-    fn begun(&self, model: &Model) {
-        let step = self.output.step(format!("{} {}", model.kind(), model.name()));
+    fn begun(&self, model: &Model, progress: &Arc<Progress>) {
+        let progress = progress.clone();
+        let step = self.output.bar(format!("{} {}", model.kind(), model.name()), move || progress.now());
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.insert(model.name().to_string(), step);
     }

@@ -197,7 +197,7 @@ async fn rows_are_traced_to_their_events_and_back() {
     }
     // Of a roll-up, by way of the fact; and of a union, whose rows are of one branch each.
     let other = r#"{"id":"o9","type":"order_placed","at":"2024-02-05T00:00:00Z","order":"B","customer":"c9","lines":[{"quantity":4}]}"#;
-    project.write("inbox/orders/b.jsonl", other);
+    project.write("inbox/orders/b.jsonl", &format!("{other}\n"));
     project.succeed(&["ingest", "--once"]).await;
     let said = "sql: said\ngrain: [order_id]\nselect: SELECT order_id, sum(n) AS n FROM (SELECT order_id, quantity AS n FROM \
                 order_lines UNION ALL SELECT order_id, 0 FROM order_lines) GROUP BY order_id\n";
@@ -238,7 +238,7 @@ async fn rows_are_traced_to_their_events_and_back() {
     assert!(back.output.contains("dimension,sales.customer,customer_id: c1\n"), "{}", back.output);
     for (arguments, words) in [
         (&["trace", "sales.order_line", "A"][..], "there is no model `sales.order_line`"),
-        (&["trace", "order_lines", "B", "1"], "has no row with B, 1"),
+        (&["trace", "order_lines", "C", "1"], "has no row with C, 1"),
         (&["trace", "order_lines", "A", "1", "x"], "`x` is one value too many"),
         (&["trace", "order_lines"], "which row of `sales.order_lines`?"),
         (&["trace"], "nothing to trace"),
@@ -311,7 +311,243 @@ async fn holidays_are_read_from_a_file_of_the_project() {
     );
     project.write("days.csv", "day,name\n2024-12-25,Christmas\n");
     project.succeed(&["check"]).await;
+    project.succeed(&["build"]).await;
+    // As a table of the lake's files, since no product shows it.
     project.write("days.csv", "2024-12-25,a\n2024-12-25,b\n");
     let twice = project.run(&["check"]).await;
     assert!(twice.errors.contains("line 2: 2024-12-25 is there twice"), "{}", twice.errors);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_periods_are_traced_to_what_happened_until_then() {
+    let project = built().await;
+    let later = r#"{"id":"o3","type":"order_placed","at":"2024-04-05T00:00:00Z","order":"B","customer":"c1","lines":[{"quantity":4}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{later}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    let monthly = "periodic_snapshot: monthly\nof: order_lines\nevery: month\nfrom: 2024-01-01\nto: 2024-12-31\n\
+                   by: customer\nbalances: { quantity: fact.quantity }\n";
+    project.write("domains/sales/models/monthly.yaml", monthly);
+    project.succeed(&["build"]).await;
+    for (month, events) in [("2024-02-01", &["o1"][..]), ("2024-03-01", &["o1"]), ("2024-04-01", &["o1", "o3"])] {
+        let traced = project.run(&["--format", "csv", "trace", "monthly", &format!("period_from={month}")]).await;
+        for event in ["o1", "o3"] {
+            let is_there = traced.output.contains(&format!("row of sales.order_lines,orders,{event},"));
+            assert_eq!(is_there, events.contains(&event), "{month}, {event}\n{}{}", traced.output, traced.errors);
+        }
+    }
+    for (event, months) in [("o1", &["2024-02-01", "2024-03-01", "2024-04-01"][..]), ("o3", &["2024-04-01"])] {
+        let back = project.run(&["--format", "csv", "trace", "--event", event]).await;
+        let found = |month: &&str| back.output.contains(&format!("period_from: {month}"));
+        let all = ["2024-02-01", "2024-03-01", "2024-04-01"];
+        assert_eq!(all.iter().copied().filter(|month| found(month)).collect::<Vec<_>>(), months, "{}", back.output);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_several_facts_are_traced_to_all_of_them() {
+    let project = built().await;
+    let other = r#"{"id":"o3","type":"order_placed","at":"2024-04-05T00:00:00Z","order":"B","customer":"c1","lines":[{"quantity":4}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{other}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    let orders = "fact: orders\nfrom: { stream: orders, event: order_placed }\ngrain: event_id\ndegenerate: { order_id: {} }\n\
+                  measures: { fee: { expression: \"7\", type: int } }\n";
+    project.write("domains/sales/models/orders.yaml", orders);
+    let progress = "accumulating_snapshot: progress\ngrain: order_id\nmilestones:\n  placed: { fact: orders }\n  \
+                    many: { fact: order_lines, where: fact.quantity > 3 }\n";
+    project.write("domains/sales/models/progress.yaml", progress);
+    let shares =
+        "allocation: shares\nof: order_lines\nheader: orders\non: order_id\namounts: { fee: fee }\nweight: quantity\n";
+    project.write("domains/sales/models/shares.yaml", shares);
+    project.succeed(&["build"]).await;
+    for (model, key, own, others) in [
+        ("progress", "A", &["orders,orders,o1,"][..], &["order_lines,", ",o3,"][..]),
+        ("progress", "B", &["orders,orders,o3,", "order_lines,orders,o3,"], &[",o1,"]),
+        ("shares", "B", &["orders,orders,o3,", "order_lines,orders,o3,"], &[",o1,"]),
+    ] {
+        let traced = project.run(&["--format", "csv", "trace", model, key]).await;
+        for words in own {
+            assert!(traced.output.contains(words), "{model} {key}: {words}\n{}{}", traced.output, traced.errors);
+        }
+        for words in others {
+            assert!(!traced.output.contains(words), "{model} {key}: {words}\n{}", traced.output);
+        }
+    }
+    let back = project.run(&["--format", "csv", "trace", "--event", "o3"]).await;
+    for words in ["sales.progress,order_id: B", "sales.shares,\"order_id: B"] {
+        assert!(back.output.contains(words), "{words}\n{}", back.output);
+    }
+    assert!(!back.output.contains("order_id: A"), "{}", back.output);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejects_are_tried_again_when_a_definition_changes() {
+    let project = built().await;
+    let many = r#"{"id":"o2","type":"order_placed","at":"2024-02-01T00:00:00Z","order":"B","customer":"c1","lines":[{"quantity":3000000000},{"quantity":1}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{many}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    let reasons = async || -> Vec<String> {
+        let rows = project.succeed(&["--format", "json", "rejects"]).await;
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap();
+        rows.iter().map(|row| row["reason"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let before = reasons().await;
+    assert!(before.len() == 1 && before[0].starts_with("`quantity` of element 1: "), "{before:?}");
+    assert_eq!(quantity(&project, &[]).await, "2");
+    // The whole event waits, until the field may be as long.
+    changed(&project, "streams/orders.yaml", "quantity: { type: int }", "quantity: { type: bigint }");
+    changed(&project, LINES, "quantity: { type: int }", "quantity: { type: bigint }");
+    changed(
+        &project,
+        PRODUCT,
+        "quantity: { type: int, nullable: false }",
+        "quantity: { type: bigint, nullable: false }",
+    );
+    project.succeed(&["build", "--accept-breaking"]).await;
+    assert_eq!((reasons().await, quantity(&project, &[]).await), (Vec::new(), "3000000003".to_owned()));
+    // A rule takes rows away again, and says which it is.
+    changed(&project, LINES, "each: lines }", "each: lines, rules: { few: quantity < 100 } }");
+    project.succeed(&["build"]).await;
+    assert_eq!(reasons().await, ["element 1: rule `few`: `quantity < 100` is false"]);
+    assert_eq!(quantity(&project, &[]).await, "2");
+    changed(&project, LINES, ", rules: { few: quantity < 100 }", "");
+    project.succeed(&["build"]).await;
+    assert_eq!((reasons().await, quantity(&project, &[]).await), (Vec::new(), "3000000003".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_field_that_old_events_have_fills_the_past() {
+    let project = Project::new();
+    let moved = r#"{"id":"m1","type":"customer_moved","at":"2024-01-01T00:00:00Z","customer":"c1","city":"Ulm","street":"Gasse"}
+{"id":"m2","type":"customer_moved","at":"2024-03-01T00:00:00Z","customer":"c1","city":"Bern"}
+"#;
+    project.write("inbox/customers/a.jsonl", moved);
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    changed(
+        &project,
+        "streams/customers.yaml",
+        "city: { type: string }",
+        "city: { type: string }\n          street: { type: string }",
+    );
+    changed(
+        &project,
+        "domains/sales/models/customer.yaml",
+        "attributes:\n",
+        "attributes:\n  street: { type: string, history: version }\n",
+    );
+    changed(
+        &project,
+        PRODUCT,
+        "      city: { type: string }\n",
+        "      city: { type: string }\n      street: { type: string }\n",
+    );
+    project.succeed(&["build"]).await;
+    let query = "SELECT city, street FROM sales.orders_v1.customer WHERE customer_id = 'c1' ORDER BY valid_from";
+    let rows: Vec<String> = project.query(query).await.iter().map(ToString::to_string).collect();
+    assert_eq!(rows, [r#"{"city":"Ulm","street":"Gasse"}"#, r#"{"city":"Bern","street":null}"#]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_changes_makes_history_from_the_log() {
+    let project = built().await;
+    let history = async |history: &str| -> Vec<String> {
+        let file = "domains/sales/models/customer.yaml";
+        let text = std::fs::read_to_string(project.root().join(file)).unwrap();
+        let (before, rest) = text.split_once("history: ").unwrap();
+        let rest = rest.split_once(" }").unwrap().1;
+        project.write(file, &format!("{before}history: {history} }}{rest}"));
+        project.succeed(&["build"]).await;
+        let query = "SELECT c.city, count(l.order_id) AS lines FROM sales.orders_v1.customer c LEFT JOIN sales.orders_v1.order_lines l \
+                     ON l.customer_key = c.customer_key WHERE c.customer_id = 'c1' GROUP BY c.city, c.valid_from ORDER BY c.valid_from";
+        let rows = project.query(query).await;
+        rows.iter().map(|row| format!("{}: {}", row["city"].as_str().unwrap_or_default(), row["lines"])).collect()
+    };
+    // A line between two moves.
+    assert_eq!(history("version").await, ["Ulm: 1", "Bern: 0"]);
+    assert_eq!(history("overwrite").await, ["Bern: 1"]);
+    assert_eq!(history("keep").await, ["Ulm: 1"]);
+    assert_eq!(history("[version, original]").await, ["Ulm: 1", "Bern: 0"]);
+    project.succeed(&["verify"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_says_what_it_mended_and_why() {
+    let project = built().await;
+    let said = async |stream: &str, event: &str| -> String {
+        project.write(&format!("inbox/{stream}/{}.jsonl", event.len()), &format!("{event}\n"));
+        project.succeed(&["ingest", "--once"]).await;
+        let built = project.run(&["build"]).await;
+        built
+            .errors
+            .lines()
+            .filter(|line| line.contains("order_lines") || line.contains("by_city"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let by_city = "rollup: by_city\nof: order_lines\nby: { city: customer.city }\n";
+    project.write("domains/sales/models/by_city.yaml", by_city);
+    project.succeed(&["build"]).await;
+    // A move that comes late splits a version, under a line and a group of the roll-up.
+    let late = r#"{"id":"m3","type":"customer_moved","at":"2024-01-15T00:00:00Z","customer":"c1","city":"Rome"}"#;
+    let told = said("customers", late).await;
+    assert!(told.contains("1 row, 1 keyed again by customer"), "{told}");
+    assert!(told.contains("rollup sales.by_city") && told.contains("1 replaced"), "{told}");
+    // An earlier copy of an event takes the place of the one that counted.
+    let earlier = r#"{"id":"o1","type":"order_placed","at":"2024-01-20T00:00:00Z","order":"A","customer":"c1","lines":[{"quantity":5}]}"#;
+    let told = said("orders", earlier).await;
+    assert!(told.contains("1 row, 1 written from 1 event, 1 taken back"), "{told}");
+    assert_eq!(quantity(&project, &[]).await, "5");
+    // Nothing new, nothing done.
+    let built = project.run(&["build"]).await;
+    assert!(!built.errors.contains("written") && !built.errors.contains("keyed again"), "{}", built.errors);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_stopped_skips_what_is_finished() {
+    let project = built().await;
+    let again = r#"{"id":"o2","type":"order_placed","at":"2024-02-03T00:00:00Z","order":"A","customer":"c9","lines":[{"quantity":2}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{again}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    let written = |errors: &str| errors.matches(" written from ").count();
+    // A contract is broken once everything is built.
+    let stopped = project.run(&["build"]).await;
+    assert!(stopped.status.code() == Some(1) && written(&stopped.errors) == 2, "{}", stopped.errors);
+    let stopped = project.run(&["build"]).await;
+    assert!(stopped.status.code() == Some(1) && written(&stopped.errors) == 0, "{}", stopped.errors);
+    changed(
+        &project,
+        PRODUCT,
+        "primary_key: [order_id, line_number]",
+        "primary_key: [order_id, line_number, placed_at]",
+    );
+    let finished = project.run(&["build", "--accept-breaking"]).await;
+    assert!(finished.status.success() && written(&finished.errors) == 0, "{}", finished.errors);
+    assert_eq!(quantity(&project, &[]).await, "4");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bus_matrix_says_which_facts_have_which_dimensions() {
+    let project = Project::new();
+    changed(&project, LINES, "dimensions:\n", "dimensions:\n  payer: { dimension: customer, key: customer_id }\n");
+    let day = "dimension: day\ncalendar: { from: 2024-01-01, to: 2024-12-31 }\n";
+    project.write("domains/sales/models/day.yaml", day);
+    let orders = "fact: orders\nfrom: { stream: orders, event: order_placed }\ngrain: event_id\ndimensions:\n  \
+                  placed: { dimension: day, key: CAST(occurred_at AS DATE) }\n";
+    project.write("domains/sales/models/orders.yaml", orders);
+    let table = project.succeed(&["products", "matrix"]).await;
+    let cells = |line: &str| line.split('|').map(str::trim).map(str::to_owned).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = table.lines().filter(|line| line.starts_with('|')).map(cells).collect();
+    assert_eq!(rows[0], ["", "fact", "sales.customer", "sales.day", ""], "{table}");
+    assert_eq!(rows[1], ["", "sales.order_lines", "payer, customer", "", ""], "{table}");
+    assert_eq!(rows[2], ["", "sales.orders", "", "placed", ""], "{table}");
+    let json: serde_json::Value =
+        serde_json::from_str(&project.succeed(&["--format", "json", "products", "matrix"]).await).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!([
+            { "fact": "sales.order_lines", "sales.customer": ["payer", "customer"], "sales.day": [] },
+            { "fact": "sales.orders", "sales.customer": [], "sales.day": ["placed"] },
+        ])
+    );
 }

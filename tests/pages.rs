@@ -2,7 +2,7 @@
 //! its tables then hold.
 //!
 //! A page's fences say what they are: `yaml streams/a.yaml` and `yaml domains/d/models/m.yaml` are definitions,
-//! `json stream` are events, which land together, `sql` is a query after a build, `text` is its answer.
+//! `csv file` are holidays, `json stream` are events, which land together, `sql` is a query after a build, `text` is its answer.
 //! `STARMERE_BLESS=1` writes the answers into the pages.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_lake::session::Engine;
 use starmere_lake::store::Store;
+use starmere_marts::define::ProductFile;
 use starmere_models::build::Builder;
 use starmere_models::define::{StreamFile, parse_model_text, parse_text};
 use starmere_models::resolve::{Definitions, Models, resolve};
@@ -57,16 +58,29 @@ async fn shows(page: &Path) -> Result<()> {
     let text = std::fs::read_to_string(page)?;
     let mut blessed = text.clone();
     let fences = fences(&text)?;
-    let mut definitions = Definitions::default();
+    let (mut definitions, mut products) = (Definitions::default(), Vec::new());
     for fence in &fences {
         let Some(("yaml", path)) = fence.info.split_once(' ') else { continue };
         match path.split('/').collect::<Vec<_>>().as_slice() {
             ["streams", _] => definitions.streams.push(parsed(parse_text::<StreamFile>(&fence.text, path))?),
             ["domains", domain, "models", _] => definitions.add(domain, parsed(parse_model_text(&fence.text, path))?),
+            ["domains", domain, "products", _] => {
+                products.push(((*domain).to_owned(), parsed(parse_text::<ProductFile>(&fence.text, path))?));
+            }
             _ => bail!("`{path}` is no file of a project"),
         }
     }
+    definitions.ports = starmere_marts::define::ports(&products);
+    for (_, dimension) in &mut definitions.dimensions {
+        let Some(calendar) = &mut dimension.definition.calendar else { continue };
+        let Some(file) = calendar.value.holidays.clone() else { continue };
+        let holidays = fences.iter().find(|fence| fence.info == format!("csv {file}")).context("no holidays")?;
+        calendar.value.holidays_text = Some(holidays.text.clone());
+    }
     let models = resolve(&definitions).map_err(|problems| {
+        anyhow::Error::msg(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
+    starmere_marts::resolve::resolve(&products, &models).map_err(|problems| {
         anyhow::Error::msg(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
     let world = World { warehouse: Warehouse::new(Store::memory()), models };

@@ -1,12 +1,18 @@
-//! `starmere verify` over lakes in which something was planted that landing never does: each is found, and named.
+//! `starmere verify` over lakes and tables in which something was planted that landing and building never do: each is found, and
+//! named.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 use serde_json::json;
 use starmere_ingest::envelope::Reader;
 use starmere_ingest::rows::Batch;
-use starmere_lake::delta::{Commit, EncodedFile, Remove, Table};
+use starmere_lake::delta::{Commit, EncodedFile, FileOptions, Remove, Table};
 use starmere_lake::events::{INGEST_DATE, file_options, file_schema};
 use starmere_lake::formats::Incoming;
 use starmere_lake::landing::{Outcome, Oversized, SourcePartition, Stream};
@@ -159,4 +165,111 @@ async fn a_file_in_the_place_of_another_is_found() {
     table.store().objects().put(&path, Bytes::from(other.bytes).into()).await.unwrap();
     let found = finding(&project).await;
     assert!(found.contains(path.as_ref()) || found.contains("9 rows were landed, and 8 are there"), "{found}");
+}
+
+/// `rows` with other values in a column.
+fn with(rows: &RecordBatch, column: &str, change: impl Fn(&ArrayRef) -> ArrayRef) -> RecordBatch {
+    let place = rows.schema().index_of(column).unwrap();
+    let mut columns = rows.columns().to_vec();
+    columns[place] = change(&columns[place]);
+    RecordBatch::try_new(rows.schema(), columns).unwrap()
+}
+
+/// These of the rows, each as often as it is named.
+fn rows_at(rows: &RecordBatch, places: &[u32]) -> RecordBatch {
+    take_record_batch(rows, &UInt32Array::from(places.to_vec())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_planted_in_the_table_of_a_model_is_found() {
+    let one_more = |values: &ArrayRef| -> ArrayRef {
+        match values.as_primitive_opt::<Int64Type>() {
+            Some(keys) => Arc::new(keys.iter().map(|key| key.map(|key| key + 1)).collect::<Int64Array>()),
+            None => Arc::new(
+                values.as_primitive::<Int32Type>().iter().map(|of| of.map(|of| of + 1)).collect::<Int32Array>(),
+            ),
+        }
+    };
+    let is_published = "is published, not in the rebuild";
+    let is_rebuilt = "is in the rebuild, not published";
+    let upper = |of: &StringArray| of.iter().map(|of| of.map(str::to_uppercase)).collect::<StringArray>();
+    type Plant<'a> = &'a dyn Fn(&RecordBatch) -> RecordBatch;
+    let cases: [(&str, &str, Plant<'_>, &[&str]); 7] = [
+        ("nothing", "sales.order_lines", &RecordBatch::clone, &[]),
+        // In another order they are the same.
+        ("order", "sales.order_lines", &|rows| rows_at(rows, &[2, 0, 1]), &[]),
+        (
+            "a value",
+            "sales.order_lines",
+            &|rows| with(rows, "quantity", one_more),
+            &[
+                "order_id=A, line_number=1, quantity=3,",
+                is_published,
+                "order_id=A, line_number=1, quantity=2,",
+                is_rebuilt,
+            ],
+        ),
+        (
+            "a key",
+            "sales.order_lines",
+            &|rows| with(rows, "customer_key", one_more),
+            &["order_id=A, line_number=1,", is_published, is_rebuilt],
+        ),
+        (
+            "a row less",
+            "sales.order_lines",
+            &|rows| rows_at(rows, &[0, 1]),
+            &["order_id=B, line_number=1,", is_rebuilt],
+        ),
+        (
+            "a row more",
+            "sales.order_lines",
+            &|rows| {
+                let last = rows_at(rows, &[2]);
+                let other = with(&last, "line_number", |of| one_more(&one_more(&one_more(of))));
+                concat_batches(&rows.schema(), [rows, &other]).unwrap()
+            },
+            &["line_number=4,", is_published],
+        ),
+        (
+            "a city",
+            "sales.customer",
+            &|rows| with(rows, "city", |of| Arc::new(upper(of.as_string::<i32>()))),
+            &["city=ULM", is_published, "city=Ulm", is_rebuilt],
+        ),
+    ];
+    for (what, model, plant, expected) in cases {
+        let project = Project::new();
+        let moved = r#"{"id":"m1","type":"customer_moved","at":"2024-01-01T00:00:00Z","customer":"c1","city":"Ulm"}"#;
+        project.write("inbox/customers/a.jsonl", &format!("{moved}\n"));
+        let order = |id: &str, lines: &str| {
+            format!(
+                r#"{{"id":"{id}","type":"order_placed","at":"2024-02-01T00:00:00Z","order":"{id}","customer":"c{id}","lines":[{lines}]}}"#
+            )
+        };
+        let orders = [order("A", r#"{"quantity":2},{"quantity":3}"#), order("B", r#"{"quantity":4}"#)];
+        project.write("inbox/orders/a.jsonl", &(orders.join("\n") + "\n"));
+        project.succeed(&["ingest", "--once"]).await;
+        project.succeed(&["build"]).await;
+        let pin = project.snapshot().await.tables[model].clone();
+        let table = project.warehouse().table(pin.path);
+        let snapshot = table.snapshot().await.unwrap().unwrap();
+        let mut batches = Vec::new();
+        for add in snapshot.files() {
+            batches.push(table.read(add, snapshot.schema()).await.unwrap());
+        }
+        let rows = concat_batches(snapshot.schema(), &batches).unwrap();
+        let planted = EncodedFile::of(snapshot.schema(), &[plant(&rows)], &FileOptions::default()).unwrap();
+        let adds = vec![table.upload(planted).await.unwrap()];
+        let removes = snapshot.files().map(|add| add.remove()).collect();
+        let commit = Commit { adds, removes, operation: "WRITE", ..Commit::default() };
+        table.commit(&snapshot, commit).await.unwrap();
+        // A build takes the table as it is, and publishes it.
+        project.succeed(&["build"]).await;
+        let Ended { status, output, errors, .. } = project.run(&["verify"]).await;
+        assert_eq!(status.code(), Some(if expected.is_empty() { 0 } else { 2 }), "{what}: {output}\n{errors}");
+        for words in expected {
+            assert!(output.contains(words) && output.contains(model), "{what}: {words}\n{output}");
+        }
+    }
 }

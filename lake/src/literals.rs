@@ -108,9 +108,10 @@ fn exact_comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         let number = exact(number, DEEPEST).filter(|number| number.has_point)?;
         fits(&number, of, Operator::Eq, schema).then_some(number.expr)
     };
-    // Where all others are decimals that it can be compared with.
+    // Where all others are decimals that it can be compared with, or nothing.
     let exact_beside = |number: &Expr, all: &mut dyn Iterator<Item = &Expr>| {
-        all.map(|of| exact(number, of)).collect::<Option<Vec<Expr>>>().and_then(|mut same| same.pop())
+        let known = all.filter(|of| !matches!(of, Expr::Literal(ScalarValue::Null, _)));
+        known.map(|of| exact(number, of)).collect::<Option<Vec<Expr>>>().and_then(|mut same| same.pop())
     };
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => match beside(&left, &right, op, schema) {
@@ -139,7 +140,10 @@ fn exact_comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
             if is_exact { Transformed::yes(among) } else { Transformed::no(among) }
         }
         Expr::Case(mut case) => {
-            let mut is_exact = false;
+            let mut whens = case.when_then_expr.iter().map(|(when, _)| when.as_ref());
+            let exact_expr = case.expr.as_ref().and_then(|of| exact_beside(of, &mut whens));
+            let mut is_exact = exact_expr.is_some();
+            case.expr = exact_expr.map(Box::new).or(case.expr);
             for (when, _) in case.when_then_expr.iter_mut() {
                 if let Some(number) = case.expr.as_ref().and_then(|of| exact(when, of)) {
                     (**when, is_exact) = (number, true);
@@ -310,6 +314,8 @@ mod tests {
             ("999999.99 BETWEEN large AND large", "true"),
             ("999999.99 IN (large)", "true"),
             ("CASE large WHEN 999999.99 THEN 1 ELSE 2 END", "1"),
+            ("999999.99 IN (large, NULL)", "true"),
+            ("CASE 999999.99 WHEN NULL THEN 1 WHEN large THEN 2 END", "2"),
             ("CASE WHEN large < 999999.99 THEN 1 ELSE 2 END", "2"),
             ("(SELECT max(large) FROM t AS u WHERE u.large = 999999.99)", "999999.99"),
             ("(SELECT count(*) FROM t AS u WHERE u.large = t.large * 1.0)", "1"),

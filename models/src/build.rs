@@ -6,7 +6,8 @@
 //! snapshot; until then no reader sees any of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use chrono::NaiveDate;
 use datafusion::prelude::SessionContext;
@@ -49,10 +50,39 @@ pub struct Built {
 
 /// Told of what happens, for whoever shows it.
 pub trait Watch: Send + Sync {
-    /// A model is being built.
-    fn begun(&self, model: &Model);
+    /// A model is being built, and comes as far as that says.
+    fn begun(&self, model: &Model, progress: &Arc<Progress>);
     /// A model is up to date.
     fn done(&self, model: &Model, built: &Built);
+}
+
+/// How far the building of a model has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    doing: std::sync::Mutex<&'static str>,
+    done: AtomicU64,
+    of: AtomicU64,
+}
+
+impl Progress {
+    /// Now it does something else, of so much.
+    pub(crate) fn begin(&self, doing: &'static str, of: u64) {
+        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+        self.done.store(0, Ordering::Relaxed);
+        self.of.store(of, Ordering::Relaxed);
+    }
+
+    /// So much more of it is done.
+    pub(crate) fn add(&self, done: u64) {
+        self.done.fetch_add(done, Ordering::Relaxed);
+    }
+
+    /// What it does, and how much of it is done, between 0 and 1.
+    pub fn now(&self) -> (&'static str, f64) {
+        let (done, of) = (self.done.load(Ordering::Relaxed), self.of.load(Ordering::Relaxed));
+        let share = if of == 0 { 0.0 } else { done as f64 / of as f64 };
+        (*self.doing.lock().unwrap_or_else(PoisonError::into_inner), share.min(1.0))
+    }
 }
 
 /// So many models are built side by side, while there is memory for them.
@@ -100,6 +130,8 @@ pub struct Builder {
     room: Arc<Room>,
     /// Whom the new events of facts mention, shared by the dimensions that ask.
     mentioned: Mutex<HashMap<(ModelName, Since), Once<Mentioned>>>,
+    /// Of the models that are being built.
+    progress: BTreeMap<ModelName, Arc<Progress>>,
 }
 
 /// Made once, by whoever asks first.
@@ -133,6 +165,7 @@ impl Builder {
             events: Mutex::default(),
             room: room(MEMORY),
             mentioned: Mutex::default(),
+            progress: models.models.iter().map(|model| (model.name().clone(), Arc::default())).collect(),
         })
     }
 
@@ -182,6 +215,11 @@ impl Builder {
         let made = self.engine.get_or_init(|| Engine::new(self.warehouse.store(), (self.memory / 2) as usize));
         let engine = made.as_ref().map_err(|error| Error::Task(error.to_string()))?;
         Ok(engine.session())
+    }
+
+    /// How far a model has come.
+    pub(crate) fn progress(&self, model: &ModelName) -> Arc<Progress> {
+        self.progress.get(model).cloned().unwrap_or_default()
     }
 
     pub(crate) fn warehouse(&self) -> &Warehouse {
@@ -296,7 +334,7 @@ impl Builder {
                 }
                 let model = waiting.remove(place);
                 load += weight;
-                watch.begun(model);
+                watch.begun(model, &self.progress(model.name()));
                 let inputs = pins.clone();
                 running.push(async move { (model, weight, self.one(model, &inputs).await) });
             }

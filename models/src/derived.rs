@@ -200,7 +200,8 @@ impl Derived {
             return Ok(None);
         }
         let encode = move || {
-            let options = options.suited_to(&batches[0]);
+            let telling = batches.iter().max_by_key(|batch| batch.num_rows());
+            let options = telling.map_or_else(|| options.clone(), |batch| options.clone().suited_to(batch));
             EncodedFile::of(&schema, &batches, &options)
         };
         let file = tokio::task::spawn_blocking(encode).await.map_err(|error| Error::Task(error.to_string()))??;

@@ -245,6 +245,24 @@ impl Expression {
     }
 }
 
+/// Something that is so of every row.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub name: String,
+    pub holds: Expression,
+}
+
+impl Rule {
+    /// Tells of rows of which it is false. Of what is not known it is not.
+    pub fn check(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) {
+        let (holds, failed) = self.holds.evaluate(rows);
+        errors.extend(failed);
+        let holds = holds.as_boolean();
+        let broken = (0..holds.len()).filter(|&row| holds.is_valid(row) && !holds.value(row));
+        errors.extend(broken.map(|row| (row, format!("rule `{}`: `{}` is false", self.name, self.holds.text()))));
+    }
+}
+
 /// Casts `values`; rows that do not fit, or only without digits that they have, become null and are told with a reason that
 /// names `what`.
 pub fn cast_rows(values: &ArrayRef, to: &DataType, what: &str, errors: &mut Vec<RowError>) -> ArrayRef {

@@ -70,12 +70,13 @@ pub(super) fn products(project: &Project, output: &Output) -> anyhow::Result<()>
 /// The bus matrix: facts by dimensions, and the roles in which they meet.
 pub(super) fn matrix(project: &Project, output: &Output) -> anyhow::Result<()> {
     let (dimensions, facts) = bus(&project.models);
-    let columns: Vec<&str> = std::iter::once("fact").chain(dimensions.iter().map(String::as_str)).collect();
-    output.rows(&columns, facts)
+    let names = dimensions.iter().map(|name| (name.as_str(), Holds::Texts));
+    let columns: Vec<(&str, Holds)> = std::iter::once(("fact", Holds::Text)).chain(names).collect();
+    listing(output, &columns, &facts)
 }
 
 /// The dimensions, those first that most facts have; and for each fact its name, and its roles of each dimension.
-fn bus(models: &Models) -> (Vec<String>, Vec<Vec<String>>) {
+fn bus(models: &Models) -> (Vec<String>, Vec<Vec<Cell>>) {
     let facts = models.models.iter().filter_map(|model| Some((model.name(), model.shape()?)));
     let facts: Vec<(&ModelName, Shape)> = facts.filter(|(_, shape)| !shape.roles.is_empty()).collect();
     let is_dimension = |model: &&Model| match model {
@@ -95,9 +96,9 @@ fn bus(models: &Models) -> (Vec<String>, Vec<Vec<String>>) {
     let row = |(name, shape): &(&ModelName, Shape)| {
         let roles = dimensions.iter().map(|(dimension, _)| {
             let roles = shape.roles.iter().filter(|(_, of)| of == dimension);
-            roles.map(|(role, _)| role.as_str()).collect::<Vec<_>>().join(", ")
+            Cell::Texts(roles.map(|(role, _)| role.clone()).collect())
         });
-        std::iter::once(name.to_string()).chain(roles).collect()
+        std::iter::once(Cell::Text(name.to_string())).chain(roles).collect()
     };
     (dimensions.iter().map(|(name, _)| name.to_string()).collect(), facts.iter().map(row).collect())
 }

@@ -114,7 +114,8 @@ fn values(columns: &[(&str, Holds)], rows: &[Vec<Cell>]) -> anyhow::Result<Recor
 
 /// A column's name as programs write it: `last commit (UTC)` is `last_commit_utc`.
 fn key(name: &str) -> String {
-    let words = name.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
+    let parts = |character: char| !character.is_alphanumeric() && character != '.';
+    let words = name.split(parts).filter(|word| !word.is_empty());
     words.map(str::to_lowercase).collect::<Vec<_>>().join("_")
 }
 

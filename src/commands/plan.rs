@@ -10,7 +10,7 @@ use starmere_models::build::DEFINITION;
 use starmere_models::resolve::{Model, RULES};
 
 use super::inspect::{Cell, Holds, listing};
-use crate::changes::{BREAKS, changes, edits as changed};
+use crate::changes::{BREAKS, COMPATIBLE, changes, edits as changed};
 use crate::command_line::Format;
 use crate::output::{Output, counted};
 use crate::project::Opened;
@@ -33,6 +33,8 @@ struct Step {
     /// Of them, the models.
     inputs: Vec<String>,
     ports: Vec<String>,
+    /// Of a port: whether whoever reads it breaks.
+    breaks: Option<bool>,
 }
 
 impl Step {
@@ -63,6 +65,7 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
         ("edits", Holds::Texts),
         ("made of", Holds::Texts),
         ("ports", Holds::Texts),
+        ("breaks", Holds::Flag),
     ];
     let rows = steps.into_iter().map(|step| {
         vec![
@@ -75,6 +78,7 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
             Cell::Texts(step.edits),
             Cell::Texts(step.made_of),
             Cell::Texts(step.ports),
+            step.breaks.map_or(Cell::Nothing, Cell::Flag),
         ]
     });
     listing(output, &columns, &rows.collect::<Vec<_>>())
@@ -102,8 +106,9 @@ async fn steps(opened: &Opened) -> anyhow::Result<Vec<Step>> {
     }
     let published = Meaning::of(&newest)?;
     for change in changes(&published, &opened.project.meaning) {
-        let why = if change.breaks { format!("{}: {BREAKS}", change.why) } else { change.why };
-        steps.push(Step { kind: "port", name: change.port, action: change.action, why, ..Step::default() });
+        let why = format!("{}: {}", change.why, if change.breaks { BREAKS } else { COMPATIBLE });
+        let breaks = Some(change.breaks);
+        steps.push(Step { kind: "port", name: change.port, action: change.action, why, breaks, ..Step::default() });
     }
     Ok(steps)
 }
@@ -177,7 +182,7 @@ async fn step(
     let made_of = model.streams().into_iter().map(str::to_owned).chain(inputs.iter().cloned()).collect();
     let ports = opened.project.meaning.ports.iter().filter(|port| port.table == name);
     let ports = ports.map(|port| port.full_name()).collect();
-    Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports })
+    Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports, breaks: None })
 }
 
 /// What has changed where neither a model's definition nor its inputs have.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
+use arrow::compute::{cast, min};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
+use chrono::{DateTime, NaiveDate};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
@@ -19,7 +20,7 @@ use starmere_models::define::{FieldType, ModelName, Place, suggestion};
 use starmere_models::dimension::{CHANGES, Dimension};
 use starmere_models::fact::EVENT_STREAM;
 use starmere_models::resolve::{Model, check_name};
-use starmere_models::sql_model::{Lineage, SqlModel};
+use starmere_models::sql_model::{Lineage, PERIODIC, SqlModel};
 use starmere_sql::wire;
 
 use super::rejects::readable;
@@ -469,7 +470,10 @@ impl Tracing<'_> {
             let Some(first) = grains.first() else { continue };
             let columns = first.schema().fields().iter().map(|field| quoted(field.name())).collect::<Vec<_>>();
             let same = columns.iter().map(|column| format!("(rows.{column} IS NOT DISTINCT FROM grains.{column})"));
-            let same = same.collect::<Vec<_>>().join(" AND ");
+            let mut same = same.collect::<Vec<_>>().join(" AND ");
+            if let (PERIODIC, Some(day)) = (sql.kind, first_day(&made.rows[input])) {
+                same += &format!(" AND rows.period_to >= DATE '{day}'");
+            }
             let grains = MemTable::try_new(first.schema(), vec![grains.clone()])?;
             self.session.register_table(TableReference::bare(GRAINS), Arc::new(grains))?;
             let query = format!(
@@ -493,6 +497,13 @@ impl Tracing<'_> {
         }
         Ok(Some(tables))
     }
+}
+
+/// The first day on which something happened.
+fn first_day(rows: &[RecordBatch]) -> Option<NaiveDate> {
+    let times = rows.iter().filter_map(|batch| batch.column_by_name("occurred_at"));
+    let first = times.filter_map(|times| min(times.as_primitive_opt::<TimestampMicrosecondType>()?)).min()?;
+    DateTime::from_timestamp_micros(first).map(|first| first.date_naive())
 }
 
 /// SQL for which rows are meant: `column=value`, or values in the order of the columns that tell rows apart.

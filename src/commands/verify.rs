@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::row::{Row, RowConverter, SortField};
+use sha2::{Digest, Sha256};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{Add, Snapshot, Table};
 use starmere_lake::landing::{Facts, Oversized, SourcePartition, Tallies, Tally, lost, row_digest};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
-use starmere_models::build::{Builder, Built, Watch};
+use starmere_models::build::{Builder, Built, Progress, Watch};
 use starmere_models::resolve::Model;
 
 use crate::command_line::{Format, Verify};
@@ -25,7 +27,7 @@ use crate::project::Opened;
 struct Quiet;
 
 impl Watch for Quiet {
-    fn begun(&self, _: &Model) {}
+    fn begun(&self, _: &Model, _: &Arc<Progress>) {}
     fn done(&self, _: &Model, _: &Built) {}
 }
 
@@ -212,7 +214,7 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
             let finding = "its definition has changed and is not built yet; run `starmere build`";
             found.not_built.push(vec![name, finding.into()]);
         } else if !damaged.contains(&name) {
-            sound.push((name, published));
+            sound.push((model, published));
         }
     }
     if sound.is_empty() {
@@ -229,9 +231,10 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
             return found;
         }
     };
-    for (name, published) in sound {
+    for (model, published) in sound {
+        let name = model.name().to_string();
         let Some(again) = rebuilt.get(&name) else { continue };
-        let findings = match compare(opened, published, again).await {
+        let findings = match compare(opened, model, published, again).await {
             Ok(findings) => findings,
             Err(error) => unreadable(opened, published).await.unwrap_or_else(|| vec![told(error)]),
         };
@@ -261,16 +264,37 @@ async fn aside(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<BTre
     Ok(builder.build(models, &Quiet).await?)
 }
 
-/// How a published table differs from the same, made again.
-async fn compare(opened: &Opened, published: &Pin, again: &Pin) -> anyhow::Result<Vec<String>> {
+/// How a published table of a model differs from the same, made again.
+async fn compare(opened: &Opened, model: &Model, published: &Pin, again: &Pin) -> anyhow::Result<Vec<String>> {
+    if digest(opened, published).await? == digest(opened, again).await? {
+        return Ok(Vec::new());
+    }
     let mut findings = Vec::new();
     for (missing, what) in [
-        (differ(opened, published, again).await?, "is published, not in the rebuild"),
-        (differ(opened, again, published).await?, "is in the rebuild, not published"),
+        (differ(opened, model, published, again).await?, "is published, not in the rebuild"),
+        (differ(opened, model, again, published).await?, "is in the rebuild, not published"),
     ] {
         findings.extend(missing.map(|row| format!("{row} {what}")));
     }
     Ok(findings)
+}
+
+/// How many rows a table has, and the sum of their digests, which does not depend on their order.
+async fn digest(opened: &Opened, pin: &Pin) -> anyhow::Result<(u64, u128)> {
+    let table = opened.warehouse.table(pin.path.clone());
+    let snapshot = table.snapshot_at(pin.version).await?;
+    let fields = snapshot.schema().fields().iter().map(|field| SortField::new(field.data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let (mut count, mut sum) = (0, 0_u128);
+    for add in snapshot.files() {
+        let batch = table.read(add, snapshot.schema()).await?;
+        let rows = converter.convert_columns(batch.columns())?;
+        count += rows.num_rows() as u64;
+        let of_row =
+            |row: Row<'_>| Sha256::digest(row.as_ref()).iter().take(16).fold(0, |of, &byte| of << 8 | u128::from(byte));
+        sum = rows.iter().map(of_row).fold(sum, u128::wrapping_add);
+    }
+    Ok((count, sum))
 }
 
 /// Files of a published table that are gone or cut.
@@ -299,15 +323,20 @@ async fn unreadable(opened: &Opened, pin: &Pin) -> Option<Vec<String>> {
     (!findings.is_empty()).then_some(findings)
 }
 
-/// A row that `left` has more often than `right`.
-async fn differ(opened: &Opened, left: &Pin, right: &Pin) -> anyhow::Result<Option<String>> {
+/// The first row that `left` has more often than `right`, in the order of what tells rows apart.
+async fn differ(opened: &Opened, model: &Model, left: &Pin, right: &Pin) -> anyhow::Result<Option<String>> {
     let session = opened.engine.session();
     for (name, pin) in [("l", left), ("r", right)] {
         let snapshot: Arc<Snapshot> = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
         let table = PinnedTable::new(opened.warehouse.store(), snapshot);
         session.register_table(datafusion::common::TableReference::bare(name), Arc::new(table))?;
     }
-    let difference = session.sql("SELECT * FROM l EXCEPT ALL SELECT * FROM r LIMIT 1").await?.collect().await?;
+    let versions = matches!(model, Model::Dimension(_)).then(|| "valid_from".to_owned());
+    let order = model.told_apart_by().into_iter().chain(versions).map(|name| format!("\"{name}\""));
+    let order: Vec<String> = order.collect();
+    let order = if order.is_empty() { String::new() } else { format!("ORDER BY {}", order.join(", ")) };
+    let difference = format!("SELECT * FROM (SELECT * FROM l EXCEPT ALL SELECT * FROM r) {order} LIMIT 1");
+    let difference = session.sql(&difference).await?.collect().await?;
     let Some(batch) = difference.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
     let schema = batch.schema();
     let cells = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {

@@ -1,11 +1,11 @@
-//! What the histories are about: four streams, five dimensions and three facts that use every way of defining them.
+//! What the histories are about: four streams, and dimensions and facts of them that use every way of defining them.
 //!
 //! ```text
-//! people  person_seen (state, 2 versions), person_changed (patch, 2), person_left (delete) ─► customer ─► region
+//! people  person_seen (state, 2 versions), person_changed (patch, 2), person_left (delete) ─► customer ─► region ─► area
 //! orders  buyer_moved (patch) ─────────────────────────────────────────────────────────────────┘
 //!         order_placed (2 versions) ─► order_lines: buyer, payer → customer (makes members), product, two dates
 //!                                   └► orders:      customer (makes none), region and shop (makes members)
-//! places  region_… (state, patch, delete), shop_… (state, patch) ─► region, shop
+//! places  region_… (state, patch, delete), shop_… (state, patch) ─► region, shop, area
 //! goods   product_… (state, patch) ─► product, which accepts no references
 //! ```
 
@@ -22,25 +22,30 @@ use super::queries::SQL_FILES;
 pub(crate) const DOMAIN: &str = "sales";
 
 /// Dimensions: table, column of the surrogate key, column of the natural key.
-pub(crate) const DIMENSIONS: [(&str, &str, &str); 8] = [
+pub(crate) const DIMENSIONS: [(&str, &str, &str); 9] = [
     ("sales.tier", "tier_key", "tier"),
     ("sales.weather", "weather_key", "climate+first"),
     ("sales.flags", "flags_key", "channel+is_first"),
     ("sales.month", "month_key", "year_month"),
     ("sales.customer", "customer_key", "customer_id"),
     ("sales.region", "region_key", "region_id"),
+    ("sales.area", "area_key", "area"),
     ("sales.shop", "shop_key", "shop_id"),
     ("sales.product", "product_key", "product_id"),
 ];
 
 /// Columns that hold surrogate keys: table, column, dimension.
-pub(crate) const KEYS: [(&str, &str, &str); 65] = [
+pub(crate) const KEYS: [(&str, &str, &str); 69] = [
     ("sales.customer", "customer_key", "sales.customer"),
     ("sales.customer", "customer_durable_key", "sales.customer"),
     ("sales.customer", "region_key", "sales.region"),
     ("sales.customer", "region_durable_key", "sales.region"),
     ("sales.region", "region_key", "sales.region"),
     ("sales.region", "region_durable_key", "sales.region"),
+    ("sales.region", "area_key", "sales.area"),
+    ("sales.region", "area_durable_key", "sales.area"),
+    ("sales.area", "area_key", "sales.area"),
+    ("sales.area", "area_durable_key", "sales.area"),
     ("sales.shop", "shop_key", "sales.shop"),
     ("sales.shop", "shop_durable_key", "sales.shop"),
     ("sales.product", "product_key", "sales.product"),
@@ -128,8 +133,9 @@ events:
           channel:     { type: string }
           tier:        { type: string }
         from_previous:
+          - merge: { fields: [name, score], into: name, with: "-" }
+          - split: { field: town, on: "/", into: [city, channel] }
           - rename: { from: nr, to: customer_id }
-          - rename: { from: town, to: city }
           - default: { field: city, value: Nowhere }
           - rename: { from: region, to: region_id }
           - cast: { field: score, type: bigint }
@@ -207,7 +213,10 @@ events:
           - rename: { from: client, to: buyer }
           - sql: { field: payer, expression: "coalesce(guarantor, buyer)" }
           - default: { field: due_on, value: "2024-01-03" }
-          - sql: { field: channel, expression: "lower(via)" }
+          - map_values: { field: via, values: { Web: web, SHOP: shop } }
+          - rename: { from: via, to: channel }
+          - drop: { field: ship_to }
+          - default: { field: ship_to, value: r3 }
           - rename: { from: lines.sku, to: lines.product_id }
           - rename: { from: lines.qty, to: lines.quantity }
           - cast: { field: lines.quantity, type: int }
@@ -272,13 +281,13 @@ events:
 "#,
 ];
 
-const DIMENSION_FILES: [&str; 9] = [
+const DIMENSION_FILES: [&str; 10] = [
     r#"
 dimension: customer
 key: customer_id
 from:
   - { stream: people, event: person_seen, as: state, set: { full_name: "upper(name)" } }
-  - { event: person_changed, as: patch }
+  - { event: person_changed, as: patch, rules: { score_is_low: score < 9 } }
   - { event: person_left, as: delete, key: { customer_id: who } }
   - { stream: orders, event: buyer_moved, as: patch, key: { customer_id: buyer } }
 attributes:
@@ -302,7 +311,20 @@ attributes:
   name:       { type: string, history: [overwrite, previous] }
   first_name: { type: string, history: keep }
   climate:    { type: string, history: version }
+references:
+  area: { dimension: area, key: name, as_of: version }
 inferred_from: [sales.customer, sales.orders]
+"#,
+    // Above regions, of which it has the names.
+    r#"
+dimension: area
+key: area
+from:
+  - { stream: places, event: region_changed, as: patch, key: { area: region_id } }
+  - { event: region_gone, as: delete, key: { area: region_id } }
+attributes:
+  climate: { type: string, history: version }
+inferred_from: [sales.region]
 "#,
     r#"
 dimension: shop
@@ -392,15 +414,21 @@ degenerate:
   channel:  { description: Where it was placed }
 measures:
   orders: { expression: "1", type: int }
+  fee: { expression: "CASE WHEN channel = 'web' THEN 1.01 ELSE -0.05 END", type: "decimal(9,2)" }
 "#,
     // Of two streams.
     r#"
 fact: movements
 from:
-  - { stream: orders, event: order_placed, each: lines, where: quantity > 2 }
+  - stream: orders
+    event: order_placed
+    each: lines
+    where: quantity > 2
+    rules: { not_too_many: quantity < 200 }
   - stream: goods
     event: product_priced
     set: { order_no: "NULL", what: "'priced'", quantity: "NULL", size: "NULL", product: product_id }
+    rules: { costs_something: price > 0 }
 where: ordinal < 5
 grain: [event_stream, event_id, line]
 dimensions:

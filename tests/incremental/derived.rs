@@ -7,7 +7,7 @@ use chrono::{Datelike, Days, NaiveDate, NaiveDateTime};
 use super::queries::{hundredths, number, row, shown, summed};
 use super::world::{NULL, Row, Tables, UNKNOWN};
 
-pub(crate) const DERIVED_FILES: [&str; 13] = [
+pub(crate) const DERIVED_FILES: [&str; 15] = [
     r#"
 hierarchy: above
 of: zone
@@ -22,6 +22,7 @@ degenerate:
   buyer_city: { expression: buyer.city }
 measures:
   listed: { expression: fact.quantity * product.price, type: "decimal(18,2)" }
+  points: { expression: fact.quantity * buyer.score, type: bigint }
 "#,
     r#"
 periodic_snapshot: daily
@@ -42,6 +43,27 @@ to: 2024-02-10
 by: order_no
 where: fact.quantity < 25
 balances: { amount: amount }
+"#,
+    // What was said last, in the order of events.
+    r#"
+periodic_snapshot: by_quarter
+of: movements
+every: quarter
+from: 2023-11-20
+to: 2024-02-10
+by: what
+flows: { moved: -fact.quantity }
+levels: { price: price, last_order: fact.order_no }
+"#,
+    r#"
+periodic_snapshot: by_week
+of: order_lines
+every: week
+from: 2023-12-27
+to: 2024-01-06
+by: line
+where: fact.quantity <> 2
+levels: { last_amount: -fact.amount }
 "#,
     r#"
 accumulating_snapshot: progress
@@ -77,7 +99,7 @@ allocation: line_shares
 of: order_lines
 header: orders
 on: order_no
-amounts: { share_of_orders: orders }
+amounts: { share_of_orders: orders, share_of_fees: fee }
 weight: quantity
 "#,
     r#"
@@ -136,6 +158,8 @@ pub(crate) fn answer(tables: &mut Tables) {
         cells.insert("buyer_city".to_owned(), customer(&line["buyer_key"])["city"].clone());
         let listed = price(line).map(|price| hundredths(price * quantity(line)));
         cells.insert("listed".to_owned(), listed.unwrap_or_else(|| NULL.to_owned()));
+        let score = number(&customer(&line["buyer_key"]), "score");
+        cells.insert("points".to_owned(), shown(score.map(|score| score * quantity(line))));
         priced.push(cells);
     }
     let priced_orders: Vec<Row> = lines.iter().filter(|line| price(line).is_some()).cloned().collect();
@@ -148,9 +172,11 @@ pub(crate) fn answer(tables: &mut Tables) {
         ("priced_orders", priced_orders),
         ("daily", daily(&lines, &customers)),
         ("by_month", by_month(&lines)),
+        ("by_quarter", by_quarter(&movements)),
+        ("by_week", by_week(&lines)),
         ("progress", progress),
-        ("order_ledger", ledger(&orders, &["order_no"], "orders", |order| order["channel"] == "web")),
-        ("movement_ledger", ledger(&movements, &["order_no", "line"], "quantity", |_| false)),
+        ("order_ledger", ledger(&orders, &["order_no"], &["orders", "fee"], |order| order["channel"] == "web")),
+        ("movement_ledger", ledger(&movements, &["order_no", "line"], &["quantity"], |_| false)),
         ("line_shares", shares),
         ("order_buyers", bridge(&lines)),
         ("tier", shrunken_tier(&customers)),
@@ -262,6 +288,58 @@ fn by_month(lines: &[Row]) -> Vec<Row> {
     rows
 }
 
+fn by_quarter(movements: &[Row]) -> Vec<Row> {
+    let quarters = ["2023-10-01", "2024-01-01", "2024-04-01"].map(day);
+    let mut rows = said_last(movements, "what", &quarters, &[("price", "price"), ("last_order", "order_no")]);
+    for row in &mut rows {
+        let is_own = |movement: &&Row| {
+            let on = at(movement).date().to_string();
+            movement["what"] == row["what"] && row["period_from"] <= on && on <= row["period_to"]
+        };
+        let own: Vec<&Row> = movements.iter().filter(is_own).collect();
+        row.insert("moved".to_owned(), (-summed(&own, "quantity").unwrap_or(0)).to_string());
+    }
+    rows
+}
+
+fn by_week(lines: &[Row]) -> Vec<Row> {
+    let lines: Vec<Row> = lines.iter().filter(|line| number(line, "quantity") != Some(2)).cloned().collect();
+    let mut rows =
+        said_last(&lines, "line", &["2023-12-25", "2024-01-01", "2024-01-08"].map(day), &[("last_amount", "amount")]);
+    for row in &mut rows {
+        let negated = number(row, "last_amount").map(|amount| hundredths(-amount));
+        row.insert("last_amount".to_owned(), negated.unwrap_or_else(|| NULL.to_owned()));
+    }
+    rows
+}
+
+/// For each value of `by`, what columns were last, at the end of each period. The last one of `begins` is where there are no more.
+fn said_last(rows: &[Row], by: &str, begins: &[NaiveDate], columns: &[(&str, &str)]) -> Vec<Row> {
+    let end = *begins.last().expect("periods");
+    let rows: Vec<&Row> = ordered(rows.iter().filter(|row| at(row).date() < end));
+    let Some(until) = rows.last().map(|row| at(row).date().max(begins[0])) else { return Vec::new() };
+    let groups: BTreeSet<&String> = rows.iter().map(|row| &row[by]).collect();
+    let mut answer = Vec::new();
+    for group in groups {
+        for period in begins.windows(2).filter(|period| period[0] <= until) {
+            let so_far: Vec<&&Row> =
+                rows.iter().filter(|row| row[by] == *group && at(row).date() < period[1]).collect();
+            if so_far.is_empty() {
+                continue;
+            }
+            let last_day = period[1].pred_opt().expect("a day before");
+            let mut cells =
+                row([(by, group.clone()), ("period_from", period[0].to_string()), ("period_to", last_day.to_string())]);
+            for (own, of) in columns {
+                let last = so_far.iter().rfind(|row| row[*of] != NULL);
+                cells.insert((*own).to_owned(), last.map_or(NULL.to_owned(), |row| row[*of].clone()));
+            }
+            answer.push(cells);
+        }
+    }
+    answer
+}
+
 /// In the order of time.
 fn ordered<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<&'a Row> {
     let mut rows: Vec<&Row> = rows.collect();
@@ -330,7 +408,7 @@ fn progress(orders: &[Row], lines: &[Row], priced: &[Row]) -> Vec<Row> {
 }
 
 /// Entries and reversals of statements about what `by` names; `voids` says which only take back.
-fn ledger(statements: &[Row], by: &[&str], measure: &str, voids: impl Fn(&Row) -> bool) -> Vec<Row> {
+fn ledger(statements: &[Row], by: &[&str], measures: &[&str], voids: impl Fn(&Row) -> bool) -> Vec<Row> {
     const OF_EVENT: [&str; 10] = [
         "occurred_at",
         "event_id",
@@ -355,8 +433,10 @@ fn ledger(statements: &[Row], by: &[&str], measure: &str, voids: impl Fn(&Row) -
                 for column in OF_EVENT.into_iter().filter(|column| statement.contains_key(*column)) {
                     reversal.insert(column.to_owned(), statement[column].clone());
                 }
-                if before[measure] != NULL {
-                    reversal.insert(measure.to_owned(), format!("-{}", before[measure]));
+                for measure in measures.iter().filter(|measure| before[**measure] != NULL) {
+                    let value = &before[*measure];
+                    let negated = value.strip_prefix('-').map_or_else(|| format!("-{value}"), str::to_owned);
+                    reversal.insert((*measure).to_owned(), negated);
                 }
                 reversal.insert("entry".to_owned(), "reversal".to_owned());
                 rows.push(reversal);
@@ -379,18 +459,21 @@ fn allocated(lines: &[Row], orders: &[Row]) -> Vec<Row> {
     for of in numbers {
         let mut own: Vec<&Row> = lines.iter().filter(|line| line["order_no"] == *of).collect();
         own.sort_by_key(|line| (line["event_id"].clone(), number(line, "line")));
-        let amount: i64 =
-            orders.iter().filter(|order| order["order_no"] == *of).filter_map(|order| number(order, "orders")).sum();
-        let has_header = orders.iter().any(|order| order["order_no"] == *of);
+        let headers: Vec<&Row> = orders.iter().filter(|order| order["order_no"] == *of).collect();
         let total = summed(&own, "quantity").unwrap_or(0);
-        let upto = |weight: i64| (2 * amount * weight + total) / (2 * total);
         let mut through = 0;
+        let first = rows.len();
         for line in &own {
             let before = through;
             through += number(line, "quantity").unwrap_or(0);
             let mut cells = (*line).clone();
-            let share = has_header.then(|| upto(through) - upto(before));
-            cells.insert("share_of_orders".to_owned(), shown(share));
+            for (share, amount, shown) in SHARES {
+                let amount = summed(&headers, amount).unwrap_or(0);
+                // Halves go away from nothing.
+                let upto = |weight: i64| amount.signum() * ((2 * amount.abs() * weight + total) / (2 * total));
+                let of_line = (!headers.is_empty()).then(|| shown(upto(through) - upto(before)));
+                cells.insert(share.to_owned(), of_line.unwrap_or_else(|| NULL.to_owned()));
+            }
             rows.push(cells);
         }
         if own.is_empty() {
@@ -407,12 +490,23 @@ fn allocated(lines: &[Row], orders: &[Row]) -> Vec<Row> {
                 cells.insert(column.to_owned(), value.to_owned());
             }
             cells.insert("order_no".to_owned(), of.clone());
-            cells.insert("share_of_orders".to_owned(), amount.to_string());
+            for (share, amount, shown) in SHARES {
+                cells.insert(share.to_owned(), shown(summed(&headers, amount).unwrap_or(0)));
+            }
             rows.push(cells);
+        }
+        let parts: Vec<&Row> = rows[first..].iter().filter(|_| !headers.is_empty()).collect();
+        for (share, amount, _) in SHARES {
+            assert_eq!(summed(&parts, share), summed(&headers, amount), "shares add up to what is shared");
         }
     }
     rows
 }
+
+/// What is shared: the column of the share, the measure of headers, and how its values are written.
+type Share = (&'static str, &'static str, fn(i64) -> String);
+const SHARES: [Share; 2] =
+    [("share_of_orders", "orders", |number| number.to_string()), ("share_of_fees", "fee", hundredths)];
 
 const COLUMNS_OF_LINES: [&str; 16] = [
     "buyer_key",

@@ -111,6 +111,7 @@ const PRODUCT_KEY: Pool = key(r#"[1,1,2,"3"]"#, r#"["x",2.5]"#);
 const ORDER: Pool = key(r#"["o1","o2",3]"#, r#"[{}]"#);
 const NAME: Pool = pool(r#"["ann","bob"]"#, r#"[12,true,{}]"#);
 const CITY: Pool = pool(r#"["rome","oslo","bern"]"#, r#"[{},["x"]]"#);
+const TOWN: Pool = pool(r#"["rome/web","oslo","bern/ shop/2","/web"]"#, r#"[{},["x"]]"#);
 const SCORE: Pool = pool(r#"[1,5,6,9,"7"]"#, r#"["x",3000000000,2.5,true,[]]"#);
 const CHANNEL: Pool = pool(r#"["web","shop"]"#, r#"[{}]"#);
 const TIER: Pool = pool(r#"["gold","plain"]"#, r#"[[]]"#);
@@ -134,7 +135,7 @@ fn fields(kind: &str, version: i32) -> Vec<(&'static str, Pool)> {
         ("person_seen", 1) => vec![
             ("who.nr", CUSTOMER),
             ("name", NAME),
-            ("town", CITY),
+            ("town", TOWN),
             ("score", SCORE),
             ("region", REGION),
             ("channel", CHANNEL),

@@ -15,7 +15,7 @@ mod queries;
 mod reading;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -30,7 +30,7 @@ use starmere_models::resolve::Models;
 
 use definitions::{models, part};
 use history::{History, Landed, Step};
-use world::{NOBODY, Quiet, Row, Tables, UNKNOWN, World, labelled, paused, same, unless_conflict};
+use world::{NOBODY, NULL, Quiet, Row, Tables, UNKNOWN, World, labelled, moment, paused, same, unless_conflict};
 
 #[test]
 fn published_tables_equal_a_rebuild_and_the_answer() {
@@ -163,9 +163,11 @@ async fn race(process: &Warehouse, rounds: u32) -> Result<()> {
 fn histories_hold_what_breaks_others() {
     let mut all = Tables::new();
     let (mut copies, mut rejected, mut longest) = (0, 0, 0);
+    let mut met: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in 0..60 {
         let landed: Vec<Landed> = History::random(seed).batches().flatten().cloned().collect();
         let events: Vec<_> = landed.iter().filter_map(reading::event).collect();
+        meets(&events, &landed, &mut met);
         rejected += landed.len() - events.len();
         copies += events.len() - naive::counting(&landed).len();
         longest = longest.max(History::random(seed).batches().count());
@@ -204,7 +206,8 @@ fn histories_hold_what_breaks_others() {
         ("lines due on no day", count("sales.order_lines", &is("due_date_key", "0"))),
         ("orders of unknown customers", count("sales.orders", &is("customer_durable_key", NOBODY))),
     ];
-    for (what, times) in held {
+    for (what, times) in held.into_iter().chain(MEETINGS.map(|what| (what, met.get(what).copied().unwrap_or_default())))
+    {
         assert!(times > 0, "no history has {what}");
     }
     // Of flags there are no events.
@@ -212,6 +215,69 @@ fn histories_hold_what_breaks_others() {
     for (table, rows) in all.iter().filter(|(table, _)| are_rejects(table)) {
         assert!(!rows.is_empty(), "no history has {table}");
     }
+}
+
+/// What histories meet, in the order in which things land.
+const MEETINGS: [&str; 9] = [
+    "the same event by two sources",
+    "copies that differ",
+    "a copy that takes the place of one that counted",
+    "changes of a member at one instant",
+    "a reference before its member lands",
+    "a reference after its member",
+    "a reference without a member",
+    "a parent's change inside a child's interval",
+    "a change under facts that have landed",
+];
+
+/// Counts what a history meets: `events` in the order in which they land.
+fn meets(events: &[reading::Event], landed: &[Landed], met: &mut BTreeMap<&'static str, usize>) {
+    let mut count = |what: &'static str| *met.entry(what).or_default() += 1;
+    let said = |event: &reading::Event| match reading::customer(event) {
+        Some(Ok(change)) => Some(change),
+        _ => None,
+    };
+    let mentioned = |event: &reading::Event| match reading::orders(event) {
+        Some(Ok(rows)) => rows[0].roles[0].2.clone(),
+        _ => None,
+    };
+    for (place, event) in events.iter().enumerate() {
+        let same = |other: &&reading::Event| other.place.stream == event.place.stream && other.id == event.id;
+        for other in events[..place].iter().filter(same) {
+            if other.body == event.body && other.place.source != event.place.source {
+                count(MEETINGS[0]);
+            }
+            if other.body != event.body {
+                count(MEETINGS[1]);
+            }
+        }
+        if events[..place].iter().any(|other| same(&other))
+            && events[..place].iter().filter(same).all(|other| event.place < other.place)
+        {
+            count(MEETINGS[2]);
+        }
+        let Some(change) = said(event) else { continue };
+        let of_member = |other: &&reading::Event| said(other).is_some_and(|other| other.member == change.member);
+        if events[..place].iter().filter(of_member).any(|other| other.place.at == event.place.at && !same(&other)) {
+            count(MEETINGS[3]);
+        }
+        let refers = |other: &&reading::Event| mentioned(other).as_ref() == Some(&change.member);
+        if !events[..place].iter().any(|other| of_member(&other)) {
+            events[..place].iter().filter(refers).for_each(|_| count(MEETINGS[4]));
+        }
+        events[place..].iter().filter(refers).for_each(|_| count(MEETINGS[5]));
+        if events[..place].iter().filter(refers).any(|other| other.place.at >= event.place.at) {
+            count(MEETINGS[8]);
+        }
+    }
+    let members: BTreeSet<String> = events.iter().filter_map(said).map(|change| change.member).collect();
+    events.iter().filter_map(mentioned).filter(|member| !members.contains(member)).for_each(|_| count(MEETINGS[6]));
+    let own: BTreeSet<String> =
+        events.iter().filter(|event| said(event).is_some()).map(|event| moment(event.place.at)).collect();
+    let is_own = |row: &&Row| {
+        row["customer_id"] == NULL || row["valid_from"].starts_with("0001") || own.contains(&row["valid_from"])
+    };
+    naive::tables(landed)["sales.customer"].iter().filter(|row| !is_own(row)).for_each(|_| count(MEETINGS[7]));
 }
 
 /// Runs `work` to its end on a runtime of its own.

@@ -61,8 +61,16 @@ const CUSTOMER: Dimension = Dimension {
 const REGION: Dimension = Dimension {
     table: "sales.region",
     natural: "region_id",
-    attributes: &[("name", Overwrite), ("first_name", Keep), ("climate", Version)],
+    attributes: &[("name", Overwrite), ("first_name", Keep), ("climate", Version), ("area", Version)],
     beside: &[("name", Previous)],
+    reference: Some(("area", "sales.area")),
+    special: &[],
+};
+const AREA: Dimension = Dimension {
+    table: "sales.area",
+    natural: "area",
+    attributes: &[("climate", Version)],
+    beside: &[],
     reference: None,
     special: &[],
 };
@@ -107,6 +115,7 @@ pub(crate) fn tables(landed: &[Landed]) -> Tables {
     let orders = accepted(&mut tables, "sales.orders", &events, reading::orders);
     let customers = accepted(&mut tables, CUSTOMER.table, &events, reading::customer);
     let regions = accepted(&mut tables, REGION.table, &events, reading::region);
+    let areas = accepted(&mut tables, AREA.table, &events, reading::area);
     let shops = accepted(&mut tables, SHOP.table, &events, reading::shop);
     let movements = accepted(&mut tables, "sales.movements", &events, reading::movements);
     let storms = accepted(&mut tables, "sales.storms", &events, reading::storms);
@@ -118,14 +127,17 @@ pub(crate) fn tables(landed: &[Landed]) -> Tables {
     let mut seen_in_regions = mentioned(&orders, REGION.table);
     seen_in_regions.extend(customers.iter().filter_map(|(_, change)| change.said.get("region")?.clone()));
     let mut members: BTreeMap<&str, Members> = BTreeMap::new();
-    let of_region = Members::of(&REGION, &regions, &seen_in_regions);
+    let seen_in_areas = regions.iter().filter_map(|(_, change)| change.said.get("area")?.clone()).collect();
+    let of_area = Members::of(&AREA, &areas, &seen_in_areas);
+    let of_region = Members::of(&REGION, &regions, &seen_in_regions).split("area", &of_area);
     let of_customer = Members::of(&CUSTOMER, &customers, &mentioned(&order_lines, CUSTOMER.table));
     members.insert(CUSTOMER.table, of_customer.split("region", &of_region));
     members.insert(REGION.table, of_region);
+    members.insert(AREA.table, of_area);
     members.insert(SHOP.table, Members::of(&SHOP, &shops, &mentioned(&orders, SHOP.table)));
     members.insert(PRODUCT.table, Members::of(&PRODUCT, &products, &BTreeSet::new()));
 
-    for dimension in [CUSTOMER, REGION, SHOP, PRODUCT] {
+    for dimension in [CUSTOMER, REGION, AREA, SHOP, PRODUCT] {
         tables.insert(dimension.table.to_owned(), members[dimension.table].rows(&dimension, &members));
     }
     tables.insert("sales.order_lines".to_owned(), fact_rows(&order_lines, &members));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{NULL, Row, Tables};
 
-pub(crate) const SQL_FILES: [&str; 10] = [
+pub(crate) const SQL_FILES: [&str; 11] = [
     r#"
 rollup: monthly
 of: order_lines
@@ -92,6 +92,17 @@ select: >
   JOIN customer c ON c.customer_key = u.done_by
   GROUP BY c.customer_id
 grain: customer_id
+"#,
+    // An outer join twice, of which the second one meets what the first one does not.
+    r#"
+sql: third
+select: >
+  SELECT o.order_no, count(*) AS n
+  FROM orders o LEFT JOIN order_lines l ON l.order_no = o.order_no
+  JOIN (SELECT CAST(l.line AS VARCHAR) AS k FROM orders o LEFT JOIN order_lines l ON l.order_no = o.order_no) u
+    ON u.k = o.order_no
+  GROUP BY o.order_no
+grain: order_no
 "#,
 ];
 
@@ -245,6 +256,16 @@ pub(crate) fn answer(tables: &mut Tables) {
         ])
     });
     answers.push(("product_sales", sold.collect()));
+
+    let lines_of = |order: &Row| lines.iter().filter(|line| line["order_no"] == order["order_no"]).collect::<Vec<_>>();
+    let mut third: BTreeMap<&String, usize> = BTreeMap::new();
+    for order in &orders {
+        let met = orders.iter().flat_map(lines_of).filter(|line| line["line"] == order["order_no"]).count();
+        *third.entry(&order["order_no"]).or_default() += lines_of(order).len().max(1) * met;
+    }
+    let third = third.into_iter().filter(|(_, n)| *n > 0);
+    let third = third.map(|(order, n)| row([("order_no", order.clone()), ("n", n.to_string())]));
+    answers.push(("third", third.collect()));
 
     let mut doings: BTreeMap<&String, (Option<&String>, Vec<Option<i64>>)> = BTreeMap::new();
     for customer in &customers {

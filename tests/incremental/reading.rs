@@ -206,14 +206,25 @@ pub(crate) fn customer(event: &Event) -> Option<Fit<Change>> {
 
 fn person_seen(event: &Event) -> Fit<Change> {
     let body = &event.body;
-    let (city, score, tier) = match event.version {
+    let (name, city, channel, score, tier) = match event.version {
         1 => {
-            let city = text(body, "town")?.flatten().unwrap_or_else(|| "Nowhere".to_owned());
+            let town = text(body, "town")?.flatten().unwrap_or_default();
+            let (city, rest) = town.split_once('/').unwrap_or((&town, ""));
+            let city = if city.is_empty() { "Nowhere" } else { city };
+            let channel = Some(rest.trim()).filter(|rest| !rest.is_empty()).map(str::to_owned);
+            let name = [text(body, "name")?.flatten(), text(body, "score")?.flatten()];
+            let name = name.into_iter().flatten().reduce(|name, score| format!("{name}-{score}"));
             let score = parsed(text(body, "score")?, &BIGINT)?;
             let tier = score.map(|score| score.map(|score| if score > 5 { "gold" } else { "plain" }));
-            (Some(Some(city)), score, shown(tier))
+            (Some(name), Some(Some(city.to_owned())), Some(channel), score, shown(tier))
         }
-        2 => (text(body, "city")?, whole(body, "score", &BIGINT)?, text(body, "tier")?),
+        2 => (
+            text(body, "name")?,
+            text(body, "city")?,
+            text(body, "channel")?,
+            whole(body, "score", &BIGINT)?,
+            text(body, "tier")?,
+        ),
         _ => return Err(Misfit),
     };
     if let Some(Some(score)) = score
@@ -221,12 +232,12 @@ fn person_seen(event: &Event) -> Fit<Change> {
     {
         return Err(Misfit);
     }
-    let name = text(body, "name")?.map(|name| name.map(|name| name.to_uppercase()));
+    let name = name.map(|name| name.map(|name| name.to_uppercase()));
     let attributes = [
         ("full_name", name),
         ("city", city),
         ("score", shown(score)),
-        ("channel", text(body, "channel")?),
+        ("channel", channel),
         ("tier", tier),
         ("region", text(body, "region")?),
     ];
@@ -240,6 +251,9 @@ fn person_changed(event: &Event) -> Fit<Change> {
         2 => (text(body, "full_name")?, whole(body, "score", &INT)?, text(body, "region")?, text(body, "channel")?),
         _ => return Err(Misfit),
     };
+    if score.flatten() >= Some(9) {
+        return Err(Misfit);
+    }
     let attributes = [
         ("full_name", name),
         ("city", text(body, "city")?),
@@ -264,13 +278,35 @@ pub(crate) fn region(event: &Event) -> Option<Fit<Change>> {
             return change(meaning, member, []);
         }
         let name = text(body, "name")?;
-        change(meaning, member, [("name", name.clone()), ("first_name", name), ("climate", text(body, "climate")?)])
+        let climate = text(body, "climate")?;
+        change(
+            meaning,
+            member,
+            [("name", name.clone()), ("area", name.clone()), ("first_name", name), ("climate", climate)],
+        )
+    }))
+}
+
+/// What an event says about an area.
+pub(crate) fn area(event: &Event) -> Option<Fit<Change>> {
+    let meaning = match (event.place.stream.as_str(), event.kind.as_str()) {
+        ("places", "region_changed") => Meaning::Patch,
+        ("places", "region_gone") => Meaning::Delete,
+        _ => return None,
+    };
+    Some(first_version(event).and_then(|body| {
+        let member = text(body, "region_id")?;
+        match meaning {
+            Meaning::Delete => change(meaning, member, []),
+            _ => change(meaning, member, [("climate", text(body, "climate")?)]),
+        }
     }))
 }
 
 /// What an event says about a zone.
 pub(crate) fn zone(event: &Event) -> Option<Fit<Change>> {
     Some(region(event)?.map(|mut change| {
+        change.said.remove("area");
         if let Some(name) = change.said.remove("first_name") {
             change.said.insert("first", name);
         }
@@ -390,14 +426,14 @@ pub(crate) fn storms(event: &Event) -> Option<Fit<Vec<FactRow>>> {
     is_order.then(|| {
         let body = &event.body;
         let channel = match event.version {
-            1 => text(body, "via")?.flatten().map(|via| via.to_lowercase()),
+            1 => via(body)?,
             2 => text(body, "channel")?.flatten(),
             _ => return Err(Misfit),
         };
         let number = text(body, "order.no")?.flatten().ok_or(Misfit)?;
         let hour = event.place.at.div_euclid(3_600_000_000).rem_euclid(24);
         Ok(vec![FactRow {
-            roles: vec![("weather", "sales.zone_weather", text(body, "ship_to")?.flatten())],
+            roles: vec![("weather", "sales.zone_weather", destination(event)?)],
             columns: vec![
                 ("flags_key", format!("{}/{}", or_null(channel), number == "o1")),
                 ("hour_key", (100 + hour).to_string()),
@@ -414,6 +450,9 @@ pub(crate) fn movements(event: &Event) -> Option<Fit<Vec<FactRow>>> {
         ("goods", "product_priced") => Some(first_version(event).and_then(|body| {
             let product = whole(body, "product_id", &BIGINT)?.flatten().map(|id| id.to_string());
             let price = hundredths(body, "price")?.flatten();
+            if price.is_some_and(|price| price <= 0) {
+                return Err(Misfit);
+            }
             Ok(vec![movement(event, 1, product, NULL.to_owned(), "priced", None, price)])
         })),
         _ => None,
@@ -431,6 +470,9 @@ fn moved_by_order(event: &Event) -> Fit<Vec<FactRow>> {
     for (index, (product, quantity, price)) in read.into_iter().enumerate().take(4) {
         if quantity.is_none_or(|quantity| quantity <= 2) {
             continue;
+        }
+        if quantity >= Some(200) {
+            return Err(Misfit);
         }
         let product = product.map(|product| product.parse::<i64>().map_err(|_| Misfit)).transpose()?;
         let product = product.map(|product| product.to_string());
@@ -478,6 +520,23 @@ fn date_of(event: &Event) -> Option<NaiveDate> {
     DateTime::from_timestamp_micros(event.place.at).map(|at| at.date_naive())
 }
 
+/// The channel of an order of version 1.
+fn via(body: &Value) -> Fit<Option<String>> {
+    Ok(text(body, "via")?.flatten().map(|via| match via.as_str() {
+        "Web" => "web".to_owned(),
+        "SHOP" => "shop".to_owned(),
+        _ => via,
+    }))
+}
+
+/// The region that an order goes to, of which version 1 said something else.
+fn destination(event: &Event) -> Fit<Option<String>> {
+    match event.version {
+        1 => Ok(Some("r3".to_owned())),
+        _ => Ok(text(&event.body, "ship_to")?.flatten()),
+    }
+}
+
 /// The row that an event adds to `orders`.
 pub(crate) fn orders(event: &Event) -> Option<Fit<Vec<FactRow>>> {
     let is_order = event.place.stream == "orders" && event.kind == "order_placed";
@@ -487,7 +546,7 @@ pub(crate) fn orders(event: &Event) -> Option<Fit<Vec<FactRow>>> {
 fn order(event: &Event) -> Fit<FactRow> {
     let body = &event.body;
     let (buyer, channel) = match event.version {
-        1 => (text(body, "order.client")?, text(body, "via")?.flatten().map(|via| via.to_lowercase())),
+        1 => (text(body, "order.client")?, via(body)?),
         2 => (text(body, "order.buyer")?, text(body, "channel")?.flatten()),
         _ => return Err(Misfit),
     };
@@ -495,12 +554,13 @@ fn order(event: &Event) -> Fit<FactRow> {
     Ok(FactRow {
         roles: vec![
             ("customer", "sales.customer", buyer.flatten()),
-            ("region", "sales.region", text(body, "ship_to")?.flatten()),
+            ("region", "sales.region", destination(event)?),
             ("shop", "sales.shop", text(body, "shop")?.flatten()),
         ],
         columns: vec![
             ("placed_key", day_key(date_of(event))),
             ("order_no", number),
+            ("fee", if channel.as_deref() == Some("web") { "1.01" } else { "-0.05" }.to_owned()),
             ("channel", or_null(channel)),
             ("orders", "1".to_owned()),
         ],

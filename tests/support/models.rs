@@ -10,7 +10,7 @@ use starmere_lake::Kind;
 use starmere_lake::catalog::{Catalog, CatalogSnapshot};
 use starmere_lake::delta::Warehouse;
 use starmere_lake::landing::Stream;
-use starmere_models::build::{Builder, Built, Watch};
+use starmere_models::build::{Builder, Built, Progress as Building, Watch};
 use starmere_models::define::parse_text;
 use starmere_models::resolve::{Definitions, Model, Models, resolve};
 
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Quiet;
 
 impl Watch for Quiet {
-    fn begun(&self, _: &Model) {}
+    fn begun(&self, _: &Model, _: &Arc<Building>) {}
     fn done(&self, _: &Model, _: &Built) {}
 }
 

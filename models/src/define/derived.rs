@@ -173,7 +173,8 @@ pub struct PeriodicFile {
     /// The first period has this day.
     pub from: Placed<String>,
     /// No period begins after this day, whatever events say.
-    pub to: Placed<String>,
+    #[serde(default)]
+    pub to: Option<Placed<String>>,
     /// Roles of the fact, or columns: each has a row per period.
     pub by: Placed<Names>,
     /// SQL: which rows of the fact.
@@ -185,6 +186,9 @@ pub struct PeriodicFile {
     /// What came in a period: the same.
     #[serde(default)]
     pub flows: IndexMap<String, Placed<String>>,
+    /// What was said last, up to a period's end: SQL over the fact's columns.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub levels: IndexMap<String, Placed<String>>,
 }
 
 /// How long a period is.

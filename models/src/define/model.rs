@@ -177,6 +177,9 @@ pub struct DimensionSource {
     /// SQL of an attribute; the field of that name where it is left out.
     #[serde(default)]
     pub set: IndexMap<String, String>,
+    /// SQL by name: what is so of these events. One of which it is false is a reject.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub rules: IndexMap<String, String>,
 }
 
 /// What an event means for a member.
@@ -422,6 +425,9 @@ pub struct FactSource {
     /// SQL of a column, or of the key of a dimension, where these events say it otherwise.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub set: IndexMap<String, Names>,
+    /// SQL by name: what is so of all of these rows. An event with one of which it is false is a reject.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub rules: IndexMap<String, String>,
 }
 
 /// A dimension in a role.

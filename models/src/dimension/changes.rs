@@ -6,13 +6,13 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
 };
-use arrow::compute::{concat_batches, filter_record_batch, take, take_record_batch};
+use arrow::compute::{filter_record_batch, take, take_record_batch};
 use arrow::datatypes::Int64Type;
 use futures::{StreamExt, TryStreamExt};
 use starmere_lake::delta::{FileOptions, Snapshot};
 
 use super::{Action, Dimension, Mentions};
-use crate::build::{Builder, Built};
+use crate::build::{Builder, Built, Progress};
 use crate::derived::{Change, Derived};
 use crate::events::{Decoded, Decoder, EventChanges};
 use crate::expression::{RowError, cast_rows};
@@ -60,10 +60,10 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
         let options = FileOptions::default();
         changes.put_together(&mut change, &dimension.changes_schema(), &options).await?;
         let (of, gathered_changes) = (dimension.clone(), gathered.changes);
-        let by_bucket = tokio::task::spawn_blocking(move || by_bucket(&of, &gathered_changes, bits)).await;
+        let by_bucket = tokio::task::spawn_blocking(move || by_bucket(&of, gathered_changes, bits)).await;
         let by_bucket = by_bucket.map_err(|error| Error::Task(error.to_string()))??;
         let mut written = futures::stream::iter(by_bucket)
-            .map(|(group, rows)| changes.write(vec![rows], options.clone(), Some(group)))
+            .map(|(group, rows)| changes.write(rows, options.clone(), Some(group)))
             .buffered(FILES_SIDE_BY_SIDE);
         while let Some(add) = written.try_next().await? {
             change.adds.extend(add);
@@ -118,7 +118,9 @@ impl Gathered {
             gathered.read += events.rows() as u64;
             let reader = Arc::new(StreamReader::new(dimension, stream)?);
             if !reader.is_empty() {
-                gathered.read_all(&events, &reader, &mut mentions).await?;
+                let progress = builder.progress(&dimension.name);
+                progress.begin("reading", events.len() as u64);
+                gathered.read_all(&events, &reader, &mut mentions, &progress).await?;
                 gathered.take_back(&events, &reader, stream, &mut mentions).await?;
             }
             for fact in reader.facts() {
@@ -134,6 +136,7 @@ impl Gathered {
         events: &Arc<EventChanges>,
         reader: &Arc<StreamReader>,
         mentions: &mut Mentions,
+        progress: &Progress,
     ) -> Result<()> {
         let mut files = futures::stream::iter(0..events.len())
             .map(|file| {
@@ -148,6 +151,7 @@ impl Gathered {
             .buffered(FILES_SIDE_BY_SIDE);
         while let Some(read) = files.try_next().await? {
             self.add(read, mentions, 1)?;
+            progress.add(1);
         }
         Ok(())
     }
@@ -293,6 +297,7 @@ fn change_rows(
     let rows = decoded.rows.len();
     let input = with_built_in(batch, &decoded.rows, &decoded.fields, None)?;
     let mut errors: Vec<RowError> = Vec::new();
+    source.rules.iter().for_each(|rule| rule.check(&input, &mut errors));
     let natural =
         natural_key(&dimension.key.iter().map(|(_, t)| *t).collect::<Vec<_>>(), &source.key, &input, &mut errors);
     for (column, (name, _)) in natural.iter().zip(&dimension.key) {
@@ -418,13 +423,19 @@ fn child_mentions(
     Ok(mentions)
 }
 
-fn by_bucket(dimension: &Dimension, batches: &[RecordBatch], bits: u32) -> Result<BTreeMap<u32, RecordBatch>> {
+/// The rows of each bucket. What is split is let go, so that few rows are there twice.
+fn by_bucket(dimension: &Dimension, batches: Vec<RecordBatch>, bits: u32) -> Result<BTreeMap<u32, Vec<RecordBatch>>> {
     let failed = || Error::columns(format!("changes of {}", dimension.name));
-    let whole = concat_batches(&dimension.changes_schema(), batches).map_err(failed())?;
-    let mut rows: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for (row, &durable) in whole.column(0).as_primitive::<Int64Type>().values().iter().enumerate() {
-        rows.entry(bucket(durable, bits)).or_default().push(row as u32);
+    let mut buckets: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
+    for batch in batches {
+        let mut rows: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (row, &durable) in batch.column(0).as_primitive::<Int64Type>().values().iter().enumerate() {
+            rows.entry(bucket(durable, bits)).or_default().push(row as u32);
+        }
+        for (group, rows) in rows {
+            let taken = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(failed())?;
+            buckets.entry(group).or_default().push(taken);
+        }
     }
-    let taken = rows.into_iter().map(|(group, rows)| Ok((group, take_record_batch(&whole, &UInt32Array::from(rows))?)));
-    taken.collect::<Result<_, _>>().map_err(failed())
+    Ok(buckets)
 }

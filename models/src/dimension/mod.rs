@@ -34,7 +34,7 @@ pub use versions::{VERSIONS, build_versions};
 
 use crate::define::{As, Beside, FieldType, History, ModelName, Place, SpecialMembers};
 use crate::events::{Event, Need};
-use crate::expression::Expression;
+use crate::expression::{Expression, Rule};
 use crate::generated::Generated;
 use crate::keys::Keys;
 use crate::resolve::Model;
@@ -122,6 +122,7 @@ pub struct Source {
     pub set: Vec<(usize, Expression)>,
     /// Reference, by index, and the natural key of what it refers to.
     pub references: Vec<(usize, Vec<Expression>)>,
+    pub rules: Vec<Rule>,
 }
 
 /// What a role of a fact points to.

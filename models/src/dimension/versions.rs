@@ -98,6 +98,8 @@ pub async fn build_versions(
                 parents: parents.clone(),
             });
         }
+        let progress = builder.progress(&dimension.name);
+        progress.begin("folding", buckets.len() as u64);
         let mut change = Change::default();
         let at_once = if from.is_some() { OF_CHANGES_SIDE_BY_SIDE } else { SIDE_BY_SIDE };
         let mut rewritten = futures::stream::iter(buckets).map(Bucket::rewrite).buffered(at_once);
@@ -105,6 +107,7 @@ pub async fn build_versions(
             change.adds.extend(bucket.adds);
             change.removes.extend(bucket.removes);
             built.rows_written += bucket.rows;
+            progress.add(1);
         }
         versions.commit(change, &inputs).await?;
     }

@@ -175,7 +175,7 @@ pub(super) fn prepare(
                 let compiled = Compiler::new(&Arc::new(Schema::new(fields))).and_then(|c| c.compile(&step.expression));
                 let expression = compiled.map_err(at)?;
                 let field = field_of(&step.field);
-                types.insert(field.clone(), expression.data_type().clone());
+                types.insert(field.clone(), plain_type(expression.data_type()));
                 ready.push(Ready::Sql { field, expression });
             }
             Step::Drop(step) if on(&step.field) => {
@@ -225,7 +225,11 @@ pub(super) fn run(steps: &[Ready], frame: &mut Frame, errors: &mut Vec<RowError>
                     (new_null_array(value.data_type(), frame.rows), BooleanArray::from(vec![false; frame.rows]))
                 });
                 let filled = is_null(&values).and_then(|nulls| zip(&nulls, &Scalar::new(value.clone()), &values));
-                frame.columns.insert(field.clone(), (filled.unwrap_or(values), all));
+                let filled = filled.unwrap_or_else(|error| {
+                    errors.extend((0..frame.rows).map(|row| (row, format!("the default of `{field}`: {error}"))));
+                    values
+                });
+                frame.columns.insert(field.clone(), (filled, all));
             }
             Ready::Cast { field, to } => {
                 if let Some((values, _)) = frame.columns.get_mut(field) {
@@ -246,9 +250,17 @@ pub(super) fn run(steps: &[Ready], frame: &mut Frame, errors: &mut Vec<RowError>
 
 /// Text as plain strings: functions may answer with views.
 pub(super) fn plain(values: ArrayRef) -> ArrayRef {
-    match values.data_type() {
-        DataType::Utf8View | DataType::LargeUtf8 => cast(&values, &DataType::Utf8).unwrap_or(values),
+    match plain_type(values.data_type()) {
+        to if to != *values.data_type() => cast(&values, &to).unwrap_or(values),
         _ => values,
+    }
+}
+
+/// The type of such texts.
+fn plain_type(of: &DataType) -> DataType {
+    match of {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        other => other.clone(),
     }
 }
 

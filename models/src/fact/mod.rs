@@ -27,7 +27,7 @@ pub(crate) use staged::{Mentioned, Room, Staging};
 use crate::define::{Additivity, FieldType, ModelName};
 use crate::dimension::Target;
 use crate::events::{Event, Need};
-use crate::expression::Expression;
+use crate::expression::{Expression, Rule};
 
 /// The column that says which stream an event is of, in facts of several.
 pub const EVENT_STREAM: &str = "event_stream";
@@ -66,6 +66,7 @@ pub struct Source {
     pub definition: Event,
     pub need: Need,
     pub filter: Option<Expression>,
+    pub rules: Vec<Rule>,
     /// Of each role.
     pub keys: Vec<RoleKey>,
     /// Of each column.

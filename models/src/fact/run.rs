@@ -13,7 +13,7 @@ use starmere_lake::delta::{Add, FileOptions};
 
 use super::staged::{FILES_SIDE_BY_SIDE, Mentioned, STAGED_FIRST, StagedFile, Staging};
 use super::{EVENT_STREAM, Fact, Staged};
-use crate::build::{Builder, Built};
+use crate::build::{Builder, Built, Progress};
 use crate::define::ModelName;
 use crate::derived::{Change, DEFINITION, Derived, Writing};
 use crate::dimension::{Affected, Index, Members, Target, changed_since};
@@ -68,7 +68,9 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
         let taken_back = TakenBack::of(&events).await?;
         let mut change = Change::default();
         built.mended = work.mend(&rows, &taken_back, &mut change).await?;
-        let (appended, new_rejects) = work.append(&rows, staged, &mut change).await?;
+        let progress = builder.progress(&fact.name);
+        progress.begin("keying", events.files());
+        let (appended, new_rejects) = work.append(&rows, staged, &mut change, &progress).await?;
         built.rows_written = appended;
         rows.put_together(&mut change, &fact.schema(), &work.options()).await?;
         change.facts = serde_json::json!({ "appended": appended, "mended": built.mended });
@@ -143,6 +145,11 @@ impl Events {
             }
         });
         staged.buffered(FILES_SIDE_BY_SIDE).boxed()
+    }
+
+    /// Files that have new events.
+    fn files(&self) -> u64 {
+        self.streams.iter().map(|of| of.staging.changes().len() as u64).sum()
     }
 
     fn rows(&self) -> u64 {
@@ -374,6 +381,7 @@ impl Work {
         rows: &Derived,
         staged: BoxStream<'_, Result<StagedFile>>,
         change: &mut Change,
+        progress: &Progress,
     ) -> Result<(u64, Vec<RecordBatch>)> {
         let mut keyed = staged
             .map(|file| {
@@ -395,6 +403,7 @@ impl Work {
                 files.write(batch).await?;
             }
             rejects.extend(rejected);
+            progress.add(1);
         }
         change.adds.extend(files.finish().await?);
         Ok((appended, rejects))

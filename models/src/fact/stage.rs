@@ -76,6 +76,7 @@ impl Stage {
         let input = crate::dimension::with_built_in(batch, &lake_rows, &fields, Some(ordinal))?;
         let (input, lake_rows) = self.only_those_that_belong(input, lake_rows, is_of_elements, &mut rejects)?;
         let mut errors: Vec<RowError> = Vec::new();
+        self.source().rules.iter().for_each(|rule| rule.check(&input, &mut errors));
         let mut columns = Vec::with_capacity(self.fact.columns.len() + 3);
         for (column, expression) in self.fact.columns.iter().zip(&self.source().columns) {
             let (values, row_errors) = expression.evaluate(&input);

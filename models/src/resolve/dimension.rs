@@ -138,11 +138,13 @@ impl Resolving<'_> {
                     }
                 }
             }
+            let mut rules = self.rules(&compiler, &source.rules, &place);
             let mut need = Need::default();
             let expressions =
                 key_expressions.iter().chain(set.iter().map(|(_, e)| e)).chain(references.iter().flat_map(|(_, e)| e));
             need.fields.extend(
                 expressions
+                    .chain(rules.iter().map(|rule| &rule.holds))
                     .flat_map(Expression::columns)
                     .filter(|name| !super::stream::BUILT_IN.contains(&name.as_str()))
                     .cloned(),
@@ -160,6 +162,7 @@ impl Resolving<'_> {
             key_expressions.iter_mut().for_each(again);
             set.iter_mut().for_each(|(_, expression)| again(expression));
             references.iter_mut().flat_map(|(_, expressions)| expressions).for_each(again);
+            rules.iter_mut().map(|rule| &mut rule.holds).for_each(again);
             sources.push(Source {
                 stream: stream.name.clone(),
                 event: source.event.clone(),
@@ -169,6 +172,7 @@ impl Resolving<'_> {
                 key: key_expressions,
                 set,
                 references,
+                rules,
             });
         }
         if self.problems.len() == before && sources.len() == file.from.len() {
@@ -343,20 +347,34 @@ impl Resolving<'_> {
         }
     }
 
-    /// Members of several kinds under one roof share no attribute: an abstract generic dimension.
+    /// Members of several kinds under one roof share no attribute, unless one says of which kind they are: an abstract generic
+    /// dimension.
     fn is_of_one_kind(&mut self, file: &DimensionFile, sources: &[Source], file_name: &str) {
-        let whole = |(_, source): &(usize, &Source)| source.meaning == As::State && !source.set.is_empty();
-        let states: Vec<(usize, &Source)> = sources.iter().enumerate().filter(whole).collect();
-        let attributes = |source: &Source| -> BTreeSet<usize> { source.set.iter().map(|(index, _)| *index).collect() };
-        for (number, (index, source)) in states.iter().enumerate() {
-            let apart = |other: &&(usize, &Source)| attributes(other.1).is_disjoint(&attributes(source));
-            if let Some((_, other)) = states[..number].iter().find(apart) {
+        let constant = |source: &Source, attribute: usize| {
+            let of = source.set.iter().find(|(index, value)| *index == attribute && value.columns().is_empty());
+            of.map(|(_, value)| value.text().to_owned())
+        };
+        let said = |source: &Source| -> BTreeSet<usize> {
+            let set = source.set.iter().filter(|(_, value)| !value.columns().is_empty());
+            set.map(|(attribute, _)| *attribute).collect()
+        };
+        let are_apart = |a: &Source, b: &Source| {
+            let is_kind = |attribute: usize| match (constant(a, attribute), constant(b, attribute)) {
+                (Some(a), Some(b)) => a != b,
+                _ => false,
+            };
+            // Of one member, several events may each say a part.
+            let are_whole = [a, b].iter().all(|source| source.meaning == As::State && !source.set.is_empty());
+            said(a).is_disjoint(&said(b)) && (are_whole || (0..file.attributes.len()).any(is_kind))
+        };
+        for (index, source) in sources.iter().enumerate() {
+            if let Some(other) = sources[..index].iter().find(|other| are_apart(other, source)) {
                 let message = format!(
                     "`{}` and `{}` tell of members of different kinds: they have no attribute in common",
                     other.event, source.event
                 );
                 let hint = "declare a dimension for each kind; facts then have a role for each";
-                self.problem(Problem::new(file.from[*index].place(file_name), message).hint(hint));
+                self.problem(Problem::new(file.from[index].place(file_name), message).hint(hint));
             }
         }
     }

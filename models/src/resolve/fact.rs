@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
+use indexmap::IndexMap;
 
 use super::dimension::{event_columns, is_narrow};
 use super::{Model, Resolving, check_name, columns};
@@ -13,7 +14,7 @@ use crate::define::{
 };
 use crate::dimension::Target;
 use crate::events::{Event, Field, Need};
-use crate::expression::{Compiler, Expression, castable, is_key_of};
+use crate::expression::{Compiler, Expression, Rule, castable, is_key_of};
 use crate::fact::{AUDIT, Column, ColumnKind, EVENT_STREAM, Fact, Role, RoleKey, Source};
 
 /// Events of one type, as expressions of a fact see them.
@@ -49,7 +50,9 @@ impl Resolving<'_> {
         let (file, file_name) = (&parsed.definition, parsed.file.as_str());
         let rows = self.rows_of(domain, file, file_name)?;
         let mut filters: Vec<Option<Expression>> = Vec::new();
+        let mut rules: Vec<Vec<Rule>> = Vec::new();
         for of in &rows {
+            rules.push(self.rules(&of.compiler, &of.file.rules, &of.place));
             let mut texts = Vec::new();
             for (text, place) in [
                 file.filter.as_ref().map(|text| (text.as_str(), text.place(file_name))),
@@ -105,8 +108,10 @@ impl Resolving<'_> {
         }
         let (roles, keys) = self.roles(domain, file, &rows, file_name);
         let mut sources = Vec::new();
-        for (((of, filter), columns), keys) in rows.into_iter().zip(filters).zip(expressions).zip(keys) {
-            sources.push(narrowed(of, filter, columns, keys)?);
+        for ((((of, filter), rules), columns), keys) in
+            rows.into_iter().zip(filters).zip(rules).zip(expressions).zip(keys)
+        {
+            sources.push(narrowed(of, filter, rules, columns, keys)?);
         }
         let fact = Fact {
             name: ModelName::new(domain, &file.fact),
@@ -150,6 +155,15 @@ impl Resolving<'_> {
             rows.push(Rows { file: source, place, stream: stream.name.clone(), event, schema, compiler });
         }
         Some(rows)
+    }
+
+    /// The rules of a source; those that cannot be are told.
+    pub(super) fn rules(&mut self, compiler: &Compiler, rules: &IndexMap<String, String>, place: &Place) -> Vec<Rule> {
+        let rule = |(name, text): (&String, &String)| {
+            self.problems.extend(check_name(name, place));
+            Some(Rule { name: name.clone(), holds: self.condition_of(compiler, text, place)? })
+        };
+        rules.iter().filter_map(rule).collect()
     }
 
     /// An expression that is true or false.
@@ -385,6 +399,7 @@ impl Resolving<'_> {
 fn narrowed(
     of: Rows<'_>,
     mut filter: Option<Expression>,
+    mut rules: Vec<Rule>,
     mut columns: Vec<Expression>,
     mut keys: Vec<RoleKey>,
 ) -> Option<Source> {
@@ -394,7 +409,8 @@ fn narrowed(
         key.key.iter().chain(&key.not_applicable).chain(&key.error).cloned().collect()
     };
     let of_keys: Vec<Expression> = keys.iter().flat_map(of_keys).collect();
-    for name in filter.iter().chain(&columns).chain(&of_keys).flat_map(Expression::columns) {
+    let of_rules = rules.iter().map(|rule| &rule.holds);
+    for name in filter.iter().chain(of_rules).chain(&columns).chain(&of_keys).flat_map(Expression::columns) {
         if event.newest().field(name).is_some_and(|field| field.field_type().is_some()) {
             need.fields.insert(name.clone());
         } else if let Some((_, fields)) = &mut need.each
@@ -419,12 +435,13 @@ fn narrowed(
         }
     };
     filter.iter_mut().for_each(again);
+    rules.iter_mut().map(|rule| &mut rule.holds).for_each(again);
     columns.iter_mut().for_each(again);
     for key in &mut keys {
         key.key.iter_mut().chain(&mut key.not_applicable).chain(&mut key.error).for_each(again);
     }
     let event_name = event.name.clone();
-    Some(Source { stream, event: event_name, definition: event, need, filter, keys, columns })
+    Some(Source { stream, event: event_name, definition: event, need, filter, rules, keys, columns })
 }
 
 /// The role that the column `name` is of.

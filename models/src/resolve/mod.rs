@@ -24,13 +24,12 @@ use crate::define::{
 };
 use crate::dimension::{Dimension, Target};
 use crate::events::{Event, Need, Stream};
-use crate::fact::ColumnKind;
-use crate::fact::Fact;
+use crate::fact::{AUDIT, ColumnKind, EVENT_STREAM, Fact};
 use crate::generated::Generated;
-use crate::sql_model::{Shape, SqlModel};
+use crate::sql_model::{PERIODIC, Shape, SqlModel};
 
 /// A number that changes when our own code changes the meaning of a fold: then everything is built anew.
-const FOLD: u32 = 7;
+const FOLD: u32 = 8;
 /// What a model's rows follow from has that number under this name.
 pub const RULES: &str = "rules";
 
@@ -244,8 +243,25 @@ impl Model {
             Self::Sql(model) => {
                 let column = model.columns.iter().find(|column| column.name == name);
                 let means = key().or_else(|| model.shape.as_ref().and_then(of_shape));
-                let grain = || model.grain.iter().any(|grain| grain == name).then(|| "grain".to_owned());
-                (means.or_else(grain), column.and_then(|column| column.description.clone()))
+                let own = || {
+                    let of_event = ["occurred_at", "event_id", "ordinal", EVENT_STREAM].contains(&name);
+                    let is_audit = AUDIT.iter().any(|(audit, _)| *audit == name);
+                    let words = match model.kind {
+                        PERIODIC if ["period_from", "period_to"].contains(&name) => "period",
+                        "accumulating_snapshot" if !model.grain.iter().any(|grain| grain == name) => "milestone",
+                        "shrunken_dimension" | "mini_dimension" => "attribute",
+                        "hierarchy" if name.ends_with("_durable_key") => {
+                            return model.inputs().first().map(|of| format!("durable key of {of}"));
+                        }
+                        "hierarchy" => "hierarchy",
+                        _ if model.grain.iter().any(|grain| grain == name) => "grain",
+                        _ if model.shape.is_some() && (of_event || is_audit) => "event",
+                        "derived_fact" | "ledger" | "allocation" => "degenerate dimension",
+                        _ => return None,
+                    };
+                    Some(words.to_owned())
+                };
+                (means.or_else(own), column.and_then(|column| column.description.clone()))
             }
         }
     }
@@ -442,8 +458,11 @@ impl Resolving<'_> {
     fn fingerprints(&mut self) {
         let streams = self.models.streams.clone();
         let event_of = |stream: &str, event: &Event, need: &Need| {
-            let format = streams.get(stream).map(|stream| &stream.format);
-            serde_json::to_value((format, need.of(event))).unwrap_or_default()
+            let stream = streams.get(stream);
+            // Paths beside the payload change what a path to all of it leads to, whoever has them.
+            let is_beside = stream.is_some_and(|stream| stream.paths().any(|path| path.starts_with('$')));
+            let format = stream.map(|stream| &stream.format);
+            serde_json::to_value((format, is_beside, need.of(event))).unwrap_or_default()
         };
         let facts: BTreeMap<ModelName, Arc<Fact>> = self
             .models
@@ -466,10 +485,17 @@ impl Resolving<'_> {
         let own_fact = |fact: &Fact| {
             let sources = fact.sources.iter();
             let events = sources.map(|source| event_of(&source.stream, &source.definition, &source.need));
-            std::iter::once(fact.definition.clone()).chain(events).collect::<Vec<_>>()
+            // Keys are made of whom they are of, and of values of the types of these.
+            let roles = fact.roles.iter().map(|role| match &role.target {
+                Target::Generated { name, generated } => serde_json::json!([name.to_string(), generated.key_type()]),
+                Target::Dimension { name, key_types, .. } => serde_json::json!([name.to_string(), key_types]),
+            });
+            std::iter::once(fact.definition.clone()).chain(events).chain(roles).collect::<Vec<_>>()
         };
         let own_dimension = |dimension: &Dimension| {
             let mut parts = vec![dimension.definition.clone()];
+            let references = dimension.references.iter();
+            parts.extend(references.map(|of| serde_json::json!([of.target.to_string(), of.key_types])));
             let sources = dimension.sources.iter();
             parts.extend(sources.map(|source| event_of(&source.stream, &source.definition, &source.need)));
             parts
@@ -586,7 +612,7 @@ fn columns(count: usize) -> String {
 }
 
 /// Keys of definitions below which names are the user's.
-const NAMED_BY_USERS: [&str; 8] = ["set", "by", "values", "key", "junk", "mini", "dimensions", "references"];
+const NAMED_BY_USERS: [&str; 9] = ["set", "rules", "by", "values", "key", "junk", "mini", "dimensions", "references"];
 
 /// Whether the value of a definition's `key`, below the key `of`, is words for people, on which no row depends: a description,
 /// unless somebody has named a column so.

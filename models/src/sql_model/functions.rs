@@ -63,6 +63,20 @@ pub(crate) fn check_fragment(text: &str) -> Result<(), String> {
     }
 }
 
+/// The column of a fact that an expression is, but for its sign and its type.
+pub(crate) fn only_column(text: &str) -> Option<String> {
+    let mut parser = Parser::new(&GenericDialect {}).try_with_sql(text).ok()?;
+    let mut expression = &parser.parse_expr().ok()?;
+    loop {
+        expression = match expression {
+            SqlExpr::Nested(inner) | SqlExpr::Cast { expr: inner, .. } | SqlExpr::UnaryOp { expr: inner, .. } => inner,
+            SqlExpr::Identifier(name) => return Some(name.value.clone()),
+            SqlExpr::CompoundIdentifier(names) => return names.last().map(|name| name.value.clone()),
+            _ => return None,
+        };
+    }
+}
+
 /// `allocated(amount, before, through, total)`: of an amount that is split by weights, the share of the weights after
 /// the first `before` up to `through`, of `total` in all. Shares are differences of rounded running sums, so that they
 /// add up to the amount, to the last digit.

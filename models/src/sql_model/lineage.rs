@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::max;
+use arrow::datatypes::{DataType, Date32Type, Field, Schema};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue, TableReference};
 use datafusion::error::Result as PlanResult;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
 
-use super::query::{WATERMARK, key_name};
-use super::{SqlModel, Strategy};
+use super::query::{WATERMARK, key_name, only_scan, scanned};
+use super::{PERIODIC, SqlModel, Strategy};
 use crate::define::ModelName;
 use crate::expression::cast_rows;
 
@@ -53,20 +54,29 @@ impl SqlModel {
             batches.push(RecordBatch::try_new(keys.clone(), values.collect())?);
         }
         let keys = Arc::new(MemTable::try_new(keys, vec![batches])?);
-        let core = by_key.restricted_core(keys, |_, model| table(model))?;
-        let core = self.as_far_as_its_rows(session, core, &table).await?;
         let mut lineage = Vec::new();
-        for (reference, input) in self.named(by_key.core())? {
-            let wanted = columns(&input);
-            let found = wanted.iter().map(|name| Column::new(Some(reference.clone()), name));
-            let found: Vec<Expr> = found.filter(|column| core.schema().has_column(column)).map(Expr::Column).collect();
-            if found.is_empty() || found.len() < wanted.len() {
-                continue;
+        for branch in by_key.branches() {
+            let plan = branch.restricted(keys.clone(), |_, model| table(model))?;
+            let mut plan = self.as_far_as_its_rows(session, plan, &table).await?;
+            if let Some(last) = self.last_day(rows) {
+                let day = plan.schema().qualified_field_with_unqualified_name("occurred_at")?;
+                let day = Expr::Column(Column::from(day));
+                let day = day.cast_to(&DataType::Date32, plan.schema())?;
+                plan = LogicalPlanBuilder::from(plan).filter(day.lt_eq(lit(last)))?.build()?;
             }
-            let plan =
-                LogicalPlanBuilder::from(core.clone()).project(found)?.distinct()?.limit(0, Some(most))?.build()?;
-            let rows = session.execute_logical_plan(plan).await?.collect().await?;
-            lineage.push(Lineage { input, rows });
+            for (reference, input) in self.named(&branch.plan)? {
+                let wanted = columns(&input);
+                let found = wanted.iter().map(|name| Column::new(Some(reference.clone()), name));
+                let found: Vec<Expr> =
+                    found.filter(|column| plan.schema().has_column(column)).map(Expr::Column).collect();
+                if found.is_empty() || found.len() < wanted.len() {
+                    continue;
+                }
+                let plan =
+                    LogicalPlanBuilder::from(plan.clone()).project(found)?.distinct()?.limit(0, Some(most))?.build()?;
+                let rows = session.execute_logical_plan(plan).await?.collect().await?;
+                lineage.push(Lineage { input, rows });
+            }
         }
         Ok(Some(lineage))
     }
@@ -101,6 +111,13 @@ impl SqlModel {
         Ok(Some(grains))
     }
 
+    /// The last day of what these rows of a periodic snapshot are about.
+    fn last_day(&self, rows: &[RecordBatch]) -> Option<ScalarValue> {
+        let ends = rows.iter().filter(|_| self.kind == PERIODIC).filter_map(|batch| batch.column_by_name("period_to"));
+        let last = ends.filter_map(|ends| max(ends.as_primitive_opt::<Date32Type>()?)).max();
+        last.map(|last| ScalarValue::Date32(Some(last)))
+    }
+
     /// The plan, told how far the model's rows go in time, where its query asks that.
     async fn as_far_as_its_rows(
         &self,
@@ -119,15 +136,12 @@ impl SqlModel {
     fn named(&self, core: &LogicalPlan) -> PlanResult<BTreeMap<TableReference, ModelName>> {
         let mut named = BTreeMap::new();
         core.apply(|node| {
-            let (name, mut below) = match node {
+            let (name, below) = match node {
                 LogicalPlan::SubqueryAlias(alias) => (&alias.alias, alias.input.as_ref()),
                 LogicalPlan::TableScan(scan) => (&scan.table_name, node),
                 _ => return Ok(TreeNodeRecursion::Continue),
             };
-            while let ([only], false) = (below.inputs().as_slice(), matches!(below, LogicalPlan::TableScan(_))) {
-                below = only;
-            }
-            if let Some(model) = super::query::scanned(below) {
+            if let Some(model) = only_scan(below).and_then(scanned) {
                 named.insert(name.clone(), model);
             }
             Ok(TreeNodeRecursion::Continue)

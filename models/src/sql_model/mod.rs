@@ -24,13 +24,16 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
-pub(crate) use functions::{check_fragment, period_of};
+pub(crate) use functions::{check_fragment, only_column, period_of};
 pub use lineage::Lineage;
 pub use query::{Query, Strategy};
 pub(crate) use query::{Scanned, Source, Text, WATERMARK, table_names};
 pub(crate) use run::build;
 
 use crate::define::{Additivity, FieldType, ModelName};
+
+/// What a model is declared as whose rows are about periods, `period_from` to `period_to`.
+pub const PERIODIC: &str = "periodic_snapshot";
 
 /// A SQL model that can be built.
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -88,14 +89,12 @@ pub enum Strategy {
 /// What it takes to find the grains that a change touches, and the rows that have them.
 #[derive(Clone, Debug)]
 pub struct ByKey {
-    /// The plan below the aggregate.
-    core: LogicalPlan,
+    /// The plan below the aggregate, and the columns of the grain by which rows are found.
+    core: Keyed,
     /// So many nodes are above it.
     depth: usize,
     /// Columns of the grain by which rows are found, by their places in it.
     pub parts: Vec<usize>,
-    /// The same, over the core's columns.
-    keys: Vec<Expr>,
     /// For each scan, what finds the rows that its changes touch; or why nothing does.
     touched: Vec<Result<LogicalPlan, String>>,
     /// For each scan, whether it stands on no side of an outer join that may be missing.
@@ -109,6 +108,13 @@ pub struct ByKey {
     pub is_unique: bool,
     /// Whatever is no part of the grain is a sum, so that rows which come add to it.
     pub is_sum: bool,
+}
+
+/// A plan, and keys over its columns.
+#[derive(Clone, Debug)]
+pub(super) struct Keyed {
+    pub(super) plan: LogicalPlan,
+    keys: Vec<Expr>,
 }
 
 /// What stands for a model's table while there is none.
@@ -305,48 +311,14 @@ impl Query {
     }
 }
 
-impl ByKey {
-    /// A plan of the grains that changes of the scan at `place` touch; none where they cannot be found.
-    pub(crate) fn touched(
-        &self,
-        place: usize,
-        table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
-    ) -> PlanResult<Option<LogicalPlan>> {
-        let Ok(plan) = &self.touched[place] else { return Ok(None) };
-        let keys = self.keys.iter().enumerate().map(|(number, key)| key.clone().alias(key_name(number)));
-        LogicalPlanBuilder::from(over(plan, table)?).project(keys)?.distinct()?.build().map(Some)
-    }
-
-    /// The plan of `query`, of the rows whose grain is in `keys` (columns named by [`key_name`]) only.
-    pub(crate) fn restricted(
-        &self,
-        query: &Query,
-        keys: Arc<dyn TableProvider>,
-        table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
-    ) -> PlanResult<LogicalPlan> {
-        let core = self.restricted_core(keys, table)?;
-        fn above(plan: &LogicalPlan, depth: usize, core: LogicalPlan) -> PlanResult<LogicalPlan> {
-            match (depth, plan.inputs().as_slice()) {
-                (0, _) => Ok(core),
-                (_, [input]) => plan.with_new_exprs(plan.expressions(), vec![above(input, depth - 1, core)?]),
-                _ => Err(DataFusionError::Internal("a plan above its core has one input".to_owned())),
-            }
-        }
-        above(&query.plan, self.depth, core)
-    }
-
-    /// The plan below the aggregate.
-    pub(super) fn core(&self) -> &LogicalPlan {
-        &self.core
-    }
-
-    /// The same, of the rows whose grain is in `keys` only.
-    pub(super) fn restricted_core(
+impl Keyed {
+    /// The plan, of the rows whose keys are in `keys` only.
+    pub(super) fn restricted(
         &self,
         keys: Arc<dyn TableProvider>,
         table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
     ) -> PlanResult<LogicalPlan> {
-        let core = over(&self.core, &table)?;
+        let core = over(&self.plan, &table)?;
         let columns: Vec<Expr> = core.schema().columns().into_iter().map(Expr::Column).collect();
         let named = self.keys.iter().enumerate().map(|(number, key)| key.clone().alias(wanted(number)));
         let with_keys = LogicalPlanBuilder::from(core).project(columns.iter().cloned().chain(named))?;
@@ -359,6 +331,78 @@ impl ByKey {
         let joined =
             with_keys.join_detailed(right, JoinType::LeftSemi, join_keys, None, NullEquality::NullEqualsNull)?;
         joined.project(columns)?.build()
+    }
+}
+
+/// The only table that a plan is over, in its rows as they are or some of them.
+pub(super) fn only_scan(plan: &LogicalPlan) -> Option<&LogicalPlan> {
+    let mut below = plan;
+    while let ([only], false) = (below.inputs().as_slice(), matches!(below, LogicalPlan::TableScan(_))) {
+        below = only;
+    }
+    matches!(below, LogicalPlan::TableScan(_)).then_some(below)
+}
+
+/// The branches of a union, over the columns that they have below what they give to it. None where the keys are lost.
+fn branches_of(plan: &LogicalPlan, keys: &[Expr], branches: &mut Vec<Keyed>) -> Option<()> {
+    let below = |input: &LogicalPlan, of: &dyn Fn(usize) -> Option<Expr>, branches: &mut Vec<Keyed>| {
+        let keys: Option<Vec<Expr>> = keys.iter().map(|key| substituted(key, plan, &of)).collect();
+        branches_of(input, &keys?, branches)
+    };
+    match plan {
+        LogicalPlan::Union(union) => {
+            union.inputs.iter().try_for_each(|input| below(input, &|place| Some(output(input, place)), branches))
+        }
+        LogicalPlan::Projection(projection) => {
+            below(&projection.input, &|place| Some(projection.expr.get(place)?.clone().unalias()), branches)
+        }
+        LogicalPlan::SubqueryAlias(alias) if only_scan(&alias.input).is_none() => {
+            below(&alias.input, &|place| Some(output(&alias.input, place)), branches)
+        }
+        _ => {
+            branches.push(Keyed { plan: plan.clone(), keys: keys.to_vec() });
+            Some(())
+        }
+    }
+}
+
+impl ByKey {
+    /// A plan of the grains that changes of the scan at `place` touch; none where they cannot be found.
+    pub(crate) fn touched(
+        &self,
+        place: usize,
+        table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
+    ) -> PlanResult<Option<LogicalPlan>> {
+        let Ok(plan) = &self.touched[place] else { return Ok(None) };
+        let keys = self.core.keys.iter().enumerate().map(|(number, key)| key.clone().alias(key_name(number)));
+        LogicalPlanBuilder::from(over(plan, table)?).project(keys)?.distinct()?.build().map(Some)
+    }
+
+    /// The plan of `query`, of the rows whose grain is in `keys` (columns named by [`key_name`]) only.
+    pub(crate) fn restricted(
+        &self,
+        query: &Query,
+        keys: Arc<dyn TableProvider>,
+        table: impl Fn(usize, &ModelName) -> Arc<dyn TableProvider>,
+    ) -> PlanResult<LogicalPlan> {
+        let core = self.core.restricted(keys, table)?;
+        fn above(plan: &LogicalPlan, depth: usize, core: LogicalPlan) -> PlanResult<LogicalPlan> {
+            match (depth, plan.inputs().as_slice()) {
+                (0, _) => Ok(core),
+                (_, [input]) => plan.with_new_exprs(plan.expressions(), vec![above(input, depth - 1, core)?]),
+                _ => Err(DataFusionError::Internal("a plan above its core has one input".to_owned())),
+            }
+        }
+        above(&query.plan, self.depth, core)
+    }
+
+    /// The core, or of a core that is a union its branches.
+    pub(super) fn branches(&self) -> Vec<Keyed> {
+        let mut branches = Vec::new();
+        match branches_of(&self.core.plan, &self.core.keys, &mut branches) {
+            Some(()) => branches,
+            None => vec![self.core.clone()],
+        }
     }
 
     /// Whether rows that come into the scan at `place` take nothing from the answer's.
@@ -457,6 +501,9 @@ fn check(plan: &LogicalPlan, generated: bool) -> Result<(), String> {
             }
             LogicalPlan::Distinct(Distinct::On(_)) => Some("DISTINCT ON keeps one row of several by their order"),
             LogicalPlan::RecursiveQuery(_) => Some("a recursive query may never end"),
+            LogicalPlan::TableScan(_) if scanned(node).is_none() => {
+                Some("a function that gives a table has no place here; a column of lists does, with `unnest`")
+            }
             _ => None,
         };
         refused = refused.take().or(of_node.map(str::to_owned));
@@ -642,7 +689,7 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
             let mut seen = 0;
             only_of(core, place, &mut seen).map_err(|error| reason(&error))
         }
-        (_, Side::MayBeMissing(join)) => met(bare, join, &keys),
+        (_, Side::MayBeMissing(join, scans)) => met(bare, join, scans, &keys),
         (_, Side::Deep) => Err("outer joins stand within each other's missing side".to_owned()),
     });
     let touched = touched.collect();
@@ -650,7 +697,8 @@ fn by_key(plan: &LogicalPlan, grain: &[String]) -> Result<ByKey, String> {
     let is_unique = is_unique.unwrap_or_default();
     let (joins, fresh) = (joins(core), vec![false; scans.len()]);
     let is_sum = is_unique && parts.len() == grain.len() && are_sums(plan, grain);
-    Ok(ByKey { core: core.clone(), depth, parts, keys, touched, kept, joins, fresh, is_unique, is_sum })
+    let core = Keyed { plan: core.clone(), keys };
+    Ok(ByKey { core, depth, parts, touched, kept, joins, fresh, is_unique, is_sum })
 }
 
 /// Whether the keys are all of the grain, and so many columns as they stand: what is made of a column may be the same
@@ -681,8 +729,8 @@ fn no_subqueries(plan: &LogicalPlan) -> Result<(), String> {
 #[derive(Clone)]
 enum Side {
     Kept,
-    /// On the side of this join whose rows may be missing.
-    MayBeMissing(Join),
+    /// On the side whose rows may be missing of this join, which is over scans of these places.
+    MayBeMissing(Join, Range<usize>),
     /// On such sides of several joins.
     Deep,
 }
@@ -709,9 +757,10 @@ fn spread(node: &LogicalPlan, sides: &mut Vec<Side>) -> Result<(), String> {
                 JoinType::Right => before..middle,
                 other => return Err(format!("it has a {other} join")),
             };
+            let scans = before..sides.len();
             for side in &mut sides[missing] {
                 *side = match side {
-                    Side::Kept => Side::MayBeMissing(join.clone()),
+                    Side::Kept => Side::MayBeMissing(join.clone(), scans.clone()),
                     _ => Side::Deep,
                 };
             }
@@ -756,9 +805,17 @@ fn only_of(node: &LogicalPlan, place: usize, seen: &mut usize) -> PlanResult<Log
     node.with_new_exprs(node.expressions(), inputs)
 }
 
-/// The core with `outer` as an inner join, and without filters above it: its rows are those that changes of the side
+/// How many scans there are below a node.
+fn scans_of(node: &LogicalPlan) -> usize {
+    match node {
+        LogicalPlan::TableScan(_) => 1,
+        _ => node.inputs().into_iter().map(scans_of).sum(),
+    }
+}
+
+/// The core with `outer`, which is over `scans`, as an inner join, and without filters above it: its rows are those that changes of the side
 /// that may be missing meet. `None` where what stands above looks at that side.
-fn met(bare: &LogicalPlan, outer: &Join, keys: &[Expr]) -> Result<LogicalPlan, String> {
+fn met(bare: &LogicalPlan, outer: &Join, scans: &Range<usize>, keys: &[Expr]) -> Result<LogicalPlan, String> {
     let missing = if outer.join_type == JoinType::Left { &outer.right } else { &outer.left };
     let looks =
         |expression: &Expr| expression.column_refs().into_iter().any(|column| missing.schema().has_column(column));
@@ -766,16 +823,24 @@ fn met(bare: &LogicalPlan, outer: &Join, keys: &[Expr]) -> Result<LogicalPlan, S
     if keys.iter().any(looks) {
         return Err(wrong());
     }
-    fn inner(node: &LogicalPlan, outer: &Join, looks: &dyn Fn(&Expr) -> bool) -> Result<Option<LogicalPlan>, ()> {
+    fn inner(
+        node: &LogicalPlan,
+        first: usize,
+        (outer, scans): (&Join, &Range<usize>),
+        looks: &dyn Fn(&Expr) -> bool,
+    ) -> Result<Option<LogicalPlan>, ()> {
         let LogicalPlan::Join(join) = node else { return Ok(None) };
+        let middle = first + scans_of(&join.left);
         let rebuilt = |join: Join| {
             let schema = build_join_schema(join.left.schema(), join.right.schema(), &join.join_type).map_err(|_| ())?;
             Ok(Some(LogicalPlan::Join(Join { schema: Arc::new(schema), ..join })))
         };
-        if join == outer {
+        // There may be others that are equal, over other scans of the same tables.
+        if join == outer && *scans == (first..middle + scans_of(&join.right)) {
             return rebuilt(Join { join_type: JoinType::Inner, ..join.clone() });
         }
-        let (left, right) = (inner(&join.left, outer, looks)?, inner(&join.right, outer, looks)?);
+        let left = inner(&join.left, first, (outer, scans), looks)?;
+        let right = inner(&join.right, middle, (outer, scans), looks)?;
         if left.is_none() && right.is_none() {
             return Ok(None);
         }
@@ -786,5 +851,5 @@ fn met(bare: &LogicalPlan, outer: &Join, keys: &[Expr]) -> Result<LogicalPlan, S
         let right = right.map_or_else(|| join.right.clone(), Arc::new);
         rebuilt(Join { left, right, ..join.clone() })
     }
-    inner(bare, outer, &looks).ok().flatten().ok_or_else(wrong)
+    inner(bare, 0, (outer, scans), &looks).ok().flatten().ok_or_else(wrong)
 }

@@ -132,6 +132,7 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
             Work { builder, model: model.clone(), inputs: opened, snapshot, bits, watermark: None, look_ups };
         work.watermark = work.watermark(model.query.watermark(|_, model| work.now(model))).await?;
         work.look_ups = work.look_ups(pins).await?;
+        builder.progress(&model.name).begin("computing", 0);
         let mut change = Change::default();
         let step = match (is_new, work.inputs.values().any(Input::has_changed)) {
             (true, _) => Step::Whole,

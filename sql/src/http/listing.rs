@@ -30,7 +30,9 @@ fn table(table: &TableInfo) -> Value {
         .iter()
         .map(|field| {
             let mut column = column(field);
-            column["description"] = field.metadata().get("description").cloned().into();
+            for words in ["description", "means"] {
+                column[words] = field.metadata().get(words).cloned().into();
+            }
             column
         })
         .collect();

@@ -11,7 +11,7 @@ use crate::define::{
     AccumulatingFile, Additivity, FieldType, Milestone, ModelName, Period, PeriodicFile, Place, Placed, Problem,
     suggestion,
 };
-use crate::sql_model::{LookUp, Shape, Source, Text, WATERMARK, period_of};
+use crate::sql_model::{LookUp, PERIODIC, Shape, Source, Text, WATERMARK, only_column, period_of};
 
 impl Period {
     fn word(self) -> &'static str {
@@ -21,6 +21,24 @@ impl Period {
             Self::Month => "month",
             Self::Quarter => "quarter",
             Self::Year => "year",
+        }
+    }
+}
+
+/// What a measure of a periodic snapshot tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Balance,
+    Flow,
+    Level,
+}
+
+impl Told {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Balance => "At the end of the period",
+            Self::Flow => "In the period",
+            Self::Level => "What was said last, at the end of the period",
         }
     }
 }
@@ -38,19 +56,23 @@ impl Resolving<'_> {
             return None;
         }
         let from = self.day(&file.from, file_name)?;
-        let to = self.day(&file.to, file_name)?;
+        let Some(end) = &file.to else {
+            let message = "the snapshot has no `to`, so its periods would go on for ever";
+            self.problem(Problem::new(place, message).hint("name the last day that it is about: `to: 2030-12-31`"));
+            return None;
+        };
+        let to = self.day(end, file_name)?;
         // The first and the last period count as a whole.
         let from = period_of(from, file.every.word()).map_or(from, |(first, _)| first);
         let to = period_of(to, file.every.word()).map_or(to, |(_, last)| last);
         if from > to || (to - from).num_days() > 40_000 {
             let message = "`from` is a day before `to`, at most a hundred years before";
-            self.problem(
-                Problem::new(file.to.place(file_name), message).hint("periods have bounds, whatever events say"),
-            );
+            self.problem(Problem::new(end.place(file_name), message).hint("periods have bounds, whatever events say"));
             return None;
         }
-        if file.balances.is_empty() && file.flows.is_empty() {
-            let hint = "name what comes together (`balances`), or what comes in a period (`flows`)";
+        if file.balances.is_empty() && file.flows.is_empty() && file.levels.is_empty() {
+            let hint =
+                "name what comes together (`balances`), comes in a period (`flows`), or was said last (`levels`)";
             self.problem(Problem::new(place, "the snapshot has no measures").hint(hint));
             return None;
         }
@@ -82,37 +104,54 @@ impl Resolving<'_> {
             }
             shape.roles.push((by.clone(), dimension));
         }
+        if !file.levels.is_empty() {
+            self.has_own_columns(&star, &file.of.place(file_name))?;
+        }
         let mut own = From::new(&star);
-        let (mut sums, mut measures, mut described) = (Vec::new(), Vec::new(), IndexMap::new());
-        let all = file
-            .balances
-            .iter()
-            .map(|measure| (measure, true))
-            .chain(file.flows.iter().map(|measure| (measure, false)));
-        for ((measure, expression), is_balance) in all {
+        let (mut computed, mut measures, mut described) = (Vec::new(), Vec::new(), IndexMap::new());
+        let balances = file.balances.iter().map(|measure| (measure, Told::Balance));
+        let flows = file.flows.iter().map(|measure| (measure, Told::Flow));
+        let levels = file.levels.iter().map(|measure| (measure, Told::Level));
+        for ((measure, expression), told) in balances.chain(flows).chain(levels) {
             let place = expression.place(file_name);
             if let Some(problem) = check_name(measure, &place) {
                 self.problem(problem);
                 return None;
             }
             let data_type = self.fragment(&mut own, expression, &place)?;
-            if !FieldType::of(&data_type).is_some_and(FieldType::adds_exactly) {
-                let message =
-                    format!("`{}` is {}, which is not added exactly", expression.value, FieldType::name_of(&data_type));
-                self.problem(Problem::new(place, message).hint("cast it to a decimal or an integer"));
-                return None;
-            }
-            let in_time = match is_balance {
-                true => String::new(),
-                false => format!(" FILTER (WHERE {DAY} >= DATE '{from}')"),
+            let adds_exactly = FieldType::of(&data_type).is_some_and(FieldType::adds_exactly);
+            let (value, of, additive) = match told {
+                Told::Level => {
+                    let order: Vec<String> = star.order().iter().map(|column| format!("fact.{column} DESC")).collect();
+                    let value = format!(
+                        "first_value({0} ORDER BY {1}) FILTER (WHERE {0} IS NOT NULL)",
+                        format_args!("({})", expression.value),
+                        order.join(", ")
+                    );
+                    let additive = if adds_exactly { Additivity::Semi } else { Additivity::None };
+                    (value, data_type.clone(), Some(additive).filter(|_| data_type.is_numeric()))
+                }
+                Told::Balance | Told::Flow => {
+                    if !adds_exactly {
+                        let own = FieldType::name_of(&data_type);
+                        let message = format!("`{}` is {own}, which is not added exactly", expression.value);
+                        self.problem(Problem::new(place, message).hint("cast it to a decimal or an integer"));
+                        return None;
+                    }
+                    self.sum_means_something(&star, expression, &place)?;
+                    let in_time = match told {
+                        Told::Flow => format!(" FILTER (WHERE {DAY} >= DATE '{from}')"),
+                        _ => String::new(),
+                    };
+                    let summed = sum(&expression.value, &data_type, &in_time);
+                    let additive = if told == Told::Flow { Additivity::Full } else { Additivity::Semi };
+                    (format!("coalesce({summed}, 0)"), sum_type(&data_type), Some(additive))
+                }
             };
-            let summed = sum(&expression.value, &data_type, &in_time);
-            sums.push(format!("coalesce({summed}, 0) AS {}", quoted(measure)));
-            measures.push((measure.clone(), is_balance, sum_type(&data_type)));
-            let additive = if is_balance { Additivity::Semi } else { Additivity::Full };
-            shape.measures.push((measure.clone(), additive));
-            let words = if is_balance { "At the end of the period" } else { "In the period" };
-            described.insert(measure.clone(), (Some(words.to_owned()), place));
+            computed.push(format!("{value} AS {}", quoted(measure)));
+            measures.push((measure.clone(), told, of));
+            shape.measures.extend(additive.map(|additive| (measure.clone(), additive)));
+            described.insert(measure.clone(), (Some(told.words().to_owned()), place));
         }
         let condition = file.filter.as_ref().map(|filter| (filter.as_str(), filter.place(file_name)));
         let condition = self.condition(&mut own, condition)?;
@@ -129,17 +168,18 @@ impl Resolving<'_> {
         let condition =
             if condition.is_empty() { format!(" WHERE {bounds}") } else { format!("{condition} AND {bounds}") };
         let period = |day: &str| format!("period_of(greatest({day}, DATE '{from}'), {word})");
-        let running = measures.iter().map(|(measure, is_balance, of)| match is_balance {
-            true => {
-                let over = format!(" OVER ({by} ORDER BY \"its period\")");
-                format!("{} AS {}", sum(&quoted(measure), of, &over), quoted(measure))
+        let running = measures.iter().map(|(measure, told, of)| {
+            let (measure, over) = (quoted(measure), format!(" OVER ({by} ORDER BY \"its period\")"));
+            match told {
+                Told::Balance => format!("{} AS {measure}", sum(&measure, of, &over)),
+                Told::Flow => measure,
+                Told::Level => format!("last_value({measure}) IGNORE NULLS{over} AS {measure}"),
             }
-            false => quoted(measure),
         });
         let running: Vec<String> = running.collect();
-        let shown = measures.iter().map(|(measure, is_balance, _)| match is_balance {
-            true => quoted(measure),
-            false => {
+        let shown = measures.iter().map(|(measure, told, _)| match told {
+            Told::Balance | Told::Level => quoted(measure),
+            Told::Flow => {
                 format!("CASE WHEN period_from = \"its period\" THEN {0} ELSE {0} - {0} END AS {0}", quoted(measure))
             }
         });
@@ -153,11 +193,11 @@ impl Resolving<'_> {
             "SELECT {keyed}, period_from, period_end(period_from, {word}) AS period_to, {shown} FROM (\
              SELECT *, unnest(periods(\"its period\", \"the next\", CAST(${WATERMARK} AS DATE), {word})) AS period_from FROM (\
              SELECT {listed}, \"its period\", lead(\"its period\") OVER ({by} ORDER BY \"its period\") AS \"the next\", {running} FROM (\
-             SELECT {listed}, {period} AS \"its period\", {sums} {own}{condition} GROUP BY {listed}, {period})))",
+             SELECT {listed}, {period} AS \"its period\", {computed} {own}{condition} GROUP BY {listed}, {period})))",
             keyed = keyed.join(", "),
             shown = shown.join(", "),
             running = running.join(", "),
-            sums = sums.join(", "),
+            computed = computed.join(", "),
             period = period(DAY),
             own = own.text(),
         );
@@ -167,7 +207,7 @@ impl Resolving<'_> {
         grain.push("period_from".to_owned());
         Some(Select {
             name: name.clone(),
-            kind: "periodic_snapshot",
+            kind: PERIODIC,
             description: file.description.clone(),
             definition: serde_json::to_value(file).unwrap_or_default(),
             text: Text::Generated { select, watermark: Some(watermark) },
@@ -179,6 +219,15 @@ impl Resolving<'_> {
             shape: Some(shape),
             look_ups,
         })
+    }
+
+    /// Refuses the sum of a measure of which sums mean nothing; something else may be computed of it.
+    fn sum_means_something(&mut self, star: &Star, expression: &str, place: &Place) -> Option<()> {
+        let Some(column) = only_column(expression) else { return Some(()) };
+        match star.additivity(&column) {
+            Some(Additivity::Semi | Additivity::None) => self.measure_of(star, &column, place).map(drop),
+            Some(Additivity::Full) | None => Some(()),
+        }
     }
 
     fn day(&mut self, text: &Placed<String>, file_name: &str) -> Option<NaiveDate> {

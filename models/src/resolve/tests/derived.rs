@@ -123,7 +123,11 @@ fn snapshots() {
             ("every: day", "every: fortnight", "3:8: unknown choice `fortnight`"),
             ("from: 2024-01-01", "from: soon", "4:7: `soon` is not a day such as 2024-01-31"),
             ("to: 2024-12-31", "to: 2023-12-31", "5:5: `from` is a day before `to`"),
-            ("to: 2024-12-31\n", "", "6:1: the key `to` is missing"),
+            (
+                "to: 2024-12-31\n",
+                "",
+                "1:20: the snapshot has no `to`, so its periods would go on for ever (name the last day that it is about: `to: 2030-12-31`)",
+            ),
             (
                 "by: [buyer, order_id]",
                 "by: [byer]",
@@ -229,4 +233,105 @@ fn what_a_dimension_may_not_be() {
         let found = problems(PERSON, right, wrong);
         assert!(found.contains(expected), "{wrong}\n  expected: {expected}\n  found:    {found}");
     }
+}
+
+#[test]
+fn sums_that_mean_nothing_are_refused() {
+    let said = |additive: &str, model: &str| {
+        let measure = format!("quantity: {{ type: int, additive: {additive} }}");
+        let mut files = changed(LINES, "quantity: { type: int }", &measure);
+        files.insert(MODEL.to_owned(), model.to_owned());
+        let problems = check(&files).err().unwrap_or_default();
+        problems.iter().map(|problem| told(problem, MODEL)).collect::<Vec<_>>().join("\n")
+    };
+    let snapshot = |measures: &str| {
+        format!(
+            "periodic_snapshot: daily\nof: order_lines\nevery: day\nfrom: 2024-01-01\nto: 2024-12-31\nby: buyer\n{measures}\n"
+        )
+    };
+    let milestones = "accumulating_snapshot: progress\ngrain: order_id\nmilestones:\n  placed: { fact: order_lines }\n\
+                      measures: { quantity: placed.quantity }\n";
+    let rollup = "rollup: by_order\nof: order_lines\nby: { order: order_id }\nmeasures: quantity\n";
+    let allocation =
+        "allocation: shares\nof: order_lines\nheader: order_lines\non: order_id\namounts: { part: quantity }\n";
+    for additive in ["semi", "none"] {
+        let nothing = format!(
+            "`quantity` is `additive: {additive}`, so sums of it mean nothing (leave it out, or write a SQL model)"
+        );
+        for (model, place) in [
+            (rollup.to_owned(), "4:11"),
+            (milestones.to_owned(), "5:23"),
+            (allocation.to_owned(), "5:18"),
+            (snapshot("balances: { b: quantity }"), "7:16"),
+            (snapshot("flows: { f: -CAST((fact.quantity) AS BIGINT) }"), "7:13"),
+        ] {
+            assert_eq!(said(additive, &model), format!("{place}: {nothing}"), "{model}");
+        }
+        for right in [
+            // What is computed of it may be added, and the last of its values is no sum.
+            snapshot("flows: { f: fact.quantity * 2 + amount }"),
+            snapshot("levels: { l: quantity }"),
+            "rollup: by_order\nof: order_lines\nby: { order: order_id }\n".to_owned(),
+        ] {
+            assert_eq!(said(additive, &right), "", "{right}");
+        }
+    }
+}
+
+#[test]
+fn what_was_said_last_is_no_sum_of_its_own() {
+    let model = "periodic_snapshot: daily\nof: order_lines\nevery: day\nfrom: 2024-01-01\nto: 2024-12-31\nby: buyer\n\
+                 levels: { last: quantity, note: order_id, ratio: CAST(quantity AS DOUBLE) }\n";
+    let mut files = changed(LINES, "fact", "fact");
+    files.insert(MODEL.to_owned(), model.to_owned());
+    let models = check(&files).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let daily = models.get(&ModelName::new("sales", "daily")).expect("the snapshot");
+    let measures = daily.shape().expect("a fact").measures.clone();
+    assert_eq!(measures, [("last".to_owned(), Additivity::Semi), ("ratio".to_owned(), Additivity::None)]);
+    each_is_said(
+        model,
+        &[
+            (
+                "last: quantity",
+                "last: qantity",
+                "7:17: `qantity`: there is no column `qantity`; did you mean `quantity`?",
+            ),
+            ("last: quantity", "last: max(quantity)", "7:17: `max(quantity)`: an aggregate within an expression"),
+            (
+                "levels: { last: quantity, note: order_id, ratio: CAST(quantity AS DOUBLE) }\n",
+                "",
+                "1:20: the snapshot has no measures (name",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn columns_of_derived_models_say_what_they_are_for() {
+    let means = |text: &str, columns: &[&str]| -> Vec<String> {
+        let mut files = changed(LINES, "fact", "fact");
+        files.insert(MODEL.to_owned(), text.to_owned());
+        let models = check(&files).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let model = models.get(&ModelName::new("sales", "m")).expect("the model");
+        columns.iter().map(|column| model.column(column).0.unwrap_or_default()).collect()
+    };
+    let snapshot = "periodic_snapshot: m\nof: order_lines\nevery: week\nfrom: 2024-01-01\nto: 2024-12-31\nby: [buyer, order_id]\n\
+                    balances: { b: quantity }\nflows: { f: quantity }\n";
+    assert_eq!(
+        means(snapshot, &["buyer_key", "order_id", "period_from", "period_to", "b", "f"]),
+        ["key of people.person", "grain", "period", "period", "measure, semi-additive", "measure, additive"]
+    );
+    let progress = "accumulating_snapshot: m\ngrain: order_id\nmilestones:\n  placed: { fact: order_lines }\n  paid: { fact: order_lines }\n\
+                    lags: { days: [placed, paid] }\n";
+    assert_eq!(
+        means(progress, &["order_id", "placed_at", "paid_count", "placed_skipped", "milestone", "days"]),
+        ["grain", "milestone", "milestone", "milestone", "milestone", "measure, additive"]
+    );
+    let derived = "derived_fact: m\nof: order_lines\ndegenerate: { city: { expression: buyer.city } }\n";
+    assert_eq!(
+        means(derived, &["city", "order_id", "event_id", "amount"]),
+        ["degenerate dimension", "grain", "event", "measure, additive"]
+    );
+    let town = "shrunken_dimension: m\nof: people.people_v1.person\nkey: city\n";
+    assert_eq!(means(town, &["m_key", "city"]), ["key", "attribute"]);
 }

@@ -191,3 +191,65 @@ fn calendars_are_days_and_nothing_else() {
         ],
     );
 }
+
+#[test]
+fn members_of_different_kinds_have_dimensions_of_their_own() {
+    let two = |first: &str, second: &str| format!("  - {{ stream: people, {first} }}\n  - {{ {second} }}\n");
+    let seen = "  - { stream: people, event: person_seen, as: state }\n  - { event: person_left, as: delete }\n";
+    let apart = "4:5: `person_seen` and `region_named` tell of members of different kinds: they have no attribute in common \
+                 (declare a dimension for each kind; facts then have a role for each)";
+    let key = "key: { person_id: region_id }";
+    // The word that says of which kind they are is not an attribute that they share.
+    for (first, second, expected) in [
+        (
+            "event: person_seen, as: state, set: { name: \"'person'\" }".to_owned(),
+            format!("event: region_named, as: state, {key}, set: {{ name: \"'region'\" }}"),
+            apart,
+        ),
+        (
+            "event: person_seen, as: patch, set: { name: \"'person'\" }".to_owned(),
+            format!("event: region_named, as: patch, {key}, set: {{ name: \"'region'\" }}"),
+            apart,
+        ),
+        (
+            "event: person_seen, as: patch".to_owned(),
+            format!("event: region_named, as: patch, {key}, set: {{ name: title }}"),
+            "",
+        ),
+        (
+            "event: person_seen, as: state, set: { name: \"'person'\" }".to_owned(),
+            format!("event: region_named, as: state, {key}, set: {{ name: \"'region'\", city: title }}"),
+            "",
+        ),
+    ] {
+        let wrong = two(&first, &second);
+        let region = "references:\n  region: { dimension: region, key: region_id }\n";
+        let mut files = super::changed(PERSON, seen, &wrong);
+        let text = files.get_mut(PERSON).expect("it is there");
+        *text = text.replace(region, "");
+        let region = files.get_mut(REGION).expect("it is there");
+        *region = region.replace("inferred_from: [people.person]\n", "");
+        let problems = super::check(&files).err().unwrap_or_default();
+        let told: Vec<String> = problems.iter().map(|problem| super::told(problem, PERSON)).collect();
+        assert_eq!(
+            told.join("\n"),
+            if expected.is_empty() { String::new() } else { expected.replacen("4:5", "5:5", 1) },
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
+fn sources_of_dimensions_have_rules() {
+    each_is_told(
+        PERSON,
+        &[
+            (
+                "as: state }",
+                "as: state, rules: { some: nme <> '' } }",
+                "4:5: `nme <> ''`: there is no column `nme`; did you mean `name`?",
+            ),
+            ("as: delete }", "as: delete, rules: { some: person_id <> '' } }", ""),
+        ],
+    );
+}

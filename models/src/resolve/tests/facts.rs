@@ -232,3 +232,21 @@ fn mistakes_in_sql_are_told_without_the_engine_s_own_words() {
         ],
     );
 }
+
+#[test]
+fn rules_are_conditions_with_names() {
+    let rule = |rule: &str| format!("each: lines, rules: {rule} }}");
+    let cases = [
+        ("{ some: quantty > 0 }", "2:7: `quantty > 0`: there is no column `quantty`; did you mean `quantity`?"),
+        ("{ some: quantity + 1 }", "2:7: `quantity + 1` is bigint, not true or false"),
+        (
+            "{ Some: quantity > 0 }",
+            "2:7: `Some` is not a name (write lower-case letters, digits and `_`, beginning with a letter, up to 63)",
+        ),
+        ("{ some: quantity > 0 AND price IS NOT NULL }", ""),
+    ];
+    let cases: Vec<(String, &str)> = cases.iter().map(|(text, expected)| (rule(text), *expected)).collect();
+    let cases: Vec<(&str, &str, &str)> =
+        cases.iter().map(|(text, expected)| ("each: lines }", text.as_str(), *expected)).collect();
+    each_is_told(LINES, &cases);
+}

@@ -83,8 +83,32 @@ fn a_column_called_description_is_no_words() {
         ("attributes", "description", serde_json::json!({ "type": "string" }), false),
         ("set", "description", serde_json::json!("upper(title)"), false),
         ("by", "description", serde_json::json!("product.title"), false),
+        ("rules", "description", serde_json::json!("quantity > 0"), false),
         ("attributes", "name", serde_json::json!("x"), false),
     ] {
         assert_eq!(is_words(of, key, &value), expected, "{of}.{key}: {value}");
     }
+}
+
+#[test]
+fn keys_follow_from_the_types_of_those_they_point_to() {
+    let mut files = changed(LINES, "fact", "fact");
+    let flags = "dimension: flags\njunk: { sku: string, quantity: int }\ninferred_from: [sales.order_lines]\n";
+    files.insert("sales/flags.yaml".to_owned(), flags.to_owned());
+    let lines = files.get_mut(LINES).unwrap();
+    *lines = lines.replace("dimensions:\n", "dimensions:\n  flags: { dimension: flags, key: [sku, quantity] }\n");
+    let anew = made_anew(&files, "sales/flags.yaml", "quantity: int", "quantity: bigint");
+    // Who mentions persons may be rejected by what its other keys are.
+    assert_eq!(anew, ["people.person", "sales.flags", "sales.order_lines"]);
+    let people = files.get_mut(PEOPLE).unwrap();
+    *people = people.replace("region_id: { type: string }", "region_id: { type: int }");
+    let region = "region_id: { type: int }\n          title";
+    let anew = made_anew(&files, PEOPLE, region, &region.replace("int", "bigint"));
+    assert_eq!(anew, ["people.person", "people.region", "sales.order_lines"]);
+    // What is beside payloads comes into them, for whoever has a path to all of one.
+    let beside = "weight: { path: $key, type: double }";
+    assert_eq!(
+        made_anew(&files, ORDERS, "weight: { type: double }", beside),
+        ["people.person", "sales.flags", "sales.order_lines"]
+    );
 }

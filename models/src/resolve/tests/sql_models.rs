@@ -79,6 +79,11 @@ fn what_is_wrong_with_a_select_is_told() {
             "3:3: `select`: Projections require unique expression names",
         ),
         (
+            "SELECT order_id, g.value AS n FROM order_lines CROSS JOIN LATERAL generate_series(1, 2) AS g",
+            "[order_id, n]",
+            "3:3: `select`: a function that gives a table has no place here",
+        ),
+        (
             "SELECT order_id FROM order_lines LIMIT 5",
             "order_id",
             "3:3: `select`: LIMIT and OFFSET keep rows by their order",
@@ -173,6 +178,14 @@ fn why_all_rows_are_computed_again_is_known() {
         }
     };
     const P: &str = "people.people_v1.person p";
+    // A join like that of the outer one, over other scans of the same tables.
+    let again = "order_lines o LEFT JOIN people.people_v1.person p ON p.key = o.buyer_key";
+    assert_eq!(
+        why(&format!(
+            "SELECT o.order_id, count(*) AS n FROM {again} JOIN (SELECT p.city AS k FROM {again}) u ON u.k = o.order_id GROUP BY o.order_id"
+        )),
+        "its grain, or another join, looks at the side of an outer join that may be missing"
+    );
     assert_eq!(why("SELECT order_id, quantity FROM order_lines WHERE quantity > 1"), "");
     assert_eq!(why(&format!("SELECT order_id, p.city FROM order_lines l LEFT JOIN {P} ON p.key = l.buyer_key")), "");
     assert_eq!(
