@@ -11,6 +11,9 @@
 //!
 //! *What follows DISTINCT FROM.* The parser (sqlparser 0.62) takes all that follows for the right side: `a IS NOT DISTINCT FROM b AND c`
 //! becomes `a IS NOT DISTINCT FROM (b AND c)`. Where it cannot be told from what was meant, it is refused ([`misread`]).
+//!
+//! *Rows that are there several times.* The plan of EXCEPT ALL and INTERSECT ALL takes a row away, or keeps it, as often as it is
+//! there, whatever is on the other side. Both are refused.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -33,29 +36,53 @@ use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, ReplaceChildrenOptions,
 };
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr as SqlExpr, Visit, visit_expressions};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr as SqlExpr, Query, SetExpr, SetOperator, SetQuantifier, Visit, Visitor,
+};
 
 type Plan = Arc<dyn ExecutionPlan>;
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
-/// Where the parser takes more for the right side of DISTINCT FROM than belongs there: what is wrong, and how to write it.
+/// What would be read or computed otherwise than it is written: what is wrong, and how to write it.
 pub fn misread<T: Visit>(tree: &T) -> Option<String> {
-    let found = visit_expressions(tree, |expression| {
+    tree.visit(&mut Misread).break_value()
+}
+
+/// Looks for such places.
+struct Misread;
+
+impl Visitor for Misread {
+    type Break = String;
+
+    fn pre_visit_expr(&mut self, expression: &SqlExpr) -> ControlFlow<String> {
         let (SqlExpr::IsDistinctFrom(_, right) | SqlExpr::IsNotDistinctFrom(_, right)) = expression else {
             return ControlFlow::Continue(());
         };
         match right.as_ref() {
             // In parentheses it would be another node.
             SqlExpr::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or | BinaryOperator::Xor), .. } => {
-                ControlFlow::Break(op.to_string())
+                ControlFlow::Break(format!(
+                    "`{op}` after DISTINCT FROM could belong to its right side; write parentheses: `(a IS NOT DISTINCT FROM b) {op} …`"
+                ))
             }
             _ => ControlFlow::Continue(()),
         }
-    });
-    let operator = found.break_value()?;
-    Some(format!(
-        "`{operator}` after DISTINCT FROM could belong to its right side; write parentheses: `(a IS NOT DISTINCT FROM b) {operator} …`"
-    ))
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<String> {
+        let mut waiting = vec![query.body.as_ref()];
+        while let Some(body) = waiting.pop() {
+            let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { continue };
+            let counts = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+            if counts && *op != SetOperator::Union {
+                return ControlFlow::Break(format!(
+                    "`{op} ALL` does not count rows here; write `{op}` for rows that differ, or GROUP BY and compare the counts"
+                ));
+            }
+            waiting.extend([left.as_ref(), right.as_ref()]);
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// DataFusion's rules, corrected.

@@ -256,7 +256,7 @@ impl Rule {
     /// Tells of rows of which it is false. Of what is not known it is not.
     pub fn check(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) {
         let (holds, failed) = self.holds.evaluate(rows);
-        errors.extend(failed);
+        errors.extend(failed.into_iter().map(|(row, why)| (row, format!("rule `{}`: {why}", self.name))));
         let holds = holds.as_boolean();
         let broken = (0..holds.len()).filter(|&row| holds.is_valid(row) && !holds.value(row));
         errors.extend(broken.map(|row| (row, format!("rule `{}`: `{}` is false", self.name, self.holds.text()))));

@@ -191,6 +191,10 @@ impl Tracing<'_> {
                 let stream = (fact.streams().len() > 1).then(|| EVENT_STREAM.to_owned());
                 std::iter::once("event_id".to_owned()).chain(stream).collect()
             }
+            // Of a period's rows it takes both ends to know what they are made of.
+            Some(Model::Sql(sql)) if sql.kind == PERIODIC => {
+                sql.grain.iter().cloned().chain(["period_to".to_owned()]).collect()
+            }
             Some(Model::Sql(sql)) => sql.grain.clone(),
             // What is known of members is not what happened.
             _ => Vec::new(),

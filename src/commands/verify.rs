@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::row::{Row, RowConverter, SortField};
+use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{Add, Snapshot, Table};
@@ -271,24 +273,29 @@ async fn compare(opened: &Opened, model: &Model, published: &Pin, again: &Pin) -
     }
     let mut findings = Vec::new();
     for (missing, what) in [
-        (differ(opened, model, published, again).await?, "is published, not in the rebuild"),
-        (differ(opened, model, again, published).await?, "is in the rebuild, not published"),
+        (differ(opened, model, published, again).await?, "is published more often than in the rebuild"),
+        (differ(opened, model, again, published).await?, "is in the rebuild more often than published"),
     ] {
         findings.extend(missing.map(|row| format!("{row} {what}")));
+    }
+    if findings.is_empty() {
+        findings.push("its rows are not those of the rebuild".to_owned());
     }
     Ok(findings)
 }
 
 /// How many rows a table has, and the sum of their digests, which does not depend on their order.
 async fn digest(opened: &Opened, pin: &Pin) -> anyhow::Result<(u64, u128)> {
-    let table = opened.warehouse.table(pin.path.clone());
-    let snapshot = table.snapshot_at(pin.version).await?;
+    let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
     let fields = snapshot.schema().fields().iter().map(|field| SortField::new(field.data_type().clone()));
-    let converter = RowConverter::new(fields.collect())?;
+    let (converter, schema) = (RowConverter::new(fields.collect())?, snapshot.schema().clone());
+    let session = opened.engine.session();
+    let table = Arc::new(PinnedTable::new(opened.warehouse.store(), snapshot));
+    let mut batches = session.read_table(table)?.execute_stream().await?;
     let (mut count, mut sum) = (0, 0_u128);
-    for add in snapshot.files() {
-        let batch = table.read(add, snapshot.schema()).await?;
-        let rows = converter.convert_columns(batch.columns())?;
+    while let Some(batch) = batches.try_next().await? {
+        let columns = batch.columns().iter().zip(schema.fields()).map(|(of, field)| cast(of, field.data_type()));
+        let rows = converter.convert_columns(&columns.collect::<Result<Vec<_>, _>>()?)?;
         count += rows.num_rows() as u64;
         let of_row =
             |row: Row<'_>| Sha256::digest(row.as_ref()).iter().take(16).fold(0, |of, &byte| of << 8 | u128::from(byte));
@@ -335,7 +342,13 @@ async fn differ(opened: &Opened, model: &Model, left: &Pin, right: &Pin) -> anyh
     let order = model.told_apart_by().into_iter().chain(versions).map(|name| format!("\"{name}\""));
     let order: Vec<String> = order.collect();
     let order = if order.is_empty() { String::new() } else { format!("ORDER BY {}", order.join(", ")) };
-    let difference = format!("SELECT * FROM (SELECT * FROM l EXCEPT ALL SELECT * FROM r) {order} LIMIT 1");
+    let names = session.table("l").await?.schema().field_names().into_iter().map(|name| name.replace("l.", ""));
+    let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
+    let names = names.join(", ");
+    let difference = format!(
+        "SELECT {names} FROM (SELECT {names}, 1 AS \"$n\" FROM l UNION ALL SELECT {names}, -1 FROM r) \
+         GROUP BY {names} HAVING sum(\"$n\") > 0 {order} LIMIT 1"
+    );
     let difference = session.sql(&difference).await?.collect().await?;
     let Some(batch) = difference.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
     let schema = batch.schema();

@@ -223,8 +223,8 @@ fn above(zones: &[Row]) -> Vec<Row> {
 /// Every buyer and order, from its first day to the last that any line has.
 fn daily(lines: &[Row], customers: &[Row]) -> Vec<Row> {
     let (first, last) = (day("2024-01-02"), day("2024-01-04"));
+    let Some(until) = until(lines, first, last) else { return Vec::new() };
     let lines: Vec<&Row> = lines.iter().filter(|line| at(line).date() <= last).collect();
-    let Some(until) = lines.iter().map(|line| at(line).date().max(first)).max() else { return Vec::new() };
     let groups: BTreeSet<(&String, &String)> =
         lines.iter().map(|line| (&line["buyer_durable_key"], &line["order_no"])).collect();
     let mut rows = Vec::new();
@@ -260,12 +260,17 @@ fn daily(lines: &[Row], customers: &[Row]) -> Vec<Row> {
     rows
 }
 
+/// How far periods go: to the newest row, whatever it is about, between the first day and the last.
+fn until(rows: &[Row], first: NaiveDate, last: NaiveDate) -> Option<NaiveDate> {
+    rows.iter().map(|row| at(row).date()).max().map(|newest| newest.max(first).min(last))
+}
+
 fn by_month(lines: &[Row]) -> Vec<Row> {
     let months = ["2023-11-01", "2023-12-01", "2024-01-01", "2024-02-01", "2024-03-01"].map(day);
     let first = day("2023-11-20");
     let belongs = |line: &&Row| number(line, "quantity") < Some(25) && at(line).date() <= day("2024-02-29");
+    let Some(until) = until(lines, first, day("2024-02-29")) else { return Vec::new() };
     let lines: Vec<&Row> = lines.iter().filter(belongs).collect();
-    let Some(until) = lines.iter().map(|line| at(line).date().max(first)).max() else { return Vec::new() };
     let orders: BTreeSet<&String> = lines.iter().map(|line| &line["order_no"]).collect();
     let mut rows = Vec::new();
     for order in orders {
@@ -290,7 +295,7 @@ fn by_month(lines: &[Row]) -> Vec<Row> {
 
 fn by_quarter(movements: &[Row]) -> Vec<Row> {
     let quarters = ["2023-10-01", "2024-01-01", "2024-04-01"].map(day);
-    let mut rows = said_last(movements, "what", &quarters, &[("price", "price"), ("last_order", "order_no")]);
+    let mut rows = said_last(movements, |_| true, "what", &quarters, &[("price", "price"), ("last_order", "order_no")]);
     for row in &mut rows {
         let is_own = |movement: &&Row| {
             let on = at(movement).date().to_string();
@@ -303,9 +308,9 @@ fn by_quarter(movements: &[Row]) -> Vec<Row> {
 }
 
 fn by_week(lines: &[Row]) -> Vec<Row> {
-    let lines: Vec<Row> = lines.iter().filter(|line| number(line, "quantity") != Some(2)).cloned().collect();
-    let mut rows =
-        said_last(&lines, "line", &["2023-12-25", "2024-01-01", "2024-01-08"].map(day), &[("last_amount", "amount")]);
+    let weeks = ["2023-12-25", "2024-01-01", "2024-01-08"].map(day);
+    let belongs = |line: &Row| number(line, "quantity") != Some(2);
+    let mut rows = said_last(lines, belongs, "line", &weeks, &[("last_amount", "amount")]);
     for row in &mut rows {
         let negated = number(row, "last_amount").map(|amount| hundredths(-amount));
         row.insert("last_amount".to_owned(), negated.unwrap_or_else(|| NULL.to_owned()));
@@ -314,10 +319,16 @@ fn by_week(lines: &[Row]) -> Vec<Row> {
 }
 
 /// For each value of `by`, what columns were last, at the end of each period. The last one of `begins` is where there are no more.
-fn said_last(rows: &[Row], by: &str, begins: &[NaiveDate], columns: &[(&str, &str)]) -> Vec<Row> {
+fn said_last(
+    rows: &[Row],
+    belongs: impl Fn(&Row) -> bool,
+    by: &str,
+    begins: &[NaiveDate],
+    columns: &[(&str, &str)],
+) -> Vec<Row> {
     let end = *begins.last().expect("periods");
-    let rows: Vec<&Row> = ordered(rows.iter().filter(|row| at(row).date() < end));
-    let Some(until) = rows.last().map(|row| at(row).date().max(begins[0])) else { return Vec::new() };
+    let Some(until) = until(rows, begins[0], end.pred_opt().expect("a day before")) else { return Vec::new() };
+    let rows: Vec<&Row> = ordered(rows.iter().filter(|row| belongs(row) && at(row).date() < end));
     let groups: BTreeSet<&String> = rows.iter().map(|row| &row[by]).collect();
     let mut answer = Vec::new();
     for group in groups {

@@ -20,13 +20,13 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use starmere_lake::delta::Warehouse;
-use starmere_models::build::Builder;
-use starmere_models::resolve::Models;
+use starmere_models::build::{Builder, Built, Progress, Watch};
+use starmere_models::resolve::{Model, Models};
 
 use definitions::{models, part};
 use history::{History, Landed, Step};
@@ -107,6 +107,51 @@ fn a_build_that_is_overtaken_does_no_harm() {
             same("the build", &built, "the rebuild", &world.build(true).await?)
         })
     });
+}
+
+/// How many models are built at once, at most.
+#[derive(Default)]
+struct AtOnce {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Watch for AtOnce {
+    fn begun(&self, _: &Model, _: &Arc<Progress>) {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn done(&self, _: &Model, _: &Built) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn models_are_built_side_by_side_where_there_is_memory() {
+    let history = History::random(7);
+    // Of streams alone: queries want more memory than so few events.
+    static OF_STREAMS: LazyLock<Models> = LazyLock::new(|| {
+        let is_of_streams = |model: &&Model| matches!(model, Model::Dimension(_) | Model::Fact(_));
+        let all = models();
+        let of_streams = all.models.iter().filter(is_of_streams).cloned().collect();
+        Models { streams: all.streams.clone(), models: of_streams, notes: Vec::new() }
+    });
+    let most = |memory: u64| {
+        on_runtime(async {
+            let mut world = World::new(&OF_STREAMS, &history).await?;
+            for rows in history.batches() {
+                world.land(rows).await?;
+            }
+            let watch = AtOnce::default();
+            let builder = Builder::new(&world.other(), &OF_STREAMS, false).await?.within(memory);
+            builder.build(&OF_STREAMS, &watch).await?;
+            Ok(watch.most.into_inner())
+        })
+    };
+    assert_eq!(most(1 << 30).unwrap(), 4);
+    // About a kilobyte an event: each is alone.
+    assert_eq!(most(1 << 10).unwrap(), 1);
 }
 
 /// Two processes build while a third one lands; whoever meets a conflict begins again.

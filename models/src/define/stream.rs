@@ -195,6 +195,36 @@ pub enum Step {
 }
 
 impl Step {
+    /// What no step of its kind can mean.
+    pub fn mistake(&self) -> Option<(String, &'static str)> {
+        let is_scalar = |value: &serde_json::Value| !value.is_array() && !value.is_object();
+        match self {
+            Self::Split(step) if step.on.is_empty() => {
+                Some((format!("`{}` is split on nothing", step.field), "say what stands between its parts"))
+            }
+            Self::Split(step) if step.into.is_empty() => {
+                Some((format!("`{}` is split into nothing", step.field), "name the fields that its parts become"))
+            }
+            Self::Split(step) => {
+                let twice = step.into.iter().enumerate().find(|(place, name)| step.into[..*place].contains(name))?.1;
+                Some((format!("two parts of `{}` become `{twice}`", step.field), "name a field for each part"))
+            }
+            Self::Merge(step) if step.fields.is_empty() => {
+                Some((format!("`{}` is merged from nothing", step.into), "name the fields that it is made of"))
+            }
+            Self::MapValues(step) if step.values.is_empty() => {
+                Some((format!("no value of `{}` is mapped", step.field), "say which become which: `{ A: active }`"))
+            }
+            Self::MapValues(step) => {
+                let mut values = step.values.values().chain(&step.otherwise);
+                let wrong = values.find(|value| !is_scalar(value))?;
+                let message = format!("a value of `{}` becomes {wrong}", step.field);
+                Some((message, "write a text, a number, true, false or null"))
+            }
+            _ => None,
+        }
+    }
+
     /// The same, in steps that each write one field.
     pub fn plain(&self) -> Vec<Self> {
         let sql = |field: &str, expression: String| Self::Sql(SqlStep { field: field.to_owned(), expression });
@@ -276,9 +306,14 @@ pub struct MergeStep {
 pub struct MapValuesStep {
     pub field: String,
     pub values: IndexMap<String, serde_json::Value>,
-    /// For all others; they stay where it is left out.
-    #[serde(default)]
+    /// For all others, null included; they stay where it is left out.
+    #[serde(default, deserialize_with = "is_there", skip_serializing_if = "Option::is_none")]
     pub otherwise: Option<serde_json::Value>,
+}
+
+/// A value that is there, null included.
+fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<serde_json::Value>, D::Error> {
+    serde_json::Value::deserialize(deserializer).map(Some)
 }
 
 /// Leaves out what a field said: the one of the same name in the new version is another.

@@ -456,6 +456,7 @@ impl Level {
         let mut types: Types = typed.iter().map(|(name, field_type)| (name.clone(), field_type.arrow())).collect();
         let mut steps = Vec::new();
         let mut all: BTreeSet<String> = names(&versions[0], level);
+        let newest = versions[versions.len() - 1].number;
         for (pair, (_, used)) in versions.windows(2).zip(&by_version[1..]) {
             let next = &pair[1];
             for step in &next.steps {
@@ -479,6 +480,11 @@ impl Level {
                         field.name, next.number
                     );
                     return Err(StepError { version: next.number, step: next.steps.len().saturating_sub(1), reason });
+                }
+                // A later version goes on from what this one says; those of the newest are cast in any case.
+                if *have != want && next.number != newest {
+                    steps.push(Ready::Cast { field: field.name.clone(), to: want.clone() });
+                    types.insert(field.name.clone(), want);
                 }
             }
             let own = names(next, level);

@@ -87,7 +87,7 @@ mod tests {
     use arrow::array::{Array, AsArray, BinaryArray, BooleanArray, Int32Array, RecordBatch, StringArray};
 
     use super::*;
-    use crate::define::parse_text;
+    use crate::define::{FieldType, parse_text};
     use crate::events::Decoder;
 
     fn field(name: &str) -> Field {
@@ -178,5 +178,35 @@ mod tests {
         };
         assert_eq!(shown(&need("town").of(&whole)), ["1: place (0 steps)", "2: town (1 steps)"]);
         assert_eq!(shown(&need("memo").of(&whole)), ["1:  (0 steps)", "2: memo (0 steps)"]);
+    }
+
+    #[test]
+    fn what_a_version_says_has_its_types_before_the_next_one_goes_on() {
+        // Of the second version `place` is a number, and others map what they do not know to nothing.
+        let typed = |name: &str, of: FieldType| Field { kind: FieldKind::Value(of), ..field(name) };
+        let mapped = "- map_values: { field: note, values: { a: b }, otherwise: null }";
+        let mapped: Vec<crate::define::Step> = parse_text(mapped, "steps.yaml").unwrap().definition;
+        let versions = vec![
+            Version { number: 1, fields: vec![field("place"), field("note")], steps: Vec::new() },
+            Version {
+                number: 2,
+                fields: vec![typed("place", FieldType::Int), field("note")],
+                steps: mapped.iter().flat_map(crate::define::Step::plain).collect(),
+            },
+            Version { number: 3, fields: vec![field("place"), field("note")], steps: Vec::new() },
+        ];
+        let event = Event { name: "moved".to_owned(), versions };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(read(&event, &["place", "note"], r#"{"place":"007","note":"a"}"#), [some("7"), some("b")]);
+        assert_eq!(read(&event, &["note"], r#"{"place":"007","note":"x"}"#), [None]);
+        let need = Need { fields: BTreeSet::from(["place".to_owned()]), each: None };
+        let batch = RecordBatch::try_from_iter([
+            ("event_type", Arc::new(StringArray::from(vec!["moved"])) as arrow::array::ArrayRef),
+            ("event_version", Arc::new(Int32Array::from(vec![1]))),
+            ("payload", Arc::new(BinaryArray::from(vec![br#"{"place":"Bern"}"#.as_slice()]))),
+        ]);
+        let decoded = Decoder::new(&event, &need).unwrap();
+        let decoded = decoded.decode(&batch.unwrap(), &BooleanArray::from(vec![true])).unwrap();
+        assert_eq!(decoded.rejects, [(0, "`place`: `Bern` is not of type int".to_owned())]);
     }
 }

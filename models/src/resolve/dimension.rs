@@ -358,14 +358,18 @@ impl Resolving<'_> {
             let set = source.set.iter().filter(|(_, value)| !value.columns().is_empty());
             set.map(|(attribute, _)| *attribute).collect()
         };
+        let all = |source: &Source| -> BTreeSet<usize> { source.set.iter().map(|(attribute, _)| *attribute).collect() };
+        let key = |source: &Source| source.key.iter().map(|part| part.text().to_owned()).collect::<Vec<_>>();
         let are_apart = |a: &Source, b: &Source| {
+            let are_whole = [a, b].iter().all(|source| source.meaning == As::State && !source.set.is_empty());
             let is_kind = |attribute: usize| match (constant(a, attribute), constant(b, attribute)) {
                 (Some(a), Some(b)) => a != b,
                 _ => false,
             };
-            // Of one member, several events may each say a part.
-            let are_whole = [a, b].iter().all(|source| source.meaning == As::State && !source.set.is_empty());
-            said(a).is_disjoint(&said(b)) && (are_whole || (0..file.attributes.len()).any(is_kind))
+            // Of one member, several events may each say a part, or each another word.
+            let is_told = !said(a).is_empty() && !said(b).is_empty() && key(a) != key(b);
+            (are_whole && all(a).is_disjoint(&all(b)))
+                || (is_told && said(a).is_disjoint(&said(b)) && (0..file.attributes.len()).any(is_kind))
         };
         for (index, source) in sources.iter().enumerate() {
             if let Some(other) = sources[..index].iter().find(|other| are_apart(other, source)) {

@@ -29,7 +29,7 @@ use crate::generated::Generated;
 use crate::sql_model::{PERIODIC, Shape, SqlModel};
 
 /// A number that changes when our own code changes the meaning of a fold: then everything is built anew.
-const FOLD: u32 = 8;
+const FOLD: u32 = 9;
 /// What a model's rows follow from has that number under this name.
 pub const RULES: &str = "rules";
 
@@ -488,7 +488,10 @@ impl Resolving<'_> {
             // Keys are made of whom they are of, and of values of the types of these.
             let roles = fact.roles.iter().map(|role| match &role.target {
                 Target::Generated { name, generated } => serde_json::json!([name.to_string(), generated.key_type()]),
-                Target::Dimension { name, key_types, .. } => serde_json::json!([name.to_string(), key_types]),
+                target @ Target::Dimension { name, key_types, shown, junk, .. } => {
+                    let shown = shown.as_ref().map(ToString::to_string);
+                    serde_json::json!([name.to_string(), key_types, shown, junk, target.is_looked_up()])
+                }
             });
             std::iter::once(fact.definition.clone()).chain(events).chain(roles).collect::<Vec<_>>()
         };

@@ -153,16 +153,12 @@ impl Resolving<'_> {
             }
             let fields = self.fields(&version.fields, file_name, true);
             for step in &version.from_previous {
-                if let Step::Split(split) = &step.value
-                    && split.on.is_empty()
-                {
-                    let message = format!("`{}` is split on nothing", split.field);
-                    self.problem(
-                        Problem::new(step.place(file_name), message).hint("say what stands between its parts"),
-                    );
+                if let Some((message, hint)) = step.mistake() {
+                    self.problem(Problem::new(step.place(file_name), message).hint(hint));
                 }
             }
-            let steps = version.from_previous.iter().flat_map(|step| step.plain()).collect();
+            let steps = version.from_previous.iter().filter(|step| step.mistake().is_none());
+            let steps = steps.flat_map(|step| step.plain()).collect();
             match before {
                 Some(before) => self.steps(&format!("version {number} of `{name}`"), before, version, file_name),
                 None => {
@@ -375,7 +371,12 @@ fn written(step: &Step) -> &str {
 
 /// The steps of a version, each writing one field, at the places of those that they are of.
 fn plain(version: &VersionFile) -> Vec<Placed<Step>> {
-    version.from_previous.iter().flat_map(|step| step.plain().into_iter().map(|plain| step.at(plain))).collect()
+    version
+        .from_previous
+        .iter()
+        .filter(|step| step.mistake().is_none())
+        .flat_map(|step| step.plain().into_iter().map(|plain| step.at(plain)))
+        .collect()
 }
 
 /// Whether a step reads the field `name` of the event, or of the elements `each`.

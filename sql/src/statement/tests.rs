@@ -107,3 +107,18 @@ fn what_follows_distinct_from_is_not_misread() {
         assert!(parse_here(&format!("SELECT {right}")).is_ok(), "{right}");
     }
 }
+
+/// The engine takes a row away as often as it is there.
+#[test]
+fn sets_that_are_not_counted_are_refused() {
+    for wrong in [
+        "SELECT 1 EXCEPT ALL SELECT 1",
+        "SELECT * FROM (SELECT 1 UNION SELECT 2 INTERSECT ALL SELECT 1) AS t",
+        "WITH t AS (SELECT 1 EXCEPT ALL SELECT 2) SELECT * FROM t",
+        "SELECT 1 WHERE EXISTS ((SELECT 1 EXCEPT ALL SELECT 2) UNION ALL SELECT 1)",
+    ] {
+        let error = parse_here(wrong).unwrap_err().to_string();
+        assert!(error.contains("ALL` does not count rows here"), "{wrong}: {error}");
+    }
+    assert!(parse_here("SELECT 1 EXCEPT SELECT 1 UNION ALL SELECT 2 INTERSECT SELECT 3").is_ok());
+}

@@ -187,7 +187,8 @@ impl Resolving<'_> {
         let listed = columns.join(", ");
         let latest = match (members.as_slice(), OWN.iter().all(|own| star.has(own))) {
             ([key, _], true) => {
-                let order: Vec<String> = star.order().iter().map(|column| format!("fact.{column} DESC")).collect();
+                let order: Vec<String> =
+                    star.order().iter().map(|column| format!("fact.{} DESC", quoted(column))).collect();
                 format!(", first_value(fact.{0} ORDER BY {1}) AS {0}", quoted(key), order.join(", "))
             }
             ([key, _], false) => format!(", max(fact.{0}) AS {0}", quoted(key)),

@@ -15,7 +15,7 @@ use crate::fact::EVENT_STREAM;
 use crate::sql_model::{Shape, Text};
 
 /// The column that says what an entry is.
-const ENTRY: &str = "entry";
+pub(super) const ENTRY: &str = "entry";
 
 impl Resolving<'_> {
     pub(super) fn ledger(&mut self, name: &ModelName, file: &LedgerFile, file_name: &str) -> Option<Select> {
@@ -44,7 +44,8 @@ impl Resolving<'_> {
             }
         };
         let by: Vec<String> = file.by.0.iter().map(|column| quoted(column)).collect();
-        let window = format!("(PARTITION BY {} ORDER BY {})", by.join(", "), star.order().join(", "));
+        let order: Vec<String> = star.order().into_iter().map(quoted).collect();
+        let window = format!("(PARTITION BY {} ORDER BY {})", by.join(", "), order.join(", "));
         let of_event = star.of_event();
         let next = of_event.iter().map(|column| format!("lead({column}) OVER {window} AS \"next {column}\""));
         let next: Vec<String> = next.collect();

@@ -6,11 +6,13 @@ use indexmap::IndexMap;
 
 use super::super::{Model, Resolving, check_name};
 use super::Select;
+use super::ledger::ENTRY;
 use super::star::{From, OWN, Star, literal, quoted, sum, sum_type, table};
 use crate::define::{
     AccumulatingFile, Additivity, FieldType, Milestone, ModelName, Period, PeriodicFile, Place, Placed, Problem,
     suggestion,
 };
+use crate::events::words;
 use crate::sql_model::{LookUp, PERIODIC, Shape, Source, Text, WATERMARK, only_column, period_of};
 
 impl Period {
@@ -106,9 +108,17 @@ impl Resolving<'_> {
         }
         if !file.levels.is_empty() {
             self.has_own_columns(&star, &file.of.place(file_name))?;
+            let names_entries = file.filter.as_ref().is_some_and(|filter| words(filter).contains(ENTRY));
+            if star.kind == "ledger" && !names_entries {
+                let message = format!("`{}` is a ledger, whose reversals say nothing of their own", star.name);
+                let hint = "add `where: fact.entry = 'entry'`, or name the fact that the ledger is of";
+                self.problem(Problem::new(file.of.place(file_name), message).hint(hint));
+                return None;
+            }
         }
         let mut own = From::new(&star);
-        let (mut computed, mut measures, mut described) = (Vec::new(), Vec::new(), IndexMap::new());
+        let (mut computed, mut described) = (Vec::new(), IndexMap::new());
+        let mut measures: Vec<(String, Told, DataType)> = Vec::new();
         let balances = file.balances.iter().map(|measure| (measure, Told::Balance));
         let flows = file.flows.iter().map(|measure| (measure, Told::Flow));
         let levels = file.levels.iter().map(|measure| (measure, Told::Level));
@@ -118,11 +128,20 @@ impl Resolving<'_> {
                 self.problem(problem);
                 return None;
             }
+            let is_twice = measures.iter().any(|(other, ..)| other == measure)
+                || ["period_from", "period_to"].contains(&measure.as_str())
+                || keys.iter().any(|(key, version)| key == measure || version.as_ref() == Some(measure));
+            if is_twice {
+                let message = format!("the snapshot has two columns `{measure}`");
+                self.problem(Problem::new(place, message).hint("rename one of them"));
+                return None;
+            }
             let data_type = self.fragment(&mut own, expression, &place)?;
             let adds_exactly = FieldType::of(&data_type).is_some_and(FieldType::adds_exactly);
             let (value, of, additive) = match told {
                 Told::Level => {
-                    let order: Vec<String> = star.order().iter().map(|column| format!("fact.{column} DESC")).collect();
+                    let order = star.order().into_iter().map(|column| format!("fact.{} DESC", quoted(column)));
+                    let order: Vec<String> = order.collect();
                     let value = format!(
                         "first_value({0} ORDER BY {1}) FILTER (WHERE {0} IS NOT NULL)",
                         format_args!("({})", expression.value),
@@ -201,8 +220,8 @@ impl Resolving<'_> {
             period = period(DAY),
             own = own.text(),
         );
-        let last = "CAST(max(fact.occurred_at) AS DATE)";
-        let watermark = format!("SELECT {} FROM {} AS fact{condition}", period(last), table(&star.name));
+        let last = format!("least(CAST(max(fact.occurred_at) AS DATE), DATE '{to}')");
+        let watermark = format!("SELECT {} FROM {} AS fact", period(&last), table(&star.name));
         let mut grain: Vec<String> = keys.into_iter().map(|(key, _)| key).collect();
         grain.push("period_from".to_owned());
         Some(Select {
@@ -371,7 +390,7 @@ impl Resolving<'_> {
                 condition => format!("{condition} AND {known}"),
             };
             let ordered = order.iter().map(|(column, data_type)| match reached.star.has(column) {
-                true => format!("fact.{column} AS {}", its(column)),
+                true => format!("fact.{} AS {}", quoted(column), its(column)),
                 false => format!("arrow_cast(NULL, '{data_type}') AS {}", its(column)),
             });
             format!(

@@ -12,6 +12,7 @@ use crate::sql_model::{Query, Shape, Source, Text, check_fragment};
 /// A fact.
 pub(super) struct Star {
     pub(super) name: ModelName,
+    pub(super) kind: &'static str,
     pub(super) schema: SchemaRef,
     pub(super) grain: Vec<String>,
     pub(super) shape: Shape,
@@ -68,11 +69,18 @@ impl Star {
 impl Star {
     /// The columns that put rows about one thing in order. Where rows say which place their event has in its source, this is the
     /// order of events; else, of those at one time, events are told apart by their ids.
-    pub(super) fn order(&self) -> Vec<&'static str> {
+    /// What is made of a fact may have several rows of one event and element, which its grain tells apart.
+    pub(super) fn order(&self) -> Vec<&str> {
         let [time, rest @ ..] = OWN;
         let stream = Some(EVENT_STREAM).filter(|stream| self.has(stream));
         let place = self.audit().take(4);
-        [time].into_iter().chain(stream).chain(place).chain(rest).collect()
+        let mut order: Vec<&str> = [time].into_iter().chain(stream).chain(place).chain(rest).collect();
+        for column in self.grain.iter().filter(|_| self.kind != "fact") {
+            if !order.contains(&column.as_str()) {
+                order.push(column);
+            }
+        }
+        order
     }
 
     /// The columns that say where events are from, where it has all of them.
@@ -128,7 +136,13 @@ impl Resolving<'_> {
         }
         match self.models.get(&full) {
             Some(model) => match model.shape() {
-                Some(shape) => Some(Star { name: full, schema: model.schema(), grain: model.grain().to_vec(), shape }),
+                Some(shape) => Some(Star {
+                    name: full,
+                    kind: model.kind(),
+                    schema: model.schema(),
+                    grain: model.grain().to_vec(),
+                    shape,
+                }),
                 None => {
                     let message = format!("`{full}` is a {}, where a fact belongs", model.kind());
                     self.problem(Problem::new(place.clone(), message));

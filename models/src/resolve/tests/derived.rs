@@ -134,6 +134,12 @@ fn snapshots() {
                 "6:5: `sales.order_lines` has neither a dimension nor a column `byer`",
             ),
             ("balances: { quantity: quantity }", "flows: {}", "1:20: the snapshot has no measures"),
+            (
+                "balances: { quantity: quantity }",
+                "balances: { q: quantity }\nflows: { q: quantity }",
+                "8:13: the snapshot has two columns `q` (rename one of them)",
+            ),
+            ("{ quantity: quantity }", "{ period_to: quantity }", "7:24: the snapshot has two columns `period_to`"),
             ("quantity: quantity", "quantity: buyer.city", "7:23: `buyer.city` is string, which is not added exactly"),
         ],
     );
@@ -334,4 +340,25 @@ fn columns_of_derived_models_say_what_they_are_for() {
     );
     let town = "shrunken_dimension: m\nof: people.people_v1.person\nkey: city\n";
     assert_eq!(means(town, &["m_key", "city"]), ["key", "attribute"]);
+}
+
+#[test]
+fn reversals_are_not_what_was_said_last() {
+    let mut files = changed(LINES, "fact", "fact");
+    files.insert("sales/ledger.yaml".to_owned(), "ledger: entries\nof: order_lines\nby: order_id\n".to_owned());
+    let told_of = |files: &BTreeMap<String, String>, filter: &str| {
+        let mut files = files.clone();
+        let snapshot = format!(
+            "periodic_snapshot: daily\nof: entries\n{filter}every: day\nfrom: 2024-01-01\nto: 2024-12-31\nby: order_id\nlevels: {{ q: quantity }}\n"
+        );
+        files.insert(MODEL.to_owned(), snapshot);
+        let problems = check(&files).err().unwrap_or_default();
+        problems.iter().map(|problem| told(problem, MODEL)).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(
+        told_of(&files, ""),
+        "2:5: `sales.entries` is a ledger, whose reversals say nothing of their own \
+         (add `where: fact.entry = 'entry'`, or name the fact that the ledger is of)"
+    );
+    assert_eq!(told_of(&files, "where: fact.entry = 'entry'\n"), "");
 }

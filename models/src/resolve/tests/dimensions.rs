@@ -212,6 +212,11 @@ fn members_of_different_kinds_have_dimensions_of_their_own() {
             apart,
         ),
         (
+            "event: person_seen, as: state, set: { name: \"CAST(NULL AS VARCHAR)\" }".to_owned(),
+            format!("event: region_named, as: state, {key}"),
+            apart,
+        ),
+        (
             "event: person_seen, as: patch".to_owned(),
             format!("event: region_named, as: patch, {key}, set: {{ name: title }}"),
             "",
@@ -221,12 +226,23 @@ fn members_of_different_kinds_have_dimensions_of_their_own() {
             format!("event: region_named, as: state, {key}, set: {{ name: \"'region'\", city: title }}"),
             "",
         ),
+        // One member, of whom each event says what has become of it.
+        (
+            "event: person_seen, as: state, set: { name: \"'active'\" }".to_owned(),
+            "event: person_left, as: patch, set: { name: \"'gone'\" }".to_owned(),
+            "",
+        ),
+        (
+            "event: person_seen, as: state, set: { name: \"'active'\" }".to_owned(),
+            "event: person_left, as: state, set: { name: \"'gone'\" }".to_owned(),
+            "",
+        ),
     ] {
         let wrong = two(&first, &second);
         let region = "references:\n  region: { dimension: region, key: region_id }\n";
         let mut files = super::changed(PERSON, seen, &wrong);
         let text = files.get_mut(PERSON).expect("it is there");
-        *text = text.replace(region, "");
+        *text = text.replace(region, "").replace("attributes:\n", "attributes:\n  title: { type: string }\n");
         let region = files.get_mut(REGION).expect("it is there");
         *region = region.replace("inferred_from: [people.person]\n", "");
         let problems = super::check(&files).err().unwrap_or_default();

@@ -100,6 +100,12 @@ fn keys_follow_from_the_types_of_those_they_point_to() {
     let anew = made_anew(&files, "sales/flags.yaml", "quantity: int", "quantity: bigint");
     // Who mentions persons may be rejected by what its other keys are.
     assert_eq!(anew, ["people.person", "sales.flags", "sales.order_lines"]);
+    // Keys of combinations are made otherwise than those of members.
+    let junk = "junk: { sku: string, quantity: int }\n";
+    let seen = "key: [sku, quantity]\nfrom: [{ stream: orders, event: order_placed, as: patch, key: { sku: order_id, quantity: \"1\" }, set: { note: order_id } }]\n\
+                attributes: { note: { type: string } }\n";
+    let anew = made_anew(&files, "sales/flags.yaml", junk, seen);
+    assert!(anew.contains(&"sales.order_lines".to_owned()), "{anew:?}");
     let people = files.get_mut(PEOPLE).unwrap();
     *people = people.replace("region_id: { type: string }", "region_id: { type: int }");
     let region = "region_id: { type: int }\n          title";
