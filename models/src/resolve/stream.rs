@@ -157,8 +157,7 @@ impl Resolving<'_> {
                     self.problem(Problem::new(step.place(file_name), message).hint(hint));
                 }
             }
-            let steps = version.from_previous.iter().filter(|step| step.mistake().is_none());
-            let steps = steps.flat_map(|step| step.plain()).collect();
+            let steps = plain(version).into_iter().map(|step| step.value).collect();
             match before {
                 Some(before) => self.steps(&format!("version {number} of `{name}`"), before, version, file_name),
                 None => {

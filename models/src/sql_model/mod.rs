@@ -18,6 +18,7 @@ mod lineage;
 mod query;
 mod run;
 mod sums;
+mod touched;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
