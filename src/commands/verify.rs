@@ -342,8 +342,7 @@ async fn differ(opened: &Opened, model: &Model, left: &Pin, right: &Pin) -> anyh
     let order = model.told_apart_by().into_iter().chain(versions).map(|name| format!("\"{name}\""));
     let order: Vec<String> = order.collect();
     let order = if order.is_empty() { String::new() } else { format!("ORDER BY {}", order.join(", ")) };
-    let names = session.table("l").await?.schema().field_names().into_iter().map(|name| name.replace("l.", ""));
-    let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
+    let names: Vec<String> = model.schema().fields().iter().map(|field| format!("\"{}\"", field.name())).collect();
     let names = names.join(", ");
     let difference = format!(
         "SELECT {names} FROM (SELECT {names}, 1 AS \"$n\" FROM l UNION ALL SELECT {names}, -1 FROM r) \
