@@ -14,6 +14,11 @@
 //!
 //! *Rows that are there several times.* The plan of EXCEPT ALL and INTERSECT ALL takes a row away, or keeps it, as often as it is
 //! there, whatever is on the other side. Both are refused.
+//!
+//! *Nulls of `IN (SELECT …)`.* Anywhere but at the top of a WHERE it is true or false, where SQL has null: `NOT (a IN (…) AND b)`. Where that
+//! makes a difference it is refused, and so are EXISTS and IN among columns, which cannot be run.
+//!
+//! *Keys of `USING`.* After a RIGHT or FULL JOIN they are those of the left side, null in rows that only the right one has. Refused.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -22,9 +27,11 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{JoinType, Statistics, internal_err};
+use datafusion::common::{DFSchema, JoinConstraint, JoinType, Statistics, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::utils::{merge_schema, split_conjunction};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode};
@@ -46,6 +53,77 @@ type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 /// What would be read or computed otherwise than it is written: what is wrong, and how to write it.
 pub fn misread<T: Visit>(tree: &T) -> Option<String> {
     tree.visit(&mut Misread).break_value()
+}
+
+const NULLS: &str = "`IN (SELECT …)` takes null for false within NOT, CASE, IS or OR; write \
+                     `EXISTS (SELECT … WHERE …)`, which is never null";
+
+/// What a plan would answer otherwise than SQL has it, or could not: what is wrong, and how to write it.
+pub fn unanswerable(plan: &LogicalPlan) -> Result<Option<&'static str>> {
+    let mut found = None;
+    plan.apply_with_subqueries(|node| {
+        found = match node {
+            LogicalPlan::Join(join) => {
+                let is_of_the_right = matches!(join.join_type, JoinType::Right | JoinType::Full);
+                let schema = merge_schema(&node.inputs());
+                let keys = "`USING` gives keys of the left side, which rows of the right side alone do not have; \
+                            write `ON`, and `coalesce` of both keys";
+                match &join.filter {
+                    _ if is_of_the_right && join.join_constraint == JoinConstraint::Using => Some(keys),
+                    Some(filter) if nulls_are_lost(filter, true, &schema) => Some(NULLS),
+                    _ => None,
+                }
+            }
+            LogicalPlan::Filter(filter) => {
+                let mut conditions = split_conjunction(&filter.predicate).into_iter();
+                let loses_nulls = conditions.any(|condition| match condition {
+                    Expr::InSubquery(_) => false,
+                    Expr::Not(of) if matches!(of.as_ref(), Expr::InSubquery(_)) => false,
+                    other => nulls_are_lost(other, true, filter.input.schema()),
+                });
+                loses_nulls.then_some(NULLS)
+            }
+            LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) | LogicalPlan::Sort(_) => {
+                let mut asks = false;
+                node.apply_expressions(|expr| {
+                    let asks_here =
+                        |part: &Expr| matches!(part, Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_));
+                    asks |= expr.exists(|part| Ok(asks_here(part)))?;
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+                asks.then_some(
+                    "EXISTS and `IN (SELECT …)` belong into WHERE; among columns, join \
+                     (`LEFT JOIN (SELECT DISTINCT …) AS there ON …`) and ask whether `there.key IS NOT NULL`",
+                )
+            }
+            _ => None,
+        };
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+/// Whether an `IN (SELECT …)` that can be null stands where null and false are not the same: anywhere but below AND and OR.
+fn nulls_are_lost(condition: &Expr, is_same: bool, schema: &DFSchema) -> bool {
+    match condition {
+        Expr::InSubquery(among) => {
+            let of = |fields: &Schema| fields.fields().first().is_none_or(|field| field.is_nullable());
+            let can_be_null =
+                among.expr.nullable(schema).unwrap_or(true) || of(among.subquery.subquery.schema().as_arrow());
+            can_be_null && (among.negated || !is_same)
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And | Operator::Or, right }) => {
+            nulls_are_lost(left, is_same, schema) || nulls_are_lost(right, is_same, schema)
+        }
+        other => {
+            let mut lost = false;
+            let walked = other.apply_children(|child| {
+                lost |= nulls_are_lost(child, false, schema);
+                Ok(TreeNodeRecursion::Continue)
+            });
+            lost || walked.is_err()
+        }
+    }
 }
 
 /// Looks for such places.

@@ -10,6 +10,8 @@
 //! | [`catalog`] | numbered snapshots that pin a version of every table, so that many change at once |
 //! | [`provider`] | a pinned Delta version as plain Parquet scans for DataFusion |
 //! | [`session`] | DataFusion sessions, set up for star joins |
+//! | [`sql_times`] | times in SQL, of microseconds |
+//! | [`arithmetic`] | casts that lose something, and integers that have no room |
 //! | [`literals`] | numbers with a point in SQL, exact beside decimals |
 //! | [`json`] | many paths of a JSON text in one validating pass |
 //! | [`formats`] | what payloads are written in, and how each is read as JSON |
@@ -18,6 +20,7 @@
 //!
 //! Invariant of the room: a file that a reader can see is complete, and durable before anybody is told of it.
 
+pub mod arithmetic;
 pub mod catalog;
 pub mod corrections;
 pub mod delta;
@@ -30,6 +33,7 @@ pub mod literals;
 pub mod paths;
 pub mod provider;
 pub mod session;
+pub mod sql_times;
 mod star;
 pub mod store;
 pub mod time;

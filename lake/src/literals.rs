@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
@@ -23,6 +23,8 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
+use crate::sql_times::{self, DateTrunc};
+
 /// A double prints all digits that were written, up to so many.
 const MOST_DIGITS: usize = 15;
 /// Constants in deeper trees are left to the engine.
@@ -30,15 +32,17 @@ const DEEPEST: usize = 16;
 
 /// A session that plans, with numbers as [`Engine`](crate::session::Engine) has them.
 pub fn planning_session() -> SessionContext {
-    SessionContext::new_with_state(with_exact_literals(SessionContext::new().state()))
+    SessionContext::new_with_state(with_exact_numbers(SessionContext::new().state()))
 }
 
-/// A session's state whose SQL has exact numbers.
-pub(crate) fn with_exact_literals(state: SessionState) -> SessionState {
+/// A session's state whose SQL has exact numbers, and arithmetic as in [`arithmetic`](crate::arithmetic).
+pub(crate) fn with_exact_numbers(state: SessionState) -> SessionState {
     let mut rules = state.analyzer().rules.clone();
     let types_are_made_to_fit = rules.iter().position(|rule| rule.name() == "type_coercion").unwrap_or_default();
     rules.insert(types_are_made_to_fit, Arc::new(ExactComparisons));
+    rules.push(Arc::new(crate::arithmetic::ExactlyComputed));
     let mut state = SessionStateBuilder::new_from_existing(state).with_analyzer_rules(rules).build();
+    state.register_udf(Arc::new(DateTrunc::default().into())).expect("a session takes functions");
     // Only states that know no planners of expressions refuse one, and DataFusion's knows them.
     state.register_expr_planner(Arc::new(ExactArithmetic)).expect("a session takes planners of expressions");
     state
@@ -74,23 +78,7 @@ struct ExactComparisons;
 
 impl AnalyzerRule for ExactComparisons {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let analyzed = plan.transform_up_with_subqueries(|node| {
-            let mut schema = merge_schema(&node.inputs());
-            if let LogicalPlan::TableScan(scan) = &node {
-                schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
-            }
-            let names = NamePreserver::new(&node);
-            node.map_expressions(|expr| {
-                // What is grouped by in several sets is known by the names that it has.
-                if matches!(expr, Expr::GroupingSet(_)) {
-                    return Ok(Transformed::no(expr));
-                }
-                let name = names.save(&expr);
-                let exact = expr.transform_up(|expr| Ok(exact_comparison(expr, &schema)))?;
-                Ok(exact.update_data(|expr| name.restore(expr)))
-            })
-        });
-        Ok(analyzed?.data)
+        in_plan(plan, comparison).map(|plan| plan.data)
     }
 
     fn name(&self) -> &str {
@@ -98,9 +86,55 @@ impl AnalyzerRule for ExactComparisons {
     }
 }
 
+/// A plan with other expressions in the place of some, which keep their names.
+pub(crate) fn in_plan(
+    plan: LogicalPlan,
+    exact: impl Fn(Expr, &DFSchema) -> Transformed<Expr>,
+) -> Result<Transformed<LogicalPlan>> {
+    plan.transform_up_with_subqueries(|node| {
+        let mut schema = merge_schema(&node.inputs());
+        if let LogicalPlan::TableScan(scan) = &node {
+            schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
+        }
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            // What is grouped by in several sets is known by the names that it has.
+            if matches!(expr, Expr::GroupingSet(_)) {
+                return Ok(Transformed::no(expr));
+            }
+            let name = names.save(&expr);
+            let changed = expr.transform_up(|expr| Ok(exact(expr, &schema)))?;
+            Ok(changed.update_data(|expr| name.restore(expr)))
+        })
+    })
+}
+
+/// The plan as it is run, where a step of it has other types than it was planned with: DataFusion takes the first branch's for those of
+/// a CASE or a UNION, until it makes them fit.
+pub fn typed(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {})?;
+    Ok(if types(&analyzed)? == types(&plan)? { plan } else { analyzed })
+}
+
+/// The types of all that a plan's steps give.
+fn types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
+    let mut types = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        types.extend(node.schema().fields().iter().map(|field| field.data_type().clone()));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(types)
+}
+
 /// An expression that was planned, its comparisons exact.
 pub fn with_exact_comparisons(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    Ok(expr.transform_up(|expr| Ok(exact_comparison(expr, schema)))?.data)
+    Ok(expr.transform_up(|expr| Ok(comparison(expr, schema)))?.data)
+}
+
+/// A comparison of numbers or of times.
+fn comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let of_numbers = exact_comparison(expr, schema);
+    if of_numbers.transformed { of_numbers } else { sql_times::exact(of_numbers.data, schema) }
 }
 
 fn exact_comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
@@ -155,7 +189,8 @@ fn exact_comparison(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     }
 }
 
-fn compares(op: Operator) -> bool {
+/// Whether an operator compares two values.
+pub(crate) fn compares(op: Operator) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
@@ -266,6 +301,32 @@ mod tests {
     use arrow::util::pretty::pretty_format_batches;
 
     use super::*;
+
+    /// What a query promises is what it gives, whatever type a branch or a constant has.
+    #[tokio::test]
+    async fn types_are_those_of_the_plan_that_is_run() {
+        const T: &str =
+            "WITH t AS (SELECT CAST('10.50' AS DECIMAL(9,2)) AS price, 3 AS n, TIMESTAMP '2024-01-01' AS at)";
+        for (query, expected) in [
+            ("SELECT round(price * price, 2) FROM t", "Decimal128(19, 2)"),
+            ("SELECT CASE WHEN n = 3 THEN 0 ELSE price END FROM t", "Decimal128(22, 2)"),
+            ("SELECT sum(CASE WHEN n = 3 THEN 0 ELSE price END) FROM t", "Decimal128(32, 2)"),
+            ("SELECT n FROM t UNION ALL SELECT price FROM t", "Decimal128(22, 2)"),
+            ("SELECT CAST(price AS INT) + n FROM t", "Int64"),
+            ("SELECT CASE WHEN n = 3 THEN NULL ELSE at END FROM t", "Timestamp(ns)"),
+        ] {
+            let session = planning_session();
+            let state = session.state();
+            let plan = state.create_logical_plan(&format!("{T} {query}")).await.unwrap();
+            let promised = typed(&state, plan.clone()).unwrap().schema().field(0).data_type().clone();
+            let given = session.execute_logical_plan(plan).await.unwrap().collect().await.unwrap();
+            assert_eq!(
+                (promised.to_string().as_str(), given[0].schema().field(0).data_type()),
+                (expected, &promised),
+                "{query}"
+            );
+        }
+    }
 
     async fn answer(sql: &str) -> String {
         let session = planning_session();

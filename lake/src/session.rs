@@ -15,7 +15,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::corrections::corrected;
-use crate::literals::with_exact_literals;
+use crate::literals::with_exact_numbers;
 use crate::star::StarJoins;
 use crate::store::Store;
 
@@ -72,7 +72,7 @@ impl Engine {
             .with_default_features()
             .with_physical_optimizer_rules(physical_rules())
             .build();
-        SessionContext::new_with_state(with_exact_literals(state))
+        SessionContext::new_with_state(with_exact_numbers(state))
     }
 }
 

@@ -19,13 +19,16 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionContext, ident};
+use datafusion::sql::sqlparser::ast::VisitMut;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use starmere_lake::arithmetic::with_exact_arithmetic;
 use starmere_lake::corrections::misread;
 use starmere_lake::literals::{planning_session, with_exact_comparisons};
+use starmere_lake::sql_times::WithPrecision;
 
 use crate::define::FieldType;
 use crate::events::decimal;
@@ -74,21 +77,29 @@ impl Compiler {
             return Err(format!("an expression has up to {MOST_WORDS} words and operators, and this one has {words}"));
         }
         let state = self.context.state();
-        let dialect = state.config().options().sql_parser.dialect;
-        let tree = state.sql_to_expr_with_alias(text, &dialect).map_err(|error| reason(&error))?;
-        if let Some(reason) = misread(&tree.expr) {
-            return Err(reason);
-        }
-        let expression = state.create_logical_expr_from_sql_expr(tree, &self.schema).map_err(|error| reason(&error))?;
+        // A column may be called what is a word of SQL.
+        let expression = match self.schema.has_column_with_unqualified_name(text) {
+            true => ident(text),
+            false => {
+                let dialect = state.config().options().sql_parser.dialect;
+                let mut tree = state.sql_to_expr_with_alias(text, &dialect).map_err(|error| reason(&error))?;
+                if let Some(reason) = misread(&tree.expr) {
+                    return Err(reason);
+                }
+                let _walked = tree.expr.visit(&mut WithPrecision);
+                let planned = state.create_logical_expr_from_sql_expr(tree, &self.schema);
+                planned.map_err(|error| reason(&error))?
+            }
+        };
         let expression = with_exact_comparisons(expression, &self.schema).map_err(|error| reason(&error))?;
         self.check(&expression)?;
         let columns = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
         // Some functions exist only as what the optimizer makes of them (`coalesce` becomes a CASE).
         let context = SimplifyContext::builder().with_schema(Arc::new(self.schema.clone())).build();
         let simplifier = ExprSimplifier::new(context);
-        let simplified =
-            simplifier.coerce(expression.clone(), &self.schema).and_then(|typed| simplifier.simplify(typed));
-        let simplified = simplified.map_err(|error| reason(&error))?;
+        let typed = simplifier.coerce(expression.clone(), &self.schema);
+        let exact = typed.and_then(|typed| with_exact_arithmetic(typed, &self.schema));
+        let simplified = exact.and_then(|exact| simplifier.simplify(exact)).map_err(|error| reason(&error))?;
         let compiled = state.create_physical_expr(simplified, &self.schema).map_err(|error| reason(&error))?;
         let data_type = compiled.data_type(self.schema.as_arrow()).map_err(|error| reason(&error))?;
         let data_type = match data_type {
@@ -410,6 +421,15 @@ mod tests {
         assert!(!reason.contains("Int64") && !reason.contains("Utf8"), "{reason}");
         let told = with_our_types("Int64 * Utf8View, UInt64: Decimal128(9, 2), not 'Int32'");
         assert_eq!(told, "bigint * string, UInt64: decimal(9, 2), not 'Int32'");
+    }
+
+    #[test]
+    fn a_column_may_be_called_what_is_a_word_of_sql() {
+        for name in ["interval", "current_date", "exists"] {
+            let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true)]));
+            let compiled = Compiler::new(&schema).unwrap().compile(name).unwrap();
+            assert_eq!(compiled.columns().iter().collect::<Vec<_>>(), [name]);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A statement planned against one view: what it will give, and its run.
 //!
-//! The promised schema is the logical plan's, passed through `wire_schema`. It is known before anything is
+//! The promised schema is that of the plan that is run, passed through `wire_schema`. It is known before anything is
 //! read, so a client can be told of it, and every batch is later made to keep it.
 
 use std::{collections::HashMap, sync::Arc};
@@ -19,6 +19,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
+use starmere_lake::{corrections::unanswerable, literals::typed};
 
 use crate::{
     error::QueryError,
@@ -55,6 +56,9 @@ pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> 
     let statement = statement::parse(&state, sql)?;
     let plan = state.statement_to_plan(statement.tree).await?;
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
+    if let Some(why) = unanswerable(&plan)? {
+        return Err(QueryError::invalid(why));
+    }
     // A parameter that is used as two types has none in particular: the engine coerces it at each place.
     let types = plan.get_parameter_types().unwrap_or_default();
     Ok(Planned { state, plan, parameters: statement.parameters, types })
@@ -63,7 +67,7 @@ pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> 
 impl Planned {
     /// The promised schema, as far as it is known without parameters.
     pub(crate) fn schema(&self) -> SchemaRef {
-        wire_schema(self.plan.schema().as_arrow())
+        promised(&self.state, &self.plan).unwrap_or_else(|_| wire_schema(self.plan.schema().as_arrow()))
     }
 
     /// The parameters as columns: their names and the types that the plan expects. Where it expects nothing
@@ -89,14 +93,19 @@ impl Planned {
             let plan = self.plan.clone();
             plans.push(if self.parameters.len() == 0 { plan } else { plan.with_param_values(values)? });
         }
-        let mut schemas = plans.iter().map(|plan| wire_schema(plan.schema().as_arrow()));
-        let schema = schemas.next().ok_or_else(|| QueryError::internal("a statement without plans"))?;
-        if schemas.any(|other| other != schema) {
+        let schemas = plans.iter().map(|plan| promised(&self.state, plan)).collect::<Result<Vec<_>, _>>()?;
+        let schema = schemas.first().cloned().ok_or_else(|| QueryError::internal("a statement without plans"))?;
+        if schemas.iter().any(|other| *other != schema) {
             return Err(QueryError::invalid("the rows of parameters give results of different types")
                 .with_hint("cast the parameters in the statement, as in `CAST($1 AS INT)`"));
         }
         Ok(Runnable { state: self.state, plans, schema })
     }
+}
+
+/// What clients are promised of a plan: its types as they are when it is run.
+fn promised(state: &SessionState, plan: &LogicalPlan) -> Result<SchemaRef, DataFusionError> {
+    Ok(wire_schema(typed(state, plan.clone())?.schema().as_arrow()))
 }
 
 /// Batches of a run, as the engine gives them.

@@ -23,6 +23,7 @@ use datafusion::{
 };
 
 use starmere_lake::corrections::misread;
+use starmere_lake::sql_times::WithPrecision;
 
 use crate::error::QueryError;
 
@@ -83,6 +84,7 @@ pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryE
     let mut tree = state.sql_to_statement(sql, &dialect).map_err(|error| at_the_end(error.into(), sql))?;
     check_reads(&tree)?;
     let parameters = number_placeholders(&mut tree)?;
+    visit(&mut tree, &mut WithPrecision);
     Ok(Statement { tree, parameters })
 }
 

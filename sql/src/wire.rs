@@ -23,6 +23,8 @@ use arrow::{
 };
 use sha2::{Digest, Sha256};
 
+use starmere_lake::arithmetic::loses;
+
 use crate::error::QueryError;
 
 #[cfg(test)]
@@ -71,7 +73,7 @@ fn wire_field(field: &FieldRef) -> FieldRef {
 ///
 /// # Errors
 /// `Internal` when the batch cannot keep the promise: another number of columns, a type that cannot be
-/// cast, or a null in a column that was promised to have none.
+/// cast without loss, or a null in a column that was promised to have none.
 pub fn wire_batch(batch: &RecordBatch, promised: &SchemaRef) -> Result<RecordBatch, QueryError> {
     if batch.num_columns() != promised.fields().len() {
         return Err(QueryError::internal(format!(
@@ -86,6 +88,10 @@ pub fn wire_batch(batch: &RecordBatch, promised: &SchemaRef) -> Result<RecordBat
         if column.data_type() == field.data_type() {
             columns.push(Arc::clone(column));
             continue;
+        }
+        if loses(column.data_type(), field.data_type()) {
+            let (name, given, type_) = (field.name(), column.data_type(), field.data_type());
+            return Err(QueryError::internal(format!("column `{name}` is {given} where {type_} was promised")));
         }
         let cast = cast_with_options(column, field.data_type(), &options).map_err(|error| {
             QueryError::internal(format!("column `{}` does not fit its promised type", field.name())).caused_by(error)

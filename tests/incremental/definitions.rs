@@ -299,6 +299,7 @@ attributes:
 references:
   region: { dimension: region, key: region_id, as_of: version }
 inferred_from: [sales.order_lines]
+members: { unknown: plain }
 "#,
     r#"
 dimension: region

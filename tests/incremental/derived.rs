@@ -573,16 +573,22 @@ pub(crate) fn rounded(tables: &mut Tables) {
 }
 
 fn shrunken_tier(customers: &[Row]) -> Vec<Row> {
-    let tiers: BTreeSet<&String> = customers.iter().map(|customer| &customer["tier"]).collect();
-    let key = |tier: &String| if tier == NULL { UNKNOWN.to_owned() } else { tier.clone() };
-    tiers.into_iter().map(|tier| row([("tier_key", key(tier)), ("tier", tier.clone())])).collect()
+    let there = customers.iter().filter(|customer| customer["tier"] != NULL || customer["customer_key"] == UNKNOWN);
+    let tiers: BTreeSet<(String, &String)> = there.map(|customer| (tier_key(customer), &customer["tier"])).collect();
+    tiers.into_iter().map(|(key, tier)| row([("tier_key", key), ("tier", tier.clone())])).collect()
+}
+
+/// Nobody has the key of nobody, whatever is said of them, and so has who is of no tier.
+fn tier_key(customer: &Row) -> String {
+    let is_nobody = customer["customer_key"] == UNKNOWN || customer["tier"] == NULL;
+    if is_nobody { UNKNOWN.to_owned() } else { customer["tier"].clone() }
 }
 
 fn tiers_by_day(lines: &[Row], customers: &[Row]) -> Vec<Row> {
     let mut groups: BTreeMap<(String, String), Vec<&Row>> = BTreeMap::new();
     for line in lines {
         let buyer = customers.iter().find(|customer| customer["customer_key"] == line["buyer_key"]);
-        let tier = buyer.expect("a line has its buyer")["tier"].clone();
+        let tier = tier_key(buyer.expect("a line has its buyer"));
         groups.entry((tier, line["order_date_key"].clone())).or_default().push(line);
     }
     let rows = groups.into_iter().map(|((tier, key), lines)| {
@@ -591,7 +597,7 @@ fn tiers_by_day(lines: &[Row], customers: &[Row]) -> Vec<Row> {
             .ok()
             .and_then(|key: i32| NaiveDate::from_ymd_opt(key / 10_000, (key / 100 % 100) as u32, (key % 100) as u32));
         row([
-            ("tier_key", if tier == NULL { UNKNOWN.to_owned() } else { tier }),
+            ("tier_key", tier),
             ("month_key", day.map_or(UNKNOWN.to_owned(), |day| format!("{}-{:02}", day.year(), day.month()))),
             ("day", day.map_or(NULL.to_owned(), |day| day.to_string())),
             ("quantity", shown(summed(&lines, "quantity"))),

@@ -39,9 +39,12 @@ struct Dimension {
     /// What is shown beside attributes.
     beside: &'static [(&'static str, Beside)],
     reference: Option<(&'static str, &'static str)>,
-    /// Members that stand for none, the unknown one among them, and what their titles say.
+    /// Members that stand for none, the unknown one among them, and what all their texts say.
     special: &'static [(&'static str, &'static str)],
 }
+
+/// Attributes that are no texts.
+const NUMBERS: [&str; 2] = ["score", "price"];
 
 const CUSTOMER: Dimension = Dimension {
     table: "sales.customer",
@@ -56,7 +59,7 @@ const CUSTOMER: Dimension = Dimension {
     ],
     beside: &[("city", Current), ("city", Previous), ("city", Original)],
     reference: Some(("region", "sales.region")),
-    special: &[],
+    special: &[(UNKNOWN, "plain")],
 };
 const REGION: Dimension = Dimension {
     table: "sales.region",
@@ -427,7 +430,12 @@ impl Members {
         }
         for (member, text) in dimension.special {
             let mut cells = rows.last().expect("the unknown member").clone();
-            cells.insert("title".to_owned(), (*text).to_owned());
+            let own = dimension.attributes.iter().map(|(attribute, _)| *attribute);
+            let own = own.filter(|own| !NUMBERS.contains(own) && dimension.reference.is_none_or(|(of, _)| of != *own));
+            let beside = dimension.beside.iter().map(|(attribute, beside)| column_beside(attribute, *beside));
+            for column in own.map(str::to_owned).chain(beside) {
+                cells.insert(column, (*text).to_owned());
+            }
             cells.insert(format!("{short}_key"), (*member).to_owned());
             cells.insert(format!("{short}_durable_key"), (*member).to_owned());
             rows.push(cells);

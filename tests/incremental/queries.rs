@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{NULL, Row, Tables};
 
-pub(crate) const SQL_FILES: [&str; 11] = [
+pub(crate) const SQL_FILES: [&str; 13] = [
     r#"
 rollup: monthly
 of: order_lines
@@ -26,7 +26,7 @@ grain: [shop_key, event_id]
 sql: sales_by_tier
 select: >
   SELECT c.tier, l.order_date_key AS day, count(*) AS lines, sum(l.quantity) AS quantity, sum(l.amount) AS amount,
-    max(l.share) AS share
+    max(l.share) AS share, sum(CASE WHEN l.line = 1 THEN 0 ELSE l.amount END) AS rest
   FROM order_lines l JOIN customer c ON c.customer_key = l.buyer_key
   GROUP BY c.tier, l.order_date_key
 grain: [tier, day]
@@ -93,6 +93,24 @@ select: >
   GROUP BY c.customer_id
 grain: customer_id
 "#,
+    // Of several values one.
+    r#"
+sql: wholes
+select: >
+  SELECT CAST(l.amount AS INT) AS whole, count(*) AS n, max(p.score) AS score
+  FROM order_lines l JOIN customer p ON p.customer_key = l.payer_key
+  WHERE CAST(l.amount AS INT) <> 3
+  GROUP BY CAST(l.amount AS INT)
+grain: whole
+"#,
+    // No sum of parts: each would be cut off.
+    r#"
+sql: rests
+select: >
+  SELECT order_no, CAST(sum(CASE WHEN line = 1 THEN 0 ELSE amount END) AS BIGINT) AS rest
+  FROM order_lines GROUP BY order_no
+grain: order_no
+"#,
     // An outer join twice, of which the second one meets what the first one does not.
     r#"
 sql: third
@@ -121,6 +139,8 @@ pub(crate) fn answer(tables: &mut Tables) {
     }
     let sales = tiers.into_iter().map(|((tier, day), lines)| {
         let share = lines.iter().filter_map(|line| number(line, "share")).max();
+        let rest = lines.iter().filter_map(|line| if line["line"] == "1" { Some(0) } else { number(line, "amount") });
+        let rest = rest.reduce(|a, b| a + b);
         row([
             ("tier", tier),
             ("day", day),
@@ -128,6 +148,7 @@ pub(crate) fn answer(tables: &mut Tables) {
             ("quantity", shown(summed(&lines, "quantity"))),
             ("amount", summed(&lines, "amount").map_or(NULL.to_owned(), hundredths)),
             ("share", shown(share)),
+            ("rest", rest.map_or(NULL.to_owned(), hundredths)),
         ])
     });
     let sales: Vec<Row> = sales.collect();
@@ -266,6 +287,32 @@ pub(crate) fn answer(tables: &mut Tables) {
     let third = third.into_iter().filter(|(_, n)| *n > 0);
     let third = third.map(|(order, n)| row([("order_no", order.clone()), ("n", n.to_string())]));
     answers.push(("third", third.collect()));
+
+    let mut wholes: BTreeMap<i64, (usize, Option<i64>)> = BTreeMap::new();
+    for line in &lines {
+        let Some(whole) = number(line, "amount").map(|amount| amount / 100).filter(|whole| *whole != 3) else {
+            continue;
+        };
+        for payer in customers.iter().filter(|customer| customer["customer_key"] == line["payer_key"]) {
+            let (n, score) = wholes.entry(whole).or_default();
+            (*n, *score) = (*n + 1, number(payer, "score").max(*score));
+        }
+    }
+    let wholes = wholes
+        .into_iter()
+        .map(|(whole, (n, score))| row([("whole", whole.to_string()), ("n", n.to_string()), ("score", shown(score))]));
+    answers.push(("wholes", wholes.collect()));
+
+    let mut rests: BTreeMap<&String, Vec<i64>> = BTreeMap::new();
+    for line in &lines {
+        let own = if line["line"] == "1" { Some(0) } else { number(line, "amount") };
+        rests.entry(&line["order_no"]).or_default().extend(own);
+    }
+    let rests = rests.into_iter().map(|(order, own)| {
+        let rest = own.into_iter().reduce(|a, b| a + b).map(|rest| rest / 100);
+        row([("order_no", order.clone()), ("rest", shown(rest))])
+    });
+    answers.push(("rests", rests.collect()));
 
     let mut doings: BTreeMap<&String, (Option<&String>, Vec<Option<i64>>)> = BTreeMap::new();
     for customer in &customers {

@@ -4,8 +4,8 @@
     python random_queries.py grpc://127.0.0.1:7071 [--seeds 500] [--first 0] TABLE ...
 
 All rows of the tables are copied into DuckDB first. Each seed makes one query: up to five tables, joined by keys
-and by other columns, inner and outer; conditions in WHERE and ON, with subqueries; plain rows, groups or windows;
-sorted and cut off, where all that is shown is sorted by. A query that DuckDB has not answered after some seconds, or
+and by other columns, inner and outer; conditions in WHERE and ON, with subqueries; plain rows, groups or windows, and
+what is made of columns: days of times, CASE over several types; unions; sorted and cut off, where all that is shown is sorted by. A query that DuckDB has not answered after some seconds, or
 with very many rows, is left out. Exit 1 if an answer differs; the seed and both answers are printed.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import random
 import threading
 from collections import Counter
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Iterator, NamedTuple
 
@@ -28,7 +29,7 @@ SAMPLES = 40  # values of each column that conditions are made of
 
 class Column(NamedTuple):
     name: str
-    kind: str  # "number", "text", "date" or "flag": what may be compared with what
+    kind: str  # "number", "decimal", "text", "date", "time" or "flag": what may be compared with what
     values: list[Any]
 
 
@@ -45,6 +46,10 @@ def kind_of(data_type: pyarrow.DataType) -> str | None:
         return "text"
     if types.is_date(data_type):
         return "date"
+    if types.is_timestamp(data_type):
+        return "time"
+    if types.is_decimal(data_type):
+        return "decimal"
     return "flag" if types.is_boolean(data_type) else None
 
 
@@ -53,8 +58,10 @@ def literal(value: Any) -> str:
         return "NULL"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int):
+    if isinstance(value, (int, Decimal)):
         return str(value)
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value.replace(tzinfo=None)}'"
     text = str(value).replace("'", "''")
     return f"'{text}'" if isinstance(value, str) else f"DATE '{text}'"
 
@@ -74,6 +81,8 @@ class Query:
         columns = ", ".join(f"{expression} AS {name}" for expression, name in zip(select, shown))
         distinct = "DISTINCT " if not group and self.random.random() < 0.15 else ""
         self.sql = f"SELECT {distinct}{columns} FROM {source}{where}{group}"
+        if not group and len(select) == 1 and self.random.random() < 0.5:
+            self.sql += self.union(self.kinds[0])
         self.ordered = self.random.random() < 0.5
         if self.ordered:
             order = [f"{name} {self.random.choice(['ASC', 'DESC'])} NULLS {self.random.choice(['FIRST', 'LAST'])}"
@@ -121,9 +130,15 @@ class Query:
         place, column = self.column(alias)
         if not column.values or self.random.random() < 0.1:
             return f"{place} IS {self.random.choice(['', 'NOT '])}NULL"
-        chosen = self.random.choice(column.values)
+        values = column.values
+        if column.kind == "time" and self.random.random() < 0.7:
+            place, values = f"CAST({place} AS DATE)", [value.date() for value in values]
+            if self.random.random() < 0.2:
+                low, high = sorted(self.random.choices(values, k=2))
+                return f"{place} {self.random.choice(['', 'NOT '])}BETWEEN {literal(low)} AND {literal(high)}"
+        chosen = self.random.choice(values)
         if self.random.random() < 0.2:
-            more = ", ".join(literal(value) for value in self.random.choices(column.values, k=3))
+            more = ", ".join(literal(value) for value in self.random.choices(values, k=3))
             return f"{place} IN ({literal(chosen)}, {more})"
         return f"{place} {self.random.choice(['=', '=', '<', '<=', '>', '>=', '<>'])} {literal(chosen)}"
 
@@ -135,14 +150,41 @@ class Query:
 
     def condition(self) -> str:
         chance = self.random.random()
-        if chance < 0.6:
+        if chance < 0.5:
             return self.comparison()
+        if chance < 0.6:
+            place, column = self.column()
+            table = next(table for table in self.aliases.values() if column in table.columns)
+            word = self.random.choice(["IN", "NOT IN"])
+            return f"{place} {word} (SELECT s.{column.name} FROM {table.name} s WHERE s.{self.random.choice(table.columns).name} IS NOT NULL)"
         if chance < 0.8:
             return f"({self.comparison()} OR {self.comparison()})"
         return f"({self.subquery()} OR {self.comparison()})"
 
+    def shown(self) -> tuple[str, str]:
+        """A column or what is made of one, and its kind."""
+        place, column = self.column()
+        chance = self.random.random()
+        if column.kind == "time" and chance < 0.6:
+            return f"CAST({place} AS DATE)", "date"
+        if column.kind in ("number", "decimal") and chance < 0.4:
+            return self.case(place), column.kind
+        return place, column.kind
+
+    def case(self, place: str) -> str:
+        """A whole number first: what follows may have more digits."""
+        return f"CASE WHEN {self.comparison()} THEN {self.random.choice(['0', '1', 'NULL'])} ELSE {place} END"
+
+    def union(self, kind: str) -> str:
+        """Rows of a table, of a type that fits."""
+        fitting = {"number": ["number", "decimal"], "decimal": ["decimal", "number"]}
+        table, column = self.random.choice([(table, column) for table in self.tables for column in table.columns
+                                            if column.kind in fitting.get(kind, [kind])])
+        return f" UNION {self.random.choice(['ALL ', ''])}SELECT u.{column.name} FROM {table.name} u"
+
     def select(self) -> tuple[list[str], str]:
-        columns = list(dict.fromkeys(self.column()[0] for _ in range(self.random.choice([1, 2, 3, 4]))))
+        shown = dict(self.shown() for _ in range(self.random.choice([1, 1, 2, 3, 4])))
+        columns, self.kinds = list(shown), list(shown.values())
         chance = self.random.random()
         if chance < 0.5:
             return columns, ""
@@ -150,14 +192,20 @@ class Query:
             return [*columns, f"count(*) OVER (PARTITION BY {columns[0]})"], ""
         place, column = self.column()
         totals = self.random.sample(["count(*)", f"count({place})", f"min({place})", f"max({place})"], 2)
-        if column.kind == "number" and not column.name.endswith("_key"):
-            totals.append(f"sum({place})")
+        if column.kind == "decimal" or column.kind == "number" and not column.name.endswith("_key"):
+            totals.append(f"sum({place})" if self.random.random() < 0.5 else f"sum({self.case(place)})")
         groups = columns[:self.random.choice([0, 1, 2])]
         return [*groups, *totals], f" GROUP BY {', '.join(groups)}" if groups else ""
 
 
 def plain(value: Any) -> Any:
-    return int(value) if isinstance(value, Decimal) else value
+    return value.replace(tzinfo=None) if isinstance(value, datetime) else value
+
+
+def without_zones(table: pyarrow.Table) -> pyarrow.Table:
+    """The same, its times being those of Greenwich without saying so: DuckDB wants another library for zones."""
+    types = [pyarrow.timestamp("us") if pyarrow.types.is_timestamp(field.type) else field.type for field in table.schema]
+    return table.cast(pyarrow.schema([field.with_type(of) for field, of in zip(table.schema, types)]))
 
 
 def rows(table: pyarrow.Table) -> Iterator[tuple]:
@@ -204,7 +252,7 @@ def main() -> None:
             return cursor.fetch_arrow_table()
 
         for name in options.tables:
-            content = ask(f"SELECT * FROM {name}")
+            content = without_zones(ask(f"SELECT * FROM {name}"))
             copied = name.replace(".", "_")
             duck.register("content", content)
             duck.execute(f"CREATE TABLE {copied} AS SELECT * FROM content")

@@ -31,7 +31,7 @@ pub use stream::{
     CastStep, ConventionFile, DefaultStep, DropStep, EnvelopeFile, EventFile, FieldFile, FormatFile, MapValuesStep,
     MergeStep, RenameStep, Sample, SplitStep, SqlStep, Step, StreamFile, TimeUnitFile, VersionFile,
 };
-pub use types::FieldType;
+pub use types::{FieldType, Scalar};
 
 use serde::{Deserialize, Serialize};
 

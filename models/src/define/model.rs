@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FieldType, Placed};
+use super::{FieldType, Placed, Scalar};
 use crate::keys::{ERROR, NOT_APPLICABLE, UNKNOWN};
 
 /// One name or several; a text or a list in the file.
@@ -158,7 +158,7 @@ pub struct BandsFile {
     /// The type of the value.
     pub of: FieldType,
     /// Where each ends and the next begins; the last has no end.
-    pub names: IndexMap<String, Option<serde_json::Value>>,
+    pub names: IndexMap<String, Scalar>,
 }
 
 /// Events that say something about members.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use starmere_lake::formats::{Convention, Encoding, Format};
 
-use super::{FieldType, Placed};
+use super::{FieldType, Placed, Scalar};
 
 /// A stream of events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -197,7 +197,6 @@ pub enum Step {
 impl Step {
     /// What no step of its kind can mean.
     pub fn mistake(&self) -> Option<(String, &'static str)> {
-        let is_scalar = |value: &serde_json::Value| !value.is_array() && !value.is_object();
         match self {
             Self::Split(step) if step.on.is_empty() => {
                 Some((format!("`{}` is split on nothing", step.field), "say what stands between its parts"))
@@ -215,12 +214,6 @@ impl Step {
             Self::MapValues(step) if step.values.is_empty() => {
                 Some((format!("no value of `{}` is mapped", step.field), "say which become which: `{ A: active }`"))
             }
-            Self::MapValues(step) => {
-                let mut values = step.values.values().chain(&step.otherwise);
-                let wrong = values.find(|value| !is_scalar(value))?;
-                let message = format!("a value of `{}` becomes {wrong}", step.field);
-                Some((message, "write a text, a number, true, false or null"))
-            }
             _ => None,
         }
     }
@@ -229,6 +222,7 @@ impl Step {
     pub fn plain(&self) -> Vec<Self> {
         let sql = |field: &str, expression: String| Self::Sql(SqlStep { field: field.to_owned(), expression });
         let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let value_of = |value: &Scalar| value.0.as_deref().map_or_else(|| "NULL".to_owned(), text);
         let own = |field: &str| format!("\"{}\"", field.rsplit('.').next().unwrap_or(field));
         match self {
             Self::Split(step) => {
@@ -255,7 +249,8 @@ impl Step {
                 others.into_iter().chain(own_last).map(part).collect()
             }
             Self::Merge(step) => {
-                let fields: Vec<String> = step.fields.iter().map(|field| own(field)).collect();
+                let part = |field: &String| format!("nullif(CAST({} AS VARCHAR), '')", own(field));
+                let fields: Vec<String> = step.fields.iter().map(part).collect();
                 vec![sql(&step.into, format!("nullif(concat_ws({}, {}), '')", text(&step.with), fields.join(", ")))]
             }
             Self::MapValues(step) => {
@@ -270,15 +265,6 @@ impl Step {
     }
 }
 
-/// A scalar as SQL: texts, or null.
-fn value_of(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::Null => "NULL".to_owned(),
-        serde_json::Value::String(text) => format!("'{}'", text.replace('\'', "''")),
-        other => format!("'{}'", other.to_string().replace('\'', "''")),
-    }
-}
-
 /// Gives the parts of a text to fields; the last one gets all that is left.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -289,7 +275,7 @@ pub struct SplitStep {
     pub into: Vec<String>,
 }
 
-/// Puts texts together, as far as they are there.
+/// Puts texts together, as far as they are there and not empty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MergeStep {
@@ -305,15 +291,15 @@ pub struct MergeStep {
 #[serde(deny_unknown_fields)]
 pub struct MapValuesStep {
     pub field: String,
-    pub values: IndexMap<String, serde_json::Value>,
+    pub values: IndexMap<String, Scalar>,
     /// For all others, null included; they stay where it is left out.
     #[serde(default, deserialize_with = "is_there", skip_serializing_if = "Option::is_none")]
-    pub otherwise: Option<serde_json::Value>,
+    pub otherwise: Option<Scalar>,
 }
 
 /// A value that is there, null included.
-fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<serde_json::Value>, D::Error> {
-    serde_json::Value::deserialize(deserializer).map(Some)
+fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Scalar>, D::Error> {
+    Scalar::deserialize(deserializer).map(Some)
 }
 
 /// Leaves out what a field said: the one of the same name in the new version is another.
@@ -336,7 +322,7 @@ pub struct RenameStep {
 #[serde(deny_unknown_fields)]
 pub struct DefaultStep {
     pub field: String,
-    pub value: serde_json::Value,
+    pub value: Scalar,
 }
 
 /// Gives a field another type.

@@ -13,6 +13,7 @@ use starmere_lake::delta::{FileOptions, Snapshot};
 
 use super::{Action, Dimension, Mentions};
 use crate::build::{Builder, Built, Progress};
+use crate::define::As;
 use crate::derived::{Change, Derived};
 use crate::events::{Decoded, Decoder, EventChanges};
 use crate::expression::{RowError, cast_rows};
@@ -329,8 +330,22 @@ fn change_rows(
         let keys: Int64Array = keys.iter().map(|key| key.filter(|&key| key != UNKNOWN)).collect();
         let place = dimension.attributes.len() + index;
         values[place] = Arc::new(keys);
-        let columns: BTreeSet<String> = expressions.iter().flat_map(|e| e.columns().clone()).collect();
-        (0..rows).filter(|&row| there(&columns, row)).for_each(|row| present[row][place] = b'1');
+        // Parts that no field has a say in are there with the others.
+        let parts: Vec<_> = expressions.iter().zip(&parent).filter(|(part, _)| !part.columns().is_empty()).collect();
+        for (row, present) in present.iter_mut().enumerate() {
+            let missing = parts.iter().find(|(part, _)| !there(part.columns(), row));
+            let is_said = missing.is_none() || parts.iter().any(|(part, _)| there(part.columns(), row));
+            if is_said {
+                present[place] = b'1';
+            }
+            // A patch leaves the rest as it was, which is not known here; unless there is nobody in any case.
+            if let (Some((part, _)), true, As::Patch) = (missing, is_said, source.meaning)
+                && !parts.iter().any(|(part, values)| there(part.columns(), row) && values.is_null(row))
+            {
+                let (name, part) = (&reference.name, part.text());
+                errors.push((row, format!("the patch says who `{name}` is only in part: `{part}` is missing")));
+            }
+        }
     }
     let text = |name: &str| -> Result<ArrayRef> {
         let column = batch
@@ -344,7 +359,7 @@ fn change_rows(
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(durable),
         Arc::new(Int32Array::from(vec![action as i32; rows])),
-        Arc::new(Int64Array::from(vec![0; rows])),
+        Arc::new(Int64Array::from(vec![source_index as i64; rows])),
         text("occurred_at")?,
         Arc::new(StringArray::from(vec![source.stream.as_str(); rows])),
         text("source")?,

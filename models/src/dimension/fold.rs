@@ -61,7 +61,7 @@ impl Settled {
 struct Log<'a> {
     durable: &'a [i64],
     action: &'a [i32],
-    count: &'a [i64],
+    number: &'a [i64],
     occurred_at: &'a [i64],
     text: [&'a arrow::array::StringArray; 5],
     partition: &'a [i32],
@@ -82,7 +82,7 @@ impl<'a> Log<'a> {
         Self {
             durable: long(0),
             action: int(1),
-            count: long(2),
+            number: long(2),
             occurred_at: changes.column(3).as_primitive::<TimestampMicrosecondType>().values(),
             text: [text(4), text(5), text(6), text(9), text(10)],
             partition: int(7),
@@ -94,7 +94,7 @@ impl<'a> Log<'a> {
         self.text[column].value(row as usize)
     }
 
-    /// The order of events.
+    /// The order of events; what one event says several times goes by the order of `from`.
     fn order(&self, a: u32, b: u32) -> Ordering {
         let (i, j) = (a as usize, b as usize);
         self.occurred_at[i]
@@ -104,7 +104,7 @@ impl<'a> Log<'a> {
             .then_with(|| self.text(TOPIC, a).cmp(self.text(TOPIC, b)))
             .then_with(|| self.partition[i].cmp(&self.partition[j]))
             .then_with(|| self.position[i].cmp(&self.position[j]))
-            .then_with(|| self.action[i].cmp(&self.action[j]))
+            .then_with(|| self.number[i].cmp(&self.number[j]))
     }
 
     fn coordinates(&self, row: u32) -> (&'a str, &'a str, &'a str, i32, i64, &'a str) {
@@ -200,7 +200,7 @@ impl<'a> Fold<'a> {
         let taken_back: HashSet<_> =
             rows.iter().filter(|&&row| is(row, Action::TakenBack)).map(|&row| self.log.coordinates(row)).collect();
         let mentions: i64 =
-            rows.iter().filter(|&&row| is(row, Action::Mention)).map(|&row| self.log.count[row as usize]).sum();
+            rows.iter().filter(|&&row| is(row, Action::Mention)).map(|&row| self.log.number[row as usize]).sum();
         let events: Vec<u32> = rows
             .iter()
             .copied()

@@ -210,7 +210,8 @@ impl Dimension {
         let mut fields = vec![
             Field::new("durable_key", DataType::Int64, false),
             Field::new("action", DataType::Int32, false),
-            Field::new("count", DataType::Int64, false),
+            // Of a mention, by how many events they grew; of an event, which entry of `from` reads it.
+            Field::new("number", DataType::Int64, false),
             Field::new("occurred_at", timestamp(), true),
             Field::new("stream", DataType::Utf8, true),
             Field::new("source", DataType::Utf8, true),

@@ -132,7 +132,7 @@ struct Changed {
 async fn by_bucket(log: &Table, from: u64, to: u64, parts: usize) -> Result<HashMap<u32, Changed>> {
     let snapshot = log.snapshot_at(to).await?;
     let fields = snapshot.schema().fields();
-    // The member, the action, the count.
+    // The member, the action, the number.
     let fields = fields[..3].iter().chain(&fields[FIRST_KEY..FIRST_KEY + parts]).cloned();
     let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let mut affected: HashMap<u32, Changed> = HashMap::new();
@@ -141,10 +141,10 @@ async fn by_bucket(log: &Table, from: u64, to: u64, parts: usize) -> Result<Hash
             let batch = log.read(add, &columns).await?;
             let keys = batch.column(0).as_primitive::<Int64Type>().values();
             let actions = batch.column(1).as_primitive::<Int32Type>().values();
-            let counts = batch.column(2).as_primitive::<Int64Type>().values();
+            let numbers = batch.column(2).as_primitive::<Int64Type>().values();
             let changed = affected.entry(paths::file_group(&add.path).unwrap_or_default()).or_default();
             for (row, &key) in keys.iter().enumerate() {
-                let is_mention = actions[row] == Action::Mention as i32 && counts[row] > 0;
+                let is_mention = actions[row] == Action::Mention as i32 && numbers[row] > 0;
                 let natural = || natural(&batch.columns()[3..], row);
                 // Two members with one key are told when they are folded.
                 if !is_mention || *changed.mentioned.entry(key).or_insert_with(natural) != natural() {

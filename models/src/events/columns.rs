@@ -49,7 +49,7 @@ impl Column {
     }
 
     /// The one value that a definition gives, read as an event's would be; none where it does not fit.
-    pub(super) fn only(field_type: FieldType, value: &serde_json::Value) -> Option<ArrayRef> {
+    pub(super) fn only(field_type: FieldType, value: &str) -> Option<ArrayRef> {
         let text = serde_json::json!({ "value": value }).to_string();
         let mut found = [Span::MISSING];
         json::scan(&Paths::new(&["value"]), text.as_bytes(), &mut found).ok()?;

@@ -137,7 +137,7 @@ impl Field {
 }
 
 /// Whether a value that a definition gives can be one of a field.
-pub(crate) fn fits(field_type: FieldType, value: &Value) -> bool {
+pub(crate) fn fits(field_type: FieldType, value: &str) -> bool {
     columns::Column::only(field_type, value).is_some()
 }
 

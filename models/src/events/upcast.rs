@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, StringArray, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, new_null_array};
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, is_null, or};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -143,15 +141,13 @@ pub(super) fn prepare(
             }
             Step::Default(step) if on(&step.field) => {
                 let field = field_of(&step.field);
-                let value =
-                    scalar(&step.value).ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
-                let to = types.get(&field).cloned().unwrap_or_else(|| value.data_type().clone());
-                let value = FieldType::of(&to).and_then(|known| Column::only(known, &step.value));
+                let text = step.value.0.as_deref();
+                let text = text.ok_or_else(|| at("a default is a text, a number, true or false".into()))?;
+                let own = if matches!(text, "true" | "false") { DataType::Boolean } else { DataType::Utf8 };
+                let to = types.get(&field).cloned().unwrap_or(own);
+                let value = FieldType::of(&to).and_then(|known| Column::only(known, text));
                 let value = value.and_then(|value| cast(&value, &to).ok()).filter(|value| value.is_valid(0));
-                let value = value.ok_or_else(|| {
-                    let shown = step.value.as_str().map_or_else(|| step.value.to_string(), str::to_owned);
-                    at(format!("`{shown}` is not of type {}", FieldType::name_of(&to)))
-                })?;
+                let value = value.ok_or_else(|| at(format!("`{text}` is not of type {}", FieldType::name_of(&to))))?;
                 types.insert(field.clone(), to);
                 ready.push(Ready::Default { field, value });
             }
@@ -199,15 +195,6 @@ pub(super) fn carries_over(from: &DataType, to: &DataType) -> bool {
         (Decimal128(_, old), Decimal128(_, new)) => old <= new,
         _ => false,
     }
-}
-
-fn scalar(value: &serde_json::Value) -> Option<ArrayRef> {
-    Some(match value {
-        serde_json::Value::Bool(value) => Arc::new(BooleanArray::from(vec![*value])),
-        serde_json::Value::String(text) => Arc::new(StringArray::from(vec![text.as_str()])),
-        serde_json::Value::Number(number) => Arc::new(StringArray::from(vec![number.to_string()])),
-        _ => return None,
-    })
 }
 
 /// Runs the steps. Rows that fail are told.

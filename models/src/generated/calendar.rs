@@ -135,7 +135,7 @@ pub fn number(day: NaiveDate) -> i32 {
     day.signed_duration_since(NaiveDate::default()).num_days() as i32
 }
 
-/// Holidays of a file: a day, a comma and a name a line. Lines without a day at the top are a header.
+/// Holidays of a file: a day, a comma and a name a line, either in quotes if need be. A first line without digits is a header.
 pub fn holidays(text: &str) -> Result<BTreeMap<i32, String>, String> {
     let mut found: BTreeMap<i32, String> = BTreeMap::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -144,18 +144,27 @@ pub fn holidays(text: &str) -> Result<BTreeMap<i32, String>, String> {
             continue;
         }
         let (date, name) = line.split_once(',').unwrap_or((line, ""));
-        match date.trim().parse::<NaiveDate>() {
+        let date = unquoted(date);
+        match date.parse::<NaiveDate>() {
             Ok(day) => {
-                let name = name.trim().trim_matches('"').to_owned();
-                if let Some(other) = found.insert(number(day), name) {
+                if let Some(other) = found.insert(number(day), unquoted(name)) {
                     return Err(format!("line {}: {date} is there twice, as `{other}` before", index + 1));
                 }
             }
-            Err(_) if found.is_empty() && index == 0 => {}
+            Err(_) if index == 0 && !date.contains(|character: char| character.is_ascii_digit()) => {}
             Err(_) => return Err(format!("line {}: `{date}` is not a day such as 2024-12-25", index + 1)),
         }
     }
     Ok(found)
+}
+
+/// A text as it is meant: without the quotes around it, and of two quotes within them one.
+fn unquoted(text: &str) -> String {
+    let text = text.trim();
+    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => text.to_owned(),
+    }
 }
 
 fn day(days: i32) -> NaiveDate {
@@ -210,8 +219,15 @@ mod tests {
         for (text, words) in [
             ("2024-12-25,a\n2024-12-25,b", "line 2: 2024-12-25 is there twice, as `a` before"),
             ("2024-12-25,a\nsoon,b", "line 2: `soon` is not a day"),
+            ("2024-12-25;a\n2024-12-26;b", "line 1: `2024-12-25;a` is not a day"),
         ] {
             assert!(holidays(text).unwrap_err().starts_with(words));
         }
+    }
+
+    #[test]
+    fn days_and_names_may_stand_in_quotes() {
+        let named = holidays("\"day\",\"name\"\n\"2024-01-01\", \"A \"\"b\"\" c\"\n2024-01-02,Day of \"X\"").unwrap();
+        assert_eq!(named.into_values().collect::<Vec<_>>(), ["A \"b\" c", "Day of \"X\""]);
     }
 }

@@ -128,11 +128,22 @@ impl Resolving<'_> {
                     set.push((index, expression));
                 }
                 for (index, reference) in file.references.values().enumerate() {
-                    let columns = reference.key.0.iter().all(|text| compiler.compile(text).is_ok());
-                    if !columns && source.meaning == As::Patch {
+                    let place = reference.place(name);
+                    let parts: Vec<_> =
+                        reference.key.0.iter().map(|text| (text, compiler.compile(text).ok())).collect();
+                    let is_said = |part: &Option<Expression>| part.as_ref().is_some_and(|p| !p.columns().is_empty());
+                    if let (Some((missing, _)), As::Patch) =
+                        (parts.iter().find(|(_, part)| part.is_none()), source.meaning)
+                    {
+                        if let Some((said, _)) = parts.iter().find(|(_, part)| is_said(part)) {
+                            let event = &source.event;
+                            let message =
+                                format!("`{event}` says `{said}`, and not `{missing}`: whom it refers to only in part");
+                            let hint = "give the event all fields of the reference's key, or none";
+                            self.problem(Problem::new(place, message).hint(hint));
+                        }
                         continue;
                     }
-                    let place = reference.place(name);
                     if let Some(expressions) = self.compile_all(&compiler, &reference.key.0, &place) {
                         references.push((index, expressions));
                     }

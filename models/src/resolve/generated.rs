@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use chrono::{Datelike, NaiveDate};
-use indexmap::IndexMap;
 
 use super::{GeneratedModel, Model, Resolving};
 use crate::define::{BandsFile, Calendar, DimensionFile, FieldType, ModelName, Place, Placed, Problem, TimeOfDay};
@@ -109,7 +108,7 @@ impl Resolving<'_> {
             }
         };
         let wrong = |message: String| Problem::new(place.clone(), message);
-        let names: &IndexMap<String, Option<serde_json::Value>> = &bands.names;
+        let names = &bands.names;
         let Some((last, rest)) =
             names.iter().collect::<Vec<_>>().split_last().map(|(last, rest)| (*last, rest.to_vec()))
         else {
@@ -117,7 +116,7 @@ impl Resolving<'_> {
             self.problem(wrong("there are no bands".to_owned()).hint(hint));
             return None;
         };
-        if last.1.is_some() {
+        if last.1.0.is_some() {
             self.problem(
                 wrong(format!("the last band, `{}`, has an end", last.0))
                     .hint("leave it out: what is above belongs to it"),
@@ -126,17 +125,13 @@ impl Resolving<'_> {
         }
         let mut bounds: Vec<i128> = Vec::new();
         for (name, end) in rest {
-            let text = match end {
-                Some(serde_json::Value::Number(number)) => number.to_string(),
-                Some(serde_json::Value::String(text)) => text.clone(),
-                _ => {
-                    self.problem(
-                        wrong(format!("`{name}` does not say where it ends")).hint("only the last band has no end"),
-                    );
-                    return None;
-                }
+            let Some(text) = &end.0 else {
+                self.problem(
+                    wrong(format!("`{name}` does not say where it ends")).hint("only the last band has no end"),
+                );
+                return None;
             };
-            match digits(&text, scale) {
+            match digits(text, scale) {
                 Some(end) if bounds.last().is_none_or(|before| *before < end) => bounds.push(end),
                 Some(_) => {
                     self.problem(wrong(format!("`{name}` ends before it begins: at {text}")));
@@ -157,7 +152,7 @@ fn digits(text: &str, scale: i8) -> Option<i128> {
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     let rest = rest.trim_end_matches('0');
     let scale = usize::try_from(scale).ok()?;
-    let is_plain = rest.chars().all(|c| c.is_ascii_digit()) && rest.len() <= scale && whole.len() < 20;
+    let is_plain = rest.chars().all(|c| c.is_ascii_digit()) && rest.len() <= scale;
     let padded = format!("{whole}{rest:0<scale$}");
     is_plain.then(|| padded.parse().ok()).flatten()
 }

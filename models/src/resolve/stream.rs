@@ -9,7 +9,7 @@ use super::{Resolving, beginning, check_name};
 use starmere_lake::formats::Schema;
 
 use crate::define::{
-    EventFile, FieldFile, FieldType, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
+    EventFile, FieldFile, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
 };
 use crate::events::{self, Decoder, Event, Field, FieldKind, Need, Stream, Version, base};
 
@@ -214,9 +214,9 @@ impl Resolving<'_> {
                         && !earlier.iter().chain(later).any(|other| written(other) == target);
                     if let Step::Default(default) = &step.value
                         && is_new
-                        && !fits(&default.value, field_type)
+                        && let Some(value) = &default.value.0
+                        && !events::fits(field_type, value)
                     {
-                        let value = default.value.as_str().map_or_else(|| default.value.to_string(), str::to_owned);
                         self.problem(Problem::new(place, format!("`{value}` is not of type {field_type}")));
                     }
                 }
@@ -399,11 +399,6 @@ fn level<'a>(version: &'a VersionFile, each: Option<&str>) -> Option<&'a IndexMa
         None => Some(&version.fields),
         Some(each) => version.fields.get(each)?.each.as_ref(),
     }
-}
-
-/// Whether a default can be a value of the type. What is no scalar is told when the steps are tried.
-fn fits(value: &serde_json::Value, field_type: FieldType) -> bool {
-    value.is_null() || value.is_array() || value.is_object() || events::fits(field_type, value)
 }
 
 /// Whether what follows a bracket in a path is a part of a member's name, rather than a place that somebody has tried to name.

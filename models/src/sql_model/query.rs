@@ -32,11 +32,12 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionContext, ident};
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, VisitMut};
 use futures::FutureExt;
-use starmere_lake::corrections::misread;
-use starmere_lake::literals::planning_session;
+use starmere_lake::corrections::{misread, unanswerable};
+use starmere_lake::literals::{planning_session, typed};
 use starmere_lake::provider::pinned_schema;
+use starmere_lake::sql_times::WithPrecision;
 
 use super::functions;
 use super::sums::are_sums;
@@ -216,10 +217,10 @@ pub(super) fn scanned(node: &LogicalPlan) -> Option<ModelName> {
 fn parsed(sql: &str) -> Result<Statement, String> {
     let state = SessionContext::new().state();
     let dialect = state.config().options().sql_parser.dialect;
-    let statement = state.sql_to_statement(sql, &dialect).map_err(|error| reason(&error))?;
-    match &statement {
-        Statement::Statement(inner) if matches!(inner.as_ref(), SqlStatement::Query(_)) => {
-            misread(inner.as_ref()).map_or(Ok(statement.clone()), Err)
+    match state.sql_to_statement(sql, &dialect).map_err(|error| reason(&error))? {
+        Statement::Statement(mut inner) if matches!(inner.as_ref(), SqlStatement::Query(_)) => {
+            let _walked = VisitMut::visit(inner.as_mut(), &mut WithPrecision);
+            misread(inner.as_ref()).map_or(Ok(Statement::Statement(inner)), Err)
         }
         _ => Err("not a SELECT".to_owned()),
     }
@@ -253,6 +254,8 @@ impl Query {
         };
         let plan = planned(sql)?;
         let watermark = watermark.map(|sql| planned(sql)).transpose()?;
+        check(&plan, generated)?;
+        let plan = typed(&state, plan).map_err(|error| reason(&error))?;
         check(&plan, generated)?;
         let mut scans = Vec::new();
         plan.apply_with_subqueries(|node| {
@@ -493,7 +496,7 @@ fn register(context: &SessionContext, source: &Source) -> PlanResult<()> {
 
 /// Refuses what does not follow from the rows of the inputs alone.
 fn check(plan: &LogicalPlan, generated: bool) -> Result<(), String> {
-    let mut refused: Option<String> = None;
+    let mut refused = unanswerable(plan).map_err(|error| reason(&error))?.map(str::to_owned);
     let walked = plan.apply_with_subqueries(|node| {
         let of_node = match node {
             LogicalPlan::Limit(_) => {

@@ -1,6 +1,6 @@
 use std::sync::atomic::AtomicU64;
 
-use arrow::{array::AsArray, datatypes::Int64Type};
+use arrow::{array::AsArray, datatypes::Int64Type, util::display::array_value_to_string};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 
@@ -44,6 +44,68 @@ async fn answer_keeps_the_promise_of_its_description() {
         assert!(batches.iter().any(|batch| batch.num_rows() > 0), "{sql}");
     }
     assert!(queries.running().is_empty());
+}
+
+/// The engine takes the first branch's types, until it makes them fit.
+#[tokio::test]
+async fn answers_have_the_types_of_all_branches() {
+    let queries = queries(Limits::default());
+    for (sql, expected) in [
+        ("SELECT 1 AS v UNION ALL SELECT 2.5 ORDER BY v", "1.0 2.5"),
+        ("SELECT NULL AS v UNION ALL SELECT 2.5 ORDER BY v", "2.5 "),
+        ("SELECT CASE WHEN v = 1 THEN 0 ELSE v / 2.0 END AS v FROM (VALUES (1), (3)) AS t(v) ORDER BY v", "0.0 1.5"),
+        ("SELECT sum(CASE WHEN v = 1 THEN 0 ELSE v + 0.25 END) FROM (VALUES (1), (3)) AS t(v)", "3.25"),
+        (
+            "SELECT DATE '2024-01-02' AS v UNION SELECT TIMESTAMP '2024-01-01T10:00:00' ORDER BY v",
+            "2024-01-01T10:00:00 2024-01-02T00:00:00",
+        ),
+        (
+            "SELECT v FROM (VALUES (CAST(1.5 AS DECIMAL(9,1)))) AS t(v) UNION ALL SELECT CAST(1.25 AS DECIMAL(9,2)) ORDER BY v",
+            "1.25 1.50",
+        ),
+        ("SELECT TIMESTAMP '9999-12-31T00:00:00' AS v", "9999-12-31T00:00:00"),
+    ] {
+        let described = queries.describe(sql, &[]).await.unwrap();
+        let batches = rows(&queries, Query::new(sql, ana())).await.unwrap();
+        assert!(batches.iter().all(|batch| batch.schema() == described.schema), "{sql}");
+        let shown: Vec<String> = batches
+            .iter()
+            .flat_map(|batch| (0..batch.num_rows()).map(|row| array_value_to_string(batch.column(0), row).unwrap()))
+            .collect();
+        assert_eq!(shown.join(" "), expected, "{sql}");
+    }
+}
+
+/// What the engine would answer otherwise than SQL has it, or not at all.
+#[tokio::test]
+async fn what_is_not_answered_as_it_is_written_is_refused() {
+    let queries = queries(Limits::default());
+    let with = "WITH l(k, x) AS (VALUES (1, 'a'), (3, NULL)), r(k, y) AS (VALUES (1, 'p'), (2, NULL)) ";
+    for (sql, word) in [
+        ("SELECT k FROM l RIGHT JOIN r USING (k)", "coalesce"),
+        ("SELECT k FROM l NATURAL FULL JOIN r", "coalesce"),
+        ("SELECT 1 FROM (SELECT k FROM l FULL JOIN r USING (k)) AS t", "coalesce"),
+        ("SELECT x FROM l WHERE x NOT IN (SELECT y FROM r) OR k = 7", "takes null for false"),
+        ("SELECT x FROM l WHERE (x IN (SELECT y FROM r)) IS NULL", "takes null for false"),
+        ("SELECT x FROM l WHERE NOT (x IN (SELECT y FROM r) AND k = 1)", "takes null for false"),
+        ("SELECT EXISTS (SELECT 1 FROM r WHERE r.k = l.k) FROM l", "LEFT JOIN"),
+        ("SELECT CASE WHEN k IN (SELECT k FROM r) THEN 1 END FROM l", "LEFT JOIN"),
+    ] {
+        let error = queries.start(Query::new(format!("{with}{sql}"), ana())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{sql}: {error}");
+        assert!(error.to_string().contains(word), "{sql}: {error}");
+    }
+    for (sql, expected) in [
+        ("SELECT l.k FROM l LEFT JOIN r USING (k)", 2),
+        ("SELECT k FROM l JOIN r USING (k)", 1),
+        ("SELECT k FROM l WHERE k NOT IN (SELECT k FROM r)", 1),
+        ("SELECT k FROM l WHERE x IN (SELECT y FROM r) OR k = 3", 1),
+        ("SELECT k FROM l WHERE NOT EXISTS (SELECT 1 FROM r WHERE r.k = l.k) OR k = 1", 2),
+        ("SELECT k FROM l WHERE k NOT IN (SELECT k FROM r) AND (k IN (SELECT k FROM l) OR x = 'b')", 1),
+    ] {
+        let batches = rows(&queries, Query::new(format!("{with}{sql}"), ana())).await.unwrap();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), expected, "{sql}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@
 use arrow::datatypes::DataType;
 use indexmap::IndexMap;
 
-use super::super::{Resolving, check_name};
+use super::super::{Model, Resolving, check_name};
 use super::Select;
 use super::star::{From, OWN, Star, quoted, sum, sum_type, table};
 use crate::define::{Additivity, AllocationFile, BridgeFile, FieldType, ModelName, Place, Problem};
@@ -85,6 +85,13 @@ impl Resolving<'_> {
         let by = format!("PARTITION BY {}", on.join(", "));
         let order: Vec<String> = lines.grain.iter().map(|column| quoted(column)).chain(own_order(&lines)).collect();
         let order = format!("{by} ORDER BY \"is line\" DESC, {}", order.join(", "));
+        // What an allocation leaves to nobody is a row of nobody here, too, and takes what this one does.
+        let own = lines.grain.iter().filter(|column| !file.on.0.contains(column));
+        let own: Vec<String> = own.map(|column| format!("fact.{} IS NULL", quoted(column))).collect();
+        let is_rest = match self.is_allocated(&lines.name) && !own.is_empty() {
+            true => format!("CASE WHEN {} THEN 1 ELSE 0 END", own.join(" AND ")),
+            false => "0".to_owned(),
+        };
         let rows = "ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW";
         let totals: Vec<String> = amounts
             .iter()
@@ -99,8 +106,8 @@ impl Resolving<'_> {
         let shares = amounts.iter().map(|(column, _, data_type)| {
             let total = format!("arrow_cast(\"total {column}\", '{}')", sum_type(data_type));
             format!(
-                "CASE WHEN NOT ({known}) AND \"is line\" = 1 THEN NULL \
-                 WHEN \"is line\" = 0 THEN {total} \
+                "CASE WHEN NOT ({known}) AND \"is line\" = 1 AND \"is rest\" = 0 THEN NULL \
+                 WHEN \"is line\" = 0 OR NOT ({known}) THEN {total} \
                  WHEN \"its weight\" = 0 THEN allocated({total}, \"its number\" - 1, \"its number\", \"its lines\") \
                  ELSE allocated({total}, \"through it\" - \"own weight\", \"through it\", \"its weight\") END AS {}",
                 quoted(column)
@@ -109,12 +116,12 @@ impl Resolving<'_> {
         let columns: Vec<String> = lines.columns().map(quoted).chain(shares).collect();
         let select = format!(
             "SELECT {columns} FROM (SELECT *, {totals}, sum(\"is line\") OVER ({by}) AS \"its lines\", \
-             sum(\"own weight\") OVER ({by}) AS \"its weight\", \
+             sum(\"is rest\") OVER ({by}) AS \"its rest\", sum(\"own weight\") OVER ({by}) AS \"its weight\", \
              sum(\"own weight\") OVER ({order} {rows}) AS \"through it\", \
              row_number() OVER ({order}) AS \"its number\" FROM (\
-             SELECT 1 AS \"is line\", {weight} AS \"own weight\", {named_lines} FROM {lines_table} AS fact UNION ALL \
-             SELECT 0, {no_weight}, {of_header} FROM {header_table} AS header)) \
-             WHERE \"is line\" = 1 OR (\"its number\" = \"its lines\" + 1 AND (\"its lines\" = 0 OR NOT ({known})))",
+             SELECT 1 AS \"is line\", {is_rest} AS \"is rest\", {weight} AS \"own weight\", {named_lines} FROM {lines_table} AS fact UNION ALL \
+             SELECT 0, 0, {no_weight}, {of_header} FROM {header_table} AS header)) \
+             WHERE \"is line\" = 1 OR (\"its number\" = \"its lines\" + 1 AND (\"its lines\" = 0 OR (NOT ({known}) AND \"its rest\" = 0)))",
             columns = columns.join(", "),
             totals = totals.join(", "),
             weight = weight.0,
@@ -145,6 +152,15 @@ impl Resolving<'_> {
             shape: Some(shape),
             look_ups: Vec::new(),
         })
+    }
+
+    /// Whether a fact's rows are those of an allocation, or some of them.
+    fn is_allocated(&self, name: &ModelName) -> bool {
+        match self.models.get(name) {
+            Some(Model::Sql(model)) if model.kind == "allocation" => true,
+            Some(Model::Sql(model)) => model.query.scans.first().is_some_and(|below| self.is_allocated(below)),
+            _ => false,
+        }
     }
 
     /// SQL for a row's weight, and for none.

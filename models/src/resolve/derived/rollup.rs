@@ -6,6 +6,7 @@ use super::super::{Model, Resolving};
 use super::Select;
 use super::star::{From, Star, alias, literal, quoted, sum};
 use crate::define::{Additivity, ModelName, Names, Placed, Problem, RollupFile};
+use crate::keys::{ERROR, NOT_APPLICABLE, UNKNOWN};
 use crate::sql_model::{Shape, Text};
 
 impl Resolving<'_> {
@@ -36,16 +37,16 @@ impl Resolving<'_> {
                 }
             };
             self.join(&mut from, &shrunken.role, &place)?;
-            let of = star.role(&shrunken.role).cloned();
-            if of.as_ref() != model.query.scans.first() {
+            let Some(of) = star.role(&shrunken.role).filter(|of| Some(*of) == model.query.scans.first()) else {
                 let message = format!("`{dimension}` is not made of the dimension in the role `{}`", shrunken.role);
                 self.problem(Problem::new(place, message));
                 return None;
-            }
-            let keys: Vec<String> =
-                model.grain.iter().map(|key| format!("{}.{}", alias(&shrunken.role), quoted(key))).collect();
-            let column = format!("{role}_key");
-            columns.push(format!("{} AS {}", member_key(&dimension, &keys), quoted(&column)));
+            };
+            let of_role = |column: &str| format!("{}.{}", alias(&shrunken.role), quoted(column));
+            // Its grain ends with its own key.
+            let keys: Vec<String> = model.grain.iter().take(model.grain.len() - 1).map(|key| of_role(key)).collect();
+            let (own, column) = (of_role(&format!("{}_key", of.name)), format!("{role}_key"));
+            columns.push(format!("{} AS {}", member_key(&dimension, &own, &keys), quoted(&column)));
             grain.push(column);
             shape.roles.push((role.clone(), dimension));
         }
@@ -106,13 +107,20 @@ impl Resolving<'_> {
     }
 }
 
-/// SQL for the key of a shrunken dimension's member: that of nobody, where all that it is known by is missing.
-pub(super) fn member_key(dimension: &ModelName, keys: &[String]) -> String {
+/// SQL for whether a key is that of a member that a dimension has of its own.
+pub(super) fn is_special(key: &str) -> String {
+    format!("{key} IN ({UNKNOWN}, {NOT_APPLICABLE}, {ERROR})")
+}
+
+/// SQL for the key of a shrunken dimension's member: that of the special member whose key `own` is, and that of nobody
+/// where all that it is known by is missing.
+pub(super) fn member_key(dimension: &ModelName, own: &str, keys: &[String]) -> String {
     let missing: Vec<String> = keys.iter().map(|key| format!("{key} IS NULL")).collect();
     let name = literal(&dimension.to_string());
     format!(
-        "CASE WHEN {} THEN CAST(0 AS BIGINT) ELSE surrogate_key({name}, {}) END",
-        missing.join(" AND "),
-        keys.join(", ")
+        "CASE WHEN {special} THEN {own} WHEN {missing} THEN CAST({UNKNOWN} AS BIGINT) ELSE surrogate_key({name}, {keys}) END",
+        special = is_special(own),
+        missing = missing.join(" AND "),
+        keys = keys.join(", ")
     )
 }

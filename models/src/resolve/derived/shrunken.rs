@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 
 use super::super::Resolving;
 use super::Select;
-use super::rollup::member_key;
+use super::rollup::{is_special, member_key};
 use super::star::{literal, quoted};
 use crate::define::{ModelName, Names, Place, Placed, Problem, ShrunkenFile, suggestion};
 use crate::resolve::Model;
@@ -40,12 +40,12 @@ impl Resolving<'_> {
             }
         }
         let keys: Vec<String> = file.key.0.iter().map(|key| quoted(key)).collect();
-        // Members of no key are the unknown one, which has no attributes.
+        // Members of no key are the unknown one, whose row is that of the other dimension's.
         let known: Vec<String> = keys.iter().map(|key| format!("{key} IS NOT NULL")).collect();
-        let known = known.join(" OR ");
+        let known = format!("{} OR {}", is_special(&quoted(&of_key)), known.join(" OR "));
         let current = match schema.field_with_name("is_current") {
-            Ok(_) => format!("is_current AND NOT is_deleted AND ({known})"),
-            Err(_) => known,
+            Ok(_) => "is_current AND NOT is_deleted",
+            Err(_) => "TRUE",
         };
         let shown = |key: &String| {
             format!("{} || coalesce(CAST({} AS VARCHAR), 'null')", literal(&format!("{key} = ")), quoted(key))
@@ -57,14 +57,18 @@ impl Resolving<'_> {
             let name = literal(attribute);
             format!("agreed(min({of}), max({of}), {name}, {member}) AS {}", quoted(attribute))
         });
-        let key = member_key(name, &keys);
-        let columns: Vec<String> = std::iter::once(format!("{key} AS {}", quoted(&format!("{}_key", name.name))))
+        let (key, key_column) = (member_key(name, &quoted(&of_key), &keys), format!("{}_key", name.name));
+        let columns: Vec<String> = std::iter::once(format!("{key} AS {}", quoted(&key_column)))
             .chain(keys.iter().cloned())
             .chain(attributes)
             .collect();
         let source = super::star::source(&of, &schema);
-        let select =
-            format!("SELECT {} FROM {} GROUP BY {}", columns.join(", "), super::star::table(&of), keys.join(", "));
+        let select = format!(
+            "SELECT {} FROM {} WHERE {known} GROUP BY 1, {}",
+            columns.join(", "),
+            super::star::table(&of),
+            keys.join(", ")
+        );
         Some(Select {
             name: name.clone(),
             kind: "shrunken_dimension",
@@ -73,7 +77,8 @@ impl Resolving<'_> {
             text: Text::Generated { select, watermark: None },
             place: place.clone(),
             sources: vec![source],
-            grain: file.key.0.clone(),
+            // A member may be called what a special one is.
+            grain: file.key.0.iter().cloned().chain([key_column]).collect(),
             grain_place: file.key.place(file_name),
             columns: IndexMap::new(),
             shape: None,

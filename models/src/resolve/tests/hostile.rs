@@ -60,7 +60,8 @@ fn nests_without_end_are_problems() {
 fn anchors_that_multiply_are_a_problem() {
     let lists = (1..12).map(|level| format!("&a{level} [{}]", vec![format!("*a{}", level - 1); 10].join(", ")));
     let value = format!("[&a0 [x, x], {}]", lists.collect::<Vec<_>>().join(", "));
-    let told = with_default(&value);
+    let sample = format!("samples: [{{ payload: {value}, gives: {{}} }}]\n        from_previous:");
+    let told = problems(ORDERS, "from_previous:", &sample);
     assert!(told.ends_with("nested too deeply, or too long with its anchors written out"), "{told}");
 }
 

@@ -43,6 +43,11 @@ fn what_is_wrong_with_a_select_is_told() {
         ("DELETE FROM order_lines", "order_id", "3:3: `select`: not a SELECT"),
         ("SELECT 1 AS one", "one", "3:3: `select` reads no model (name one after FROM)"),
         (
+            "SELECT order_id, EXISTS (SELECT 1 FROM order_lines o WHERE o.order_id = l.order_id) AS e FROM order_lines l",
+            "order_id",
+            "3:3: `select`: EXISTS and `IN (SELECT …)` belong into WHERE; among columns, join (`LEFT JOIN (SELECT DISTINCT …) AS there ON …`) and ask whether `there.key IS NOT NULL`",
+        ),
+        (
             "SELECT order_id FROM order_line",
             "order_id",
             "3:3: there is no model `sales.order_line` (did you mean `order_lines`?)",

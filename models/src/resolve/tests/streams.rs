@@ -156,11 +156,7 @@ fn upcasters_make_the_types_that_are_declared() {
                 "- split: { field: person_id, on: '', into: [currency, person_id] }",
                 "35:13: `person_id` is split on nothing (say what stands between its parts)",
             ),
-            (
-                "value: EUR",
-                "value: [EUR]",
-                "32:13: `order_placed` version 2: a default is a text, a number, true or false",
-            ),
+            ("value: EUR", "value: [EUR]", "32:48: not a text"),
             (
                 "value: EUR",
                 "value: null",

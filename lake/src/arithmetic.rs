@@ -1,0 +1,383 @@
+//! Casts that lose something, and integers that have no room: what the optimizer of DataFusion 55.2 would make of them is wrong.
+//!
+//! It takes every cast for one that can be undone. So `CAST(price AS INT) = 3` becomes `price = 3.00`, and after
+//! `CAST(at AS DATE) = DATE '2024-01-05'` it holds `at` for the midnight of that day, and leaves out sorting by it. And integers wrap
+//! around: 2,000,000,000 + 2,000,000,000 is -294,967,296.
+//!
+//! Here both become functions, into which it does not look, once types have been made to fit. It asks the function which times are on
+//! a day, and compares times then, by which files are left out. So do divisions of integers: of `n / 2 = 3` it would make `n = 6`.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Datum};
+use arrow::compute::CastOptions;
+use arrow::compute::kernels::numeric::{add, div, mul, sub};
+use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
+use arrow::error::ArrowError;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue, exec_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::preimage::PreimageResult;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{
+    BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDF, ScalarUDFImpl, Signature, TryCast, Volatility, lit,
+};
+use datafusion::optimizer::AnalyzerRule;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercionRewriter;
+use datafusion::physical_expr_common::datum::apply;
+
+use crate::literals::in_plan;
+
+/// Makes functions of them, in a plan whose types fit.
+#[derive(Debug)]
+pub(crate) struct ExactlyComputed;
+
+impl AnalyzerRule for ExactlyComputed {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let exact = in_plan(plan, exact)?;
+        if !exact.transformed {
+            return Ok(exact.data);
+        }
+        // What may be null is seen through a cast, and not through a function.
+        let same = exact.data.transform_up_with_subqueries(|node| {
+            Ok(Transformed::yes(match node {
+                LogicalPlan::Union(union) => TypeCoercionRewriter::coerce_union(union)?,
+                node => node.recompute_schema()?,
+            }))
+        });
+        same.map(|plan| plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "exactly_computed"
+    }
+}
+
+/// An expression whose types fit, with functions in their place.
+pub fn with_exact_arithmetic(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(expr.transform_up(|expr| Ok(exact(expr, schema)))?.data)
+}
+
+fn exact(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let type_of = |expr: &Expr| expr.get_type(schema).unwrap_or(DataType::Null);
+    // Of a constant some functions have another type, as `round` does, so that it stays one.
+    if let Expr::Cast(Cast { expr: of, field }) = &expr
+        && let (Expr::Literal(of, None), true) = (of.as_ref(), field.metadata().is_empty())
+        && let Ok(constant) = of.cast_to(field.data_type())
+    {
+        return Transformed::yes(lit(constant));
+    }
+    match expr {
+        Expr::Cast(Cast { expr, field })
+            if field.metadata().is_empty() && loses(&type_of(&expr), field.data_type()) =>
+        {
+            Transformed::yes(Conversion::call(field.data_type(), false, *expr))
+        }
+        Expr::TryCast(TryCast { expr, field })
+            if field.metadata().is_empty() && loses(&type_of(&expr), field.data_type()) =>
+        {
+            Transformed::yes(Conversion::call(field.data_type(), true, *expr))
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let of = type_of(&left);
+            if KERNELS.iter().any(|(of, ..)| *of == op) && of.is_integer() && of == type_of(&right) {
+                return Transformed::yes(Checked::call(op, *left, *right));
+            }
+            Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+        }
+        Expr::Negative(of) if type_of(&of).is_integer() && !matches!(of.as_ref(), Expr::Literal(..)) => {
+            match ScalarValue::new_zero(&type_of(&of)) {
+                Ok(zero) => Transformed::yes(Checked::call(Operator::Minus, lit(zero), *of)),
+                Err(_) => Transformed::no(Expr::Negative(of)),
+            }
+        }
+        other => Transformed::no(other),
+    }
+}
+
+/// Whether two values of one type may become one of the other, or have none there.
+pub fn loses(from: &DataType, to: &DataType) -> bool {
+    use DataType::{
+        Date32, Date64, Decimal128, Float32, Float64, Int32, Int64, Time32, Time64, Timestamp, UInt32, UInt64,
+    };
+    let whole = |digits: u8, scale: i8| i16::from(digits) - i16::from(scale);
+    match (from, to) {
+        _ if from == to => false,
+        (Timestamp(..), Date32 | Date64 | Time32(_) | Time64(_)) | (Date64, Date32) => true,
+        (Timestamp(old, old_zone), Timestamp(new, new_zone)) => {
+            // A time of nowhere becomes another instant in every zone, and the other way round.
+            let moves = old_zone.is_some() != new_zone.is_some() && !old_zone.iter().chain(new_zone).all(is_utc);
+            moves || parts_of_a_second(*old) > parts_of_a_second(*new)
+        }
+        (Decimal128(digits, scale), Decimal128(new_digits, new_scale)) => {
+            new_scale < scale || whole(*new_digits, *new_scale) < whole(*digits, *scale)
+        }
+        (Decimal128(..), to) => to.is_integer(),
+        (from, Decimal128(digits, scale)) if from.is_integer() => whole(*digits, *scale) < digits_of(from),
+        (Int64 | UInt64, Float64) | (Int32 | Int64 | UInt32 | UInt64, Float32) | (Float64, Float32) => true,
+        (Float32 | Float64, to) => to.is_integer() || matches!(to, Decimal128(..)),
+        (from, to) if from.is_integer() && to.is_integer() => {
+            let (old, new) = (from.primitive_width(), to.primitive_width());
+            match (from.is_signed_integer(), to.is_signed_integer()) {
+                (true, false) => true,
+                (false, true) => new <= old,
+                _ => new < old,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// Digits that every value of a type of integers has room in.
+fn digits_of(integers: &DataType) -> i16 {
+    match integers.primitive_width() {
+        Some(1) => 3,
+        Some(2) => 5,
+        Some(4) => 10,
+        _ => 20,
+    }
+}
+
+pub(crate) fn is_utc(zone: &Arc<str>) -> bool {
+    ["UTC", "+00:00"].contains(&zone.as_ref())
+}
+
+fn parts_of_a_second(unit: TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    }
+}
+
+/// A cast that loses something.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Conversion {
+    to: DataType,
+    /// What cannot be cast becomes null.
+    or_null: bool,
+    /// It says the type: two keys of a join by one column are told apart by it.
+    name: String,
+    signature: Signature,
+}
+
+impl Conversion {
+    fn call(to: &DataType, or_null: bool, of: Expr) -> Expr {
+        let signature = Signature::any(1, Volatility::Immutable);
+        let name = format!("{} to {to}", if or_null { "try_cast" } else { "cast" });
+        ScalarUDF::from(Self { to: to.clone(), or_null, name, signature }).call(vec![of])
+    }
+}
+
+impl ScalarUDFImpl for Conversion {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.to.clone())
+    }
+
+    /// The times of a day.
+    fn preimage(&self, args: &[Expr], is: &Expr, info: &SimplifyContext) -> Result<PreimageResult> {
+        let (DataType::Date32, false, [time], Expr::Literal(ScalarValue::Date32(Some(day)), _)) =
+            (&self.to, self.or_null, args, is)
+        else {
+            return Ok(PreimageResult::None);
+        };
+        let DataType::Timestamp(unit, zone) = info.get_data_type(time)? else { return Ok(PreimageResult::None) };
+        let midnight = |day: i64| {
+            let of = Some(day.checked_mul(86_400)?.checked_mul(parts_of_a_second(unit))?);
+            let zone = zone.clone();
+            Some(match unit {
+                TimeUnit::Second => ScalarValue::TimestampSecond(of, zone),
+                TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(of, zone),
+                TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(of, zone),
+                TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(of, zone),
+            })
+        };
+        let day = i64::from(*day);
+        Ok(match midnight(day).zip(midnight(day + 1)) {
+            Some((begins, ends)) if zone.iter().all(is_utc) => {
+                PreimageResult::Range { expr: time.clone(), interval: Box::new(Interval::try_new(begins, ends)?) }
+            }
+            _ => PreimageResult::None,
+        })
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let is_nullable = self.or_null || args.arg_fields.iter().any(|field| field.is_nullable());
+        Ok(Arc::new(Field::new(self.name(), self.to.clone(), is_nullable)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match args.args.as_slice() {
+            [of] => of.cast_to(&self.to, Some(&CastOptions { safe: self.or_null, ..CastOptions::default() })),
+            _ => exec_err!("a cast is of one value"),
+        }
+    }
+}
+
+/// A kernel of arrow's, which fails where there is no room.
+type Kernel = fn(&dyn Datum, &dyn Datum) -> Result<ArrayRef, ArrowError>;
+
+/// What it is called, and how it is computed.
+const KERNELS: [(Operator, &str, Kernel); 4] = [
+    (Operator::Plus, "sum_of", add),
+    (Operator::Minus, "difference_of", sub),
+    (Operator::Multiply, "product_of", mul),
+    (Operator::Divide, "quotient_of", div),
+];
+
+/// A sum, a difference, a product or a quotient of integers that fails where it has no room.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Checked {
+    op: Operator,
+    signature: Signature,
+}
+
+impl Checked {
+    fn call(op: Operator, left: Expr, right: Expr) -> Expr {
+        let signature = Signature::any(2, Volatility::Immutable);
+        ScalarUDF::from(Self { op, signature }).call(vec![left, right])
+    }
+}
+
+impl ScalarUDFImpl for Checked {
+    fn name(&self) -> &str {
+        KERNELS.iter().find(|(op, ..)| *op == self.op).map_or("number", |(_, name, _)| name)
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, of: &[DataType]) -> Result<DataType> {
+        Ok(of.first().cloned().unwrap_or(DataType::Null))
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let of: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
+        let is_nullable = args.arg_fields.iter().any(|field| field.is_nullable());
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&of)?, is_nullable)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [left, right] = args.args.as_slice() else { return exec_err!("{} takes two numbers", self.name()) };
+        match KERNELS.iter().find(|(op, ..)| *op == self.op) {
+            Some((_, _, kernel)) => apply(left, right, kernel),
+            None => exec_err!("no kernel for {}", self.op),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::util::display::array_value_to_string;
+
+    use crate::literals::planning_session;
+
+    /// The first columns of an answer, or what went wrong.
+    async fn answer(sql: &str) -> String {
+        let session = planning_session();
+        let batches = match session.sql(sql).await {
+            Ok(frame) => frame.collect().await,
+            Err(error) => Err(error),
+        };
+        let batches = match batches {
+            Ok(batches) => batches,
+            Err(error) => return error.find_root().strip_backtrace(),
+        };
+        let rows = batches.iter().flat_map(|batch| {
+            (0..batch.num_rows()).map(|row| array_value_to_string(batch.column(0), row).unwrap()).collect::<Vec<_>>()
+        });
+        rows.collect::<Vec<_>>().join(" ")
+    }
+
+    const PRICES: &str = "WITH t AS (SELECT n, CAST(p AS DECIMAL(9,2)) AS price, CAST(p AS DOUBLE) AS double FROM \
+                          (VALUES (1, '3.30'), (2, '3.99'), (3, '7.00'), (4, NULL)) AS v(n, p))";
+
+    #[tokio::test]
+    async fn casts_are_not_undone() {
+        for (query, expected) in [
+            ("SELECT n FROM t WHERE CAST(price AS INT) = 3 ORDER BY n", "1 2"),
+            ("SELECT n FROM t WHERE 3 >= CAST(price AS BIGINT) ORDER BY n", "1 2"),
+            ("SELECT n FROM t WHERE CAST(price AS INT) IN (3, 8) ORDER BY n", "1 2"),
+            ("SELECT n FROM t WHERE CAST(price AS INT) BETWEEN 3 AND 3 ORDER BY n", "1 2"),
+            ("SELECT n FROM t WHERE TRY_CAST(price AS INT) <> 3 ORDER BY n", "3"),
+            ("SELECT n FROM t WHERE CAST(price AS DECIMAL(9,1)) = 4.0", "2"),
+            ("SELECT n FROM (SELECT n, CAST(price AS INT) AS whole FROM t) WHERE whole = 3 ORDER BY n", "1 2"),
+            ("SELECT count(*) FROM t GROUP BY CAST(price AS INT) HAVING CAST(price AS INT) = 3", "2"),
+            ("SELECT n FROM t WHERE CAST(double AS INT) = 3 ORDER BY double DESC", "2 1"),
+            ("SELECT n FROM t WHERE CAST(price AS INT) + 0 = 3 ORDER BY n", "1 2"),
+            ("SELECT n FROM t WHERE n / 2 = 1 ORDER BY n DESC", "3 2"),
+            // What may be null is known alike to all who ask.
+            (
+                "SELECT CASE WHEN price IS NOT NULL THEN CAST(price AS INT) ELSE 0 END AS w FROM t UNION SELECT 1 ORDER BY w",
+                "0 1 3 7",
+            ),
+            (
+                "SELECT a.n FROM t a JOIN t b ON CAST(a.price AS INT) = b.n AND CAST(a.price AS SMALLINT) = b.n ORDER BY a.n",
+                "1 2",
+            ),
+            ("SELECT count(*) FROM t LIMIT 3 - 2", "4"),
+            ("SELECT n FROM t WHERE CAST(price AS DECIMAL(12,2)) = 3.30", "1"),
+        ] {
+            assert_eq!(answer(&format!("{PRICES} {query}")).await, expected, "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn days_of_times_are_spans() {
+        const TIMES: &str = "WITH t AS (SELECT n, arrow_cast(t, 'Timestamp(Microsecond, Some(\"UTC\"))') AS at FROM (VALUES \
+                             (1, '2024-01-04T23:59:59.999999Z'), (2, '2024-01-05T00:00:00Z'), (3, '2024-01-05T18:00:00Z'), \
+                             (4, '2024-01-06T00:00:00Z'), (5, '1969-12-31T12:00:00Z'), (6, NULL)) AS v(n, t))";
+        for (condition, expected) in [
+            ("CAST(at AS DATE) = DATE '2024-01-05'", "3 2"),
+            ("CAST(at AS DATE) = '2024-01-05'", "3 2"),
+            ("DATE '2024-01-05' <> CAST(at AS DATE)", "4 1 5"),
+            ("CAST(at AS DATE) < DATE '2024-01-05'", "1 5"),
+            ("CAST(at AS DATE) <= DATE '2024-01-05'", "3 2 1 5"),
+            ("CAST(at AS DATE) > DATE '2024-01-05'", "4"),
+            ("DATE '2024-01-05' <= CAST(at AS DATE)", "4 3 2"),
+            ("CAST(at AS DATE) BETWEEN DATE '1969-12-31' AND DATE '2024-01-04'", "1 5"),
+            ("CAST(at AS DATE) NOT BETWEEN DATE '2024-01-04' AND DATE '2024-01-05'", "4 5"),
+            ("CAST(at AS DATE) IN (DATE '2024-01-05')", "3 2"),
+            ("CAST(at AS DATE) = DATE '1969-12-31'", "5"),
+            ("CAST(at AS DATE) IS NOT DISTINCT FROM DATE '2024-01-06'", "4"),
+            ("CAST(at AS DATE) = CAST(n + 19724 AS DATE)", "4 3"),
+        ] {
+            let query = format!("{TIMES} SELECT n FROM t WHERE {condition} ORDER BY at DESC");
+            assert_eq!(answer(&query).await, expected, "{condition}");
+        }
+    }
+
+    #[tokio::test]
+    async fn integers_without_room_are_told() {
+        const NUMBERS: &str = "WITH t AS (SELECT arrow_cast(n, 'Int32') AS n FROM (VALUES (2000000000), (5)) AS v(n))";
+        for (expression, expected) in [
+            ("n + n", "Arrow error: Arithmetic overflow: Overflow happened on: 2000000000 + 2000000000"),
+            ("n * n", "Arrow error: Arithmetic overflow: Overflow happened on: 2000000000 * 2000000000"),
+            ("-n - n", "Arrow error: Arithmetic overflow: Overflow happened on: -2000000000 - 2000000000"),
+            ("CAST(n AS BIGINT) * n", "4000000000000000000 25"),
+            ("n / 2", "1000000000 2"),
+            (
+                "-(n - n - arrow_cast(2147483647, 'Int32') - arrow_cast(1, 'Int32'))",
+                "Arrow error: Arithmetic overflow: Overflow happened on: 0 - -2147483648",
+            ),
+        ] {
+            let got = answer(&format!("{NUMBERS} SELECT {expression} FROM t")).await;
+            assert_eq!(got, expected, "{expression}");
+        }
+        let sum = answer(&format!("{NUMBERS} SELECT sum(n * n) FROM t WHERE n < 10")).await;
+        assert_eq!(sum, "25");
+    }
+}
