@@ -324,22 +324,34 @@ async fn rows_of_periods_are_traced_to_what_happened_until_then() {
     let later = r#"{"id":"o3","type":"order_placed","at":"2024-04-05T00:00:00Z","order":"B","customer":"c1","lines":[{"quantity":4}]}"#;
     project.write("inbox/orders/b.jsonl", &format!("{later}\n"));
     project.succeed(&["ingest", "--once"]).await;
-    let monthly = "periodic_snapshot: monthly\nof: order_lines\nevery: month\nfrom: 2024-01-01\nto: 2024-12-31\n\
-                   by: customer\nbalances: { quantity: fact.quantity }\n";
-    project.write("domains/sales/models/monthly.yaml", monthly);
-    project.succeed(&["build"]).await;
-    for (month, events) in [("2024-02-01", &["o1"][..]), ("2024-03-01", &["o1"]), ("2024-04-01", &["o1", "o3"])] {
-        let traced = project.run(&["--format", "csv", "trace", "monthly", &format!("period_from={month}")]).await;
-        for event in ["o1", "o3"] {
-            let is_there = traced.output.contains(&format!("row of sales.order_lines,orders,{event},"));
-            assert_eq!(is_there, events.contains(&event), "{month}, {event}\n{}{}", traced.output, traced.errors);
+    for (every, periods) in [
+        ("month", ["2024-02-01", "2024-03-01", "2024-04-01"]),
+        ("720 hours", ["2024-02-01T00:00:00Z", "2024-03-02T00:00:00Z", "2024-04-01T00:00:00Z"]),
+    ] {
+        let snapshot = format!(
+            "periodic_snapshot: by_period\nof: order_lines\nevery: {every}\nfrom: 2024-02-01\nto: 2024-12-31\n\
+             by: customer\nbalances: {{ quantity: fact.quantity }}\n"
+        );
+        project.write("domains/sales/models/by_period.yaml", &snapshot);
+        project.succeed(&["build"]).await;
+        for (period, events) in periods.iter().zip([&["o1"][..], &["o1"], &["o1", "o3"]]) {
+            let key = format!("period_from={period}");
+            let traced = project.run(&["--format", "csv", "trace", "by_period", &key]).await;
+            for event in ["o1", "o3"] {
+                let is_there = traced.output.contains(&format!("row of sales.order_lines,orders,{event},"));
+                assert_eq!(is_there, events.contains(&event), "{period}, {event}\n{}{}", traced.output, traced.errors);
+            }
         }
-    }
-    for (event, months) in [("o1", &["2024-02-01", "2024-03-01", "2024-04-01"][..]), ("o3", &["2024-04-01"])] {
-        let back = project.run(&["--format", "csv", "trace", "--event", event]).await;
-        let found = |month: &&str| back.output.contains(&format!("period_from: {month}"));
-        let all = ["2024-02-01", "2024-03-01", "2024-04-01"];
-        assert_eq!(all.iter().copied().filter(|month| found(month)).collect::<Vec<_>>(), months, "{}", back.output);
+        for (event, expected) in [("o1", &periods[..]), ("o3", &periods[2..])] {
+            let back = project.run(&["--format", "csv", "trace", "--event", event]).await;
+            let found = |period: &&&str| back.output.contains(&format!("period_from: {period}"));
+            assert_eq!(
+                periods.iter().filter(found).collect::<Vec<_>>(),
+                expected.iter().collect::<Vec<_>>(),
+                "{}",
+                back.output
+            );
+        }
     }
 }
 

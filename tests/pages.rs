@@ -2,7 +2,8 @@
 //! its tables then hold.
 //!
 //! A page's fences say what they are: `yaml streams/a.yaml` and `yaml domains/d/models/m.yaml` are definitions,
-//! `csv file` are holidays, `json stream` are events, which land together, `sql` is a query after a build, `text` is its answer.
+//! `csv file` are holidays, `json stream` are events, which land together, `sql` is a query after a build, `sh` is a
+//! command, `text` is the answer.
 //! `STARMERE_BLESS=1` writes the answers into the pages.
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use starmere_models::define::{StreamFile, parse_model_text, parse_text};
 use starmere_models::resolve::{Definitions, Models, resolve};
 
 use crate::support::models::{Quiet, mapping};
+use crate::support::process::Running;
 
 /// A fence of a page: what it says it is, and its text.
 struct Fence {
@@ -99,6 +101,7 @@ async fn shows(page: &Path) -> Result<()> {
                     },
                 });
             }
+            None if fence.info == "sh" => answer = Some(command(&fences, &fence.text).await?),
             None if fence.info == "text" => {
                 let Some(answer) = answer.take() else { continue };
                 asked += 1;
@@ -135,6 +138,20 @@ fn fences(text: &str) -> Result<Vec<Fence>> {
     }
     ensure!(open.is_none(), "a fence is not closed");
     Ok(fences)
+}
+
+/// What a command says in a project of the page's definitions.
+async fn command(fences: &[Fence], text: &str) -> Result<String> {
+    let arguments: Vec<&str> = text.split_whitespace().skip(1).collect();
+    let project = tempfile::tempdir()?;
+    std::fs::write(project.path().join("starmere.yaml"), "project: page\nwarehouse: ./warehouse\n")?;
+    for fence in fences {
+        let Some(("yaml" | "csv", path)) = fence.info.split_once(' ') else { continue };
+        let path = project.path().join(path);
+        std::fs::create_dir_all(path.parent().context("it is in a folder")?)?;
+        std::fs::write(path, &fence.text)?;
+    }
+    Ok(Running::start(project.path(), &arguments).end().await.good().trim_end().to_owned())
 }
 
 struct World {

@@ -281,6 +281,10 @@ impl ScalarUDFImpl for Checked {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::RecordBatch;
+    use arrow::datatypes::{Field, Schema};
     use arrow::util::display::array_value_to_string;
 
     use crate::literals::planning_session;
@@ -357,6 +361,19 @@ mod tests {
         ] {
             let query = format!("{TIMES} SELECT n FROM t WHERE {condition} ORDER BY at DESC");
             assert_eq!(answer(&query).await, expected, "{condition}");
+        }
+    }
+
+    /// Of a span, files tell whether they have any of it.
+    #[tokio::test]
+    async fn days_of_times_are_planned_as_spans() {
+        let session = planning_session();
+        let schema = Arc::new(Schema::new(vec![Field::new("at", crate::events::timestamp(), true)]));
+        session.register_batch("t", RecordBatch::new_empty(schema)).unwrap();
+        let query = "SELECT at FROM t WHERE CAST(at AS DATE) = DATE '2024-01-05'";
+        let plan = session.sql(query).await.unwrap().into_optimized_plan().unwrap().display_indent().to_string();
+        for bound in ["t.at >= TimestampMicrosecond(1704412800000000", "t.at < TimestampMicrosecond(1704499200000000"] {
+            assert!(plan.contains(bound), "{plan}");
         }
     }
 

@@ -8,7 +8,7 @@ use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::{cast, min};
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
-use chrono::{DateTime, NaiveDate};
+use chrono::{DateTime, Utc};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
@@ -475,8 +475,12 @@ impl Tracing<'_> {
             let columns = first.schema().fields().iter().map(|field| quoted(field.name())).collect::<Vec<_>>();
             let same = columns.iter().map(|column| format!("(rows.{column} IS NOT DISTINCT FROM grains.{column})"));
             let mut same = same.collect::<Vec<_>>().join(" AND ");
-            if let (PERIODIC, Some(day)) = (sql.kind, first_day(&made.rows[input])) {
-                same += &format!(" AND rows.period_to >= DATE '{day}'");
+            if let (PERIODIC, Some(first)) = (sql.kind, first_time(&made.rows[input])) {
+                let ends = sql.columns.iter().find(|column| column.name == "period_to");
+                same += &match ends.map(|ends| ends.field_type) {
+                    Some(FieldType::Timestamp) => format!(" AND rows.period_to > TIMESTAMP '{}'", first.naive_utc()),
+                    _ => format!(" AND rows.period_to >= DATE '{}'", first.date_naive()),
+                };
             }
             let grains = MemTable::try_new(first.schema(), vec![grains.clone()])?;
             self.session.register_table(TableReference::bare(GRAINS), Arc::new(grains))?;
@@ -503,11 +507,11 @@ impl Tracing<'_> {
     }
 }
 
-/// The first day on which something happened.
-fn first_day(rows: &[RecordBatch]) -> Option<NaiveDate> {
+/// When the first of these happened.
+fn first_time(rows: &[RecordBatch]) -> Option<DateTime<Utc>> {
     let times = rows.iter().filter_map(|batch| batch.column_by_name("occurred_at"));
     let first = times.filter_map(|times| min(times.as_primitive_opt::<TimestampMicrosecondType>()?)).min()?;
-    DateTime::from_timestamp_micros(first).map(|first| first.date_naive())
+    DateTime::from_timestamp_micros(first)
 }
 
 /// SQL for which rows are meant: `column=value`, or values in the order of the columns that tell rows apart.

@@ -35,7 +35,7 @@ pub(crate) const DIMENSIONS: [(&str, &str, &str); 9] = [
 ];
 
 /// Columns that hold surrogate keys: table, column, dimension.
-pub(crate) const KEYS: [(&str, &str, &str); 69] = [
+pub(crate) const KEYS: [(&str, &str, &str); 71] = [
     ("sales.customer", "customer_key", "sales.customer"),
     ("sales.customer", "customer_durable_key", "sales.customer"),
     ("sales.customer", "region_key", "sales.region"),
@@ -74,6 +74,8 @@ pub(crate) const KEYS: [(&str, &str, &str); 69] = [
     ("sales.storms", "flags_key", "sales.flags"),
     ("sales.ranks", "shop_key", "sales.shop"),
     ("sales.daily", "buyer_key", "sales.customer"),
+    ("sales.by_watch", "buyer_durable_key", "sales.customer"),
+    ("sales.by_watch", "buyer_key", "sales.customer"),
     ("sales.daily", "buyer_durable_key", "sales.customer"),
     ("sales.priced_lines", "buyer_key", "sales.customer"),
     ("sales.progress", "customer_key", "sales.customer"),

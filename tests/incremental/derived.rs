@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{Datelike, Days, NaiveDate, NaiveDateTime};
+use chrono::{Datelike, Days, NaiveDate, NaiveDateTime, TimeDelta};
 
 use super::queries::{hundredths, number, row, shown, summed};
-use super::world::{NULL, Row, Tables, UNKNOWN};
+use super::world::{NULL, Row, Tables, UNKNOWN, moment};
 
-pub(crate) const DERIVED_FILES: [&str; 15] = [
+pub(crate) const DERIVED_FILES: [&str; 17] = [
     r#"
 hierarchy: above
 of: zone
@@ -64,6 +64,28 @@ to: 2024-01-06
 by: line
 where: fact.quantity <> 2
 levels: { last_amount: -fact.amount }
+"#,
+    // Of times, counted from the first.
+    r#"
+periodic_snapshot: by_watch
+of: order_lines
+every: 7 hours
+from: 2024-01-02T07:00:00+02:00
+to: 2024-01-04T10:00:00Z
+by: [buyer, line]
+where: fact.quantity <> 3
+balances: { quantity: fact.quantity }
+flows: { sold: fact.amount }
+levels: { last_order: fact.order_no }
+"#,
+    r#"
+periodic_snapshot: by_term
+of: movements
+every: 2 months
+from: 2023-11-20
+to: 2024-02-10
+by: order_no
+levels: { price: price }
 "#,
     r#"
 accumulating_snapshot: progress
@@ -174,6 +196,8 @@ pub(crate) fn answer(tables: &mut Tables) {
         ("by_month", by_month(&lines)),
         ("by_quarter", by_quarter(&movements)),
         ("by_week", by_week(&lines)),
+        ("by_watch", by_watch(&lines, &customers)),
+        ("by_term", by_term(&movements)),
         ("progress", progress),
         ("order_ledger", ledger(&orders, &["order_no"], &["orders", "fee"], |order| order["channel"] == "web")),
         ("movement_ledger", ledger(&movements, &["order_no", "line"], &["quantity"], |_| false)),
@@ -316,6 +340,58 @@ fn by_week(lines: &[Row]) -> Vec<Row> {
         row.insert("last_amount".to_owned(), negated.unwrap_or_else(|| NULL.to_owned()));
     }
     rows
+}
+
+/// Of every buyer and number of a line, by watches of seven hours.
+fn by_watch(lines: &[Row], customers: &[Row]) -> Vec<Row> {
+    let time = |text: &str| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M").expect("a time");
+    let (first, last) = (time("2024-01-02T05:00"), time("2024-01-04T10:00"));
+    let watches = (0..).map(|number| first + TimeDelta::hours(7 * number)).take_while(|begin| *begin <= last);
+    let watches: Vec<(NaiveDateTime, NaiveDateTime)> =
+        watches.map(|begin| (begin, begin + TimeDelta::hours(7))).collect();
+    let end = watches.last().expect("watches").1;
+    let Some(newest) = lines.iter().map(at).max() else { return Vec::new() };
+    let of = |line: &Row| (line["buyer_durable_key"].clone(), line["line"].clone());
+    let lines: Vec<&Row> = ordered(lines.iter().filter(|line| number(line, "quantity") != Some(3) && at(line) < end));
+    let mut rows = Vec::new();
+    for group in lines.iter().map(|line| of(line)).collect::<BTreeSet<_>>() {
+        for &(begin, over) in watches.iter().filter(|(begin, _)| *begin <= newest.max(first)) {
+            let so_far: Vec<&Row> = lines.iter().filter(|line| of(line) == group && at(line) < over).copied().collect();
+            if so_far.is_empty() {
+                continue;
+            }
+            let said = so_far.iter().rfind(|line| line["order_no"] != NULL);
+            let sold: Vec<&Row> = so_far.iter().filter(|line| at(line) >= begin).copied().collect();
+            let shown_at = |time: NaiveDateTime| moment(time.and_utc().timestamp_micros());
+            let last = shown_at(over - TimeDelta::microseconds(1));
+            let version = customers.iter().find(|version| {
+                version["customer_durable_key"] == group.0
+                    && version["valid_from"] <= last
+                    && last < version["valid_to"]
+            });
+            rows.push(row([
+                ("buyer_durable_key", group.0.clone()),
+                ("buyer_key", version.map_or(UNKNOWN.to_owned(), |version| version["customer_key"].clone())),
+                ("line", group.1.clone()),
+                ("period_from", shown_at(begin)),
+                ("period_to", shown_at(over)),
+                ("quantity", summed(&so_far, "quantity").unwrap_or(0).to_string()),
+                ("sold", hundredths(summed(&sold, "amount").unwrap_or(0))),
+                ("last_order", said.map_or(NULL.to_owned(), |line| line["order_no"].clone())),
+            ]));
+        }
+    }
+    rows
+}
+
+fn by_term(movements: &[Row]) -> Vec<Row> {
+    said_last(
+        movements,
+        |_| true,
+        "order_no",
+        &["2023-11-20", "2024-01-20", "2024-03-20"].map(day),
+        &[("price", "price")],
+    )
 }
 
 /// For each value of `by`, what columns were last, at the end of each period. The last one of `begins` is where there are no more.

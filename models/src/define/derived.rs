@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Additivity, FieldType, Names, Placed};
+use super::{Additivity, FieldType, Names, Period, Placed};
 
 /// A model that is made of other models.
 #[derive(Clone, Debug)]
@@ -170,9 +170,9 @@ pub struct PeriodicFile {
     /// The fact.
     pub of: Placed<String>,
     pub every: Period,
-    /// The first period has this day.
+    /// The first period has this day; of hours and minutes, it may be a time.
     pub from: Placed<String>,
-    /// No period begins after this day, whatever events say.
+    /// No period begins after this day or time, whatever events say.
     #[serde(default)]
     pub to: Option<Placed<String>>,
     /// Roles of the fact, or columns: each has a row per period.
@@ -189,17 +189,6 @@ pub struct PeriodicFile {
     /// What was said last, up to a period's end: SQL over the fact's columns.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub levels: IndexMap<String, Placed<String>>,
-}
-
-/// How long a period is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Period {
-    Day,
-    Week,
-    Month,
-    Quarter,
-    Year,
 }
 
 /// A row for each thing that goes through milestones.

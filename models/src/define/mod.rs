@@ -11,14 +11,14 @@
 mod derived;
 mod files;
 mod model;
+pub(crate) mod period;
 mod place;
 mod stream;
 mod types;
 
 pub use derived::{
     AccumulatingFile, AllocationFile, BridgeFile, Computed, ComputedMeasure, DerivedFactFile, DerivedFile,
-    HierarchyFile, LedgerFile, Milestone, Period, PeriodicFile, RollupFile, ShrunkenFile, ShrunkenRole, SqlColumnFile,
-    SqlFile,
+    HierarchyFile, LedgerFile, Milestone, PeriodicFile, RollupFile, ShrunkenFile, ShrunkenRole, SqlColumnFile, SqlFile,
 };
 pub use files::{ModelFile, Parsed, parse, parse_model, parse_model_text, parse_text};
 pub use model::{
@@ -26,6 +26,7 @@ pub use model::{
     FactSource, FactSources, Histories, History, Measure, Names, ReferenceTo, Role, SpecialMembers, TimeOfDay,
     TimeUnit,
 };
+pub use period::Period;
 pub use place::{Place, Placed, Problem, suggestion};
 pub use stream::{
     CastStep, ConventionFile, DefaultStep, DropStep, EnvelopeFile, EventFile, FieldFile, FormatFile, MapValuesStep,

@@ -2,13 +2,14 @@
 //!
 //! What they read, what their rows look like, in which order they are built.
 
+mod accumulating;
 mod allocation;
 mod derived_fact;
 mod hierarchy;
 mod ledger;
+mod periodic;
 mod rollup;
 mod shrunken;
-mod snapshots;
 mod star;
 
 use std::collections::BTreeSet;

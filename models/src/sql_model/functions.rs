@@ -3,15 +3,12 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Date32Builder, Decimal128Array, Int64Array, ListBuilder,
-    TimestampMicrosecondArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Int64Array, ListArray, TimestampMicrosecondArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Field, TimestampMicrosecondType, i256};
 use arrow::util::display::array_value_to_string;
-use chrono::{Datelike, NaiveDate};
 use datafusion::common::plan_err;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::logical_expr::{
@@ -23,7 +20,8 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use starmere_lake::events::timestamp;
 
-use crate::generated::calendar::number;
+use crate::define::Period;
+use crate::define::period::DAY;
 use crate::keys::Keys;
 
 /// All of them.
@@ -282,8 +280,18 @@ impl ScalarUDFImpl for Agreed {
     }
 }
 
-/// `period_of(day, 'month')`: the first day of its period; `period_end(day, 'month')`: the last one;
-/// `periods(first, next, last, 'month')`: first days of periods from `first` to before `next`, or else up to `last`.
+/// Between the length of a period and where the first one begins.
+const FROM: &str = " from ";
+
+/// As [`Periods`] are told of a period.
+pub(crate) fn period_text(period: Period, first: i64) -> String {
+    let text = period.to_string();
+    if period.is_counted() { format!("{text}{FROM}{first}") } else { text }
+}
+
+/// `period_of(time, 'month')`: when its period begins; `period_end(begin, 'month')`: its last day, or where times are given when it
+/// is over; `periods(begin, next, last, 'month')`: when periods begin, from `begin` to before `next`, or else up to `last`.
+/// Times are days, or of microseconds. Periods that are counted are written with the first one: `3 months from 1704067200000000`.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Periods {
     name: &'static str,
@@ -296,35 +304,30 @@ impl Periods {
     }
 }
 
-/// Days since 1970 as a day.
-fn day(days: i32) -> Option<NaiveDate> {
-    NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_signed(chrono::TimeDelta::days(days.into()))
+/// The type of times that are like these.
+fn times_like(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Timestamp(..) => timestamp(),
+        _ => DataType::Date32,
+    }
 }
 
-/// The first day of a period, and the one of the period after it.
-fn period(of: i32, word: &str) -> Option<(i32, i32)> {
-    let day = day(of)?;
-    let months = |first: u32, count: u32| {
-        let begin = NaiveDate::from_ymd_opt(day.year(), first, 1)?;
-        Some((begin, begin.checked_add_months(chrono::Months::new(count))?))
-    };
-    let (begin, next) = match word {
-        "day" => (day, day.succ_opt()?),
-        "week" => {
-            let begin = day.checked_sub_days(chrono::Days::new(day.weekday().num_days_from_monday().into()))?;
-            (begin, begin.checked_add_days(chrono::Days::new(7))?)
-        }
-        "month" => months(day.month(), 1)?,
-        "quarter" => months(day.month0() / 3 * 3 + 1, 3)?,
-        _ => months(1, 12)?,
-    };
-    Some((number(begin), number(next)))
+/// Days or times as microseconds.
+fn micros(times: &ArrayRef) -> PlanResult<Int64Array> {
+    let to = times_like(times.data_type());
+    let times = cast(times, &to)?;
+    Ok(match times.as_primitive_opt::<Date32Type>() {
+        Some(days) => days.unary(|day| i64::from(day) * DAY),
+        None => times.as_primitive::<TimestampMicrosecondType>().reinterpret_cast(),
+    })
 }
 
-/// The first and the last day of the period that has this one.
-pub(crate) fn period_of(day: NaiveDate, word: &str) -> Option<(NaiveDate, NaiveDate)> {
-    let (begin, next) = period(number(day), word)?;
-    Some((self::day(begin)?, self::day(next)?.pred_opt()?))
+/// Microseconds as days or times.
+fn times(micros: &Int64Array, to: &DataType) -> ArrayRef {
+    match to {
+        DataType::Date32 => Arc::new(micros.unary::<_, Date32Type>(|time| time.div_euclid(DAY) as i32)),
+        _ => Arc::new(micros.reinterpret_cast::<TimestampMicrosecondType>().with_data_type(to.clone())),
+    }
 }
 
 impl ScalarUDFImpl for Periods {
@@ -337,43 +340,47 @@ impl ScalarUDFImpl for Periods {
     }
 
     fn return_type(&self, arguments: &[DataType]) -> PlanResult<DataType> {
-        let item = || Arc::new(Field::new_list_field(DataType::Date32, true));
-        Ok(if arguments.len() == 4 { DataType::List(item()) } else { DataType::Date32 })
+        let of = times_like(&arguments[0]);
+        Ok(if arguments.len() == 4 { DataType::List(Arc::new(Field::new_list_field(of, true))) } else { of })
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
-        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
-        let Some((words, columns)) = columns.split_last() else { return plan_err!("a period of what?") };
-        let words = cast(words, &DataType::Utf8)?;
-        let words = words.as_string::<i32>();
-        let columns =
-            columns.iter().map(|column| Ok(cast(column, &DataType::Date32)?.as_primitive::<Date32Type>().clone()));
-        let columns = columns.collect::<PlanResult<Vec<Date32Array>>>()?;
-        let value = |column: usize, row: usize| columns[column].is_valid(row).then(|| columns[column].value(row));
-        if columns.len() == 1 {
-            let of = |row: usize| {
-                let (begin, next) = period(value(0, row)?, words.value(row))?;
-                Some(if self.name == "period_end" { next - 1 } else { begin })
+        let Some((ColumnarValue::Scalar(text), of)) = arguments.args.split_last() else {
+            return plan_err!("a period of what?");
+        };
+        let text = text.try_as_str().flatten().unwrap_or_default();
+        let (period, first) = text.split_once(FROM).unwrap_or((text, "0"));
+        let (Ok(period), Ok(first)) = (period.parse::<Period>(), first.parse()) else {
+            return plan_err!("`{text}` is no period");
+        };
+        let around = |time: i64| period.around(time, first);
+        let of = of.iter().map(|of| of.to_array(arguments.number_rows)).collect::<PlanResult<Vec<_>>>()?;
+        let to = times_like(of[0].data_type());
+        let of = of.iter().map(micros).collect::<PlanResult<Vec<_>>>()?;
+        let [begin, next, last] = of.as_slice() else {
+            let resolution = if to == DataType::Date32 { DAY } else { 0 };
+            let one = |time: i64| {
+                let (begin, next) = around(time)?;
+                Some(if self.name == "period_end" { next - resolution } else { begin })
             };
-            return Ok(ColumnarValue::Array(Arc::new((0..words.len()).map(of).collect::<Date32Array>())));
-        }
-        let mut lists = ListBuilder::new(Date32Builder::new());
-        for row in 0..words.len() {
-            let mut at = value(0, row);
-            while let Some(begin) = at {
-                let is_over = match (value(1, row), value(2, row)) {
-                    (Some(next), _) => begin >= next,
-                    (None, last) => last.is_none_or(|last| begin > last),
-                };
-                if is_over {
-                    break;
-                }
-                lists.values().append_value(begin);
-                at = period(begin, words.value(row)).map(|(_, next)| next);
+            let found: Int64Array = of[0].iter().map(|time| one(time?)).collect();
+            return Ok(ColumnarValue::Array(times(&found, &to)));
+        };
+        let (mut begins, mut lengths) = (Vec::new(), Vec::new());
+        for ((begin, next), last) in begin.iter().zip(next).zip(last) {
+            let (length, mut at) = (begins.len(), begin);
+            while let Some(begin) = at.filter(|&begin| match (next, last) {
+                (Some(next), _) => begin < next,
+                (None, last) => last.is_some_and(|last| begin <= last),
+            }) {
+                begins.push(begin);
+                at = around(begin).map(|(_, next)| next);
             }
-            lists.append(true);
+            lengths.push(begins.len() - length);
         }
-        Ok(ColumnarValue::Array(Arc::new(lists.finish())))
+        let field = Arc::new(Field::new_list_field(to.clone(), true));
+        let lists = ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), times(&begins.into(), &to), None)?;
+        Ok(ColumnarValue::Array(Arc::new(lists)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::max;
-use arrow::datatypes::{DataType, Date32Type, Field, Schema};
+use arrow::datatypes::{DataType, Date32Type, Field, Schema, TimestampMicrosecondType};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue, TableReference};
@@ -58,11 +58,8 @@ impl SqlModel {
         for branch in by_key.branches() {
             let plan = branch.restricted(keys.clone(), |_, model| table(model))?;
             let mut plan = self.as_far_as_its_rows(session, plan, &table).await?;
-            if let Some(last) = self.last_day(rows) {
-                let day = plan.schema().qualified_field_with_unqualified_name("occurred_at")?;
-                let day = Expr::Column(Column::from(day));
-                let day = day.cast_to(&DataType::Date32, plan.schema())?;
-                plan = LogicalPlanBuilder::from(plan).filter(day.lt_eq(lit(last)))?.build()?;
+            if let Some(is_within) = self.is_within(rows, &plan)? {
+                plan = LogicalPlanBuilder::from(plan).filter(is_within)?.build()?;
             }
             for (reference, input) in self.named(&branch.plan)? {
                 let wanted = columns(&input);
@@ -111,11 +108,24 @@ impl SqlModel {
         Ok(Some(grains))
     }
 
-    /// The last day of what these rows of a periodic snapshot are about.
-    fn last_day(&self, rows: &[RecordBatch]) -> Option<ScalarValue> {
+    /// Whether what happened is within what these rows of a periodic snapshot are about.
+    fn is_within(&self, rows: &[RecordBatch], plan: &LogicalPlan) -> PlanResult<Option<Expr>> {
         let ends = rows.iter().filter(|_| self.kind == PERIODIC).filter_map(|batch| batch.column_by_name("period_to"));
-        let last = ends.filter_map(|ends| max(ends.as_primitive_opt::<Date32Type>()?)).max();
-        last.map(|last| ScalarValue::Date32(Some(last)))
+        let ends: Vec<_> = ends.collect();
+        let last = ends.iter().filter_map(|ends| max(ends.as_primitive_opt::<Date32Type>()?)).max();
+        let over = ends.iter().filter_map(|ends| max(ends.as_primitive_opt::<TimestampMicrosecondType>()?)).max();
+        let at = || plan.schema().qualified_field_with_unqualified_name("occurred_at").map(Column::from);
+        Ok(match (last, over) {
+            (Some(last), _) => {
+                let day = Expr::Column(at()?).cast_to(&DataType::Date32, plan.schema())?;
+                Some(day.lt_eq(lit(ScalarValue::Date32(Some(last)))))
+            }
+            (None, Some(over)) => {
+                let over = ScalarValue::TimestampMicrosecond(Some(over), Some("UTC".into()));
+                Some(Expr::Column(at()?).lt(lit(over)))
+            }
+            (None, None) => None,
+        })
     }
 
     /// The plan, told how far the model's rows go in time, where its query asks that.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
-pub(crate) use functions::{check_fragment, only_column, period_of};
+pub(crate) use functions::{check_fragment, only_column, period_text};
 pub use lineage::Lineage;
 pub use query::{Query, Strategy};
 pub(crate) use query::{Scanned, Source, Text, WATERMARK, table_names};
@@ -79,7 +79,7 @@ pub struct LookUp {
     /// The column of the key, and the one of the member's durable key.
     pub key: String,
     pub durable: String,
-    /// The column with the last day of the time that the row is about.
+    /// The column with the last day of the time that the row is about, or with when that is over.
     pub at: String,
 }
 

@@ -120,9 +120,32 @@ fn snapshots() {
     each_is_said(
         model,
         &[
-            ("every: day", "every: fortnight", "3:8: unknown choice `fortnight`"),
+            ("every: day", "every: fortnight", "3:8: `fortnight` is no period: there are: `minute`, `hour`, `day`"),
+            ("every: day", "every: 2 wekes", "3:8: `2 wekes` is no period: did you mean `week`?"),
+            ("every: day", "every: 0 days", "3:8: `0 days` is no period: `0` is not a number from 1 to 65535"),
             ("from: 2024-01-01", "from: soon", "4:7: `soon` is not a day such as 2024-01-31"),
-            ("to: 2024-12-31", "to: 2023-12-31", "5:5: `from` is a day before `to`"),
+            (
+                "from: 2024-01-01",
+                "from: 2024-01-01T06:00:00Z",
+                "4:7: `2024-01-01T06:00:00Z` is not a day such as 2024-01-31",
+            ),
+            (
+                "every: day\nfrom: 2024-01-01",
+                "every: hour\nfrom: 2024-01-01T06:00",
+                "4:7: `2024-01-01T06:00` is not a day such as 2024-01-31, nor a time such as 2024-01-31T06:00:00Z",
+            ),
+            ("to: 2024-12-31", "to: 2023-12-31", "5:5: `from` is before `to`, at most a hundred years before"),
+            ("to: 2024-12-31", "to: 2200-01-01", "5:5: `from` is before `to`, at most a hundred years before"),
+            (
+                "every: day\nfrom: 2024-01-01",
+                "every: minute\nfrom: 2020-01-01",
+                "5:5: from `from` to `to` there are 2630880 periods, of at most 1000000 (periods have bounds",
+            ),
+            (
+                "every: day\nfrom: 2024-01-01\nto: 2024-12-31",
+                "every: 5 years\nfrom: 9997-01-01\nto: 9998-01-01",
+                "5:5: the last period is not over before the year 9999",
+            ),
             (
                 "to: 2024-12-31\n",
                 "",
