@@ -287,7 +287,7 @@ pub(crate) struct Rejects {
 
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
-    /// The model: `domain.name`
+    /// The model, `domain.name`, or a port of it, `domain.product_vN.port`
     #[arg(conflicts_with = "event")]
     pub(crate) model: Option<String>,
     /// Which row: values of the columns that tell rows apart, in their order, or `column=value`

@@ -184,7 +184,9 @@ async fn versions_that_a_parent_opened_are_traced_to_its_events() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_traced_to_their_events_and_back() {
     let project = built().await;
+    let of_port = project.run(&["--format", "csv", "trace", "sales.orders_v1.order_lines", "A", "1"]).await;
     let traced = project.run(&["--format", "csv", "trace", "sales.order_lines", "A", "1"]).await;
+    assert_eq!(of_port.output, traced.output, "{}", of_port.errors);
     assert!(traced.errors.contains("order_id: A, line_number: 1, quantity: 2"), "{}", traced.errors);
     let lines: Vec<&str> = traced.output.lines().collect();
     // Both copies, and which of them counts.
@@ -322,7 +324,9 @@ async fn holidays_are_read_from_a_file_of_the_project() {
 async fn rows_of_periods_are_traced_to_what_happened_until_then() {
     let project = built().await;
     let later = r#"{"id":"o3","type":"order_placed","at":"2024-04-05T00:00:00Z","order":"B","customer":"c1","lines":[{"quantity":4}]}"#;
-    project.write("inbox/orders/b.jsonl", &format!("{later}\n"));
+    let of_old =
+        r#"{"id":"o4","type":"order_placed","at":"0001-01-03T00:00:00Z","order":"C","lines":[{"quantity":2}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{later}\n{of_old}\n"));
     project.succeed(&["ingest", "--once"]).await;
     for (every, periods) in [
         ("month", ["2024-02-01", "2024-03-01", "2024-04-01"]),
@@ -342,7 +346,7 @@ async fn rows_of_periods_are_traced_to_what_happened_until_then() {
                 assert_eq!(is_there, events.contains(&event), "{period}, {event}\n{}{}", traced.output, traced.errors);
             }
         }
-        for (event, expected) in [("o1", &periods[..]), ("o3", &periods[2..])] {
+        for (event, expected) in [("o1", &periods[..]), ("o3", &periods[2..]), ("o4", &periods[..])] {
             let back = project.run(&["--format", "csv", "trace", "--event", event]).await;
             let found = |period: &&&str| back.output.contains(&format!("period_from: {period}"));
             assert_eq!(

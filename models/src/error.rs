@@ -74,7 +74,9 @@ impl Error {
             Self::Query { .. } => {
                 Some("mend its SQL, or what it reads; `CASE WHEN` leaves out what cannot be computed".into())
             }
-            Self::Memory { .. } => Some("aggregate earlier, or join with less".into()),
+            Self::Memory { .. } => {
+                Some("raise `build_memory_mib` in starmere.yaml, aggregate earlier, or join with less".into())
+            }
             Self::Grain { .. } => Some("name in `grain` what tells rows apart, or aggregate by it".into()),
             Self::Collision { .. } => Some("rename the dimension: its keys are derived from its name".into()),
             Self::CutOff { stream, .. } => {

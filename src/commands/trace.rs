@@ -111,6 +111,8 @@ impl Tracing<'_> {
 
     fn model(&self, name: &str) -> anyhow::Result<&Model> {
         let models = &self.opened.project.models.models;
+        let port = self.opened.project.meaning.ports.iter().find(|port| port.full_name() == name);
+        let name = port.map_or(name, |port| &port.table);
         let found = models.iter().find(|model| model.name().to_string() == name || model.name().name == name);
         found.ok_or_else(|| {
             let all: Vec<String> = models.iter().map(|model| model.name().to_string()).collect();
@@ -478,7 +480,8 @@ impl Tracing<'_> {
             if let (PERIODIC, Some(first)) = (sql.kind, first_time(&made.rows[input])) {
                 let ends = sql.columns.iter().find(|column| column.name == "period_to");
                 same += &match ends.map(|ends| ends.field_type) {
-                    Some(FieldType::Timestamp) => format!(" AND rows.period_to > TIMESTAMP '{}'", first.naive_utc()),
+                    // Without digits it were of nanoseconds, which end in 2262.
+                    Some(FieldType::Timestamp) => format!(" AND rows.period_to > TIMESTAMP(6) '{}'", first.naive_utc()),
                     _ => format!(" AND rows.period_to >= DATE '{}'", first.date_naive()),
                 };
             }

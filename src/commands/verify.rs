@@ -56,7 +56,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
     }
     if !arguments.lake_only && newest.number > 0 {
         let step = output.step("rebuilding aside");
-        let found = rebuild(opened, &newest).await;
+        let found = rebuild(opened, &newest).await?;
         let none = match found.not_verified.is_empty() {
             true => "published tables equal the rebuild",
             false => "not rebuilt",
@@ -197,7 +197,7 @@ struct Found {
 }
 
 /// Compares every published model with a rebuild at the same versions of the streams.
-async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
+async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Found> {
     let models = &opened.project.models;
     let mut found = Found::default();
     let mut damaged = BTreeSet::new();
@@ -220,17 +220,19 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
         }
     }
     if sound.is_empty() {
-        return found;
+        return Ok(found);
     }
     let rebuilt = match aside(opened, newest).await {
         Ok(rebuilt) => rebuilt,
         Err(error) if error.downcast_ref::<starmere_models::Error>().is_some_and(is_cut_off) => {
             found.not_verified.push(vec!["models".into(), told(error)]);
-            return found;
+            return Ok(found);
         }
+        // Nothing is known to be wrong.
+        Err(error) if error.downcast_ref::<starmere_models::Error>().is_some_and(lacks_memory) => return Err(error),
         Err(error) => {
             found.broken.push(vec!["models".into(), format!("could not be rebuilt: {}", told(error))]);
-            return found;
+            return Ok(found);
         }
     };
     for (model, published) in sound {
@@ -242,12 +244,16 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
         };
         found.broken.extend(findings.into_iter().map(|finding| vec![name.clone(), finding]));
     }
-    found
+    Ok(found)
 }
 
 /// What is published was made of events that are forgotten; nobody can make it again.
 fn is_cut_off(error: &starmere_models::Error) -> bool {
     matches!(error, starmere_models::Error::CutOff { .. })
+}
+
+fn lacks_memory(error: &starmere_models::Error) -> bool {
+    matches!(error, starmere_models::Error::Memory { .. })
 }
 
 /// The models' tables, filled from the lake.

@@ -115,19 +115,23 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (count, word) = match text.split_once(' ') {
-            Some((count, word)) => (Some(count), word.trim_start()),
-            None => (None, text),
+        let (count, word) = match text.split_whitespace().collect::<Vec<_>>().as_slice() {
+            [word] => (None, *word),
+            [count, word] => (Some(*count), *word),
+            _ => (None, text),
         };
         let singular = word.strip_suffix('s').filter(|_| count.is_some()).unwrap_or(word);
         let Some(&(_, unit)) = UNITS.iter().find(|(word, _)| *word == singular) else {
-            let hint = super::suggestion(singular, UNITS.map(|(word, _)| word));
-            return Err(format!("`{text}` is no period: {hint} (or several of them: `15 minutes`)"));
+            let hint = match text.starts_with(|first: char| first.is_ascii_digit()) && count.is_none() {
+                true => "write a number and a unit, as in `15 minutes`".to_owned(),
+                false => super::suggestion(singular, UNITS.map(|(word, _)| word)),
+            };
+            return Err(format!("`{text}` is no period: {hint}"));
         };
         let Some(count) = count else { return Ok(Self { count: None, unit }) };
-        match count.parse() {
-            Ok(count) => Ok(Self { count: Some(count), unit }),
-            Err(_) => Err(format!("`{text}` is no period: `{count}` is not a number from 1 to {}", u16::MAX)),
+        match count.parse().ok().filter(|_| !count.starts_with('+')) {
+            Some(count) => Ok(Self { count: Some(count), unit }),
+            None => Err(format!("`{text}` is no period: `{count}` is not a number from 1 to {}", u16::MAX)),
         }
     }
 }
@@ -150,8 +154,14 @@ impl JsonSchema for Period {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let units = UNITS.map(|(word, _)| word).join("|");
-        schemars::json_schema!({ "type": "string", "pattern": format!("^(({units})|[0-9]+ +({units})s?)$") })
+        let units = UNITS.map(|(word, _)| word);
+        schemars::json_schema!({
+            "description": "As the calendar has it (`month`), or several, counted from `from` (`3 months`)",
+            "anyOf": [
+                { "enum": units },
+                { "type": "string", "pattern": format!("^[1-9][0-9]{{0,4}} +({})s?$", units.join("|")) }
+            ]
+        })
     }
 }
 
@@ -222,6 +232,10 @@ mod tests {
             ("0 days", "`0 days` is no period: `0` is not a number from 1 to 65535"),
             ("70000 days", "`70000 days` is no period: `70000` is not a number"),
             ("-1 day", "`-1 day` is no period: `-1` is not a number"),
+            ("+1 day", "`+1 day` is no period: `+1` is not a number"),
+            ("15minutes", "`15minutes` is no period: write a number and a unit, as in `15 minutes`"),
+            ("5", "`5` is no period: write a number and a unit"),
+            ("1 full day", "`1 full day` is no period: write a number and a unit"),
             ("months", "`months` is no period: did you mean `month`?"),
             ("1 monht", "`1 monht` is no period: did you mean `month`?"),
             ("", "`` is no period: "),

@@ -358,10 +358,11 @@ impl ScalarUDFImpl for Periods {
         let to = times_like(of[0].data_type());
         let of = of.iter().map(micros).collect::<PlanResult<Vec<_>>>()?;
         let [begin, next, last] = of.as_slice() else {
-            let resolution = if to == DataType::Date32 { DAY } else { 0 };
+            // The last day is one before the next period, and times are over when that begins.
+            let before = if to == DataType::Date32 { DAY } else { 0 };
             let one = |time: i64| {
                 let (begin, next) = around(time)?;
-                Some(if self.name == "period_end" { next - resolution } else { begin })
+                Some(if self.name == "period_end" { next - before } else { begin })
             };
             let found: Int64Array = of[0].iter().map(|time| one(time?)).collect();
             return Ok(ColumnarValue::Array(times(&found, &to)));
@@ -386,6 +387,9 @@ impl ScalarUDFImpl for Periods {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::StringArray;
+    use datafusion::common::ScalarValue;
+
     use super::*;
 
     #[test]
@@ -413,6 +417,48 @@ mod tests {
         assert_eq!(share(most, 0, most / 2, most), Some(most / 2));
         assert_eq!(share(1, 0, 1, 2), Some(1));
         assert_eq!(share(-1, 0, 1, 2), Some(-1));
+    }
+
+    #[test]
+    fn periods_of_days_and_of_times() {
+        let run = |name: &'static str, of: Vec<ArrayRef>, text: &str| {
+            let function = Periods::new(name, of.len() + 1);
+            let types: Vec<DataType> = of.iter().map(|of| of.data_type().clone()).chain([DataType::Utf8]).collect();
+            let to = function.return_type(&types).unwrap();
+            let number_rows = of[0].len();
+            let text = ColumnarValue::Scalar(ScalarValue::Utf8(Some(text.to_owned())));
+            let found = function.invoke_with_args(ScalarFunctionArgs {
+                args: of.into_iter().map(ColumnarValue::Array).chain([text]).collect(),
+                arg_fields: types.into_iter().map(|of| Arc::new(Field::new("a", of, true))).collect(),
+                number_rows,
+                return_field: Arc::new(Field::new("b", to.clone(), true)),
+                config_options: Arc::default(),
+            })?;
+            let found = found.into_array(number_rows)?;
+            assert_eq!(*found.data_type(), to);
+            Ok::<_, DataFusionError>(
+                (0..number_rows).map(|row| array_value_to_string(&found, row).unwrap()).collect::<Vec<_>>().join(" "),
+            )
+        };
+        let typed = |to: &DataType, texts: &[Option<&str>]| -> ArrayRef {
+            cast(&StringArray::from(texts.to_vec()), to).unwrap()
+        };
+        let days = |texts: &[Option<&str>]| typed(&DataType::Date32, texts);
+        let times = |texts: &[Option<&str>]| typed(&timestamp(), texts);
+        let (some, none) = ([Some("2024-02-29")], [None]);
+        assert_eq!(run("period_of", vec![days(&some)], "month").unwrap(), "2024-02-01");
+        assert_eq!(run("period_end", vec![days(&some)], "month").unwrap(), "2024-02-29");
+        assert_eq!(run("period_of", vec![days(&none)], "month").unwrap(), "");
+        assert_eq!(run("period_end", vec![times(&some)], "6 hours from 0").unwrap(), "2024-02-29T06:00:00Z");
+        let begins = days(&[Some("2024-01-01"), Some("2024-01-01"), Some("2024-03-01"), Some("2024-01-01"), None]);
+        let next = days(&[Some("2024-03-01"), None, None, None, None]);
+        let last = days(&[Some("2030-01-01"), Some("2024-02-01"), Some("2024-02-01"), None, Some("2024-02-01")]);
+        let lists = run("periods", vec![begins, next, last], "month").unwrap();
+        assert_eq!(lists, "[2024-01-01, 2024-02-01] [2024-01-01, 2024-02-01] [] [] []");
+        let begins = times(&[Some("2024-02-29T22:00:00Z")]);
+        let lists = run("periods", vec![begins, times(&none), times(&[Some("2024-03-01")])], "1 hour from 0").unwrap();
+        assert_eq!(lists, "[2024-02-29T22:00:00Z, 2024-02-29T23:00:00Z, 2024-03-01T00:00:00Z]");
+        assert!(run("period_of", vec![days(&some)], "fortnight").is_err());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::changed::{Changed, SIGN, difference};
 use super::closure::closure;
 use super::query::{ByKey, WATERMARK, key_name};
 use super::sums::Sum;
-use super::{LookUp, SqlModel, Strategy};
+use super::{LookUp, PERIODIC, SqlModel, Strategy};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
 use crate::define::period::DAY;
@@ -45,6 +45,8 @@ const BUCKET_ROWS: u64 = 1 << 20;
 const MAX_BUCKET_BITS: u32 = 8;
 /// So many bytes of rows are gathered before files are written.
 const GATHERED_BYTES: usize = 256 << 20;
+/// Rows in a batch of a periodic snapshot's query: each has all of its periods in a list, before they are rows.
+const PERIODIC_BATCH_ROWS: usize = 1024;
 /// More grains than these are not looked up one by one: all rows are computed again.
 const MOST_KEYS: usize = 2_000_000;
 
@@ -196,6 +198,16 @@ struct Dimension {
 }
 
 impl Work<'_> {
+    fn session(&self) -> Result<SessionContext> {
+        let session = self.builder.session()?;
+        if self.model.kind != PERIODIC {
+            return Ok(session);
+        }
+        let mut state = session.state();
+        *state.config_mut() = state.config().clone().with_batch_size(PERIODIC_BATCH_ROWS);
+        Ok(SessionContext::new_with_state(state))
+    }
+
     fn failed(&self, error: &DataFusionError) -> Error {
         let reason = reason(error);
         match error.find_root() {
@@ -282,7 +294,7 @@ impl Work<'_> {
         if self.watermark(before).await? != self.watermark {
             return Ok(Step::Whole);
         }
-        let session = self.builder.session()?;
+        let session = self.session()?;
         let reads = self.model.query.reads(&session.state()).map_err(|error| self.failed(&error))?;
         let mut changed: Changes = HashMap::new();
         for (name, read) in &reads {
@@ -472,7 +484,7 @@ impl Work<'_> {
     async fn watermark(&self, plan: PlanResult<Option<LogicalPlan>>) -> Result<Option<ScalarValue>> {
         let plan = plan.map_err(|error| self.failed(&error))?;
         let Some(plan) = plan else { return Ok(None) };
-        let mut found = self.execute(&self.builder.session()?, plan).await?;
+        let mut found = self.execute(&self.session()?, plan).await?;
         while let Some(batch) = found.next().await {
             let batch = batch.map_err(|error| self.failed(&error))?;
             if batch.num_rows() > 0 {
@@ -561,7 +573,7 @@ impl Work<'_> {
 
     /// Computes all rows; how many, and how many were replaced. Files stay whose rows come out the same.
     async fn whole(&self, rows: &Derived, change: &mut Change) -> Result<(u64, u64)> {
-        let session = self.builder.session()?;
+        let session = self.session()?;
         let plan = self.model.query.over(|_, model| self.now(model)).map_err(|error| self.failed(&error))?;
         let plan = self.bound(plan)?;
         let answer = self.execute(&session, plan).await?;
@@ -733,7 +745,7 @@ impl Work<'_> {
         touched: &Touched,
         groups: &mut BTreeMap<u32, Vec<RecordBatch>>,
     ) -> Result<u64> {
-        let session = self.builder.session()?;
+        let session = self.session()?;
         let schema = touched.batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
         let keys = MemTable::try_new(schema, vec![touched.batches.clone()]).map_err(|error| self.failed(&error))?;
         let plan = by_key.restricted(&self.model.query, Arc::new(keys), |_, model| self.now(model));

@@ -20,8 +20,8 @@ const OCCURRED: &str = "fact.occurred_at";
 /// From the first period to the end of the last one there are at most so many days, and so many periods.
 const MOST_DAYS: i64 = 40_000;
 const MOST_PERIODS: i64 = 1_000_000;
-/// Periods are over before this year.
-const NO_YEAR: i32 = 9999;
+/// The last period is over by then.
+const LAST_YEAR: i32 = 9999;
 
 /// What a measure of a periodic snapshot tells.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,10 @@ impl Resolving<'_> {
             }
         }
         let mut own = From::new(&star);
-        let (mut computed, mut described) = (Vec::new(), IndexMap::new());
+        let (begins, ends) = periods.described();
+        let describe = |column: &str, words: &str| (column.to_owned(), (Some(words.to_owned()), place.clone()));
+        let mut described = IndexMap::from([describe("period_from", begins), describe("period_to", ends)]);
+        let mut computed = Vec::new();
         let mut measures: Vec<(String, Told, DataType)> = Vec::new();
         let balances = file.balances.iter().map(|measure| (measure, Told::Balance));
         let flows = file.flows.iter().map(|measure| (measure, Told::Flow));
@@ -256,19 +259,15 @@ impl Resolving<'_> {
         };
         let (_, last) = self.moments(to, every, file_name)?;
         let bounds = every.around(first, first).zip(every.around(last, first));
-        let bounds = bounds.map(|((from, second), (_, over))| (from, over, (over - from) / (second - from)));
-        let is_reached = |over: i64| period::day(over).is_some_and(|day| day.year() <= NO_YEAR);
+        let bounds = bounds.filter(|(_, (_, over))| period::day(*over).is_some_and(|day| day.year() <= LAST_YEAR));
         let message = match bounds {
-            Some((from, over, _)) if from >= over || (over - from) / DAY > MOST_DAYS => {
-                "`from` is before `to`, at most a hundred years before".to_owned()
-            }
-            Some((from, over, count)) if count <= MOST_PERIODS && is_reached(over) => {
-                return Some(Periods { every, first, from, over });
-            }
-            Some((.., count)) if count > MOST_PERIODS => {
-                format!("from `from` to `to` there are {count} periods, of at most {MOST_PERIODS}")
-            }
-            _ => format!("the last period is not over before the year {NO_YEAR}"),
+            _ if first > last => "`to` is before `from`".to_owned(),
+            None => format!("the last period is not over by the year {LAST_YEAR}"),
+            Some(((from, second), (_, over))) => match ((over - from) / DAY, (over - from) / (second - from)) {
+                (days @ MOST_DAYS.., _) => format!("the periods have {days} days together, of at most {MOST_DAYS}"),
+                (_, count @ MOST_PERIODS..) => format!("there are {count} periods, of at most {MOST_PERIODS}"),
+                _ => return Some(Periods { every, first, from, over }),
+            },
         };
         self.problem(Problem::new(to.place(file_name), message).hint("periods have bounds, whatever events say"));
         None
@@ -282,14 +281,18 @@ impl Resolving<'_> {
             Some(day) => Some((day, day + DAY - 1)),
             None => time().map(|time| (time.timestamp_micros(), time.timestamp_micros())),
         };
-        let is_known = |moment: i64| period::day(moment).is_some_and(|day| (1..NO_YEAR).contains(&day.year()));
-        let moments = moments.filter(|(first, _)| is_known(*first));
-        if moments.is_none() {
-            let or_a_time = if every.is_of_days() { "" } else { ", nor a time such as 2024-01-31T06:00:00Z" };
-            let message = format!("`{}` is not a day such as 2024-01-31{or_a_time}", text.value);
-            self.problem(Problem::new(text.place(file_name), message));
-        }
-        moments
+        let is_known = |moment: i64| period::day(moment).is_some_and(|day| (1..LAST_YEAR).contains(&day.year()));
+        let message = match moments {
+            Some((first, _)) if is_known(first) => return moments,
+            Some(_) => format!("`{}` is not in one of the years 1 to {}, in UTC", text.value, LAST_YEAR - 1),
+            None if every.is_of_days() => format!("`{}` is not a day such as 2024-01-31", text.value),
+            None => {
+                let of = "not a day such as 2024-01-31, nor a time with its zone, such as 2024-01-31T06:00:00Z";
+                format!("`{}` is {of}", text.value)
+            }
+        };
+        self.problem(Problem::new(text.place(file_name), message));
+        None
     }
 }
 
@@ -307,6 +310,14 @@ impl Periods {
     /// What a time is in SQL where periods are of days, or are not.
     fn at(&self, time: &str) -> String {
         if self.every.is_of_days() { format!("CAST({time} AS DATE)") } else { time.to_owned() }
+    }
+
+    /// What their bounds are.
+    fn described(&self) -> (&'static str, &'static str) {
+        match self.every.is_of_days() {
+            true => ("The period's first day", "The period's last day"),
+            false => ("When the period begins", "When the period is over, and the next one begins"),
+        }
     }
 
     fn literal(&self, moment: i64) -> String {

@@ -132,19 +132,30 @@ fn snapshots() {
             (
                 "every: day\nfrom: 2024-01-01",
                 "every: hour\nfrom: 2024-01-01T06:00",
-                "4:7: `2024-01-01T06:00` is not a day such as 2024-01-31, nor a time such as 2024-01-31T06:00:00Z",
+                "4:7: `2024-01-01T06:00` is not a day such as 2024-01-31, nor a time with its zone, such as 2024-01-31T06:00:00Z",
             ),
-            ("to: 2024-12-31", "to: 2023-12-31", "5:5: `from` is before `to`, at most a hundred years before"),
-            ("to: 2024-12-31", "to: 2200-01-01", "5:5: `from` is before `to`, at most a hundred years before"),
+            ("to: 2024-12-31", "to: 2023-12-31", "5:5: `to` is before `from` (periods have bounds"),
+            (
+                "every: day\nfrom: 2024-01-01",
+                "every: year\nfrom: 2024-12-31T00:00:00Z",
+                "4:7: `2024-12-31T00:00:00Z` is not a day",
+            ),
+            (
+                "every: day\nfrom: 2024-01-01\nto: 2024-12-31",
+                "every: week\nfrom: 2024-01-07\nto: 2024-01-01",
+                "5:5: `to` is before `from`",
+            ),
+            ("to: 2024-12-31", "to: 2200-01-01", "5:5: the periods have 64284 days together, of at most 40000"),
+            ("from: 2024-01-01", "from: 0000-01-01", "4:7: `0000-01-01` is not in one of the years 1 to 9998, in UTC"),
             (
                 "every: day\nfrom: 2024-01-01",
                 "every: minute\nfrom: 2020-01-01",
-                "5:5: from `from` to `to` there are 2630880 periods, of at most 1000000 (periods have bounds",
+                "5:5: there are 2630880 periods, of at most 1000000 (periods have bounds",
             ),
             (
                 "every: day\nfrom: 2024-01-01\nto: 2024-12-31",
                 "every: 5 years\nfrom: 9997-01-01\nto: 9998-01-01",
-                "5:5: the last period is not over before the year 9999",
+                "5:5: the last period is not over by the year 9999",
             ),
             (
                 "to: 2024-12-31\n",
