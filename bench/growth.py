@@ -5,7 +5,8 @@
 
 An increment is of one size whatever the history: new orders, a hundredth of them late, and moves of customers now. It is built
 several times, each in a copy of what was there before it, and the medians of time and peak memory are given as ratios to those
-after the smallest history: at 10 times the history, 1.3 of both is the aim, at 100 times it 2.
+after the smallest history: at 10 times the history, 1.3 of both is the aim, at 100 times it 2. Customers are as many times more as
+orders; the last history has 100 times the orders, of as many customers as the smallest.
 """
 
 import argparse
@@ -25,6 +26,8 @@ HERE = Path(__file__).resolve().parent
 BASE = 100_000
 INCREMENT = 10_000
 REPEATED = 7
+# How many times the orders, and the customers.
+HISTORIES = (("1x", 1, 1), ("10x", 10, 10), ("100x", 100, 100), ("100x of orders", 100, 1))
 BEGIN = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
 FILES = {
@@ -165,10 +168,10 @@ def repeated(binary: Path, folder: Path) -> Cost:
 
 def growth(binary: Path, root: Path) -> dict:
     results = {}
-    for times in (1, 10, 100):
+    for name, times, customers_times in HISTORIES:
         number, folder = BASE * times, root / f"growth-{times}"
         pick = random.Random(times)
-        customers = number // 20
+        customers = BASE * customers_times // 20
         year = 365 * 86400.0
         project(folder, with_facts=True)
         moves(folder / "events/customers/0.jsonl", range(customers), 0, 0, year / 12, pick)
@@ -184,16 +187,16 @@ def growth(binary: Path, root: Path) -> dict:
         orders(folder / "events/orders/8.jsonl", INCREMENT, 100_000_000, customers, now, now + 86400, pick)
         run(binary, folder, "ingest", "--once")
         increment = repeated(binary, folder)
-        results[f"{times}x"] = {"orders": number, "full": asdict(full), "increment": asdict(increment)}
-        print(f"{times:4}x  {number:>10} orders: full {full.seconds:.1f} s, {full.peak_mb:.0f} MB; "
+        results[name] = {"orders": number, "customers": customers, "full": asdict(full), "increment": asdict(increment)}
+        print(f"{name:>15}  {number:>8} orders, {customers:>6} customers: full {full.seconds:.1f} s, {full.peak_mb:.0f} MB; "
               f"increment {increment.seconds:.2f} s, {increment.peak_mb:.0f} MB", flush=True)
         shutil.rmtree(folder)
     one = results["1x"]["increment"]
-    for times in ("10x", "100x"):
-        of = results[times]["increment"]
+    for name, *_ in HISTORIES[1:]:
+        of = results[name]["increment"]
         of["time ratio"] = round(of["seconds"] / one["seconds"], 2)
         of["memory ratio"] = round(of["peak_mb"] / one["peak_mb"], 2)
-        print(f"{times}: an increment takes {of['time ratio']} of the time and {of['memory ratio']} of the memory")
+        print(f"{name}: an increment takes {of['time ratio']} of the time and {of['memory ratio']} of the memory")
     return results
 
 

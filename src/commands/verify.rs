@@ -50,14 +50,14 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
         step.done(in_words(found.len(), "nothing lost, nothing doubled"));
         rows.extend(found.into_iter().map(|finding| vec![name.clone(), finding]));
     }
-    let mut not_built = Vec::new();
+    let (mut not_built, mut without_memory) = (Vec::new(), None);
     if !arguments.lake_only && newest.number == 0 {
         output.say("nothing is published here yet, so no tables are compared");
     }
     if !arguments.lake_only && newest.number > 0 {
         let step = output.step("rebuilding aside");
-        let found = rebuild(opened, &newest).await?;
-        let none = match found.not_verified.is_empty() {
+        let found = rebuild(opened, &newest).await;
+        let none = match found.not_verified.is_empty() && found.without_memory.is_none() {
             true => "published tables equal the rebuild",
             false => "not rebuilt",
         };
@@ -66,7 +66,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
         for finding in found.not_verified {
             output.say(finding.join(": "));
         }
-        not_built = found.not_built;
+        (not_built, without_memory) = (found.not_built, found.without_memory);
     }
     let (broken, waiting) = (rows.len() as u64, not_built.len() as u64);
     rows.extend(not_built);
@@ -75,11 +75,14 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
     if !is_right || output.format() != Format::Table {
         output.rows(&["table", "finding"], rows)?;
     }
-    if is_right {
-        return Ok(());
-    }
     if broken > 0 {
         anyhow::bail!("{}: the data does not keep its promises", counted(broken, "finding", "findings"));
+    }
+    if let Some(error) = without_memory {
+        return Err(error.context("published tables could not be verified"));
+    }
+    if is_right {
+        return Ok(());
     }
     let message = format!("{} not built yet, and could not be verified", counted(waiting, "model is", "models are"));
     Err(Mendable::error(message, "run `starmere build`"))
@@ -194,10 +197,12 @@ struct Found {
     not_verified: Vec<Vec<String>>,
     /// Their definitions have changed since.
     not_built: Vec<Vec<String>>,
+    /// There was too little memory to rebuild them.
+    without_memory: Option<anyhow::Error>,
 }
 
 /// Compares every published model with a rebuild at the same versions of the streams.
-async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Found> {
+async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
     let models = &opened.project.models;
     let mut found = Found::default();
     let mut damaged = BTreeSet::new();
@@ -220,19 +225,22 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Fo
         }
     }
     if sound.is_empty() {
-        return Ok(found);
+        return found;
     }
     let rebuilt = match aside(opened, newest).await {
         Ok(rebuilt) => rebuilt,
         Err(error) if error.downcast_ref::<starmere_models::Error>().is_some_and(is_cut_off) => {
             found.not_verified.push(vec!["models".into(), told(error)]);
-            return Ok(found);
+            return found;
         }
-        // Nothing is known to be wrong.
-        Err(error) if error.downcast_ref::<starmere_models::Error>().is_some_and(lacks_memory) => return Err(error),
+        // Nothing of it is known to be wrong.
+        Err(error) if error.downcast_ref::<starmere_models::Error>().is_some_and(lacks_memory) => {
+            found.without_memory = Some(error);
+            return found;
+        }
         Err(error) => {
             found.broken.push(vec!["models".into(), format!("could not be rebuilt: {}", told(error))]);
-            return Ok(found);
+            return found;
         }
     };
     for (model, published) in sound {
@@ -244,7 +252,7 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Fo
         };
         found.broken.extend(findings.into_iter().map(|finding| vec![name.clone(), finding]));
     }
-    Ok(found)
+    found
 }
 
 /// What is published was made of events that are forgotten; nobody can make it again.

@@ -264,8 +264,10 @@ impl Resolving<'_> {
             _ if first > last => "`to` is before `from`".to_owned(),
             None => format!("the last period is not over by the year {LAST_YEAR}"),
             Some(((from, second), (_, over))) => match ((over - from) / DAY, (over - from) / (second - from)) {
-                (days @ MOST_DAYS.., _) => format!("the periods have {days} days together, of at most {MOST_DAYS}"),
-                (_, count @ MOST_PERIODS..) => format!("there are {count} periods, of at most {MOST_PERIODS}"),
+                (days, _) if days > MOST_DAYS => {
+                    format!("the periods have {days} days together, of at most {MOST_DAYS}")
+                }
+                (_, count) if count > MOST_PERIODS => format!("there are {count} periods, of at most {MOST_PERIODS}"),
                 _ => return Some(Periods { every, first, from, over }),
             },
         };
