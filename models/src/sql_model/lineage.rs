@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::max;
-use arrow::datatypes::{DataType, Date32Type, Field, Schema, TimestampMicrosecondType};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue, TableReference};
 use datafusion::error::Result as PlanResult;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
 
 use super::query::{WATERMARK, key_name, only_scan, scanned};
-use super::{PERIODIC, SqlModel, Strategy};
+use super::{PERIODIC, SqlModel, Strategy, over};
 use crate::define::ModelName;
 use crate::expression::cast_rows;
 
@@ -111,21 +110,10 @@ impl SqlModel {
     /// Whether what happened is within what these rows of a periodic snapshot are about.
     fn is_within(&self, rows: &[RecordBatch], plan: &LogicalPlan) -> PlanResult<Option<Expr>> {
         let ends = rows.iter().filter(|_| self.kind == PERIODIC).filter_map(|batch| batch.column_by_name("period_to"));
-        let ends: Vec<_> = ends.collect();
-        let last = ends.iter().filter_map(|ends| max(ends.as_primitive_opt::<Date32Type>()?)).max();
-        let over = ends.iter().filter_map(|ends| max(ends.as_primitive_opt::<TimestampMicrosecondType>()?)).max();
-        let at = || plan.schema().qualified_field_with_unqualified_name("occurred_at").map(Column::from);
-        Ok(match (last, over) {
-            (Some(last), _) => {
-                let day = Expr::Column(at()?).cast_to(&DataType::Date32, plan.schema())?;
-                Some(day.lt_eq(lit(ScalarValue::Date32(Some(last)))))
-            }
-            (None, Some(over)) => {
-                let over = ScalarValue::TimestampMicrosecond(Some(over), Some("UTC".into()));
-                Some(Expr::Column(at()?).lt(lit(over)))
-            }
-            (None, None) => None,
-        })
+        let Some(over) = ends.filter_map(over).flatten().max() else { return Ok(None) };
+        let (reference, at) = plan.schema().qualified_field_with_unqualified_name("occurred_at")?;
+        let over = ScalarValue::TimestampMicrosecond(Some(over), Some("UTC".into()));
+        Ok(Some(Expr::Column(Column::from((reference, at))).lt(lit(over))))
     }
 
     /// The plan, told how far the model's rows go in time, where its query asks that.

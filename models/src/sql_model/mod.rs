@@ -23,7 +23,8 @@ mod touched;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, AsArray};
+use arrow::datatypes::{Date32Type, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 
 pub(crate) use functions::{check_fragment, only_column, period_text};
 pub use lineage::Lineage;
@@ -31,6 +32,7 @@ pub use query::{Query, Strategy};
 pub(crate) use query::{Scanned, Source, Text, WATERMARK, table_names};
 pub(crate) use run::build;
 
+use crate::define::period::DAY;
 use crate::define::{Additivity, FieldType, ModelName};
 
 /// What a model is declared as whose rows are about periods, `period_from` to `period_to`.
@@ -81,6 +83,15 @@ pub struct LookUp {
     pub durable: String,
     /// The column with the last day of the time that the row is about, or with when that is over.
     pub at: String,
+}
+
+/// When periods are over, in microseconds, by their last days or by these times themselves; none of other values.
+fn over(ends: &ArrayRef) -> Option<impl Iterator<Item = i64> + use<>> {
+    let times = match ends.as_primitive_opt::<Date32Type>() {
+        Some(days) => days.unary::<_, Int64Type>(|day| (i64::from(day) + 1) * DAY),
+        None => ends.as_primitive_opt::<TimestampMicrosecondType>()?.reinterpret_cast::<Int64Type>(),
+    };
+    Some((0..times.len()).map(move |row| times.value(row)))
 }
 
 impl SqlModel {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{Date32Type, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::array_value_to_string;
 use datafusion::catalog::{MemTable, TableProvider};
@@ -25,10 +25,9 @@ use super::changed::{Changed, SIGN, difference};
 use super::closure::closure;
 use super::query::{ByKey, WATERMARK, key_name};
 use super::sums::Sum;
-use super::{LookUp, PERIODIC, SqlModel, Strategy};
+use super::{LookUp, PERIODIC, SqlModel, Strategy, over};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;
-use crate::define::period::DAY;
 use crate::derived::{Change, DEFINITION, Derived, differing, small_file};
 use crate::dimension::{Affected, Index, Members, changed_since, those};
 use crate::expression::{cast_rows, reason};
@@ -404,14 +403,7 @@ impl Work<'_> {
     /// The durable keys, and the times, of rows for a look-up.
     fn mentions(look_up: &LookUp, batch: &RecordBatch) -> Option<(Int64Array, Vec<i64>)> {
         let durable = batch.column_by_name(&look_up.durable)?.as_primitive_opt::<Int64Type>()?.clone();
-        let ends = batch.column_by_name(&look_up.at)?;
-        let last = match ends.as_primitive_opt::<Date32Type>() {
-            Some(days) => days.values().iter().map(|&day| (i64::from(day) + 1) * DAY - 1).collect(),
-            None => {
-                let over = ends.as_primitive_opt::<TimestampMicrosecondType>()?;
-                over.values().iter().map(|&over| over - 1).collect()
-            }
-        };
+        let last = over(batch.column_by_name(&look_up.at)?)?.map(|over| over - 1).collect();
         Some((durable, last))
     }
 
