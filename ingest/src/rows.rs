@@ -49,6 +49,8 @@ pub struct Batch {
     without_id: u64,
     types: Types,
     parts: Vec<Part>,
+    /// Parts that are not to land without a mark.
+    marked: Vec<usize>,
     /// The part that rows are added to.
     current: usize,
     /// What it may take, where that is bounded.
@@ -178,6 +180,13 @@ impl Batch {
         self.current
     }
 
+    /// The same, where the source knows its partition again by a mark: without one, the batch cannot be ended.
+    pub fn begin_marked(&mut self, partition: SourcePartition, from: i64) -> usize {
+        let part = self.begin(partition, from);
+        self.marked.push(part);
+        part
+    }
+
     /// Goes on with a share that was begun before.
     pub fn go_on(&mut self, part: usize) {
         self.current = part;
@@ -227,6 +236,7 @@ impl Batch {
     pub fn forget_last(&mut self) {
         if self.parts.last().is_some_and(|part| part.rows == 0) {
             self.parts.pop();
+            self.marked.retain(|&part| part < self.parts.len());
         }
     }
 
@@ -279,6 +289,11 @@ impl Batch {
 
     /// Ends the batch.
     pub fn finish(mut self) -> Result<Rows> {
+        if let Some(part) = self.marked.iter().map(|&part| &self.parts[part]).find(|part| part.mark.is_none()) {
+            let SourcePartition { source, topic, partition, .. } = &part.partition;
+            let of = format!("partition {partition} of `{topic}` (source `{source}`)");
+            return Err(Error::Task(format!("a batch has no mark for {of}; it is not landed")));
+        }
         let last = self.chunk()?;
         let (events, bytes) = (self.rows as u64, self.bytes as u64);
         let counts = Counts { events, rejects: self.rejects, without_id: self.without_id, types: self.types, bytes };

@@ -283,7 +283,7 @@ impl Reading {
         if !self.batch.has_memory() {
             self.batch.give_memory(self.runtime.block_on(self.memory.share()));
         }
-        self.batch.begin(partition, from);
+        self.batch.begin_marked(partition, from);
     }
 
     /// Counts an event that was read, of so many bytes.

@@ -1,29 +1,28 @@
 //! A partition that is ours, and what its records ask for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::message::{Headers as _, Message};
 use starmere_lake::formats::{Header, Incoming, SchemaId};
 use starmere_lake::landing::{Oversized, SourcePartition, Stream, row_digest};
 use tokio::runtime::Handle;
 
-use super::consumer::{ANSWER, Context};
-use super::position::Seen;
+use super::client::{ANSWER, Client, Key};
+use super::position::{Mark, Seen};
 use super::registry::Registry;
 use super::stopped::{Stop, Why};
-use crate::Result;
 use crate::envelope::Reader;
 use crate::files::Progress;
 use crate::memory::{Memory, Waiting};
-use crate::rows::Batch;
+use crate::rows::{Batch, Rows};
+use crate::{Error, Result};
 
 /// A partition that is ours.
-pub(super) struct Claim {
-    pub(super) queue: PartitionQueue<Context>,
+pub(super) struct Claim<Q> {
+    pub(super) queue: Q,
     pub(super) state: State,
 }
 
@@ -33,17 +32,24 @@ pub(super) struct State {
     pub(super) next: Option<i64>,
     /// Must come first: it has landed.
     pub(super) expect: Option<Seen>,
-    /// The last record gathered.
-    pub(super) last: Option<Seen>,
-    /// Its share of the batch.
-    pub(super) part: Option<usize>,
     /// Where it ended when it was claimed, where that is known.
     pub(super) end: Option<i64>,
     pub(super) at_end: bool,
     pub(super) stopped: Option<Stop>,
+    /// When a record came last, or the broker was asked for the end of the partition.
+    pub(super) heard: Instant,
+    /// How often in a row the broker said that the partition ends before our position.
+    pub(super) short: u32,
+}
+
+impl State {
+    pub(super) fn key(&self) -> Key {
+        (self.partition.topic.clone(), self.partition.partition)
+    }
 }
 
 /// What a record, or an error in its place, asks for.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asks {
     Nothing,
     /// The partition is read again from its position.
@@ -53,8 +59,12 @@ pub(super) enum Asks {
     Stop(Why),
 }
 
+/// A partition is shorter than our position when the broker has said so this often in a row: just after a new leader
+/// was elected, the end that it tells may be too low.
+const SHORT: u32 = 3;
+
 /// Neither the record that must come first nor the position may be there any more.
-pub(super) fn out_of_range(consumer: &BaseConsumer<Context>, state: &mut State) -> Asks {
+pub(super) fn out_of_range(client: &impl Client, state: &mut State) -> Asks {
     if state.expect.take().is_some() {
         // It has expired; the records after it may still be there.
         return Asks::Restart;
@@ -64,11 +74,32 @@ pub(super) fn out_of_range(consumer: &BaseConsumer<Context>, state: &mut State) 
         tracing::warn!(topic, partition, "there is no record where it should start; it is read from its earliest");
         return Asks::Restart;
     };
-    match consumer.fetch_watermarks(topic, *partition, ANSWER) {
+    match client.watermarks(&state.key(), ANSWER) {
         Ok((earliest, _)) if earliest > position => Asks::Stop(Why::Expired { position, earliest }),
         Ok((_, end)) if end < position => Asks::Stop(Why::MadeAgain { position }),
         _ => Asks::Restart,
     }
+}
+
+/// What follows from `end`, where the broker says that a partition ends of which nothing comes. Not every broker answers
+/// a fetch behind the end with an error.
+pub(super) fn ends_at(state: &mut State, end: i64) -> Asks {
+    match state.next {
+        Some(position) if end < position => {
+            state.short += 1;
+            if state.short >= SHORT { Asks::Stop(Why::MadeAgain { position }) } else { Asks::Nothing }
+        }
+        _ => {
+            state.short = 0;
+            Asks::Nothing
+        }
+    }
+}
+
+/// A partition's share of the batch.
+struct Gathered {
+    part: usize,
+    last: Seen,
 }
 
 /// Gathers records into a batch.
@@ -79,6 +110,9 @@ pub(super) struct Gather {
     pub(super) runtime: Handle,
     pub(super) progress: Arc<Progress>,
     pub(super) batch: Batch,
+    /// The last record of each partition in the batch. It is kept beside the batch and ends with it, so that rows
+    /// never land without the mark by which the partition is known again.
+    gathered: HashMap<SourcePartition, Gathered>,
     /// When the first record of the batch came.
     pub(super) begun: Option<Instant>,
     pub(super) memory: Memory,
@@ -87,6 +121,28 @@ pub(super) struct Gather {
 }
 
 impl Gather {
+    pub(super) fn new(
+        stream: Stream,
+        reader: Reader,
+        registry: Option<Registry>,
+        runtime: Handle,
+        progress: Arc<Progress>,
+        memory: Memory,
+    ) -> Self {
+        Self {
+            stream,
+            reader,
+            registry,
+            runtime,
+            progress,
+            batch: Batch::default(),
+            gathered: HashMap::new(),
+            begun: None,
+            memory,
+            waiting: None,
+        }
+    }
+
     /// Whether there is memory to gather more in.
     pub(super) fn has_room(&mut self) -> bool {
         if !self.batch.has_memory() {
@@ -105,31 +161,62 @@ impl Gather {
     /// Drops what was gathered, and its memory.
     pub(super) fn drop_batch(&mut self) {
         self.batch = Batch::default();
+        self.gathered.clear();
         self.begun = None;
     }
 
-    pub(super) fn record(&mut self, state: &mut State, message: &BorrowedMessage<'_>) -> Result<Asks> {
+    /// Whether the batch has records of this partition.
+    pub(super) fn has(&self, partition: &SourcePartition) -> bool {
+        self.gathered.contains_key(partition)
+    }
+
+    /// Ends the batch: its rows, and the position of each of its partitions.
+    pub(super) fn take(&mut self) -> Result<(Rows, Vec<(Key, i64)>)> {
+        let mut positions = Vec::with_capacity(self.gathered.len());
+        for (partition, Gathered { part, last }) in self.gathered.drain() {
+            let position = last.offset + 1;
+            let mark = serde_json::to_value(Mark::Last(last)).map_err(|error| Error::Task(error.to_string()))?;
+            self.batch.go_on(part);
+            self.batch.mark(position, Some(mark));
+            positions.push(((partition.topic, partition.partition), position));
+        }
+        self.begun = None;
+        Ok((std::mem::take(&mut self.batch).finish()?, positions))
+    }
+
+    pub(super) fn record(&mut self, state: &mut State, message: &impl Message) -> Result<Asks> {
         if state.stopped.is_some() {
             return Ok(Asks::Nothing);
         }
+        state.heard = Instant::now();
+        state.short = 0;
         let offset = message.offset();
-        // Where it is not the first, it was compacted away; what comes is behind it.
-        if let Some(expect) = state.expect.take().filter(|expect| expect.offset == offset) {
+        if let Some(expect) = state.expect.take() {
             let position = state.next.unwrap_or(offset + 1);
-            if Seen::of(message) != expect {
-                return Ok(Asks::Stop(Why::MadeAgain { position }));
+            if offset == expect.offset {
+                if Seen::of(message) != expect {
+                    return Ok(Asks::Stop(Why::MadeAgain { position }));
+                }
+                state.at_end = state.end == Some(position);
             }
-            state.at_end = state.end == Some(position);
-            return Ok(Asks::Nothing);
+            if offset < position {
+                // The mark is older than the position, where a release before this one made a commit without a mark.
+                // What lies between has landed.
+                let is_last = offset + 1 == position;
+                return Ok(if is_last { Asks::Nothing } else { Asks::Restart });
+            }
+            // Else the record was compacted away; what comes is behind it.
         }
         let from = state.next.unwrap_or(offset);
-        if offset < from {
+        let gathered = self.gathered.get(&state.partition);
+        if offset < from || gathered.is_some_and(|gathered| gathered.last.offset + 1 != from) {
             return Ok(Asks::Reset);
         }
-        match state.part {
-            Some(part) => self.batch.go_on(part),
-            None => state.part = Some(self.batch.begin(state.partition.clone(), from)),
-        }
+        let part = match gathered {
+            Some(gathered) => gathered.part,
+            None => self.batch.begin_marked(state.partition.clone(), from),
+        };
+        self.batch.go_on(part);
         self.begun.get_or_insert_with(Instant::now);
         let headers: Option<Vec<Header<'_>>> =
             message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
@@ -153,8 +240,12 @@ impl Gather {
             }
         };
         state.next = Some(offset + 1);
-        state.last = Some(Seen::with(message, digest));
-        self.progress.bytes.fetch_add(message.payload_len() as u64, Ordering::Relaxed);
+        let last = Seen::with(message, digest);
+        match self.gathered.get_mut(&state.partition) {
+            Some(gathered) => gathered.last = last,
+            None => _ = self.gathered.insert(state.partition.clone(), Gathered { part, last }),
+        }
+        self.progress.bytes.fetch_add(message.payload().map_or(0, <[u8]>::len) as u64, Ordering::Relaxed);
         self.progress.events.fetch_add(1, Ordering::Relaxed);
         Ok(Asks::Nothing)
     }

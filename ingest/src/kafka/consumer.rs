@@ -12,10 +12,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::client::{Key, keys_of};
 use super::{Membership, Source};
-
-/// How long to wait for the broker's answer to a question.
-pub(super) const ANSWER: Duration = Duration::from_secs(30);
 
 /// Bounds of what the client reads ahead of a partition. A record that is larger than what is fetched comes all the same.
 const LEAST_FETCH: usize = 16 << 10;
@@ -23,10 +21,10 @@ const MOST_FETCH: usize = 32 << 20;
 const MOST_FETCHED: usize = 1 << 20;
 
 /// What the group has decided; to be carried out by the thread that reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Change {
-    Assigned(TopicPartitionList),
-    Revoked(TopicPartitionList),
+    Assigned(Vec<Key>),
+    Revoked(Vec<Key>),
 }
 
 /// Keeps what librdkafka calls back with.
@@ -95,8 +93,8 @@ impl ConsumerContext for Context {
             return;
         }
         let change = match event {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(partitions.clone()),
-            _ => Change::Revoked(partitions.clone()),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(keys_of(partitions)),
+            _ => Change::Revoked(keys_of(partitions)),
         };
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
     }
@@ -127,6 +125,8 @@ pub(super) fn consumer(source: &Source, once: bool, ahead: Option<usize>) -> Kaf
     };
     let mut config = ClientConfig::new();
     config.set("client.id", "starmere").set("isolation.level", "read_committed").set("statistics.interval.ms", "0");
+    // The partitions of a member that was killed go to the others after so long; librdkafka's default is 45 s.
+    config.set("session.timeout.ms", "10000");
     if let Some(ahead) = ahead {
         // What is fetched at once comes on top of what is queued.
         let half = (ahead / 2).clamp(LEAST_FETCH, MOST_FETCH);

@@ -22,7 +22,9 @@
 //!
 //! On a crash nothing is left but what the table says.
 
+mod assign;
 mod claim;
+mod client;
 mod consumer;
 mod position;
 mod registry;
@@ -35,7 +37,7 @@ use std::collections::BTreeMap;
 
 pub use consumer::check_setting;
 pub use registry::Registry;
-pub use run::{Report, Until, check_pattern, ends, land};
+pub use run::{Report, Until, check_pattern, ends, land, matches};
 pub use stopped::{Stop, Why, go_on, stops};
 
 /// Topics that feed a stream.

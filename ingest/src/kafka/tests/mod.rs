@@ -1,4 +1,10 @@
-//! Over librdkafka's mock cluster, in this process.
+//! Over librdkafka's mock cluster, and over a simulated group, in this process.
+
+mod group;
+mod simulation;
+#[path = "../../../../tests/support/stores.rs"]
+#[expect(dead_code, reason = "others need the rest of it")]
+mod stores;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -109,13 +115,7 @@ impl World {
     }
 
     async fn rows(&self) -> RecordBatch {
-        let engine = Engine::new(&self.store, 1 << 28).unwrap();
-        let session = engine.session();
-        let snapshot = self.stream.open().await.unwrap();
-        session.register_table("s", Arc::new(PinnedTable::new(&self.store, snapshot))).unwrap();
-        let query = "SELECT * FROM s ORDER BY topic, partition, position";
-        let batches = session.sql(query).await.unwrap().collect().await.unwrap();
-        arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+        rows(&self.store, &self.stream).await
     }
 
     /// Each of the events is there once.
@@ -127,6 +127,16 @@ impl World {
         let expected: Vec<Vec<u8>> = numbers.map(|number| event(number).into_bytes()).collect();
         assert_eq!(found, expected.iter().collect());
     }
+}
+
+async fn rows(store: &Store, stream: &Stream) -> RecordBatch {
+    let engine = Engine::new(store, 1 << 28).unwrap();
+    let session = engine.session();
+    let snapshot = stream.open().await.unwrap();
+    session.register_table("s", Arc::new(PinnedTable::new(store, snapshot))).unwrap();
+    let query = "SELECT * FROM s ORDER BY topic, partition, position";
+    let batches = session.sql(query).await.unwrap().collect().await.unwrap();
+    arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
 fn payloads(rows: &RecordBatch) -> Vec<Vec<u8>> {
