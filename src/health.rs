@@ -195,7 +195,7 @@ async fn topics(opened: &Opened) -> Vec<Topics> {
     let asking = project.file.sources.iter().filter_map(|(name, file)| {
         let topics = file.kafka.as_ref()?;
         Some(async move {
-            let ends = match topics.source(name, &project.root) {
+            let ends = match topics.source(&project.file.project, name, &project.root) {
                 Ok(source) => kafka::ends(&source).await.map_err(anyhow::Error::from),
                 Err(error) => Err(error),
             };

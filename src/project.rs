@@ -28,7 +28,7 @@ use crate::failure::{Mendable, Problems};
 use crate::health::Watched;
 use crate::output::bytes as size;
 use crate::project_tests::{Test, TestFile};
-use crate::sources::SourceFile;
+use crate::sources::{SourceFile, sharing};
 
 /// Catalog snapshots are retained so many days unless the project says otherwise.
 const SNAPSHOT_DAYS: u32 = 30;
@@ -438,6 +438,10 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
         for (message, hint) in source.mistakes(root) {
             problems.push(Problem::new(source.place(name), message).hint(hint));
         }
+    }
+    let topics = file.sources.iter().filter_map(|(source, file)| Some((source.as_str(), file.kafka.as_ref()?)));
+    for (source, (message, hint)) in sharing(&file.project, topics) {
+        problems.push(Problem::new(file.sources[source].place(name), message).hint(hint));
     }
     let mut tell = |place: Place, wrong: Option<(String, String)>| {
         problems.extend(wrong.map(|(message, hint)| Problem::new(place, message).hint(hint)));

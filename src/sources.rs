@@ -39,7 +39,7 @@ pub(crate) struct KafkaFile {
     pub(crate) brokers: String,
     /// Names, or patterns that begin with `^`.
     pub(crate) topics: Vec<String>,
-    /// The consumer group whose members share the partitions; without it, `starmere`.
+    /// The consumer group whose members share the partitions; without it, `starmere.PROJECT.SOURCE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
     /// These partitions of each topic, and no group.
@@ -294,20 +294,42 @@ impl KafkaFile {
         }
     }
 
-    /// The source `name`, with its references looked up.
-    pub(crate) fn source(&self, name: &str, root: &Path) -> anyhow::Result<kafka::Source> {
+    /// The consumer group of the source `name` of `project`; none where it reads certain partitions.
+    fn group(&self, project: &str, name: &str) -> Option<String> {
+        match (&self.group, &self.partitions) {
+            (_, Some(_)) => None,
+            (Some(group), None) => Some(group.clone()),
+            // The members of one group share the records of a topic, so no two sources may have the same.
+            (None, None) => Some(format!("starmere.{project}.{name}")),
+        }
+    }
+
+    /// A topic that both read, where that can be told from the definitions.
+    fn common_topic<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
+        let reads = |wanted: &str, topic: &str| match wanted.starts_with('^') {
+            true => wanted == topic || kafka::matches(wanted, topic),
+            false => wanted == topic,
+        };
+        let of = |one: &'a Self, other: &Self| {
+            let read = |topic: &&String| other.topics.iter().any(|wanted| reads(wanted, topic));
+            one.topics.iter().find(read).map(String::as_str)
+        };
+        of(self, other).or_else(|| of(other, self))
+    }
+
+    /// The source `name` of `project`, with its references looked up.
+    pub(crate) fn source(&self, project: &str, name: &str, root: &Path) -> anyhow::Result<kafka::Source> {
         let mut settings = BTreeMap::new();
         for (setting, value) in &self.settings {
             settings.insert(setting.clone(), resolved(root, value)?);
         }
         settings.insert("bootstrap.servers".to_owned(), resolved(root, &self.brokers)?);
-        let membership = match (&self.group, &self.partitions) {
-            (_, Some(partitions)) => {
-                let distinct: BTreeSet<i32> = partitions.iter().copied().collect();
+        let membership = match self.group(project, name) {
+            Some(group) => Membership::Group(group),
+            None => {
+                let distinct: BTreeSet<i32> = self.partitions.iter().flatten().copied().collect();
                 Membership::Partitions(distinct.into_iter().collect())
             }
-            (Some(group), None) => Membership::Group(group.clone()),
-            (None, None) => Membership::Group("starmere".to_owned()),
         };
         let start = self.start().map_err(|(message, hint)| crate::failure::Mendable::error(message, hint))?;
         let registry = self.registry.as_ref().map(|registry| registry.open(root)).transpose()?;
@@ -315,9 +337,62 @@ impl KafkaFile {
     }
 }
 
+/// Sources that join one group and read one topic: each would get a part of its records. The later one is named.
+pub(crate) fn sharing<'a>(
+    project: &str,
+    sources: impl Iterator<Item = (&'a str, &'a KafkaFile)>,
+) -> Vec<(&'a str, Wrong)> {
+    let sources: Vec<(&str, &KafkaFile)> = sources.collect();
+    let mut found = Vec::new();
+    for (number, (name, kafka)) in sources.iter().enumerate() {
+        let Some(group) = kafka.group(project, name) else { continue };
+        let same = |(other, of): &&(&str, &KafkaFile)| of.group(project, other).as_ref() == Some(&group);
+        let shares =
+            sources[..number].iter().filter(same).find_map(|(other, of)| Some((other, kafka.common_topic(of)?)));
+        if let Some((other, topic)) = shares {
+            let message = format!(
+                "the sources `{other}` and `{name}` read `{topic}` in the group `{group}`, so each would get a part of it"
+            );
+            found.push((*name, wrong(message, "leave `group` out, or name another one for each source")));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_of_one_group_and_one_topic_are_refused() {
+        let of = |topics: &[&str], group: Option<&str>, partitions: Option<Vec<i32>>| KafkaFile {
+            brokers: "localhost:9092".into(),
+            topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+            group: group.map(str::to_owned),
+            partitions,
+            start: None,
+            offsets: BTreeMap::new(),
+            registry: None,
+            settings: BTreeMap::new(),
+        };
+        let shared = |first: KafkaFile, second: KafkaFile| {
+            let sources = [("a", &first), ("b", &second)];
+            sharing("shop", sources.into_iter())
+                .into_iter()
+                .map(|(name, (message, _))| format!("{name}: {message}"))
+                .next()
+        };
+        let words = "b: the sources `a` and `b` read `t` in the group `g`, so each would get a part of it";
+        assert_eq!(shared(of(&["t"], Some("g"), None), of(&["s", "t"], Some("g"), None)).as_deref(), Some(words));
+        assert_eq!(shared(of(&["^t.*"], Some("g"), None), of(&["t"], Some("g"), None)).as_deref(), Some(words));
+        assert_eq!(shared(of(&["t"], Some("g"), None), of(&["^t.*"], Some("g"), None)).as_deref(), Some(words));
+        assert!(shared(of(&["^t"], Some("g"), None), of(&["^t"], Some("g"), None)).is_some());
+        assert_eq!(shared(of(&["t"], None, None), of(&["t"], None, None)), None, "by default, each has its own");
+        assert_eq!(shared(of(&["t"], Some("g"), None), of(&["t"], Some("h"), None)), None);
+        assert_eq!(shared(of(&["t"], Some("g"), None), of(&["s"], Some("g"), None)), None);
+        assert_eq!(shared(of(&["t"], None, Some(vec![0])), of(&["t"], None, Some(vec![1]))), None);
+        assert_eq!(of(&["t"], None, None).group("shop", "orders").as_deref(), Some("starmere.shop.orders"));
+    }
 
     fn kafka(change: impl FnOnce(&mut KafkaFile)) -> Vec<String> {
         let mut file = KafkaFile {

@@ -114,7 +114,7 @@ pub(super) fn feeds(opened: &Opened, only: &[String], end_of_input: bool) -> any
             feeds.push(Feed { stream: stream.clone(), mapping: mapping.clone(), from: From::Files(source), schedule });
         }
         if let Some(topics) = &source.kafka {
-            let source = topics.source(name, &project.root)?;
+            let source = topics.source(&project.file.project, name, &project.root)?;
             feeds.push(Feed { stream, mapping, from: From::Kafka(source), schedule });
         }
     }
