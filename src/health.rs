@@ -301,6 +301,8 @@ pub(crate) async fn metrics(opened: &Opened) -> anyhow::Result<String> {
     text.add("starmere_ingest_memory_used_bytes", "Memory of events on their way into the lake", &[], Some(used));
     text.add("starmere_ingest_memory_bytes", "The most that it may be", &[], Some(bytes));
     text.add("starmere_ingest_waiting", "Sources and requests that wait for memory", &[], Some(waiting));
+    let damage = Some(starmere_lake::damage::found());
+    text.add("starmere_damage_found", "Reads of stored files that this process found damaged", &[], damage);
     let newest = opened.catalog.newest().await?;
     text.add("starmere_catalog_snapshot", "Number of the newest catalog snapshot", &[], Some(newest.number));
     let at = Some(newest.published_at / 1000).filter(|&at| at > 0);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use starmere_lake::catalog::{Catalog, CatalogSnapshot, Pin};
+use starmere_lake::damage::among;
 use starmere_lake::delta::Table;
 use starmere_lake::session::Engine;
 use starmere_lake::{Error as LakeError, Kind};
@@ -259,7 +260,10 @@ async fn check(
         _ = turns.while_built.acquire().await;
     }
     let _turn = turns.at_once.acquire().await?;
-    contract::check(engine, table, &snapshot, kept, port).await.map_err(anyhow::Error::msg)
+    contract::check(engine, table, &snapshot, kept, port).await.map_err(|error| match among(&error) {
+        Some(damage) => damage.into(),
+        None => anyhow::Error::msg(error.to_string()),
+    })
 }
 
 /// The models named, and all that share streams or tables with them: a snapshot must fit together.

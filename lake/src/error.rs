@@ -84,6 +84,12 @@ impl Error {
             Self::Warehouse { .. } => {
                 Some("a warehouse is a folder, `file:///path`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`".into())
             }
+            // What is made of the lake can be made again.
+            Self::Corrupt { path, .. } if path.starts_with("models/") => Some(
+                "fill the models again with `starmere build --full`, or restore the object from a copy; \
+                 `starmere verify` lists what else is damaged"
+                    .into(),
+            ),
             Self::Corrupt { .. } => {
                 Some("restore the object from a copy; `starmere verify` lists what else is damaged".into())
             }
@@ -101,6 +107,11 @@ impl Error {
     pub fn parquet(path: impl Into<String>) -> impl FnOnce(parquet::errors::ParquetError) -> Self {
         let path = path.into();
         move |error| match error {
+            // A reader of ours has named it.
+            parquet::errors::ParquetError::External(error) if error.is::<Self>() => match error.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(error) => Self::Corrupt { path, reason: error.to_string() },
+            },
             parquet::errors::ParquetError::External(error) if error.is::<object_store::Error>() => {
                 match error.downcast::<object_store::Error>() {
                     Ok(source) => Self::Store { action: "read", path, source: *source },

@@ -5,6 +5,7 @@
 //! | [`store`] | the warehouse's object store: a durable folder, memory, S3 |
 //! | [`paths`] | the only place that builds or parses an object path |
 //! | [`delta`] | Delta tables: log, snapshots, commits at an exact version, checkpoints, files with statistics |
+//! | [`damage`] | files that are not what was written: counted and named |
 //! | [`events`] | the columns of a stream's table |
 //! | [`landing`] | the protocol by which a batch of events gets into a stream exactly once |
 //! | [`catalog`] | numbered snapshots that pin a version of every table, so that many change at once |
@@ -23,6 +24,7 @@
 pub mod arithmetic;
 pub mod catalog;
 pub mod corrections;
+pub mod damage;
 pub mod delta;
 mod error;
 pub mod events;
@@ -32,6 +34,7 @@ pub mod landing;
 pub mod literals;
 pub mod paths;
 pub mod provider;
+mod scan;
 pub mod session;
 pub mod sql_times;
 mod star;

@@ -2,8 +2,9 @@
 //!
 //! The scan is a `DataSourceExec` over the snapshot's files, so that everything DataFusion knows about Parquet
 //! works: pruning by statistics and bloom filters, filters pushed into the scan, run-time filters of joins,
-//! splitting by byte ranges, and distribution. Text is read as views, which is what the engine is quickest with.
-//! Statistics are bounds, except counts, integers and dates (see the `statistics` module of [`crate::delta`]).
+//! splitting by byte ranges, and distribution. What is read is checked (see the `scan` module). Text is read as views,
+//! which is what the engine is quickest with. Statistics are bounds, except counts, integers and dates (see the
+//! `statistics` module of [`crate::delta`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,17 +15,17 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Statistics;
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 
-use crate::delta::{Add, Snapshot, statistics};
+use crate::delta::{Add, Seal, Snapshot, statistics};
+use crate::scan::CheckedReaders;
 use crate::store::Store;
 
 /// A table at a version.
@@ -77,8 +78,9 @@ impl PinnedTable {
         self
     }
 
-    fn partitioned_file(&self, add: &Add, statistics: &Arc<Statistics>) -> PartitionedFile {
+    fn partitioned_file(&self, add: &Add, statistics: &Arc<Statistics>) -> crate::Result<PartitionedFile> {
         let path = self.snapshot.path().file(&add.path);
+        let seal = Seal::of(add, &path)?;
         let meta = object_store::ObjectMeta {
             location: path,
             last_modified: chrono::DateTime::from_timestamp_millis(add.modification_time).unwrap_or_default(),
@@ -90,7 +92,13 @@ impl PinnedTable {
             let value = add.partition_values.get(field.name()).and_then(|value| value.as_deref());
             statistics::partition_value(field.data_type(), value).unwrap_or(datafusion::common::ScalarValue::Null)
         });
-        PartitionedFile::new_from_meta(meta).with_partition_values(values.collect()).with_statistics(statistics.clone())
+        let file = PartitionedFile::new_from_meta(meta)
+            .with_partition_values(values.collect())
+            .with_statistics(statistics.clone());
+        Ok(match seal {
+            Some(seal) => file.with_extension(seal),
+            None => file,
+        })
     }
 }
 
@@ -138,11 +146,13 @@ impl TableProvider for PinnedTable {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
         let files = self.files.iter().map(|add| self.partitioned_file(add, parsed(&self.schema, add)));
-        let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
+        let files = files.collect::<crate::Result<Vec<_>>>();
+        let files = files.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let groups = FileGroup::new(files).split_files(state.config().target_partitions());
         let options = state.config().options().execution.parquet.clone();
         let options = datafusion::config::TableParquetOptions { global: options, ..Default::default() };
         let metadata = state.runtime_env().cache_manager.get_file_metadata_cache();
-        let reader = CachedParquetFileReaderFactory::new(self.store.objects().clone(), metadata);
+        let reader = CheckedReaders::new(self.store.objects().clone(), metadata);
         let source = ParquetSource::new(self.table_schema.clone())
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(reader));

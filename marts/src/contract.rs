@@ -39,11 +39,11 @@ pub async fn check(
     snapshot: &Arc<Snapshot>,
     kept: Option<&Snapshot>,
     port: &Port,
-) -> Result<Option<Breach>, String> {
+) -> datafusion::error::Result<Option<Breach>> {
     let broken = match nulls(snapshot, port) {
         Some(broken) => Some(broken),
         None if port.primary_key.is_empty() => None,
-        None => doubles(engine, table, snapshot, kept, port).await.map_err(|error| error.to_string())?,
+        None => doubles(engine, table, snapshot, kept, port).await?,
     };
     let Some(Broken { mut reason, rows }) = broken else { return Ok(None) };
     // The breach is told, whether or not its events are found.

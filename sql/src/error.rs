@@ -202,6 +202,9 @@ impl From<DataFusionError> for QueryError {
         if let Some(ours) = embedded(&error) {
             return ours.clone();
         }
+        if let Some(stored) = starmere_lake::damage::lake_error(&error) {
+            return of_lake(stored);
+        }
         let diagnostic = error.diagnostic();
         let mut ours = from_root(error.find_root());
         if let Some(span) = diagnostic.and_then(|diagnostic| diagnostic.span)
@@ -232,6 +235,22 @@ fn embedded<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a QueryError> {
         next = error.source();
     }
     None
+}
+
+/// What is stored could not be read: whoever asks can do nothing about it, and may try again where the store is away.
+fn of_lake(error: &starmere_lake::Error) -> QueryError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    let kind = match error.kind() {
+        starmere_lake::Kind::Unavailable => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
+    };
+    QueryError { hint: error.hint().map(Into::into), ..QueryError::new(kind, text) }
 }
 
 /// The planner's first advice: what to do, else what it noticed.

@@ -29,6 +29,25 @@ async fn a_damaged_object_is_named_or_not_needed() {
     scene.has_no_complaints(cases).await;
 }
 
+/// Single bits of the files of streams and models: in pages, their headers, indexes, filters, hashes, digests, footers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_bit_is_named_or_not_needed() {
+    let scene = Arc::new(Scene::new(Work::Land, 0).await);
+    let mut random = Rng::with_seed(22);
+    let mut cases = Vec::new();
+    for path in damage::objects(&scene.store).await.into_iter().filter(damage::is_data_file) {
+        let bytes = damage::read(&scene.store, &path).await;
+        for _ in 0..4 {
+            let store = scene.fork();
+            let (flipped, bit) = damage::flipped(&bytes, &mut random);
+            damage::write(&store, &path, flipped).await;
+            cases.push((format!("bit {bit} of {path}"), store, path.to_string()));
+        }
+    }
+    assert!(cases.len() > 20, "only {} cases", cases.len());
+    scene.has_no_complaints(cases).await;
+}
+
 /// Commits that were cut between two lines, before the first one included: what is left can be read and is not all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_without_some_of_its_lines_is_refused() {

@@ -1,6 +1,7 @@
 //! Objects that are not what they were.
 
 use bytes::Bytes;
+use fastrand::Rng;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -79,4 +80,18 @@ pub(crate) fn is_in_log(path: &Path) -> bool {
 /// The table that the object of a log belongs to; of any other object, the object itself.
 pub(crate) fn table(path: &Path) -> &str {
     folder(path).strip_suffix("/_delta_log").unwrap_or(path.as_ref())
+}
+
+/// Whether it is a Parquet file of a table.
+pub(crate) fn is_data_file(path: &Path) -> bool {
+    let text: &str = path.as_ref();
+    text.ends_with(".parquet") && !is_in_log(path)
+}
+
+/// The same bytes with one bit changed, and the number of that bit.
+pub(crate) fn flipped(bytes: &[u8], random: &mut Rng) -> (Vec<u8>, usize) {
+    let bit = random.usize(0..bytes.len() * 8);
+    let mut flipped = bytes.to_vec();
+    flipped[bit / 8] ^= 1 << (bit % 8);
+    (flipped, bit)
 }

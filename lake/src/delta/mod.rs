@@ -17,9 +17,11 @@
 
 mod actions;
 mod checkpoint;
+mod file;
 mod hashes;
 mod read;
 mod schema;
+mod seal;
 mod snapshot;
 mod splice;
 pub(crate) mod statistics;
@@ -37,10 +39,12 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 
 pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
+pub use file::DataFile;
 pub use hashes::{Hashes, append_value, hash_rows};
+pub use read::Wanted;
 pub(crate) use read::align;
-pub use read::{DataFile, Wanted};
 pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
+pub(crate) use seal::{Seal, Sums};
 pub use snapshot::Snapshot;
 pub use write::{EncodedFile, FileOptions, FileWriter};
 
@@ -310,7 +314,7 @@ impl Table {
         options: FileOptions,
     ) -> Result<Add> {
         let path = self.path.file(&add.path);
-        let bytes = self.store().read(&path).await?.ok_or_else(|| Error::Missing { object: path.to_string() })?;
+        let bytes = DataFile::of(self, add)?.whole().await?;
         let schema = schema.clone();
         let names = replaced.schema().fields().iter().map(|field| field.name().clone()).collect();
         let splice = move || splice::spliced(&bytes, &schema, &replaced, &options);
@@ -327,8 +331,9 @@ impl Table {
     }
 
     /// Uploads an encoded file and tells how to add it.
-    pub async fn upload(&self, file: EncodedFile) -> Result<Add> {
+    pub async fn upload(&self, mut file: EncodedFile) -> Result<Add> {
         let relative = paths::new_file(file.partition_pair(), file.group);
+        let seal = Seal::put(&mut file.bytes)?;
         let size = file.bytes.len();
         let digest = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&file.bytes));
         self.store().write(&self.path.file(&relative), Bytes::from(file.bytes)).await?;
@@ -339,7 +344,7 @@ impl Table {
             modification_time: chrono::Utc::now().timestamp_millis(),
             data_change: true,
             stats: Some(file.statistics),
-            tags: Some([(DIGEST.to_owned(), Some(digest))].into()),
+            tags: Some([(DIGEST.to_owned(), Some(digest)), seal.tag()].into()),
             parsed: Default::default(),
         })
     }

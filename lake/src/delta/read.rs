@@ -1,25 +1,18 @@
 //! Reading a data file: a stream of record batches, of the columns and rows that are asked for.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{FieldRef, Int64Type, SchemaRef};
 use arrow::error::ArrowError;
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderOptions, RowFilter, RowSelection};
+use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter, RowSelection};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::hashes::{FooterEntry, Hashes};
-use super::{Add, Table};
+use super::{Add, DataFile, Table};
 use crate::{Error, Result};
 
 /// Rows that are decoded at a time where few of them are wanted.
@@ -31,9 +24,8 @@ pub type Wanted = Arc<dyn Fn(i64) -> bool + Send + Sync>;
 impl Table {
     /// A reader of a file of the table; its footer is read.
     pub async fn reader(&self, add: &Add) -> Result<ParquetRecordBatchStreamBuilder<DataFile>> {
-        let path = self.path().file(&add.path);
-        let file = DataFile { objects: self.store().objects().clone(), path: path.clone(), size: add.size as u64 };
-        ParquetRecordBatchStreamBuilder::new(file).await.map_err(Error::parquet(path.to_string()))
+        let builder = ParquetRecordBatchStreamBuilder::new(DataFile::of(self, add)?).await;
+        builder.map_err(Error::parquet(self.path().file(&add.path)))
     }
 
     /// The columns of `schema` of all rows of a file, in its order.
@@ -79,14 +71,14 @@ impl Table {
 
     /// The hashes of the values that a file has in `columns` (see [`super::hash_rows`]), where it says them.
     pub async fn hashes(&self, add: &Add, columns: &[&str]) -> Result<Option<Hashes>> {
-        let path = self.path().file(&add.path);
-        let builder = self.reader(add).await?;
-        let entries = builder.metadata().file_metadata().key_value_metadata();
+        let failed = || Error::parquet(self.path().file(&add.path));
+        let mut file = DataFile::of(self, add)?;
+        let footer = file.get_metadata(None).await.map_err(failed())?;
+        let entries = footer.file_metadata().key_value_metadata();
         let entry = entries.and_then(|entries| FooterEntry::read(entries));
         let entry = entry.filter(|entry| entry.columns == columns && entry.range.end <= add.size as u64);
         let Some(FooterEntry { bits, range, .. }) = entry else { return Ok(None) };
-        let bytes = self.store().objects().get_range(&path, range).await;
-        let bytes = bytes.map_err(|source| Error::Store { action: "read", path: path.to_string(), source })?;
+        let bytes = file.get_bytes(range).await.map_err(failed())?;
         Ok(Hashes::new(bits, bytes))
     }
 
@@ -113,39 +105,4 @@ pub(crate) fn align(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBat
     let found = batch.schema();
     let column = |field: &FieldRef| cast(batch.column(found.index_of(field.name())?), field.data_type());
     RecordBatch::try_new(schema.clone(), schema.fields().iter().map(column).collect::<Result<_, _>>()?)
-}
-
-/// A Parquet file in the store; only the ranges that are needed are read.
-#[derive(Debug)]
-pub struct DataFile {
-    objects: Arc<dyn ObjectStore>,
-    path: Path,
-    size: u64,
-}
-
-impl AsyncFileReader for DataFile {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move { self.objects.get_range(&self.path, range).await.map_err(external) }.boxed()
-    }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move { self.objects.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        _options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move {
-            let size = self.size;
-            let metadata =
-                ParquetMetaDataReader::new().with_prefetch_hint(Some(1 << 16)).load_and_finish(self, size).await?;
-            Ok(Arc::new(metadata))
-        }
-        .boxed()
-    }
-}
-
-fn external(error: object_store::Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
 }

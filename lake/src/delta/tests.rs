@@ -4,6 +4,9 @@ use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArr
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
 use super::*;
+use crate::damage;
+use crate::provider::PinnedTable;
+use crate::session::Engine;
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -236,4 +239,95 @@ async fn columns_of_a_file_are_replaced_and_the_others_copied() {
     // Too few values are refused.
     let wrong = table.with_columns(&add, &schema(), replaced.slice(0, 10), options).await;
     assert!(wrong.is_err());
+}
+
+/// What DataFusion finds in a table, by conditions that make it look at statistics and page indexes.
+async fn queried(
+    engine: &Engine,
+    table: &Table,
+    snapshot: &Arc<Snapshot>,
+) -> datafusion::error::Result<Vec<RecordBatch>> {
+    let session = engine.session();
+    session.register_table("t", Arc::new(PinnedTable::new(table.store(), snapshot.clone())))?;
+    let sql = "SELECT count(name) AS names, sum(id) AS ids, max(\"at\") AS last FROM t \
+               WHERE id = 4242 OR id < 2000 OR id > 9000";
+    session.sql(sql).await?.collect().await
+}
+
+/// A table with one file of several blocks, and that file.
+async fn with_a_file() -> (Table, Arc<Snapshot>, Add) {
+    let table = table();
+    let base = table.open_or_create(&schema(), &[]).await.unwrap();
+    let options = FileOptions { row_group: 2_500, hashed: vec!["name".into()], ..FileOptions::default() };
+    let add = table.upload(EncodedFile::of(&schema(), &[batch(0..10_000)], &options).unwrap()).await.unwrap();
+    let commit = Commit { adds: vec![add.clone()], operation: "WRITE", ..Commit::default() };
+    let snapshot = table.commit(&base, commit).await.unwrap();
+    (table, snapshot, add)
+}
+
+#[tokio::test]
+async fn a_changed_bit_is_never_an_answer() {
+    let (table, snapshot, add) = with_a_file().await;
+    let path = table.path().file(&add.path);
+    let whole = table.store().read(&path).await.unwrap().unwrap();
+    assert!(whole.len() > 2 << 15, "{} bytes are too few blocks", whole.len());
+    let known = Engine::new(table.store(), 64 << 20).unwrap();
+    let answer = queried(&known, &table, &snapshot).await.unwrap();
+    let hash = hash_rows(&[batch(7..8).column(1).clone()]).unwrap()[0];
+    let replaced = batch(0..10_000).project(&[2]).unwrap();
+    let (mut random, mut noticed, before) = (fastrand::Rng::with_seed(21), 0, damage::found());
+    for _ in 0..150 {
+        let mut changed = whole.to_vec();
+        let place = random.usize(0..changed.len());
+        changed[place] ^= 1 << random.u32(0..8);
+        table.store().write(&path, changed.into()).await.unwrap();
+        let mut is_told = |error: &dyn std::error::Error| {
+            noticed += 1;
+            let text = error.to_string();
+            assert!(text.contains(path.as_ref()) && text.contains("is damaged"), "byte {place}: {text}");
+        };
+        match table.read(&add, &schema()).await {
+            Ok(rows) => assert_eq!(rows, batch(0..10_000), "byte {place}"),
+            Err(error) => is_told(&error),
+        }
+        match table.hashes(&add, &["name"]).await {
+            Ok(hashes) => assert!(hashes.unwrap().may_hold(hash), "byte {place}"),
+            Err(error) => is_told(&error),
+        }
+        match table.with_columns(&add, &schema(), replaced.clone(), FileOptions::default()).await {
+            Ok(_) => panic!("byte {place} was copied"),
+            Err(error) => is_told(&error),
+        }
+        // With the footer of before the damage, and without.
+        let fresh = Engine::new(table.store(), 64 << 20).unwrap();
+        for engine in [&known, &fresh] {
+            match queried(engine, &table, &snapshot).await {
+                Ok(rows) => assert_eq!(rows, answer, "byte {place}"),
+                Err(error) => {
+                    assert!(damage::among(&error).is_some(), "byte {place}: {error}");
+                    is_told(&error);
+                }
+            }
+        }
+    }
+    assert!(noticed >= 200 && damage::found() >= before + noticed, "{noticed} noticed");
+}
+
+#[tokio::test]
+async fn a_file_without_digests_is_read_and_a_tag_that_lies_is_damage() {
+    let (table, _, add) = with_a_file().await;
+    let old = Add { tags: None, ..add.clone() };
+    assert_eq!(table.read(&old, &schema()).await.unwrap(), batch(0..10_000));
+    for text in ["", "32768 10 zz", "32768 99999999 0", "32768 10 0"] {
+        let mut wrong = add.clone();
+        wrong.tags.as_mut().unwrap().insert("starmere.seal".into(), Some(text.into()));
+        let error = table.read(&wrong, &schema()).await.unwrap_err();
+        assert!(error.kind() == crate::Kind::Corrupt && error.to_string().contains(&add.path), "{text}: {error}");
+    }
+    // A file that was cut says so.
+    let path = table.path().file(&add.path);
+    let whole = table.store().read(&path).await.unwrap().unwrap();
+    table.store().write(&path, whole.slice(..whole.len() / 2)).await.unwrap();
+    let error = table.read(&add, &schema()).await.unwrap_err();
+    assert!(error.to_string().contains("is damaged: it has"), "{error}");
 }

@@ -208,6 +208,9 @@ impl Work<'_> {
     }
 
     fn failed(&self, error: &DataFusionError) -> Error {
+        if let Some(damage) = starmere_lake::damage::among(error) {
+            return damage.into();
+        }
         let reason = reason(error);
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => Error::Memory { model: self.model.name.to_string(), reason },

@@ -65,3 +65,17 @@ fn status_carries_causes_place_and_hint() {
         "could not open snapshot 7: disk is gone (line 2, column 5)\n\nhint: look at the disk"
     );
 }
+
+#[test]
+fn damage_of_a_stored_file_is_told_with_the_way_out() {
+    let damage = starmere_lake::Error::Corrupt { path: "models/sales/x/y".into(), reason: "it is cut".into() };
+    let error = QueryError::from(DataFusionError::External(Box::new(damage)).context("while scanning"));
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert_eq!(error.to_string(), "`models/sales/x/y` is damaged: it is cut");
+    assert!(error.hint().unwrap().contains("starmere build --full"));
+    let source = object_store::Error::Generic { store: "s3", source: "no answer".into() };
+    let away = starmere_lake::Error::Store { action: "read", path: "lake/x".into(), source };
+    let error = QueryError::from(DataFusionError::External(Box::new(away)));
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().starts_with("could not read `lake/x`: "), "{error}");
+}
