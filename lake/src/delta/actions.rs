@@ -230,6 +230,9 @@ pub struct CommitInfo {
     /// How many actions the commit has, this one included: a text that was cut between two lines is no commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action_count: Option<usize>,
+    /// The XXH3 of the lines that follow this one, in hexadecimal digits: statistics in them answer queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// What Starmere notes about the commit.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub starmere: serde_json::Value,
@@ -244,6 +247,7 @@ impl CommitInfo {
             engine_info: Some(concat!("starmere/", env!("CARGO_PKG_VERSION")).to_owned()),
             attempt: Some(uuid::Uuid::new_v4().simple().to_string()),
             action_count: None,
+            digest: None,
             starmere: facts,
         }
     }
@@ -252,16 +256,30 @@ impl CommitInfo {
 /// The text of a commit.
 pub(crate) fn encode(actions: &mut [Action]) -> Result<Bytes> {
     let count = actions.len();
-    if let Some(Action::CommitInfo(info)) = actions.first_mut() {
-        info.action_count = Some(count);
+    let mut rest = Vec::with_capacity(count * 256);
+    for action in actions.iter().skip(1) {
+        append(&mut rest, action)?;
     }
-    let mut text = Vec::with_capacity(count * 256);
-    for action in actions {
-        serde_json::to_writer(&mut text, action)
-            .map_err(|error| Error::Invalid { what: "a Delta action".into(), reason: error.to_string() })?;
-        text.push(b'\n');
+    let mut text = Vec::with_capacity(rest.len() + 1024);
+    if let Some(first) = actions.first_mut() {
+        if let Action::CommitInfo(info) = first {
+            (info.action_count, info.digest) = (Some(count), Some(digest(&rest)));
+        }
+        append(&mut text, first)?;
     }
+    text.extend_from_slice(&rest);
     Ok(text.into())
+}
+
+fn append(text: &mut Vec<u8>, action: &Action) -> Result<()> {
+    serde_json::to_writer(&mut *text, action)
+        .map_err(|error| Error::Invalid { what: "a Delta action".into(), reason: error.to_string() })?;
+    text.push(b'\n');
+    Ok(())
+}
+
+fn digest(lines: &[u8]) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(lines))
 }
 
 /// The actions of a commit's text. Actions that no reader needs to know are skipped.
@@ -288,10 +306,18 @@ pub(crate) fn decode(path: &str, text: &[u8]) -> Result<Vec<Action>> {
         Action::CommitInfo(info) => info.action_count,
         _ => None,
     });
+    let written = match actions.first() {
+        Some(Action::CommitInfo(info)) => info.digest.as_deref(),
+        _ => None,
+    };
+    let rest = text.iter().position(|byte| *byte == b'\n').map_or(&[][..], |end| &text[end + 1..]);
     match expected {
         _ if actions.is_empty() => Err(corrupt("it is empty".into())),
         Some(expected) if expected != actions.len() => {
             Err(corrupt(format!("it has {} of its {expected} actions", actions.len())))
+        }
+        _ if written.is_some_and(|written| written != digest(rest)) => {
+            Err(corrupt("its actions are not those that were written".into()))
         }
         _ => Ok(actions),
     }

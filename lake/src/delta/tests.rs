@@ -313,6 +313,24 @@ async fn a_changed_bit_is_never_an_answer() {
     assert!(noticed >= 200 && damage::found() >= before + noticed, "{noticed} noticed");
 }
 
+/// Statistics in the log answer queries: a digit that was changed in them is no answer either.
+#[tokio::test]
+async fn a_changed_bit_of_a_commit_is_damage() {
+    let (table, snapshot, _) = with_a_file().await;
+    let path = table.path().commit(snapshot.version());
+    let whole = table.store().read(&path).await.unwrap().unwrap();
+    let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let mut random = fastrand::Rng::with_seed(23);
+    for _ in 0..300 {
+        let mut changed = whole.to_vec();
+        let place = random.usize(first..changed.len());
+        changed[place] ^= 1 << random.u32(0..8);
+        let error = actions::decode("x", &changed).unwrap_err();
+        assert!(error.to_string().starts_with("`x` is damaged: "), "byte {place}: {error}");
+    }
+    assert_eq!(actions::decode("x", &whole).unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn a_file_without_digests_is_read_and_a_tag_that_lies_is_damage() {
     let (table, _, add) = with_a_file().await;
