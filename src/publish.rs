@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use starmere_lake::catalog::{Catalog, CatalogSnapshot, Pin};
 use starmere_lake::damage::among;
 use starmere_lake::delta::Table;
 use starmere_lake::session::Engine;
+use starmere_lake::store::Backoff;
 use starmere_lake::{Error as LakeError, Kind};
 use starmere_marts::contract::{self, Breach};
 use starmere_marts::meaning::{Meaning, Port};
@@ -51,12 +53,14 @@ pub(crate) async fn build_and_publish(
     for stream in &how.accepted_losses {
         opened.stream(stream)?;
     }
-    let mut attempt = 1;
+    // How long a build takes says nothing of how often others were first.
+    let (mut attempt, mut backoff) = (1, Backoff::lasting(Duration::MAX));
     loop {
         match once(opened, &models, how, output).await {
             Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
                 tracing::info!(attempt, "another build was first; beginning anew");
                 attempt += 1;
+                backoff.pause().await;
             }
             other => return other,
         }

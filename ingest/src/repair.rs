@@ -11,6 +11,7 @@
 //! Where somebody else commits in between, everything is decided again. On a crash, nothing or all of it is done.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -19,14 +20,15 @@ use object_store::path::Path;
 use starmere_lake::delta::{Add, Commit, EncodedFile, REWRITE, Remove, Txn};
 use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Oversized, SourcePartition, Stream, Tallies, row_digest};
+use starmere_lake::store::Backoff;
 use starmere_lake::{Error as LakeError, events};
 
 use crate::envelope::{Mapping, Reader};
 use crate::rows::{Batch, Types};
 use crate::{Error, Result};
 
-/// How often a commit is offered while others commit in between.
-const ATTEMPTS: usize = 100;
+/// Attempts begin for so long while others commit in between; each reads all files with rejects.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,13 +43,13 @@ pub struct Repaired {
 
 /// Takes up what can be read by `mapping` now.
 pub async fn repair(stream: &Stream, mapping: &Mapping) -> Result<Repaired> {
-    for _ in 0..ATTEMPTS {
-        match attempt(stream, mapping).await {
-            Err(Error::Lake(LakeError::Conflict { .. })) => {}
-            other => return other,
+    let mut backoff = Backoff::lasting(PATIENCE);
+    loop {
+        let attempted = attempt(stream, mapping).await;
+        if !matches!(attempted, Err(Error::Lake(LakeError::Conflict { .. }))) || !backoff.pause().await {
+            return attempted;
         }
     }
-    Err(LakeError::Conflict { table: stream.table().path().to_string(), version: 0 }.into())
 }
 
 async fn attempt(stream: &Stream, mapping: &Mapping) -> Result<Repaired> {

@@ -22,10 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::delta::Warehouse;
 use crate::paths::{self, TablePath};
+use crate::store::Backoff;
 use crate::{Error, Result};
-
-/// How often a publish is offered while others publish in between.
-const ATTEMPTS: u32 = 1000;
 
 /// A table at a version, and the versions of its inputs that it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +163,8 @@ impl Catalog {
         mut decide: impl FnMut(&CatalogSnapshot) -> Result<Option<(BTreeMap<String, Pin>, serde_json::Value)>>,
     ) -> Result<CatalogSnapshot> {
         let publish_id = uuid::Uuid::new_v4().to_string();
-        for _ in 0..ATTEMPTS {
+        let mut backoff = Backoff::default();
+        loop {
             let newest = self.newest().await?;
             if newest.publish_id == publish_id {
                 return Ok(newest);
@@ -203,8 +202,10 @@ impl Catalog {
                     Err(_) => return Err(error),
                 },
             }
+            if !backoff.pause().await {
+                return Err(Error::Conflict { table: "catalog".into(), version: number });
+            }
         }
-        Err(Error::Conflict { table: "catalog".into(), version: self.known.load(Ordering::Relaxed) + 1 })
     }
 }
 

@@ -36,11 +36,8 @@ use crate::catalog::Catalog;
 use crate::delta::{Add, Commit, Committed, EncodedFile, Snapshot, Table, Txn};
 use crate::events;
 use crate::paths::{escape, unescape};
-use crate::store::Store;
+use crate::store::{Backoff, Store};
 use crate::{Error, Result};
-
-/// How often a batch is offered while other writers commit in between.
-const ATTEMPTS: u32 = 1000;
 
 /// One ordered sequence of events: a Kafka partition, a file, a run of the HTTP listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -268,11 +265,13 @@ impl Stream {
         for file in files {
             adds.push(self.table.upload(file).await?);
         }
-        for _ in 0..ATTEMPTS {
+        let mut backoff = Backoff::default();
+        loop {
             let error = match self.table.commit(&snapshot, self.commit(parts, &adds)).await {
                 Ok(next) => return Ok(Outcome::Landed(next)),
                 Err(error) => error,
             };
+            let goes_on = matches!(error, Error::Conflict { .. }) && backoff.pause().await;
             // Conflict or unknown: the table tells. Our files in it mean that the commit was made after all.
             snapshot = self.open().await?;
             if let Some(add) = adds.first()
@@ -283,11 +282,10 @@ impl Stream {
             if !self.all_append(&snapshot, parts) {
                 return Ok(Outcome::Behind(snapshot));
             }
-            if !matches!(error, Error::Conflict { .. }) {
+            if !goes_on {
                 return Err(error);
             }
         }
-        Err(Error::Conflict { table: self.table.path().to_string(), version: snapshot.version() + 1 })
     }
 
     fn all_append(&self, snapshot: &Snapshot, parts: &[Part]) -> bool {

@@ -4,6 +4,7 @@
 //! at all; `PutMode::Create` succeeds for exactly one writer; and an object whose `put` returned is durable.
 //! The conformance test of this module runs them over every back end.
 
+mod backoff;
 mod folder;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use url::Url;
 
+pub use backoff::Backoff;
 pub use folder::Folder;
 
 use crate::{Error, Result};
