@@ -11,10 +11,9 @@ use arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
 
 use crate::delta::{Add, Commit, EncodedFile, FileOptions, FileWriter, REWRITE, Remove, Snapshot, Table, Txn, align};
+use crate::store::Backoff;
 use crate::{Error, Result};
 
-/// How often a commit is offered while others commit in between.
-const ATTEMPTS: usize = 100;
 /// Rows that are in memory at a time, beside the file in the making.
 const ROWS: usize = 8192;
 
@@ -115,7 +114,8 @@ async fn rewritten(
 async fn replace(table: &Table, group: &[Arc<Add>], file: EncodedFile) -> Result<bool> {
     let mut add = table.upload(file).await?;
     add.data_change = false;
-    for _ in 0..ATTEMPTS {
+    let mut backoff = Backoff::default();
+    loop {
         let Some(snapshot) = table.snapshot().await? else { return Ok(false) };
         if snapshot.file(&add.path).is_some() {
             // An answer was lost.
@@ -126,7 +126,11 @@ async fn replace(table: &Table, group: &[Arc<Add>], file: EncodedFile) -> Result
         }
         match table.commit(&snapshot, commit(&snapshot, group, &add)).await {
             Ok(_) => return Ok(true),
-            Err(Error::Conflict { .. }) => {}
+            Err(Error::Conflict { .. }) => {
+                if !backoff.pause().await {
+                    return Ok(false);
+                }
+            }
             Err(error) => {
                 // Unknown: the table tells, or the next compaction does.
                 let newest = table.snapshot().await?;
@@ -138,7 +142,6 @@ async fn replace(table: &Table, group: &[Arc<Add>], file: EncodedFile) -> Result
             }
         }
     }
-    Ok(false)
 }
 
 fn commit(snapshot: &Snapshot, group: &[Arc<Add>], add: &Add) -> Commit {

@@ -6,6 +6,7 @@
 //! copy of a forgotten event comes again, it is a new event.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
@@ -17,12 +18,13 @@ use object_store::path::Path;
 use crate::delta::{Add, Commit, REWRITE, Snapshot, Table, Txn};
 use crate::events::INGEST_DATE;
 use crate::landing::{Oversized, Tallies, Tally, row_digest};
+use crate::store::Backoff;
 use crate::{Error, Result};
 
 /// The `txn` application id whose version is the day before which everything is forgotten, in days since 1970.
 const CUT: &str = "starmere/cut";
-/// How often a commit is offered while others commit in between.
-const ATTEMPTS: usize = 100;
+/// Attempts begin for so long while others commit in between; each reads what is forgotten.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The day before which everything that landed is forgotten, if there is one.
 pub fn cut_of(snapshot: &Snapshot) -> Option<NaiveDate> {
@@ -48,7 +50,8 @@ fn older(snapshot: &Snapshot, day: NaiveDate) -> Vec<Arc<Add>> {
 /// Forgets what landed before `day`; how many rows.
 pub async fn retain(table: &Table, day: NaiveDate) -> Result<u64> {
     let days = day.signed_duration_since(NaiveDate::default()).num_days();
-    for _ in 0..ATTEMPTS {
+    let mut backoff = Backoff::lasting(PATIENCE);
+    loop {
         let Some(snapshot) = table.snapshot().await? else { return Ok(0) };
         let old = older(&snapshot, day);
         if old.is_empty() {
@@ -69,11 +72,13 @@ pub async fn retain(table: &Table, day: NaiveDate) -> Result<u64> {
                 return Ok(rows);
             }
             // Somebody else was first: what is old is looked for again.
-            Err(Error::Conflict { .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                if !matches!(error, Error::Conflict { .. }) || !backoff.pause().await {
+                    return Err(error);
+                }
+            }
         }
     }
-    Err(Error::Conflict { table: table.path().to_string(), version: 0 })
 }
 
 struct Counted {
