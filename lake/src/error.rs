@@ -35,6 +35,9 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
+    /// A store on which the protocols do not hold.
+    #[error("the store of the warehouse `{location}` does not keep a promise: {broken}")]
+    Promise { location: String, broken: String },
     /// A commit lost the race for its version.
     #[error("version {version} of `{table}` was committed by somebody else")]
     Conflict { table: String, version: u64 },
@@ -60,7 +63,9 @@ impl Error {
     /// Who can do something about it.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Warehouse { .. } | Self::Missing { .. } | Self::Invalid { .. } => Kind::Invalid,
+            Self::Warehouse { .. } | Self::Promise { .. } | Self::Missing { .. } | Self::Invalid { .. } => {
+                Kind::Invalid
+            }
             Self::Conflict { .. } => Kind::Conflict,
             Self::Corrupt { .. } => Kind::Corrupt,
             Self::Columns { .. } => Kind::Internal,
@@ -84,6 +89,11 @@ impl Error {
             Self::Warehouse { .. } => {
                 Some("a warehouse is a folder, `file:///path`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`".into())
             }
+            Self::Promise { .. } => Some(
+                "nothing was written; use a folder on a local disk, S3, Google Cloud Storage or Azure, or a release of your store \
+                 that keeps conditional writes (`If-None-Match: *`)"
+                    .into(),
+            ),
             // What is made of the lake can be made again.
             Self::Corrupt { path, .. } if path.starts_with("models/") => Some(
                 "fill the models again with `starmere build --full`, or restore the object from a copy; \

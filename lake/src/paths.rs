@@ -12,6 +12,7 @@
 //!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
 //!   catalog/<number>.json                         snapshots
 //!   environments/<name>/catalog/<number>.json     snapshots of an environment, which shares all tables
+//!   _starmere/probe/…                             objects by which the store was tried
 //! ```
 //!
 //! Readers of Delta ignore folders that begin with `_`.
@@ -207,6 +208,29 @@ pub fn catalog_folder(environment: Option<&str>) -> Path {
 /// A catalog snapshot.
 pub fn catalog(environment: Option<&str>, number: u64) -> Path {
     Path::from(format!("{}/{number:020}.json", catalog_folder(environment)))
+}
+
+/// Objects by which a store is tried, in a folder that nobody else knows.
+#[derive(Debug)]
+pub(crate) struct Probe(String);
+
+impl Probe {
+    pub(crate) fn new() -> Self {
+        Self(format!("_starmere/probe/{}", uuid::Uuid::new_v4().simple()))
+    }
+
+    /// Where it says that the store has been tried.
+    pub(crate) fn verdict() -> Path {
+        Path::from("_starmere/probe/kept.json")
+    }
+
+    pub(crate) fn folder(&self) -> Path {
+        Path::from(self.0.as_str())
+    }
+
+    pub(crate) fn object(&self, name: &str) -> Path {
+        Path::from(format!("{}/{name}", self.0))
+    }
 }
 
 /// The folder of all environments.

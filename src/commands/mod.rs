@@ -26,6 +26,12 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     let root = line.global.project;
     let environment = line.global.env;
     let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open(environment.as_deref()) };
+    // Whoever writes to a store that breaks its promises loses events without a word.
+    let open_to_write = async || -> anyhow::Result<Opened> {
+        let opened = open()?;
+        opened.warehouse.store().try_promises().await?;
+        Ok(opened)
+    };
     if environment.is_some() && matches!(line.command, Command::Ingest(_) | Command::Up(_)) {
         let hint = "land without --env, and build with it";
         return Err(Mendable::error("environments share the streams, and publish for themselves alone", hint));
@@ -47,7 +53,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         }
         Command::Status(arguments) => inspect::status(&open()?, &arguments, output).await,
         Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,
-        Command::Ingest(arguments) => ingest::run(&open()?, &arguments, output).await,
+        Command::Ingest(arguments) => ingest::run(&open_to_write().await?, &arguments, output).await,
         Command::Build(arguments) => {
             let (step, snapshot) = match arguments.back_to {
                 // The way back is there when definitions are wrong, too.
@@ -56,7 +62,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
                     (step, publish::back_to(&catalog_of(&root, environment.as_deref())?, number).await?)
                 }
                 None => {
-                    let opened = open()?;
+                    let opened = open_to_write().await?;
                     let how = publish::How {
                         full: arguments.full,
                         accepted_losses: arguments.accept_loss,
@@ -71,10 +77,10 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
             Ok(())
         }
         Command::Serve(arguments) => serve::run(&open()?, &arguments, false, output).await,
-        Command::Up(arguments) => serve::run(&open()?, &arguments, true, output).await,
+        Command::Up(arguments) => serve::run(&open_to_write().await?, &arguments, true, output).await,
         Command::Sql(arguments) => sql::run(&open()?, arguments, output).await,
         Command::Trace(arguments) => trace::run(&open()?, &arguments, output).await,
-        Command::Upkeep(arguments) => upkeep::run(&open()?, &arguments, output).await,
+        Command::Upkeep(arguments) => upkeep::run(&open_to_write().await?, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&open()?, &arguments, output).await,
     }
 }

@@ -37,6 +37,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Rejects, output: &Output) -
 
 /// Takes rejected rows of a stream up again.
 async fn take_up(opened: &Opened, stream: &str, output: &Output) -> anyhow::Result<()> {
+    opened.warehouse.store().try_promises().await?;
     let (stream, mapping) = opened.stream(stream)?;
     let step = output.step(format!("repairing {}", stream.name()));
     let Repaired { events, still_rejected, version, types } =

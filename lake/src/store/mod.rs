@@ -2,10 +2,12 @@
 //!
 //! Every store behind [`Store`] keeps three promises that the protocols need: an object appears whole or not
 //! at all; `PutMode::Create` succeeds for exactly one writer; and an object whose `put` returned is durable.
-//! The conformance test of this module runs them over every back end.
+//! The conformance test of this module runs them over every back end, and a process that is to write tries the store that
+//! it is given ([`Store::try_promises`]).
 
 mod backoff;
 mod folder;
+mod promises;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::sync::OnceCell;
 use url::Url;
 
 pub use backoff::Backoff;
@@ -34,6 +37,8 @@ pub struct Store {
     /// What DataFusion knows the store as: unique for each opened store.
     url: Url,
     location: String,
+    /// Asked once a process.
+    tried: Arc<OnceCell<()>>,
 }
 
 /// A bucket of S3 or of what speaks like it, of Google's or of Azure's.
@@ -84,7 +89,7 @@ impl Store {
     pub fn over(objects: Arc<dyn ObjectStore>, location: &str) -> Self {
         let unique = uuid::Uuid::new_v4().simple();
         let url = Url::parse(&format!("starmere://{unique}/")).expect("a scheme and a host make a URL");
-        Self { objects, url, location: location.to_owned() }
+        Self { objects, url, location: location.to_owned(), tried: Arc::default() }
     }
 
     /// The store itself, for readers of Parquet.
@@ -100,6 +105,13 @@ impl Store {
     /// As the user named it.
     pub fn location(&self) -> &str {
         &self.location
+    }
+
+    /// Fails where the store does not keep the promises that writers need, as far as that can be tried (see the `promises`
+    /// module). To be asked before a process writes; it tries once.
+    pub async fn try_promises(&self) -> Result<()> {
+        self.tried.get_or_try_init(|| promises::check(self)).await?;
+        Ok(())
     }
 
     /// The object's bytes; `None` where it does not exist.

@@ -104,3 +104,139 @@ fn walk(folder: &FolderPath) -> Vec<String> {
     }
     found
 }
+
+/// A store that breaks one promise.
+#[derive(Clone, Copy, Debug)]
+enum Breaks {
+    /// Looks whether an object is there, and writes then.
+    LooksFirst,
+    /// Creates what is there.
+    Conditions,
+    /// Knows no conditions.
+    Unknown,
+    /// Says that it has written, and has not.
+    Writes,
+    /// Does not answer.
+    Everything,
+}
+
+#[derive(Debug)]
+struct Broken {
+    objects: object_store::memory::InMemory,
+    breaks: Breaks,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a store that breaks {:?}", self.breaks)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Broken {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        mut options: PutOptions,
+    ) -> object_store::Result<object_store::PutResult> {
+        let is_creation = options.mode == PutMode::Create;
+        match self.breaks {
+            Breaks::LooksFirst if is_creation => {
+                if self.objects.head(path).await.is_ok() {
+                    return Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "it is".into() });
+                }
+                // Others look meanwhile.
+                tokio::task::yield_now().await;
+                options.mode = PutMode::Overwrite;
+            }
+            Breaks::Conditions => options.mode = PutMode::Overwrite,
+            Breaks::Unknown if is_creation => {
+                return Err(object_store::Error::Generic { store: "broken", source: "501 Not Implemented".into() });
+            }
+            Breaks::Writes => return Ok(object_store::PutResult { e_tag: None, version: None }),
+            Breaks::Everything => {
+                return Err(object_store::Error::Generic { store: "broken", source: "no answer".into() });
+            }
+            Breaks::LooksFirst | Breaks::Unknown => {}
+        }
+        self.objects.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: object_store::PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
+        self.objects.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(
+        &self,
+        path: &Path,
+        options: object_store::GetOptions,
+    ) -> object_store::Result<object_store::GetResult> {
+        self.objects.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: futures::stream::BoxStream<'static, object_store::Result<Path>>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<Path>> {
+        self.objects.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> futures::stream::BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.objects.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<object_store::ListResult> {
+        self.objects.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: object_store::CopyOptions) -> object_store::Result<()> {
+        self.objects.copy_opts(from, to, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_breaks_a_promise_is_refused_with_what_it_would_lose() {
+    for (breaks, expected) in [
+        (Breaks::LooksFirst, "8 were told that they did"),
+        (Breaks::Conditions, "an object that was there was created again"),
+        (Breaks::Unknown, "501 Not Implemented"),
+        (Breaks::Writes, "something else was read then"),
+    ] {
+        let store = Store::over(Arc::new(Broken { objects: Default::default(), breaks }), "s3://bucket");
+        let error = store.try_promises().await.unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Invalid);
+        let text = error.to_string();
+        assert!(text.contains(expected) && text.contains("s3://bucket"), "{breaks:?}: {text}");
+        assert!(error.hint().unwrap().contains("conditional writes"));
+        assert!(store.list(&Path::default(), None).await.unwrap().is_empty(), "{breaks:?} leaves something");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_keeps_its_promises_is_tried_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open("warehouse", folder.path()).unwrap();
+    let probed = |paths: Vec<String>| {
+        let mut probed: Vec<String> = paths.into_iter().filter(|path| path.contains("probe/")).collect();
+        probed.sort();
+        probed
+    };
+    open().try_promises().await.unwrap();
+    let left = probed(walk(folder.path()));
+    assert!(left.iter().any(|path| path.ends_with("kept.json")), "{left:?}");
+    assert!(left.iter().all(|path| !path.contains("raced")), "{left:?}");
+    // Another process reads the verdict, and makes no folder of its own.
+    open().try_promises().await.unwrap();
+    assert_eq!(probed(walk(folder.path())), left);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_no_verdict() {
+    let objects = Broken { objects: Default::default(), breaks: Breaks::Everything };
+    Store::over(Arc::new(objects), "s3://bucket").try_promises().await.unwrap();
+}
