@@ -13,6 +13,7 @@ use starmere_ingest::memory::Memory;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
 use starmere_lake::landing::Stream;
+use starmere_lake::machine::memory_limit;
 use starmere_lake::paths::TablePath;
 use starmere_lake::session::Engine;
 use starmere_lake::store::Store;
@@ -34,7 +35,8 @@ use crate::sources::{SourceFile, sharing};
 const SNAPSHOT_DAYS: u32 = 30;
 /// The least memory of ingestion, in MiB.
 const LEAST_INGEST_MEMORY_MIB: usize = 32;
-/// Memory of builds, unless the project says otherwise, and the least; in MiB.
+/// Memory of builds, unless the project says otherwise: a quarter of what the process may use, at most this; and the least.
+/// In MiB.
 const BUILD_MEMORY_MIB: u64 = 2048;
 const LEAST_BUILD_MEMORY_MIB: u64 = 64;
 /// Memory that queries may use before they spill.
@@ -57,7 +59,7 @@ pub(crate) struct ProjectFile {
     /// Memory that events may take on their way into the lake, over all sources; 512 where it is left out.
     #[serde(default)]
     pub(crate) ingest_memory_mib: Option<Placed<usize>>,
-    /// Memory that models which are built side by side may take, about; 2048 where it is left out.
+    /// Memory of builds; where it is left out, a quarter of the machine's or of the cgroup's limit, 2048 at most.
     #[serde(default)]
     pub(crate) build_memory_mib: Option<Placed<u64>>,
     /// Without users, only loopback addresses may be listened on.
@@ -73,7 +75,8 @@ impl ProjectFile {
 
     /// The memory of a build, in bytes.
     pub(crate) fn build_memory(&self) -> u64 {
-        self.build_memory_mib.as_ref().map_or(BUILD_MEMORY_MIB, |mib| mib.value).saturating_mul(1 << 20)
+        let mib = self.build_memory_mib.as_ref().map_or_else(|| build_memory_of(memory_limit()), |mib| mib.value);
+        mib.saturating_mul(1 << 20)
     }
 
     fn ingest_memory(&self) -> Memory {
@@ -81,6 +84,11 @@ impl ProjectFile {
             .as_ref()
             .map_or_else(Memory::default, |mib| Memory::new(mib.value.saturating_mul(1 << 20)))
     }
+}
+
+/// Memory of builds in MiB, where the process may use so many bytes.
+fn build_memory_of(limit: Option<u64>) -> u64 {
+    limit.map_or(BUILD_MEMORY_MIB, |limit| ((limit >> 20) / 4).clamp(LEAST_BUILD_MEMORY_MIB, BUILD_MEMORY_MIB))
 }
 
 /// Where to listen.
@@ -282,6 +290,12 @@ impl Project {
 }
 
 impl Opened {
+    /// An engine for queries of builds, within half of their memory; the rest goes to the disk.
+    pub(crate) fn build_engine(&self) -> anyhow::Result<Engine> {
+        let memory = usize::try_from(self.project.file.build_memory() / 2).unwrap_or(usize::MAX);
+        Engine::new(self.warehouse.store(), memory).context("could not set up the engine of builds")
+    }
+
     /// A stream's table and envelope.
     pub(crate) fn stream(&self, name: &str) -> anyhow::Result<(Stream, Mapping)> {
         let parsed = self.project.streams.iter().find(|parsed| *parsed.definition.stream == name);
@@ -460,7 +474,10 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
     }
     if let Some(mib) = file.build_memory_mib.as_ref().filter(|mib| mib.value < LEAST_BUILD_MEMORY_MIB) {
         let message = format!("{} MiB are too little memory for builds", mib.value);
-        let hint = format!("write {LEAST_BUILD_MEMORY_MIB} or more, or leave it out: then it is {BUILD_MEMORY_MIB}");
+        let hint = format!(
+            "write {LEAST_BUILD_MEMORY_MIB} or more, or leave it out: then it is a quarter of what the process may use, \
+             {BUILD_MEMORY_MIB} at most"
+        );
         problems.push(Problem::new(mib.place(name), message).hint(hint));
     }
     problems
@@ -569,6 +586,13 @@ mod tests {
 
     fn said(files: &[(&str, &str)]) -> String {
         Project::load(project(files).path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn builds_take_a_quarter_of_what_there_is() {
+        for (limit, mib) in [(None, 2048), (Some(1 << 30), 256), (Some(64 << 30), 2048), (Some(100 << 20), 64)] {
+            assert_eq!(build_memory_of(limit), mib, "{limit:?}");
+        }
     }
 
     #[test]

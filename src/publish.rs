@@ -182,6 +182,8 @@ fn names(models: &Models) -> BTreeSet<String> {
 /// since a check of many rows takes as much memory as a model.
 struct Checks<'a> {
     opened: &'a Opened,
+    /// With the memory of builds: that of users' queries is not theirs.
+    engine: Engine,
     newest: &'a CatalogSnapshot,
     published: Meaning,
     turns: Arc<Turns>,
@@ -205,7 +207,9 @@ struct Begun {
 impl<'a> Checks<'a> {
     fn new(opened: &'a Opened, newest: &'a CatalogSnapshot) -> anyhow::Result<Self> {
         let turns = Turns { at_once: Semaphore::new(CHECKS_SIDE_BY_SIDE), while_built: Semaphore::new(0) };
-        Ok(Self { opened, newest, published: Meaning::of(newest)?, turns: Arc::new(turns), begun: Mutex::default() })
+        let engine = opened.build_engine()?;
+        let (published, turns) = (Meaning::of(newest)?, Arc::new(turns));
+        Ok(Self { opened, engine, newest, published, turns, begun: Mutex::default() })
     }
 
     /// Begins to check the ports of these tables, as far as that was not begun yet.
@@ -218,7 +222,7 @@ impl<'a> Checks<'a> {
             let kept = kept.map(|old| old.version);
             if kept != Some(pin.version) && begun.ports.insert(place) {
                 let table = self.opened.warehouse.table(pin.path.clone());
-                let (engine, port, version) = (self.opened.engine.clone(), port.clone(), pin.version);
+                let (engine, port, version) = (self.engine.clone(), port.clone(), pin.version);
                 let turns = self.turns.clone();
                 begun.checks.spawn(async move { (place, check(&engine, &table, version, kept, &port, &turns).await) });
             }

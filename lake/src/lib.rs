@@ -14,6 +14,7 @@
 //! | [`sql_times`] | times in SQL, of microseconds |
 //! | [`arithmetic`] | casts that lose something, and integers that have no room |
 //! | [`literals`] | numbers with a point in SQL, exact beside decimals |
+//! | [`machine`] | how much memory this process may use |
 //! | [`json`] | many paths of a JSON text in one validating pass |
 //! | [`formats`] | what payloads are written in, and how each is read as JSON |
 //! | [`upkeep`] | compaction of small files, and clean-up of what nobody needs |
@@ -32,6 +33,7 @@ pub mod formats;
 pub mod json;
 pub mod landing;
 pub mod literals;
+pub mod machine;
 pub mod paths;
 pub mod provider;
 mod scan;

@@ -18,6 +18,7 @@ use starmere_lake::delta::{Add, Snapshot, Table};
 use starmere_lake::landing::{Facts, Oversized, SourcePartition, Tallies, Tally, lost, row_digest};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
+use starmere_lake::session::Engine;
 use starmere_models::build::{Builder, Built, Progress, Watch};
 use starmere_models::resolve::Model;
 
@@ -243,10 +244,17 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
             return found;
         }
     };
+    let engine = match opened.build_engine() {
+        Ok(engine) => engine,
+        Err(error) => {
+            found.broken.push(vec!["models".into(), format!("could not be compared: {}", told(error))]);
+            return found;
+        }
+    };
     for (model, published) in sound {
         let name = model.name().to_string();
         let Some(again) = rebuilt.get(&name) else { continue };
-        let findings = match compare(opened, model, published, again).await {
+        let findings = match compare(opened, &engine, model, published, again).await {
             Ok(findings) => findings,
             Err(error) => unreadable(opened, published).await.unwrap_or_else(|| vec![told(error)]),
         };
@@ -281,14 +289,20 @@ async fn aside(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<BTre
 }
 
 /// How a published table of a model differs from the same, made again.
-async fn compare(opened: &Opened, model: &Model, published: &Pin, again: &Pin) -> anyhow::Result<Vec<String>> {
-    if digest(opened, published).await? == digest(opened, again).await? {
+async fn compare(
+    opened: &Opened,
+    engine: &Engine,
+    model: &Model,
+    published: &Pin,
+    again: &Pin,
+) -> anyhow::Result<Vec<String>> {
+    if digest(opened, engine, published).await? == digest(opened, engine, again).await? {
         return Ok(Vec::new());
     }
     let mut findings = Vec::new();
     for (missing, what) in [
-        (differ(opened, model, published, again).await?, "is published more often than in the rebuild"),
-        (differ(opened, model, again, published).await?, "is in the rebuild more often than published"),
+        (differ(opened, engine, model, published, again).await?, "is published more often than in the rebuild"),
+        (differ(opened, engine, model, again, published).await?, "is in the rebuild more often than published"),
     ] {
         findings.extend(missing.map(|row| format!("{row} {what}")));
     }
@@ -299,11 +313,11 @@ async fn compare(opened: &Opened, model: &Model, published: &Pin, again: &Pin) -
 }
 
 /// How many rows a table has, and the sum of their digests, which does not depend on their order.
-async fn digest(opened: &Opened, pin: &Pin) -> anyhow::Result<(u64, u128)> {
+async fn digest(opened: &Opened, engine: &Engine, pin: &Pin) -> anyhow::Result<(u64, u128)> {
     let snapshot = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
     let fields = snapshot.schema().fields().iter().map(|field| SortField::new(field.data_type().clone()));
     let (converter, schema) = (RowConverter::new(fields.collect())?, snapshot.schema().clone());
-    let session = opened.engine.session();
+    let session = engine.session();
     let table = Arc::new(PinnedTable::new(opened.warehouse.store(), snapshot));
     let mut batches = session.read_table(table)?.execute_stream().await?;
     let (mut count, mut sum) = (0, 0_u128);
@@ -345,8 +359,14 @@ async fn unreadable(opened: &Opened, pin: &Pin) -> Option<Vec<String>> {
 }
 
 /// The first row that `left` has more often than `right`, in the order of what tells rows apart.
-async fn differ(opened: &Opened, model: &Model, left: &Pin, right: &Pin) -> anyhow::Result<Option<String>> {
-    let session = opened.engine.session();
+async fn differ(
+    opened: &Opened,
+    engine: &Engine,
+    model: &Model,
+    left: &Pin,
+    right: &Pin,
+) -> anyhow::Result<Option<String>> {
+    let session = engine.session();
     for (name, pin) in [("l", left), ("r", right)] {
         let snapshot: Arc<Snapshot> = opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
         let table = PinnedTable::new(opened.warehouse.store(), snapshot);
