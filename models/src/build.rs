@@ -89,6 +89,8 @@ impl Progress {
 const SIDE_BY_SIDE: usize = 4;
 /// What a row takes that is read and made into others, about.
 const BYTES_OF_A_ROW: u64 = 1 << 10;
+/// So many bytes of events, unpacked, are read at once by each of those who read: a file of the lake as a rule.
+const READ_AT_ONCE: usize = 96 << 20;
 /// Memory of a build, unless it is told another number.
 const MEMORY: u64 = 2 << 30;
 
@@ -210,6 +212,11 @@ impl Builder {
         self
     }
 
+    /// What is right with [`MEMORY`], in proportion to the memory that there is; more memory is for more models at once.
+    pub(crate) fn scaled(&self, usual: usize) -> usize {
+        scaled(usual, self.memory)
+    }
+
     /// A session for queries over tables; what is beyond its memory goes to the disk.
     pub(crate) fn session(&self) -> Result<SessionContext> {
         let made = self.engine.get_or_init(|| Engine::new(self.warehouse.store(), (self.memory / 2) as usize));
@@ -254,7 +261,8 @@ impl Builder {
         if let (Some(day), None) = (input.cut, from) {
             return Err(Error::CutOff { stream: stream.to_owned(), day });
         }
-        let found = Arc::new(changes(&input.table, &input.payloads, from, input.version).await?);
+        let at_once = self.scaled(READ_AT_ONCE) as u64;
+        let found = Arc::new(changes(&input.table, &input.payloads, from, input.version, at_once).await?);
         known.insert((stream.to_owned(), from), found.clone());
         Ok(found)
     }
@@ -268,7 +276,10 @@ impl Builder {
             // The fact will want the same rows, unless it is further already.
             let rows = self.derived(&fact.name, &fact.fingerprint, fact::ROWS).await?;
             let is_wanted = rows.consumed(&self.stream_input(stream)) == from;
-            staging.mentioned(Some(&self.room).filter(|_| is_wanted)).await.map(Arc::new)
+            staging
+                .mentioned(Some(&self.room).filter(|_| is_wanted), self.scaled(fact::FILES_SIDE_BY_SIDE))
+                .await
+                .map(Arc::new)
         });
         found.await.cloned()
     }
@@ -391,6 +402,12 @@ impl Builder {
     }
 }
 
+fn scaled(usual: usize, memory: u64) -> usize {
+    // Below the least that a project may say, it would only be more files.
+    let share = usual as u128 * u128::from(memory.clamp(MEMORY / 32, MEMORY)) / u128::from(MEMORY);
+    usize::try_from(share).unwrap_or(usual).max(1)
+}
+
 /// An eighth of the memory, and of the disk much more.
 fn room(memory: u64) -> Arc<Room> {
     Arc::new(Room::new(memory / 8, memory.saturating_mul(16)))
@@ -400,4 +417,17 @@ fn room(memory: u64) -> Arc<Room> {
 fn name_aside() -> String {
     let now = chrono::Utc::now().timestamp_micros();
     format!("{now:x}{:x}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_memory_means_less_at_once() {
+        assert_eq!([MEMORY / 8, MEMORY, MEMORY * 4].map(|memory| scaled(400_000, memory)), [50_000, 400_000, 400_000]);
+        assert_eq!([MEMORY / 2 - 1, MEMORY / 2, MEMORY].map(|memory| scaled(4, memory)), [1, 2, 4]);
+        assert_eq!((scaled(2, 0), scaled(400_000, 0)), (1, 12_500), "something is always done");
+        assert_eq!(scaled(usize::MAX, u64::MAX), usize::MAX);
+    }
 }

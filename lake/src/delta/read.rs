@@ -1,5 +1,6 @@
 //! Reading a data file: a stream of record batches, of the columns and rows that are asked for.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
@@ -36,7 +37,25 @@ impl Table {
         self.rows(add, schema, builder.with_batch_size(rows)).await
     }
 
-    /// The same, of the rows whose value in `column`, of whole numbers, is wanted.
+    /// The same, and how many bytes all columns of the file take, unpacked.
+    pub async fn read_and_weigh(&self, add: &Add, schema: &SchemaRef) -> Result<(RecordBatch, u64)> {
+        let builder = self.reader(add).await?;
+        let groups = builder.metadata().row_groups();
+        let unpacked = groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or_default()).sum();
+        let rows = builder.metadata().file_metadata().num_rows().max(1) as usize;
+        Ok((self.rows(add, schema, builder.with_batch_size(rows)).await?, unpacked))
+    }
+
+    /// The columns of `schema` of these rows of a file, in its order.
+    pub async fn read_range(&self, add: &Add, schema: &SchemaRef, range: Range<usize>) -> Result<RecordBatch> {
+        let builder = self.reader(add).await?;
+        let rows = builder.metadata().file_metadata().num_rows().max(0) as usize;
+        let most = range.len().max(1);
+        let selection = RowSelection::from_consecutive_ranges(std::iter::once(range), rows);
+        self.rows(add, schema, builder.with_batch_size(most).with_row_selection(selection)).await
+    }
+
+    /// The columns of `schema` of the rows whose value in `column`, of whole numbers, is wanted.
     pub async fn read_where(
         &self,
         add: &Add,

@@ -200,6 +200,13 @@ async fn some_rows_of_a_file_are_read() {
     let places: Vec<usize> = ids.values().iter().map(|&id| id as usize).collect();
     assert_eq!(table.read_at(&add, &schema(), &places).await.unwrap(), found);
     assert_eq!(table.read_at(&add, &schema(), &[]).await.unwrap().num_rows(), 0);
+    for range in [0..1, 0..950, 90..110, 99..100, 300..700, 949..950, 5..5] {
+        let some = table.read_range(&add, &schema(), range.clone()).await.unwrap();
+        assert_eq!(some, whole.slice(range.start, range.len()), "{range:?}");
+    }
+    let (ids, unpacked) = table.read_and_weigh(&add, &Arc::new(schema().project(&[0]).unwrap())).await.unwrap();
+    assert_eq!((ids.num_rows(), ids.num_columns()), (950, 1));
+    assert!(unpacked > 950 * 16, "{unpacked} bytes");
     let nobody: Wanted = Arc::new(|_| false);
     assert_eq!(table.read_where(&add, &schema(), "id", &nobody).await.unwrap().num_rows(), 0);
 }

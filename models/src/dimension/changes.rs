@@ -53,7 +53,7 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
         let gathered = Gathered::new(builder, dimension, &changes).await?;
         built.rows_read = gathered.read;
         let count: usize = gathered.changes.iter().map(RecordBatch::num_rows).sum();
-        let bits = count.div_ceil(BUCKET_CHANGES).next_power_of_two().ilog2().min(MAX_BUCKET_BITS);
+        let bits = count.div_ceil(builder.scaled(BUCKET_CHANGES)).next_power_of_two().ilog2().min(MAX_BUCKET_BITS);
         let snapshot = changes.create(&dimension.changes_schema(), &[(SETTING, bits.to_string())]).await?;
         let bits = bucket_bits(&snapshot);
         let mut change = Change::default();
@@ -65,7 +65,7 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
         let by_bucket = by_bucket.map_err(|error| Error::Task(error.to_string()))??;
         let mut written = futures::stream::iter(by_bucket)
             .map(|(group, rows)| changes.write(rows, options.clone(), Some(group)))
-            .buffered(FILES_SIDE_BY_SIDE);
+            .buffered(builder.scaled(FILES_SIDE_BY_SIDE));
         while let Some(add) = written.try_next().await? {
             change.adds.extend(add);
         }
@@ -121,7 +121,8 @@ impl Gathered {
             if !reader.is_empty() {
                 let progress = builder.progress(&dimension.name);
                 progress.begin("reading", events.len() as u64);
-                gathered.read_all(&events, &reader, &mut mentions, &progress).await?;
+                let at_once = builder.scaled(FILES_SIDE_BY_SIDE);
+                gathered.read_all(&events, &reader, &mut mentions, &progress, at_once).await?;
                 gathered.take_back(&events, &reader, stream, &mut mentions).await?;
             }
             for fact in reader.facts() {
@@ -138,6 +139,7 @@ impl Gathered {
         reader: &Arc<StreamReader>,
         mentions: &mut Mentions,
         progress: &Progress,
+        at_once: usize,
     ) -> Result<()> {
         let mut files = futures::stream::iter(0..events.len())
             .map(|file| {
@@ -149,7 +151,7 @@ impl Gathered {
                 });
                 async move { task.await.map_err(|error| Error::Task(error.to_string()))? }
             })
-            .buffered(FILES_SIDE_BY_SIDE);
+            .buffered(at_once);
         while let Some(read) = files.try_next().await? {
             self.add(read, mentions, 1)?;
             progress.add(1);

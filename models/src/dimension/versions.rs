@@ -101,7 +101,7 @@ pub async fn build_versions(
         let progress = builder.progress(&dimension.name);
         progress.begin("folding", buckets.len() as u64);
         let mut change = Change::default();
-        let at_once = if from.is_some() { OF_CHANGES_SIDE_BY_SIDE } else { SIDE_BY_SIDE };
+        let at_once = builder.scaled(if from.is_some() { OF_CHANGES_SIDE_BY_SIDE } else { SIDE_BY_SIDE });
         let mut rewritten = futures::stream::iter(buckets).map(Bucket::rewrite).buffered(at_once);
         while let Some(bucket) = rewritten.try_next().await? {
             change.adds.extend(bucket.adds);

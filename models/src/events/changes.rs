@@ -36,41 +36,73 @@ const SHARD_BITS: u32 = 8;
 pub struct EventChanges {
     table: Table,
     payloads: Arc<Payloads>,
-    /// New files, and which of their rows count.
-    files: Vec<(Arc<Add>, BooleanArray)>,
+    /// New files, in parts that may be read at once.
+    parts: Vec<Part>,
     /// Old rows that no longer count: file, and which rows.
     superseded: Vec<(Arc<Add>, BooleanArray)>,
 }
 
+/// A new file, or some of its rows.
+#[derive(Debug)]
+struct Part {
+    add: Arc<Add>,
+    /// Its first row in the file, and how many rows the file has.
+    first: usize,
+    of: usize,
+    /// Which of its rows count.
+    counts: BooleanArray,
+}
+
+impl Part {
+    /// The parts of a file that takes so many bytes unpacked, of which `at_once` may be read at once.
+    fn all(add: &Arc<Add>, counts: &BooleanArray, unpacked: u64, at_once: u64) -> Vec<Self> {
+        let of = counts.len();
+        let pieces = usize::try_from(unpacked.div_ceil(at_once.max(1))).unwrap_or(of).max(1);
+        let rows = of.div_ceil(pieces).max(1);
+        let part =
+            |first: usize| Self { add: add.clone(), first, of, counts: counts.slice(first, rows.min(of - first)) };
+        (0..of.max(1)).step_by(rows).map(part).collect()
+    }
+}
+
 impl EventChanges {
-    /// Files to read.
+    /// Parts to read.
     pub fn len(&self) -> usize {
-        self.files.len()
+        self.parts.len()
     }
 
     /// Nothing is new.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.parts.is_empty()
     }
 
     /// Rows that count.
     pub fn rows(&self) -> usize {
-        self.files.iter().map(|(_, counts)| counts.true_count()).sum()
+        self.parts.iter().map(|part| part.counts.true_count()).sum()
     }
 
-    /// The rows of a new file, and which of them count.
-    pub async fn read(&self, file: usize) -> Result<(RecordBatch, BooleanArray)> {
-        let (add, counts) = &self.files[file];
-        Ok((self.rows_of(add, counts).await?, counts.clone()))
+    /// The rows of a part, and which of them count.
+    pub async fn read(&self, part: usize) -> Result<(RecordBatch, BooleanArray)> {
+        let Part { add, first, of, counts } = &self.parts[part];
+        if counts.len() == *of {
+            return Ok((self.rows_of(add, counts).await?, counts.clone()));
+        }
+        let range = *first..first + counts.len();
+        let batch = self.table.read_range(add, self.payloads.columns(), range).await?;
+        Ok((self.payloads.read(batch, counts, &self.table)?, counts.clone()))
     }
 
     /// The rows that no longer count, file by file.
     pub async fn taken_back(&self) -> Result<Vec<(RecordBatch, BooleanArray)>> {
-        let mut all = Vec::with_capacity(self.superseded.len());
+        let mut taken = Vec::with_capacity(self.superseded.len());
         for (add, rows) in &self.superseded {
-            all.push((self.rows_of(add, rows).await?, rows.clone()));
+            // They are few, of files that may be large.
+            let places: Vec<usize> = (0..rows.len()).filter(|&row| rows.value(row)).collect();
+            let batch = self.table.read_at(add, self.payloads.columns(), &places).await?;
+            let all = BooleanArray::from(vec![true; batch.num_rows()]);
+            taken.push((self.payloads.read(batch, &all, &self.table)?, all));
         }
-        Ok(all)
+        Ok(taken)
     }
 
     async fn rows_of(&self, add: &Add, wanted: &BooleanArray) -> Result<RecordBatch> {
@@ -157,8 +189,14 @@ struct Copy {
 }
 
 /// What is new in the stream stored in `table` after version `from` (from the beginning where it is none), up to
-/// version `to`.
-pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>, to: u64) -> Result<EventChanges> {
+/// version `to`. They are given in parts of about `at_once` bytes, unpacked, or whole files.
+pub async fn changes(
+    table: &Table,
+    payloads: &Arc<Payloads>,
+    from: Option<u64>,
+    to: u64,
+    at_once: u64,
+) -> Result<EventChanges> {
     let new: Vec<Arc<Add>> = match from {
         None => table.snapshot_at(to).await?.files().cloned().collect(),
         Some(from) if from >= to => Vec::new(),
@@ -167,12 +205,13 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
             commits.iter().flat_map(|commit| commit.added().cloned()).map(Arc::new).collect()
         }
     };
-    let mut counts: Vec<Vec<bool>> = Vec::with_capacity(new.len());
+    let (mut counts, mut unpacked) = (Vec::<Vec<bool>>::with_capacity(new.len()), Vec::with_capacity(new.len()));
     // Of rows that take part.
     let mut hashes = Places::default();
     {
         let mut read = std::pin::pin!(hashes_of(table, &new));
-        while let Some(file) = read.try_next().await? {
+        while let Some((file, bytes)) = read.try_next().await? {
+            unpacked.push(bytes);
             let index = counts.len() as u32;
             let mut takes_part = vec![false; file.len()];
             for (row, hash) in file.into_iter().enumerate() {
@@ -199,7 +238,7 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
     let mut read = std::pin::pin!(hashes_of(table, &old));
     let mut file = first_old;
     let mut hit_in_old: Vec<u64> = Vec::new();
-    while let Some(old_hashes) = read.try_next().await? {
+    while let Some((old_hashes, _)) = read.try_next().await? {
         for (row, hash) in old_hashes.into_iter().enumerate() {
             let Some(hash) = hash else { continue };
             if !hashes.of(hash).is_empty() {
@@ -218,8 +257,9 @@ pub async fn changes(table: &Table, payloads: &Arc<Payloads>, from: Option<u64>,
         }
     }
     let superseded = resolve(table, &new, &old, recurring, &mut counts).await?;
-    let files = new.into_iter().zip(counts.into_iter().map(BooleanArray::from)).collect();
-    Ok(EventChanges { table: table.clone(), payloads: payloads.clone(), files, superseded })
+    let files = new.iter().zip(counts.into_iter().map(BooleanArray::from)).zip(unpacked);
+    let parts = files.flat_map(|((add, counts), bytes)| Part::all(add, &counts, bytes, at_once)).collect();
+    Ok(EventChanges { table: table.clone(), payloads: payloads.clone(), parts, superseded })
 }
 
 /// Those of the files that may have one of these ids.
@@ -238,22 +278,22 @@ async fn with_some_of(table: &Table, files: Vec<Arc<Add>>, hashes: &Arc<Places>)
     found.try_filter_map(|add| async { Ok(add) }).try_collect().await
 }
 
-/// For each file, the hash of each row's event id; none for rows that take no part.
+/// For each file, the hash of each row's event id, none for rows that take no part; and its bytes, unpacked.
 fn hashes_of<'a>(
     table: &'a Table,
     files: &'a [Arc<Add>],
-) -> impl futures::Stream<Item = Result<Vec<Option<u64>>>> + 'a {
+) -> impl futures::Stream<Item = Result<(Vec<Option<u64>>, u64)>> + 'a {
     let schema = lake_columns(&["event_id", "rejection"]);
     futures::stream::iter(files)
         .map(move |add| {
             let (table, add, schema) = (table.clone(), add.clone(), schema.clone());
             async move {
                 let task = tokio::spawn(async move {
-                    let batch = table.read(&add, &schema).await?;
+                    let (batch, unpacked) = table.read_and_weigh(&add, &schema).await?;
                     let (ids, rejections) = (&batch.columns()[..1], batch.column(1));
                     let hashes = hash_rows(ids).ok_or_else(|| Error::Task("event ids are texts".to_owned()))?;
                     let hash_of = |(row, hash)| rejections.is_null(row).then_some(hash);
-                    Ok(hashes.into_iter().enumerate().map(hash_of).collect())
+                    Ok((hashes.into_iter().enumerate().map(hash_of).collect(), unpacked))
                 });
                 task.await.map_err(|error| Error::Task(error.to_string()))?
             }
@@ -323,4 +363,29 @@ async fn resolve(
         result.push((add.clone(), BooleanArray::from(taken)));
     }
     Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_file_is_read_in_parts() {
+        let add = serde_json::json!({ "path": "a", "partitionValues": {}, "size": 1, "modificationTime": 0, "dataChange": true });
+        let add = Arc::new(serde_json::from_value::<Add>(add).unwrap());
+        for rows in [0, 1, 2, 7, 1_000] {
+            let counts: BooleanArray = (0..rows).map(|row| Some(row % 3 > 0)).collect();
+            for (unpacked, at_once, most) in [(0, 10, 1), (10, 10, 1), (11, 10, 2), (95, 10, 10), (100, 0, 100)] {
+                let parts = Part::all(&add, &counts, unpacked, at_once);
+                assert!((1..=most).contains(&parts.len()), "{rows} rows of {unpacked} bytes: {} parts", parts.len());
+                let mut next = 0;
+                for Part { first, of, counts: of_part, .. } in &parts {
+                    assert_eq!((*first, *of), (next, rows), "parts follow each other");
+                    assert_eq!(*of_part, counts.slice(next, of_part.len()));
+                    next += of_part.len();
+                }
+                assert_eq!(next, rows, "all rows are in a part");
+            }
+        }
+    }
 }

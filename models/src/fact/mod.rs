@@ -22,7 +22,7 @@ use starmere_lake::events::timestamp;
 
 pub use run::{ROWS, build};
 pub use stage::{Stage, Staged};
-pub(crate) use staged::{Mentioned, Room, Staging};
+pub(crate) use staged::{FILES_SIDE_BY_SIDE, Mentioned, Room, Staging};
 
 use crate::define::{Additivity, FieldType, ModelName};
 use crate::dimension::Target;

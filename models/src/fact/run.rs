@@ -24,7 +24,7 @@ use crate::{Error, Result, rejects};
 pub const ROWS: &str = "rows";
 
 /// Rows of a file, about.
-const FILE_ROWS: u64 = 1 << 21;
+const FILE_ROWS: usize = 1 << 21;
 /// Why a row is mended that does not count any more.
 const TAKEN_BACK: &str = "taken back";
 
@@ -52,9 +52,10 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     if !rows.is_current(&inputs)? {
         let events = Events::since(builder, fact, &rows).await?;
         built.rows_read = events.rows();
-        let (mut staged, mut first, mut is_all) = (events.staged(), Vec::new(), false);
+        let at_once = builder.scaled(FILES_SIDE_BY_SIDE);
+        let (mut staged, mut first, mut is_all) = (events.staged(at_once), Vec::new(), false);
         // Where all new rows are there before they are keyed, only their members of the dimensions are read.
-        while !is_all && first.iter().map(StagedFile::rows).sum::<usize>() <= STAGED_FIRST {
+        while !is_all && first.iter().map(StagedFile::rows).sum::<usize>() <= builder.scaled(STAGED_FIRST) {
             match staged.try_next().await? {
                 Some(file) => first.push(file),
                 None => is_all = true,
@@ -64,7 +65,8 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
         let staged = futures::stream::iter(first.into_iter().map(Ok)).chain(staged).boxed();
         let dimensions = Arc::new(Dimensions::load(builder, fact, &rows, pins, mentioned).await?);
         rows.create(&fact.schema(), &[(DEFINITION, Model::Fact(fact.clone()).made_by().to_string())]).await?;
-        let work = Work { fact: fact.clone(), dimensions };
+        let file_rows = builder.scaled(FILE_ROWS) as u64;
+        let work = Work { fact: fact.clone(), dimensions, at_once, file_rows };
         let taken_back = TakenBack::of(&events).await?;
         let mut change = Change::default();
         built.mended = work.mend(&rows, &taken_back, &mut change).await?;
@@ -85,7 +87,7 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
     if !rejected.is_current(&lake_inputs)? {
         let events = Events::since(builder, fact, &rejected).await?;
         let mut new_rejects = Vec::new();
-        let mut staged = events.staged();
+        let mut staged = events.staged(builder.scaled(FILES_SIDE_BY_SIDE));
         while let Some(file) = staged.try_next().await? {
             new_rejects.extend(file.rejects);
         }
@@ -130,8 +132,8 @@ impl Events {
         Ok(Self { streams })
     }
 
-    /// Rows of the new events, file by file.
-    fn staged(&self) -> BoxStream<'static, Result<StagedFile>> {
+    /// Rows of the new events, file by file, so many at once.
+    fn staged(&self, at_once: usize) -> BoxStream<'static, Result<StagedFile>> {
         let mut files = Vec::new();
         for of in &self.streams {
             let of_file = |file| (of.staging.clone(), of.mentioned.clone(), file);
@@ -144,7 +146,7 @@ impl Events {
                 None => staging.file(file).await,
             }
         });
-        staged.buffered(FILES_SIDE_BY_SIDE).boxed()
+        staged.buffered(at_once).boxed()
     }
 
     /// Files that have new events.
@@ -268,6 +270,9 @@ impl TakenBack {
 struct Work {
     fact: Arc<Fact>,
     dimensions: Arc<Dimensions>,
+    /// Files of the lake that are keyed side by side.
+    at_once: usize,
+    file_rows: u64,
 }
 
 impl Work {
@@ -394,8 +399,8 @@ impl Work {
                     Ok::<_, Error>((task.await.map_err(|error| Error::Task(error.to_string()))??, rejects))
                 }
             })
-            .buffered(FILES_SIDE_BY_SIDE);
-        let mut files = Writing::begin(&rows.table, self.fact.schema(), self.options(), FILE_ROWS);
+            .buffered(self.at_once);
+        let mut files = Writing::begin(&rows.table, self.fact.schema(), self.options(), self.file_rows);
         let (mut appended, mut rejects) = (0, Vec::new());
         while let Some((batches, rejected)) = keyed.try_next().await? {
             for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {

@@ -28,7 +28,7 @@ use crate::events::EventChanges;
 use crate::{Error, Result, rejects};
 
 /// Files of the lake that are staged side by side.
-pub(super) const FILES_SIDE_BY_SIDE: usize = 2;
+pub(crate) const FILES_SIDE_BY_SIDE: usize = 2;
 /// So few rows of new events are all staged before they are keyed.
 pub(super) const STAGED_FIRST: usize = 500_000;
 
@@ -84,8 +84,8 @@ impl Staging {
         task.await.map_err(|error| Error::Task(error.to_string()))?
     }
 
-    /// Whom all of the events mention. Their rows are kept as far as there is room.
-    pub(crate) async fn mentioned(&self, room: Option<&Arc<Room>>) -> Result<Mentioned> {
+    /// Whom all of the events mention, staged so many files side by side. Their rows are kept as far as there is room.
+    pub(crate) async fn mentioned(&self, room: Option<&Arc<Room>>, at_once: usize) -> Result<Mentioned> {
         let kept = Mutex::new(Kept { room: room.cloned(), ..Kept::default() });
         let mentioned = Arc::new(Mentioned { by_dimension: Mutex::default(), kept });
         let mut counted = futures::stream::iter(0..self.changes.len())
@@ -101,7 +101,7 @@ impl Staging {
                     .await
                 }
             })
-            .buffer_unordered(FILES_SIDE_BY_SIDE);
+            .buffer_unordered(at_once);
         while counted.try_next().await?.is_some() {}
         for (batch, rows) in self.changes.taken_back().await? {
             let (stages, stream) = (self.stages.clone(), self.stream.clone());

@@ -590,7 +590,7 @@ impl Work<'_> {
             for (group, batch) in self.by_bucket(&batch)? {
                 gathered.entry(group).or_default().push(batch);
             }
-            if bytes > GATHERED_BYTES {
+            if bytes > self.builder.scaled(GATHERED_BYTES) {
                 self.write(rows, std::mem::take(&mut gathered), change).await?;
                 (bytes, is_split) = (0, true);
             }
