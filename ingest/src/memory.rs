@@ -13,6 +13,9 @@
 //! waited longest. Nobody waits while holding a batch that is not on its way to the table, so there is always something
 //! that will give room back, once the store answers. Small files are what it costs; compaction mends them.
 //!
+//! Requests over HTTP are the exception: they grow while their bodies come, and wait for room for seconds at most. All of
+//! them together have half of the room, so that clients cannot stop files and Kafka.
+//!
 //! What is asked for is an estimate: payloads count [`PER_BYTE`] times, for the columns and for encoding them.
 //!
 //! A part of all is for what clients of brokers read ahead, for as long as they live: it is set aside, since they would
@@ -36,12 +39,20 @@ const PIECE: usize = 1 << 20;
 const AHEAD_PART: usize = 4;
 /// One share takes at most this part of the rest.
 const LARGEST_SHARE: usize = 2;
+/// All requests over HTTP take at most this part of the rest.
+const REQUESTS_PART: usize = 2;
+/// Requests ask for room in pieces that begin with so many bytes: there are many, and most are small.
+const REQUEST_PIECE: usize = 16 << 10;
 
 /// The budget of a process. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Memory {
     bytes: usize,
     room: Arc<Semaphore>,
+    /// What of the room requests over HTTP may still take.
+    requests: Arc<Semaphore>,
+    /// Who of the requests waits longest.
+    first: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
 }
@@ -57,6 +68,8 @@ impl Default for Memory {
 pub struct Share {
     memory: Memory,
     permit: OwnedSemaphorePermit,
+    /// As much again, of what requests may take, where a request has it.
+    request: Option<OwnedSemaphorePermit>,
 }
 
 /// Counts one who waits, for as long as it lives.
@@ -69,6 +82,9 @@ impl Drop for Waiting {
     }
 }
 
+/// Nobody closes a semaphore of ours.
+const NEVER_CLOSED: &str = "the semaphore is never closed";
+
 fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
@@ -79,7 +95,15 @@ impl Memory {
         let bytes = bytes.max(PIECE * AHEAD_PART * LARGEST_SHARE);
         let pool = |bytes: usize| Arc::new(Semaphore::new(units(bytes) as usize));
         let ahead = bytes / AHEAD_PART;
-        Self { bytes, room: pool(bytes - ahead), ahead: pool(ahead), waiting: Arc::default() }
+        let rest = bytes - ahead;
+        Self {
+            bytes,
+            room: pool(rest),
+            requests: pool(rest / REQUESTS_PART),
+            first: Arc::new(Semaphore::new(1)),
+            ahead: pool(ahead),
+            waiting: Arc::default(),
+        }
     }
 
     /// All of it.
@@ -113,13 +137,25 @@ impl Memory {
     pub async fn share_of(&self, bytes: usize) -> Share {
         let _waiting = self.wait();
         let permit = self.room.clone().acquire_many_owned(units(self.at_most(bytes))).await;
-        Share { memory: self.clone(), permit: permit.expect("the semaphore is never closed") }
+        Share { memory: self.clone(), permit: permit.expect(NEVER_CLOSED), request: None }
+    }
+
+    /// A share of nothing, for a request over HTTP to grow.
+    pub fn share_of_request(&self) -> Share {
+        let nothing = |of: &Arc<Semaphore>| of.clone().try_acquire_many_owned(0).expect(NEVER_CLOSED);
+        Share { memory: self.clone(), permit: nothing(&self.room), request: Some(nothing(&self.requests)) }
+    }
+
+    /// The one place at the head of the requests that wait, if it is free. Many large requests at once may each hold a
+    /// part of what they need; the first one waits longer than the others, so one of them always comes through.
+    pub fn first_in_line(&self) -> Option<OwnedSemaphorePermit> {
+        self.first.clone().try_acquire_owned().ok()
     }
 
     /// The same, if there is room now.
     pub fn try_share_of(&self, bytes: usize) -> Option<Share> {
         let permit = self.room.clone().try_acquire_many_owned(units(self.at_most(bytes))).ok()?;
-        Some(Share { memory: self.clone(), permit })
+        Some(Share { memory: self.clone(), permit, request: None })
     }
 
     /// A share to begin with, if there is room now.
@@ -131,7 +167,7 @@ impl Memory {
     pub fn share_ahead(&self, bytes: usize) -> Option<Share> {
         let wanted = units(bytes).min(u32::try_from(self.ahead.available_permits() / 2).unwrap_or(u32::MAX));
         let permit = self.ahead.clone().try_acquire_many_owned(wanted).ok()?;
-        Some(Share { memory: self.clone(), permit })
+        Some(Share { memory: self.clone(), permit, request: None })
     }
 
     /// The most bytes that an event may have, so that the largest share has room for it.
@@ -153,20 +189,55 @@ impl Share {
 
     /// Grows to cover so many bytes; false where there is no room for them, or where it is the largest already.
     pub fn cover(&mut self, bytes: usize) -> bool {
-        let held = self.bytes();
-        if bytes <= held {
-            return true;
-        }
-        let wanted = self.memory.at_most(bytes.max(held + PIECE));
-        if wanted < bytes {
-            return false;
-        }
-        match self.memory.room.clone().try_acquire_many_owned(units(wanted - held)) {
-            Ok(more) => {
-                self.permit.merge(more);
+        let Some(lacking) = self.lacking(bytes) else { return false };
+        let more = |of: &Arc<Semaphore>| of.clone().try_acquire_many_owned(lacking).ok();
+        let request = match &self.request {
+            Some(_) => match more(&self.memory.requests) {
+                None => return false,
+                request => request,
+            },
+            None => None,
+        };
+        match more(&self.memory.room) {
+            Some(room) => {
+                self.take(room, request);
                 true
             }
-            Err(_) => false,
+            None => false,
+        }
+    }
+
+    /// The same as soon as there is room; false where it is the largest already.
+    pub async fn grow(&mut self, bytes: usize) -> bool {
+        let Some(lacking) = self.lacking(bytes) else { return false };
+        let _waiting = self.memory.wait();
+        let request = match &self.request {
+            Some(_) => {
+                let more = self.memory.requests.clone().acquire_many_owned(lacking).await;
+                Some(more.expect(NEVER_CLOSED))
+            }
+            None => None,
+        };
+        let room = self.memory.room.clone().acquire_many_owned(lacking).await.expect(NEVER_CLOSED);
+        self.take(room, request);
+        true
+    }
+
+    /// The units that are lacking to cover so many bytes; none where one share may not have as many.
+    fn lacking(&self, bytes: usize) -> Option<u32> {
+        let held = self.bytes();
+        if bytes <= held {
+            return Some(0);
+        }
+        let piece = if self.request.is_some() { held.clamp(REQUEST_PIECE, PIECE) } else { PIECE };
+        let wanted = self.memory.at_most(bytes.max(held + piece));
+        (wanted >= bytes).then(|| units(wanted - held))
+    }
+
+    fn take(&mut self, room: OwnedSemaphorePermit, request: Option<OwnedSemaphorePermit>) {
+        self.permit.merge(room);
+        if let (Some(held), Some(more)) = (&mut self.request, request) {
+            held.merge(more);
         }
     }
 
@@ -174,6 +245,9 @@ impl Share {
     pub fn shrink(&mut self, bytes: usize) {
         let over = self.permit.num_permits().saturating_sub(units(bytes) as usize);
         drop(self.permit.split(over));
+        if let Some(request) = &mut self.request {
+            drop(request.split(over));
+        }
     }
 }
 
@@ -226,5 +300,21 @@ mod tests {
         assert_eq!(ahead[0].as_ref().map(Share::bytes), Some(2 << 20));
         assert!(memory.used() <= 4 << 20);
         assert!(memory.try_share_of(6 << 20).is_some() && memory.try_share().is_some());
+    }
+
+    #[tokio::test]
+    async fn requests_leave_half_of_the_room_to_other_sources() {
+        let memory = Memory::new(16 << 20);
+        let mut requests: Vec<Share> = (0..100).map(|_| memory.share_of_request()).collect();
+        assert_eq!(memory.used(), 0, "a request that has sent nothing takes nothing");
+        let grown = requests.iter_mut().map(|request| request.cover(1 << 20)).filter(|grown| *grown).count();
+        assert_eq!((grown, memory.used()), (6, 6 << 20));
+        let files = memory.try_share_of(6 << 20);
+        assert!(files.is_some(), "files have the other half");
+        requests[0].shrink(0);
+        drop(files);
+        assert!(requests[99].grow(1 << 20).await);
+        drop(requests);
+        assert_eq!(memory.used(), 0);
     }
 }

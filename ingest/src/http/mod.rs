@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! request ─► read whole ─► queue (bounded) ─► batch ─► encode ─► land ─► answer: version, counts
-//!               │ cut off: nothing lands          │ full: 429
+//!               │ cut off, too slow: nothing lands  │ full: 429
 //! ```
 //!
 //! Each process run is a source partition of its own, positions count its events. So an event that is sent again
@@ -64,11 +64,23 @@ pub struct Limits {
     pub body_bytes: usize,
     /// How long a request waits for its commit.
     pub wait: Duration,
+    /// A body is refused where less than `span_bytes` of it come within such a span of time.
+    pub span: Duration,
+    /// The bytes of a body that have to come in each `span`.
+    pub span_bytes: usize,
+    /// How long a body may take to come.
+    pub whole_body: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 64 << 20, wait: Duration::from_secs(30) }
+        Self {
+            body_bytes: 64 << 20,
+            wait: Duration::from_secs(30),
+            span: Duration::from_secs(10),
+            span_bytes: 10 << 10,
+            whole_body: Duration::from_secs(300),
+        }
     }
 }
 
@@ -140,9 +152,9 @@ async fn post(
         let hint = format!("streams of this project: {}", known.join(", "));
         Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{name}`"), hint)
     })?;
-    let (body, mut share) = request::whole(body, &headers, listener.limits.body_bytes, &listener.memory).await?;
+    let (body, mut share) = request::whole(body, &headers, &listener.limits, &listener.memory).await?;
     let events = request::events(body, &headers, &endpoint.mapping)?;
-    request::room(&events, &mut share, &listener.memory)?;
+    request::room(&events, &mut share, &listener.memory).await?;
     let answer = endpoint.committer.submit(events, share, listener.limits.wait).await?;
     Ok(respond(&name, &answer))
 }

@@ -9,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use starmere_lake::formats::{Convention, Encoding, csv};
 use starmere_lake::json::{self, Kind, Paths, Span};
+use tokio::time::Instant;
 
-use super::Refusal;
+use super::{Limits, Refusal};
 use crate::envelope::{Mapping, Reader};
 use crate::lines::Ends;
 use crate::memory::{Memory, Share};
@@ -32,6 +33,10 @@ pub(super) struct Events {
 
 /// How long a request waits for memory before it is told to come again.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
+/// How long the first of those waits that hold some already.
+const FIRST_WAITS_FOR_ROOM: Duration = Duration::from_secs(10);
+/// So much of a body is made room for before any of it has come, whatever its length is said to be.
+const BEGINNING: usize = 64 << 10;
 
 /// There is no memory for a request.
 pub(super) fn busy() -> Refusal {
@@ -47,13 +52,47 @@ fn never(bytes: usize) -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, hint)
 }
 
-/// The whole body, or nothing: a body that is cut off or too large is refused. Comes with the memory that it takes.
+/// How quickly a body has to come: so many bytes in each span of time, and all of it by a moment.
+struct Pace<'a> {
+    limits: &'a Limits,
+    span_ends: Instant,
+    all_ends: Instant,
+    in_span: usize,
+}
+
+impl<'a> Pace<'a> {
+    fn begin(limits: &'a Limits) -> Self {
+        let now = Instant::now();
+        Self { limits, span_ends: now + limits.span, all_ends: now + limits.whole_body, in_span: 0 }
+    }
+
+    /// Begins the next span; refuses a body of which too little has come in the one that is over.
+    fn next_span(&mut self) -> Result<(), Refusal> {
+        let Limits { span, span_bytes, whole_body, .. } = self.limits;
+        let now = Instant::now();
+        if self.in_span >= *span_bytes && now < self.all_ends {
+            (self.span_ends, self.in_span) = (now + *span, 0);
+            return Ok(());
+        }
+        let message = format!("the body comes too slowly: {} bytes in {} s", self.in_span, span.as_secs_f64());
+        let hint = format!(
+            "nothing has landed; send {span_bytes} bytes or more every {} s, and all of it within {} s",
+            span.as_secs_f64(),
+            whole_body.as_secs_f64()
+        );
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message, hint))
+    }
+}
+
+/// The whole body, or nothing: a body that is cut off, too slow or too large is refused. Comes with the memory that it
+/// takes, which grows as bytes come: who only announces them takes none.
 pub(super) async fn whole(
     body: Body,
     headers: &HeaderMap,
-    limit: usize,
+    limits: &Limits,
     memory: &Memory,
 ) -> Result<(Bytes, Share), Refusal> {
+    let limit = limits.body_bytes;
     let too_large = || {
         let message = format!("the body is larger than {limit} bytes");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "send fewer events in a request")
@@ -69,22 +108,26 @@ pub(super) async fn whole(
     if let Some(length) = length.filter(|&length| memory.at_most(length) < length) {
         return Err(never(length));
     }
-    let room = tokio::time::timeout(WAIT_FOR_ROOM, memory.share_of(length.unwrap_or(0))).await;
-    let mut share = room.map_err(|_| busy())?;
+    let mut share = memory.share_of_request();
     let mut stream = body.into_data_stream();
-    let mut whole = BytesMut::with_capacity(length.unwrap_or(0));
-    while let Some(chunk) = stream.next().await {
+    let mut whole = BytesMut::with_capacity(length.unwrap_or(0).min(BEGINNING));
+    let mut pace = Pace::begin(limits);
+    loop {
+        let Ok(chunk) = tokio::time::timeout_at(pace.span_ends, stream.next()).await else {
+            pace.next_span()?;
+            continue;
+        };
+        let Some(chunk) = chunk else { break };
         let chunk = chunk.map_err(|error| {
             let message = format!("the body was cut off: {error}");
             Refusal::new(StatusCode::BAD_REQUEST, message, "nothing has landed; send the request again")
         })?;
-        if whole.len() + chunk.len() > limit {
+        let bytes = whole.len() + chunk.len();
+        if bytes > limit {
             return Err(too_large());
         }
-        let bytes = whole.len() + chunk.len();
-        if !share.cover(bytes) {
-            return Err(if memory.at_most(bytes) < bytes { never(bytes) } else { busy() });
-        }
+        grow(&mut share, bytes, bytes, memory).await?;
+        pace.in_span += chunk.len();
         whole.extend_from_slice(&chunk);
     }
     if length.is_some_and(|length| length != whole.len()) {
@@ -92,6 +135,23 @@ pub(super) async fn whole(
         return Err(Refusal::new(StatusCode::BAD_REQUEST, message, "nothing has landed; send the request again"));
     }
     Ok((whole.freeze(), share))
+}
+
+/// Grows a request's share to so many bytes, of which `body` have come.
+async fn grow(share: &mut Share, bytes: usize, body: usize, memory: &Memory) -> Result<(), Refusal> {
+    if memory.at_most(bytes) < bytes {
+        return Err(never(body));
+    }
+    if share.cover(bytes) {
+        return Ok(());
+    }
+    // One that holds nothing keeps nobody from going on, and need not be the first.
+    let first = if share.bytes() > 0 { memory.first_in_line() } else { None };
+    let patience = if first.is_some() { FIRST_WAITS_FOR_ROOM } else { WAIT_FOR_ROOM };
+    match tokio::time::timeout(patience, share.grow(bytes)).await {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(busy()),
+    }
 }
 
 /// What a body holds, by its content type and its stream.
@@ -157,12 +217,9 @@ pub(super) fn events(body: Bytes, headers: &HeaderMap, mapping: &Mapping) -> Res
 }
 
 /// Takes the memory of the batch that the events will be in, beside that of the body.
-pub(super) fn room(events: &Events, share: &mut Share, memory: &Memory) -> Result<(), Refusal> {
-    let bytes = events.body.len() + rows::memory(events.ranges.len(), events.body.len());
-    if memory.at_most(bytes) < bytes {
-        return Err(never(events.body.len()));
-    }
-    if share.cover(bytes) { Ok(()) } else { Err(busy()) }
+pub(super) async fn room(events: &Events, share: &mut Share, memory: &Memory) -> Result<(), Refusal> {
+    let body = events.body.len();
+    grow(share, body + rows::memory(events.ranges.len(), body), body, memory).await
 }
 
 fn within_limit(events: Events, mapping: &Mapping) -> Result<Events, Refusal> {

@@ -125,6 +125,47 @@ async fn without_memory_a_request_is_told_to_come_again() {
     assert_eq!(memory.used(), 0);
 }
 
+/// A body that never comes.
+fn stalled() -> Body {
+    Body::from_stream(futures::stream::pending::<std::io::Result<String>>())
+}
+
+#[tokio::test]
+async fn stalled_bodies_take_no_memory_from_others() {
+    let stop = CancellationToken::new();
+    let memory = Memory::new(16 << 20);
+    let (listener, stream) = listener_within(&memory, &stop);
+    let listener = Listener { limits: Limits { body_bytes: 4 << 20, ..Limits::default() }, ..listener };
+    let announced = [("content-length", "4000000")];
+    let stalled = futures::future::join_all((0..10).map(|_| send(&listener, "orders", &announced, stalled())));
+    // The stalled ones are polled first, so all of them have begun.
+    let (status, body) = tokio::select! {
+        biased;
+        _ = stalled => panic!("a body that never comes was answered"),
+        answer = send(&listener, "orders", &[], EVENT.into()) => answer,
+    };
+    assert_eq!(status, 200, "{body}");
+    assert!(memory.try_share_of(6 << 20).is_some(), "files have room");
+    assert_eq!(stream.open().await.unwrap().rows(), Some(1));
+}
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_is_refused() {
+    use futures::StreamExt;
+    let stop = CancellationToken::new();
+    let memory = Memory::new(16 << 20);
+    let (listener, stream) = listener_within(&memory, &stop);
+    let limits = Limits { span: Duration::from_millis(20), span_bytes: 100, ..listener.limits };
+    let listener = Listener { limits, ..listener };
+    let begun = futures::stream::iter([Ok::<_, std::io::Error>(EVENT.to_owned())]).chain(futures::stream::pending());
+    for body in [stalled(), Body::from_stream(begun)] {
+        let (status, body) = send(&listener, "orders", &[], body).await;
+        assert_eq!((status, body["error"]["kind"].as_str()), (408, Some("invalid")), "{body}");
+        assert!(body["error"]["message"].as_str().is_some_and(|message| message.contains("too slowly")), "{body}");
+    }
+    assert_eq!((stream.open().await.unwrap().version(), memory.used()), (0, 0));
+}
+
 #[tokio::test]
 async fn a_small_body_of_very_many_events_is_too_large() {
     let stop = CancellationToken::new();
