@@ -237,9 +237,9 @@ fn holds(headers: &HeaderMap, mapping: &Mapping) -> Result<Holds, Refusal> {
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let unsupported =
         |message: String, hint: &str| Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
-    // What clients say that say nothing.
-    let unsaid =
-        matches!(media.as_str(), "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded");
+    // What clients say that say nothing; `curl --data-binary` says that it sends a form. Pages of others, which may send
+    // a form or plain text without asking first, are refused for where they come from, before this.
+    let unsaid = matches!(media.as_str(), "" | "application/octet-stream" | "application/x-www-form-urlencoded");
     match (&mapping.format.encoding, media.as_str()) {
         (Encoding::Avro { .. } | Encoding::Confluent, _) => {
             unsupported("the stream's payloads do not come over HTTP".to_owned(), "send them by Kafka or as files")

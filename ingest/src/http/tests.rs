@@ -80,6 +80,7 @@ async fn what_cannot_be_read_as_a_whole_lands_nothing_and_says_what_to_do() {
         (413, "orders", vec![], long.into()),
         (413, "orders", vec![], "x\n".repeat(501).into()),
         (415, "orders", vec![("content-type", "image/png")], EVENT.into()),
+        (415, "orders", vec![("content-type", "text/plain")], EVENT.into()),
         (415, "orders", vec![("content-encoding", "br")], EVENT.into()),
     ];
     for (expected, name, headers, body) in cases {
