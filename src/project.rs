@@ -23,7 +23,7 @@ use starmere_models::define::{
     Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, parse_model, suggestion,
 };
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
-use starmere_sql::check_listener;
+use starmere_sql::{Right, Rights, check_listener};
 
 use crate::failure::{Mendable, Problems};
 use crate::health::Watched;
@@ -99,6 +99,9 @@ pub(crate) struct Listeners {
     pub(crate) http: Placed<String>,
     #[serde(default = "flight_default")]
     pub(crate) flight: Placed<String>,
+    /// Names by which clients call the HTTP listener, beside its addresses and `localhost`; without port.
+    #[serde(default)]
+    pub(crate) hosts: Vec<Placed<String>>,
 }
 
 fn http_default() -> Placed<String> {
@@ -111,7 +114,7 @@ fn flight_default() -> Placed<String> {
 
 impl Default for Listeners {
     fn default() -> Self {
-        Self { http: http_default(), flight: flight_default() }
+        Self { http: http_default(), flight: flight_default(), hosts: Vec::new() }
     }
 }
 
@@ -121,6 +124,35 @@ impl Default for Listeners {
 pub(crate) struct User {
     /// A reference: `${env:NAME}` or `${file:PATH}`.
     pub(crate) password: String,
+    /// What the user may do; everything but `operate` where it is left out.
+    #[serde(default)]
+    pub(crate) can: Option<Vec<Can>>,
+}
+
+/// One thing that a user may do.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Can {
+    /// Query ports.
+    Query,
+    /// Query raw events: the tables of `lake`.
+    Raw,
+    /// Post events.
+    Post,
+    /// See and stop queries of others, read metrics.
+    Operate,
+}
+
+impl User {
+    fn rights(&self) -> Rights {
+        let right = |can: &Can| match can {
+            Can::Query => Right::Query,
+            Can::Raw => Right::Raw,
+            Can::Post => Right::Post,
+            Can::Operate => Right::Operate,
+        };
+        self.can.as_ref().map_or_else(Rights::default, |can| Rights::of(&can.iter().map(right).collect::<Vec<_>>()))
+    }
 }
 
 /// A project whose definitions are right.
@@ -282,9 +314,11 @@ impl Project {
         Ok(Opened { project: Arc::new(self), warehouse, catalog, engine, memory, watched: Arc::default() })
     }
 
-    /// Users and their passwords, looked up.
-    pub(crate) fn users(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let of = |(name, user): (&String, &Placed<User>)| Ok((name.clone(), secret(&self.root, &user.password)?));
+    /// Users, their passwords, looked up, and what they may do.
+    pub(crate) fn users(&self) -> anyhow::Result<Vec<(String, String, Rights)>> {
+        let of = |(name, user): (&String, &Placed<User>)| {
+            Ok((name.clone(), secret(&self.root, &user.password)?, user.rights()))
+        };
         self.file.users.iter().map(of).collect()
     }
 }
@@ -467,6 +501,9 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
     for listener in [&file.listeners.http, &file.listeners.flight] {
         tell(listener.place(name), wrong_listener(listener, !file.users.is_empty()));
     }
+    for host in &file.listeners.hosts {
+        tell(host.place(name), wrong_host(host));
+    }
     if let Some(mib) = file.ingest_memory_mib.as_ref().filter(|mib| mib.value < LEAST_INGEST_MEMORY_MIB) {
         let message = format!("{} MiB are too little memory for events on their way", mib.value);
         let hint = format!("write {LEAST_INGEST_MEMORY_MIB} or more, or leave it out: then it is 512");
@@ -513,6 +550,14 @@ fn wrong_listener(address: &str, has_users: bool) -> Option<(String, String)> {
             Some((error.to_string(), error.hint().unwrap_or_default().to_owned()))
         }
     }
+}
+
+fn wrong_host(host: &str) -> Option<(String, String)> {
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    let is_wrong = host.is_empty() || !host.chars().all(is_name);
+    is_wrong.then(|| {
+        (format!("`{host}` is not the name of a host"), "write a name without port, such as dwh.example.com".to_owned())
+    })
 }
 
 /// Where a value is to be had.
@@ -606,6 +651,7 @@ mod tests {
                 "`x/[a` is not a pattern of files: unclosed character class",
             ),
             ("sources: { a: { stream: s, files: '${env:X}/a' } }\n", "`files` knows none"),
+            ("listeners: { hosts: ['http://a'] }\n", "starmere.yaml:3:22: `http://a` is not the name of a host"),
             ("ingest_memory_mib: 8\n", "starmere.yaml:3:20: 8 MiB are too little memory"),
             ("build_memory_mib: 1\n", "starmere.yaml:3:19: 1 MiB are too little memory for builds"),
             ("", "streams/s.yaml:3:18: no event has 0 bytes"),
@@ -613,6 +659,18 @@ mod tests {
             let text = said(&[("starmere.yaml", &format!("{PROJECT}{line}")), ("streams/s.yaml", stream)]);
             assert!(text.contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn users_may_do_what_is_declared() {
+        let users = "users:\n  a: { password: '${env:PATH}' }\n  b: { password: '${env:PATH}', can: [post] }\n";
+        let project = project(&[("starmere.yaml", &format!("{PROJECT}{users}"))]);
+        let users = Project::load(project.path()).unwrap().users().unwrap();
+        let rights: Vec<Rights> = users.iter().map(|(_, _, rights)| *rights).collect();
+        assert_eq!(rights, [Rights::default(), Rights::of(&[Right::Post])]);
+        let wrong = "users: { a: { password: '${env:PATH}', can: [everything] } }\n";
+        let text = said(&[("starmere.yaml", &format!("{PROJECT}{wrong}"))]);
+        assert!(text.contains("everything") && text.contains("operate"), "{text}");
     }
 
     #[test]

@@ -2,15 +2,16 @@
 //!
 //! Users have names and passwords; only salted SHA-256 digests stay in memory. A caller shows a password
 //! with each call (`Basic`), or once, for a token (`Bearer`) that lasts while it is used. Tokens live in
-//! memory: after a restart clients are told so and log in again, which drivers do by themselves.
+//! memory: after a restart clients are told so and log in again, which drivers do by themselves. Log-ins that fail
+//! are slowed, counted and logged (`guesses`).
 //!
-//! Without users everybody is `anonymous`, and [`check_listener`] lets only loopback addresses be listened
-//! on. There are no roles yet: whoever may query may also see and cancel what others run.
+//! Without users everybody is `anonymous` and may do everything, and [`check_listener`] lets only loopback addresses
+//! be listened on. There are no roles yet: each user has [`Rights`].
 
 use std::{
     collections::HashMap,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,8 +23,12 @@ use base64::{
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use self::guesses::Guesses;
+pub use self::rights::{Caller, Right, Rights};
 use crate::error::QueryError;
 
+mod guesses;
+mod rights;
 #[cfg(test)]
 mod tests;
 
@@ -39,20 +44,6 @@ const CREDENTIALS: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Whoever asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// A user's name, or `anonymous` where there are no users.
-    pub user: String,
-}
-
-impl Caller {
-    /// Who asks where there are no users.
-    pub fn anonymous() -> Self {
-        Self { user: "anonymous".to_owned() }
-    }
-}
-
 /// The users, by name, with salted digests of their passwords.
 #[derive(Default)]
 pub struct Users {
@@ -63,6 +54,7 @@ struct Person {
     name: String,
     salt: [u8; 16],
     digest: [u8; 32],
+    rights: Rights,
 }
 
 impl fmt::Debug for Users {
@@ -72,13 +64,19 @@ impl fmt::Debug for Users {
 }
 
 impl Users {
-    /// Users from `(name, password)`; the passwords are not kept.
+    /// Users from `(name, password)` with the rights of users that say nothing of them; the passwords are not kept.
     pub fn new(people: Vec<(String, String)>) -> Self {
+        let by_default = |(name, password)| (name, password, Rights::default());
+        Self::with_rights(people.into_iter().map(by_default).collect())
+    }
+
+    /// Users from `(name, password, rights)`; the passwords are not kept.
+    pub fn with_rights(people: Vec<(String, String, Rights)>) -> Self {
         let people = people
             .into_iter()
-            .map(|(name, password)| {
+            .map(|(name, password, rights)| {
                 let salt = Uuid::new_v4().into_bytes();
-                Person { name, digest: digest(&salt, &password), salt }
+                Person { name, digest: digest(&salt, &password), salt, rights }
             })
             .collect();
         Self { people }
@@ -89,11 +87,11 @@ impl Users {
         self.people.is_empty()
     }
 
-    /// Whether the password is this user's. Takes as long for a name that does not exist.
-    fn admit(&self, name: &str, password: &str) -> bool {
-        self.people.iter().fold(false, |admitted, person| {
+    /// The rights of the user with this name and password. Takes as long for a name that does not exist.
+    fn admit(&self, name: &str, password: &str) -> Option<Rights> {
+        self.people.iter().fold(None, |admitted, person| {
             let same = same_bytes(&digest(&person.salt, password), &person.digest);
-            admitted | (same & (person.name == name))
+            if same & (person.name == name) { Some(person.rights) } else { admitted }
         })
     }
 }
@@ -117,18 +115,19 @@ pub fn check_listener(address: &SocketAddr, has_users: bool) -> Result<(), Query
 pub struct Access {
     users: Users,
     sessions: Mutex<HashMap<[u8; 32], Session>>,
+    guesses: Guesses,
 }
 
 #[derive(Debug)]
 struct Session {
-    user: String,
+    caller: Caller,
     used: Instant,
 }
 
 impl Access {
     /// Access for these users.
     pub fn new(users: Users) -> Self {
-        Self { users, sessions: Mutex::default() }
+        Self { users, sessions: Mutex::default(), guesses: Guesses::default() }
     }
 
     /// Whether everybody may.
@@ -136,11 +135,17 @@ impl Access {
         self.users.is_open()
     }
 
-    /// Who shows this `Authorization` header (`Basic …` or `Bearer …`).
+    /// How many log-ins have failed since the start.
+    pub fn failed_log_ins(&self) -> u64 {
+        self.guesses.count()
+    }
+
+    /// Who shows this `Authorization` header (`Basic …` or `Bearer …`) from that address.
     ///
     /// # Errors
-    /// `Unauthenticated` where users are declared and the header is missing, unreadable or wrong.
-    pub fn caller(&self, authorization: Option<&str>) -> Result<Caller, QueryError> {
+    /// `Unauthenticated` where users are declared and the header is missing, unreadable or wrong; those of
+    /// [`Self::password`].
+    pub fn caller(&self, authorization: Option<&str>, peer: Option<IpAddr>) -> Result<Caller, QueryError> {
         if self.is_open() {
             return Ok(Caller::anonymous());
         }
@@ -151,7 +156,7 @@ impl Access {
             self.bearer(value, Instant::now())
         } else if scheme.eq_ignore_ascii_case("basic") {
             let (name, password) = decode_basic(value)?;
-            self.password(&name, &password)
+            self.password(&name, &password, peer)
         } else {
             Err(refuse(format!("`{scheme}` is not a scheme this server accepts")))
         }
@@ -160,16 +165,27 @@ impl Access {
     /// Who has this password.
     ///
     /// # Errors
-    /// `Unauthenticated` where users are declared and this is none of them.
-    pub fn password(&self, name: &str, password: &str) -> Result<Caller, QueryError> {
+    /// `Unauthenticated` where users are declared and this is none of them, `Unavailable` after too many of these.
+    pub fn password(&self, name: &str, password: &str, peer: Option<IpAddr>) -> Result<Caller, QueryError> {
         if self.is_open() {
             return Ok(Caller::anonymous());
         }
-        if self.users.admit(name, password) {
-            Ok(Caller { user: name.to_owned() })
-        } else {
-            Err(refuse(format!("the name `{name}` or its password is wrong")))
+        let now = Instant::now();
+        if let Some(wait) = self.guesses.wait(peer, name, now) {
+            let message = format!("too many log-ins as `{name}` or from this address have failed");
+            let hint = format!("check the password, and try again in {} s", wait.as_secs() + 1);
+            return Err(QueryError::unavailable(message).with_hint(hint));
         }
+        if let Some(rights) = self.users.admit(name, password) {
+            self.guesses.succeeded(peer, name);
+            return Ok(Caller { user: name.to_owned(), rights });
+        }
+        self.guesses.failed(peer, name, now);
+        // Strangers choose the name: it is quoted, and cut where it is long.
+        let user: String = name.chars().take(100).collect();
+        let from = peer.map(|peer| peer.to_string()).unwrap_or_default();
+        tracing::warn!(?user, %from, failed = self.failed_log_ins(), "a log-in failed");
+        Err(refuse(format!("the name `{name}` or its password is wrong")))
     }
 
     /// A new token for a caller.
@@ -199,7 +215,7 @@ impl Access {
                 sessions.remove(&oldest);
             }
         }
-        sessions.insert(token_digest(token), Session { user: caller.user.clone(), used: now });
+        sessions.insert(token_digest(token), Session { caller: caller.clone(), used: now });
     }
 
     fn bearer(&self, token: &str, now: Instant) -> Result<Caller, QueryError> {
@@ -208,7 +224,7 @@ impl Access {
         if let Some(session) = sessions.get_mut(&key) {
             if now.duration_since(session.used) < TOKEN_IDLE {
                 session.used = now;
-                return Ok(Caller { user: session.user.clone() });
+                return Ok(session.caller.clone());
             }
             sessions.remove(&key);
         }

@@ -8,7 +8,11 @@
 //! of our own errors that travelled through the engine, so that a refusal by a table provider reaches the
 //! client as what it was.
 
-use std::{error::Error, sync::Arc};
+use std::{
+    borrow::Cow,
+    error::Error,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use arrow::error::ArrowError;
 use axum::http::StatusCode;
@@ -166,7 +170,19 @@ impl QueryError {
         self.hint.as_deref()
     }
 
-    /// The message and its causes in one line, for protocols that carry one text.
+    /// [`Self::text`] for clients: without paths of this machine, see [`hide_paths`]. The log has the whole.
+    pub fn shown(&self) -> String {
+        let text = self.text();
+        match without_paths(&text) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(shown) => {
+                tracing::warn!(error = %text, "an error that a client got, with the paths that it was not shown");
+                shown
+            }
+        }
+    }
+
+    /// The message and its causes in one line, for logs.
     pub fn text(&self) -> String {
         let mut text = self.message.clone();
         let mut cause = Error::source(self);
@@ -179,12 +195,47 @@ impl QueryError {
     }
 }
 
+/// Folders of this machine that clients are not to know.
+static HIDDEN: RwLock<Vec<String>> = RwLock::new(Vec::new());
+
+/// Leaves these folders out of the errors that clients get, from now on and in the whole process: they say where on
+/// this machine its data lies, which helps a stranger and no reader.
+pub fn hide_paths(folders: impl IntoIterator<Item = String>) {
+    let mut hidden = HIDDEN.write().unwrap_or_else(PoisonError::into_inner);
+    for folder in folders {
+        let folder = folder.trim_end_matches('/').to_owned();
+        // Objects are named without the first slash. What has one name alone could be a word of any message.
+        let bare = folder.trim_start_matches('/').to_owned();
+        if !folder.is_empty() {
+            hidden.push(folder);
+        }
+        if bare.contains('/') {
+            hidden.push(bare);
+        }
+    }
+    // A folder goes before those that contain it.
+    hidden.sort_by_key(|folder| std::cmp::Reverse(folder.len()));
+    hidden.dedup();
+}
+
+/// The text with `…` instead of hidden folders.
+pub fn without_paths(text: &str) -> Cow<'_, str> {
+    let hidden = HIDDEN.read().unwrap_or_else(PoisonError::into_inner);
+    let mut shown = Cow::Borrowed(text);
+    for folder in hidden.iter() {
+        if shown.contains(folder.as_str()) {
+            shown = Cow::Owned(shown.replace(folder.as_str(), "…"));
+        }
+    }
+    shown
+}
+
 /// A gRPC status carries one text: message and causes, place, hint.
 impl From<QueryError> for Status {
     fn from(error: QueryError) -> Self {
-        let mut text = error.text();
+        let mut text = error.shown();
         if error.kind == ErrorKind::Internal {
-            tracing::error!(error = %text, "a Flight call failed through our fault");
+            tracing::error!(error = %error.text(), "a Flight call failed through our fault");
         }
         if let (Some(line), Some(column)) = (error.line, error.column) {
             text.push_str(&format!(" (line {line}, column {column})"));

@@ -12,15 +12,16 @@
 //! server over the same catalog can redeem them. Prepared statements are remembered: bounded, forgotten when
 //! unused (`prepared`).
 //!
-//! * `Flight` is the gRPC service. It finds out who calls, and adds what arrow-flight's blanket
-//!   implementation leaves out: `GetSchema`, `PollFlightInfo`, an honest list of actions.
+//! * `Gate` finds out who calls before it reads any message: strangers may send a handshake, which is small.
+//! * `Flight` is the gRPC service. It adds what arrow-flight's blanket implementation leaves out: `GetSchema`,
+//!   `PollFlightInfo`, an honest list of actions.
 //! * `Service` implements arrow-flight's `FlightSqlService`: statements in `statements`, questions about
 //!   tables and the server in `metadata`, `keys`, `info` and `xdbc`.
 //!
 //! Everything that would write answers `read-only`, in words. Errors, also those in the middle of a stream, are
 //! gRPC statuses by the table in [`crate::error`].
 
-use std::{pin::Pin, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
@@ -28,16 +29,20 @@ use arrow_flight::{
     flight_service_server::{FlightService, FlightServiceServer},
 };
 use futures::{Stream, stream};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
+pub use self::gate::Gate;
 use self::service::Service;
 use crate::{
     access::{Access, Caller},
     error::QueryError,
     query::Queries,
+    server::peer_of,
 };
 
 mod encode;
+mod gate;
 mod info;
 mod keys;
 mod metadata;
@@ -49,11 +54,15 @@ mod tests;
 mod ticket;
 mod xdbc;
 
-/// The gRPC service over these queries, for a tonic server. Messages may be as large as clients send.
-pub fn server(queries: Queries, access: Arc<Access>) -> FlightServiceServer<Flight> {
-    FlightServiceServer::new(Flight { service: Service::new(queries, access) })
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(usize::MAX)
+/// The gRPC service over these queries, for a tonic server.
+pub fn server(queries: Queries, access: Arc<Access>) -> Gate {
+    let flight = Arc::new(Flight { service: Service::new(queries, Arc::clone(&access)) });
+    let taking = |bytes: usize| {
+        FlightServiceServer::from_arc(Arc::clone(&flight))
+            .max_decoding_message_size(bytes)
+            .max_encoding_message_size(usize::MAX)
+    };
+    Gate::new(access, taking(MAX_MESSAGE_BYTES), taking(MAX_HANDSHAKE_BYTES))
 }
 
 /// A stream of answers, as arrow-flight makes them.
@@ -62,23 +71,31 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// A client's message may have this many bytes: parameters and long statements, never tables.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// The Flight service: finds out who calls, then lets arrow-flight's `FlightSqlService` answer.
+/// A name and a password fit into this many bytes.
+const MAX_HANDSHAKE_BYTES: usize = 16 << 10;
+
+/// Who shakes hands sends a name and a password within this time.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The Flight service: lets arrow-flight's `FlightSqlService` answer callers that the [`Gate`] has let in.
 pub struct Flight {
     service: Service,
 }
 
 impl Flight {
-    /// Lets a call in and notes who it is from.
-    fn admit<T>(&self, mut request: Request<T>) -> Result<Request<T>, Status> {
-        let caller = caller_of(self.service.access(), request.metadata())?;
-        request.extensions_mut().insert(caller);
+    /// A call that the gate has let in; it has noted who it is from.
+    fn admit<T>(&self, request: Request<T>) -> Result<Request<T>, Status> {
+        if request.extensions().get::<Caller>().is_none() {
+            return Err(QueryError::internal("a call came in without a caller").into());
+        }
         Ok(request)
     }
 }
 
-/// Who sends these headers: `authorization`, or the token that old Java clients send on their own way.
-fn caller_of(access: &Access, metadata: &MetadataMap) -> Result<Caller, QueryError> {
-    access.caller(authorization(metadata).as_deref())
+/// Who sends these headers from that address: `authorization`, or the token that old Java clients send on their own
+/// way.
+fn caller_of(access: &Access, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Caller, QueryError> {
+    access.caller(authorization(metadata).as_deref(), peer.map(|address| peer_of(address.ip())))
 }
 
 fn authorization(metadata: &MetadataMap) -> Option<String> {
@@ -104,7 +121,10 @@ impl FlightService for Flight {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        FlightService::handshake(&self.service, request).await
+        let answered = FlightService::handshake(&self.service, request);
+        timeout(HANDSHAKE, answered).await.unwrap_or_else(|_| {
+            Err(QueryError::invalid(format!("no handshake came within {} s", HANDSHAKE.as_secs())).into())
+        })
     }
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {

@@ -3,8 +3,8 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `POST /v1/sql` | runs a statement |
-//! | `GET /v1/queries` | what runs now |
-//! | `DELETE /v1/queries/{id}` | stops one |
+//! | `GET /v1/queries` | what the caller runs now; what others run, for who may `operate` |
+//! | `DELETE /v1/queries/{id}` | stops one of these |
 //! | `GET /v1/tables` | what there is to query |
 //! | `GET /healthz` | `ok`, to everybody |
 //!
@@ -46,13 +46,18 @@ use axum::{
 
 pub use self::{
     guard::{answering_all, guarded},
+    hosts::{Hosts, for_hosts},
     json::nested_as_text,
 };
-use crate::{access::Access, query::Queries};
+use crate::{
+    access::{Access, Right},
+    query::Queries,
+};
 
 mod answer;
 mod formats;
 mod guard;
+mod hosts;
 mod json;
 mod listing;
 mod request;
@@ -68,15 +73,21 @@ const PATHS: [&str; 5] =
 
 /// The routes above. Merge it with others, then let [`answering_all`] answer what none of them takes.
 pub fn router(queries: Queries, access: Arc<Access>) -> Router {
-    let served = Router::new()
+    let asking = Router::new()
         .route("/v1/sql", post(answer::run))
-        .route("/v1/queries", get(listing::queries))
-        .route("/v1/queries/{id}", delete(listing::cancel))
         .route("/v1/tables", get(listing::tables))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .route_layer(middleware::from_fn_with_state(access, guard::admit))
+        .route_layer(middleware::from_fn(guard::whole_body))
+        .with_state(queries.clone());
+    // Everybody sees their own.
+    let running = Router::new()
+        .route("/v1/queries", get(listing::queries))
+        .route("/v1/queries/{id}", delete(listing::cancel))
         .with_state(queries);
-    Router::new().route("/healthz", get(health)).merge(served)
+    Router::new()
+        .route("/healthz", get(health))
+        .merge(guarded(asking, Arc::clone(&access), &[Right::Query, Right::Raw]))
+        .merge(guarded(running, access, &[]))
 }
 
 /// `GET /healthz`: the process answers. Says nothing about the warehouse.

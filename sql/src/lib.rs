@@ -13,7 +13,7 @@
 //! * [`http`]: `POST /v1/sql` and its neighbours, for programs and people with `curl`.
 //! * [`access`]: who is asking. [`error`]: what went wrong, and how each protocol says it.
 //! * [`wire`]: which Arrow types leave this process. [`types`]: what they are called.
-//! * [`server`]: the gRPC listener.
+//! * [`server`]: the listeners.
 //!
 //! Nothing here writes. Every query opens its own view, so it sees one moment; after a crash there is
 //! nothing to mend, for the only state is in memory: running queries, prepared statements and tokens.
@@ -34,9 +34,9 @@ pub mod types;
 pub mod view;
 pub mod wire;
 
-pub use access::{Access, Caller, Users, check_listener};
-pub use error::{ErrorKind, QueryError};
+pub use access::{Access, Caller, Right, Rights, Users, check_listener};
+pub use error::{ErrorKind, QueryError, hide_paths};
 pub use params::Params;
 pub use query::{Answer, Batches, Description, Limits, Queries, Query, RunningQuery};
-pub use server::serve_flight;
+pub use server::{serve_flight, serve_http};
 pub use view::{ForeignKey, TableInfo, TableKind, View, Views};

@@ -198,10 +198,10 @@ impl Queries {
     ///
     /// # Errors
     /// Those of planning.
-    pub async fn describe(&self, sql: &str, rows: &[Params]) -> Result<Description, QueryError> {
-        let (inner, sql, rows) = (Arc::clone(&self.inner), sql.to_owned(), rows.to_vec());
+    pub async fn describe(&self, sql: &str, rows: &[Params], caller: &Caller) -> Result<Description, QueryError> {
+        let (inner, sql, rows, caller) = (Arc::clone(&self.inner), sql.to_owned(), rows.to_vec(), caller.clone());
         self.spawn(async move {
-            let view = inner.views.newest().await?;
+            let view = inner.views.newest().await?.seen_by(&caller);
             let planned = plan::plan(&view, &sql).await?;
             let parameters = planned.parameters();
             let schema = if rows.is_empty() { planned.schema() } else { planned.bind(&rows)?.schema };
@@ -334,6 +334,7 @@ async fn begin(inner: Arc<Inner>, query: Query) -> Result<Begun, QueryError> {
         Some(promise) => inner.views.at(promise.snapshot).await?,
         None => inner.views.newest().await?,
     };
+    let view = view.seen_by(&query.caller);
     let runnable = plan::plan(&view, &query.sql).await?.bind(&query.rows)?;
     if let Some(promise) = &query.promise
         && promise.snapshot != view.snapshot

@@ -61,7 +61,7 @@ pub(crate) fn queries(limits: Limits) -> Queries {
 }
 
 pub(crate) fn ana() -> Caller {
-    Caller { user: "ana".to_owned() }
+    Caller::named("ana")
 }
 
 /// `sales.orders_v1.order_lines`, `sales.customers_v1.customer`, `lake.test.endless`.

@@ -9,9 +9,17 @@ use std::{fmt, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::prelude::SessionContext;
+use datafusion::{
+    catalog::{CatalogProvider, CatalogProviderList, MemoryCatalogProviderList, SchemaProvider, TableProvider},
+    common::DataFusionError,
+    execution::SessionStateBuilder,
+    prelude::SessionContext,
+};
 
-use crate::error::QueryError;
+use crate::{
+    access::{Caller, Right},
+    error::QueryError,
+};
 
 /// Opens views. Called once per query and once per question about metadata, so it should be quick: hand
 /// out a cached session while the newest snapshot has not changed.
@@ -40,6 +48,71 @@ pub struct View {
     pub snapshot: u64,
     /// What clients are told there is; each of them can be queried through `context`.
     pub tables: Arc<[TableInfo]>,
+}
+
+impl View {
+    /// What a caller sees of the view: tables that it may not query are not listed, and naming one is refused.
+    #[must_use]
+    pub(crate) fn seen_by(self, caller: &Caller) -> Self {
+        if caller.rights.has(Right::Query) && caller.rights.has(Right::Raw) {
+            return self;
+        }
+        let lacks = |catalog: &str| caller.may(needed(catalog)).err();
+        let state = self.context.state();
+        let known = Arc::clone(state.catalog_list());
+        let list = MemoryCatalogProviderList::new();
+        for name in known.catalog_names() {
+            let catalog = match lacks(&name) {
+                Some(refusal) => Some(Arc::new(Withheld(refusal)) as Arc<dyn CatalogProvider>),
+                None => known.catalog(&name),
+            };
+            if let Some(catalog) = catalog {
+                list.register_catalog(name, catalog);
+            }
+        }
+        let state = SessionStateBuilder::new_from_existing(state).with_catalog_list(Arc::new(list)).build();
+        let tables: Vec<TableInfo> =
+            self.tables.iter().filter(|table| lacks(&table.catalog).is_none()).cloned().collect();
+        Self { context: SessionContext::new_with_state(state), tables: tables.into(), ..self }
+    }
+}
+
+/// What a caller must be allowed to query the tables of a catalog; what Starmere knows of itself is for everybody.
+fn needed(catalog: &str) -> &'static [Right] {
+    match catalog {
+        "lake" => &[Right::Raw],
+        "system" => &[],
+        _ => &[Right::Query],
+    }
+}
+
+/// A catalog, and each schema of it, that the caller may not query.
+#[derive(Clone, Debug)]
+struct Withheld(QueryError);
+
+impl CatalogProvider for Withheld {
+    fn schema_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn schema(&self, _name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for Withheld {
+    fn table_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn table(&self, _name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        Err(DataFusionError::External(Box::new(self.0.clone())))
+    }
+
+    fn table_exist(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for View {

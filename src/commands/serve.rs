@@ -9,7 +9,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
-use starmere_sql::{Access, Limits, Queries, Users, check_listener};
+use starmere_sql::http::{Hosts, for_hosts};
+use starmere_sql::{Access, Limits, Queries, Right, Rights, Users, check_listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,9 +27,8 @@ use crate::views::ProjectViews;
 const BUILD_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, output: &Output) -> anyhow::Result<()> {
-    let users = opened.project.users()?;
-    check_passwords(&users)?;
-    let users = Users::new(users);
+    let users = declared_users(opened)?;
+    starmere_sql::hide_paths(private_paths(opened));
     let listeners = &opened.project.file.listeners;
     let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users, LISTENERS).await?;
     let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users, LISTENERS).await?;
@@ -47,14 +47,13 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default()).on(engine.handle().clone());
 
     let events = Listener::new(streams, HttpLimits::default(), &opened.memory, &stop);
-    let router = starmere_sql::http::guarded(events.router().merge(watched(opened)), access.clone())
+    let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
+        .merge(starmere_sql::http::guarded(watched(opened), access.clone(), &[Right::Metrics]))
         .merge(starmere_sql::http::router(queries.clone(), access.clone()));
     let router = starmere_sql::http::answering_all(router, &[format!("POST {EVENTS_PATH}").as_str(), "GET /metrics"]);
+    let router = for_hosts(router, hosts(opened, arguments.http.as_deref()));
 
-    let web = {
-        let stop = stop.clone();
-        tokio::spawn(async move { axum::serve(http, router).with_graceful_shutdown(stop.cancelled_owned()).await })
-    };
+    let web = tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
     let grpc = tokio::spawn(starmere_sql::serve_flight(flight, queries.clone(), access, stop.clone()));
     let work = continuously.then(|| {
         let (opened, output) = (opened.clone(), output.clone());
@@ -77,7 +76,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let ended = tokio::time::timeout(Duration::from_secs(5), async { (web.await, grpc.await) }).await;
     engine.shutdown_background();
     if let Ok((web, grpc)) = ended {
-        web.context("the HTTP listener died")??;
+        web.context("the HTTP listener died")?;
         grpc.context("the Flight listener died")??;
     }
     Ok(())
@@ -97,28 +96,58 @@ pub(super) async fn metrics_alone(
     output: &Output,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let users = opened.project.users()?;
-    check_passwords(&users)?;
-    let users = Users::new(users);
+    let users = declared_users(opened)?;
+    starmere_sql::hide_paths(private_paths(opened));
     let http = listen(address, &users, "write --metrics 127.0.0.1:9100, say; port 0: the system chooses").await?;
     output.say(format!("http        http://{}", http.local_addr()?));
-    let router = starmere_sql::http::guarded(watched(opened), Arc::new(Access::new(users)));
-    let stopped = stop.clone().cancelled_owned();
-    tokio::spawn(async move { axum::serve(http, router).with_graceful_shutdown(stopped).await });
+    let router = starmere_sql::http::guarded(watched(opened), Arc::new(Access::new(users)), &[Right::Metrics]);
+    let router = for_hosts(router, hosts(opened, Some(address)));
+    tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
     Ok(())
 }
 
 async fn metrics(State(opened): State<Opened>) -> Response {
     match health::metrics(&opened).await {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+        Err(error) => {
+            let text = format!("{error:#}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, starmere_sql::error::without_paths(&text).into_owned()).into_response()
+        }
     }
 }
 
+/// The names by which clients may call the HTTP listener: those that are declared, and that of its address.
+fn hosts(opened: &Opened, address: Option<&str>) -> Hosts {
+    let listeners = &opened.project.file.listeners;
+    let address = address.unwrap_or(&listeners.http);
+    let own = address.rsplit_once(':').map(|(name, _)| name.to_owned());
+    Hosts::new(listeners.hosts.iter().map(|name| (**name).clone()).chain(own))
+}
+
+/// Where on this machine the project's data lies: clients are not shown it.
+fn private_paths(opened: &Opened) -> Vec<String> {
+    let root = &opened.project.root;
+    let warehouse = opened.warehouse.store().location();
+    let folder = warehouse.strip_prefix("file://").unwrap_or(warehouse);
+    let folder = (!folder.contains("://")).then(|| root.join(folder));
+    let folders = folder.into_iter().chain([root.clone(), std::env::temp_dir()]);
+    folders
+        .flat_map(|folder| [std::path::absolute(&folder).ok(), folder.canonicalize().ok()])
+        .flatten()
+        .map(|folder| folder.display().to_string())
+        .collect()
+}
+
+fn declared_users(opened: &Opened) -> anyhow::Result<Users> {
+    let users = opened.project.users()?;
+    check_passwords(&users)?;
+    Ok(Users::with_rights(users))
+}
+
 /// A secret that resolves to nothing would let in everybody who knows a name.
-fn check_passwords(users: &[(String, String)]) -> anyhow::Result<()> {
-    match users.iter().find(|(_, password)| password.trim().is_empty()) {
-        Some((name, _)) => Err(Mendable::error(
+fn check_passwords(users: &[(String, String, Rights)]) -> anyhow::Result<()> {
+    match users.iter().find(|(_, password, _)| password.trim().is_empty()) {
+        Some((name, ..)) => Err(Mendable::error(
             format!("the password of user `{name}` is empty"),
             "put a password where `password:` of that user in starmere.yaml points to",
         )),
@@ -185,11 +214,11 @@ async fn keep_up(opened: &Opened, output: &Output, stop: &CancellationToken) {
 
 #[cfg(test)]
 mod tests {
-    use super::check_passwords;
+    use super::{Rights, check_passwords};
 
     #[test]
     fn an_empty_password_is_refused_by_name() {
-        let user = |name: &str, password: &str| (name.to_owned(), password.to_owned());
+        let user = |name: &str, password: &str| (name.to_owned(), password.to_owned(), Rights::default());
         assert!(check_passwords(&[]).is_ok());
         assert!(check_passwords(&[user("ana", "secret")]).is_ok());
         for empty in ["", " \n"] {

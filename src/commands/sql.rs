@@ -40,7 +40,7 @@ pub(super) async fn run(opened: &Opened, arguments: Sql, output: &Output) -> any
         None => Arc::new(views),
     };
     let queries = Queries::new(views, Limits::default());
-    let caller = Caller { user: "command line".into() };
+    let caller = Caller::named("command line");
     let answer = queries.start(Query::new(query, caller)).await?;
     let schema = answer.schema.clone();
     let batches: Vec<_> = answer.batches.try_collect().await?;

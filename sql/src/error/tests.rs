@@ -79,3 +79,15 @@ fn damage_of_a_stored_file_is_told_with_the_way_out() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().starts_with("could not read `lake/x`: "), "{error}");
 }
+
+#[test]
+fn clients_are_not_shown_where_data_lies() {
+    hide_paths(["/srv/hidden/warehouse/".to_owned(), "/srv/hidden".to_owned(), "/".to_owned(), String::new()]);
+    let cause = std::io::Error::other("no such file: /srv/hidden/warehouse/lake/a.parquet, srv/hidden/b");
+    let error = QueryError::internal("could not read `/srv/hidden/x/y`").caused_by(cause);
+    assert_eq!(error.shown(), "could not read `…/x/y`: no such file: …/lake/a.parquet, …/b");
+    assert!(error.text().contains("/srv/hidden/warehouse/lake/a.parquet"), "the log has it");
+    let status = Status::from(error);
+    assert!(!status.message().contains("hidden"), "{status}");
+    assert_eq!(QueryError::invalid("a / b").shown(), "a / b");
+}

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn caller(user: &str) -> Caller {
-        Caller { user: user.to_owned() }
+        Caller::named(user)
     }
 
     #[test]

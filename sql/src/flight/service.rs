@@ -35,6 +35,7 @@ use crate::{
     access::{Access, Caller},
     error::QueryError,
     query::Queries,
+    server::peer_of,
 };
 
 /// The actions that are answered, as told to clients that ask.
@@ -68,10 +69,6 @@ impl Service {
         Self { queries, access, prepared: PreparedStatements::default() }
     }
 
-    pub(super) fn access(&self) -> &Access {
-        &self.access
-    }
-
     /// Promises the answer to a question about metadata; the ticket is the question.
     fn promise<M: Metadata>(
         &self,
@@ -83,8 +80,12 @@ impl Service {
     }
 
     /// Answers a question about metadata from the newest view.
-    async fn answer<M: Metadata + Send>(&self, question: M) -> Result<Response<DataStream>, Status> {
-        let view = self.queries.view().await?;
+    async fn answer<M: Metadata + Send>(
+        &self,
+        question: M,
+        request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let view = self.queries.view().await?.seen_by(&caller(&request)?);
         let schema = question.schema();
         let batch = question.rows(&view)?;
         Ok(encode::data(schema, stream::iter([Ok(batch)])))
@@ -92,7 +93,11 @@ impl Service {
 
     fn cancel(&self, info: &FlightInfo, caller: &Caller) -> bool {
         let query = statements::running(&self.prepared, info, caller);
-        query.is_some_and(|id| self.queries.cancel(id))
+        query.is_some_and(|id| {
+            let running = self.queries.running();
+            let seen = running.iter().any(|query| query.id == id && caller.sees_queries_of(&query.user));
+            seen && self.queries.cancel(id)
+        })
     }
 }
 
@@ -136,12 +141,13 @@ impl FlightSqlService for Service {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
+        let peer = request.remote_addr();
         let caller = if authorization(request.metadata()).is_some() || self.access.is_open() {
-            caller_of(&self.access, request.metadata())?
+            caller_of(&self.access, request.metadata(), peer)?
         } else {
             let first = request.into_inner().message().await?.unwrap_or_default();
             let auth = BasicAuth::decode(first.payload).map_err(unreadable("BasicAuth"))?;
-            self.access.password(&auth.username, &auth.password)?
+            self.access.password(&auth.username, &auth.password, peer.map(|peer| peer_of(peer.ip())))?
         };
         let token = self.access.issue(&caller);
         let header = AsciiMetadataValue::try_from(format!("Bearer {token}"))
@@ -159,7 +165,8 @@ impl FlightSqlService for Service {
         query: CommandStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        statements::plan(&self.queries, query.query, request.into_inner()).await
+        let caller = caller(&request)?;
+        statements::plan(&self.queries, query.query, &caller, request.into_inner()).await
     }
 
     async fn do_get_statement(
@@ -274,9 +281,9 @@ impl FlightSqlService for Service {
     async fn do_get_catalogs(
         &self,
         query: CommandGetCatalogs,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_schemas(
@@ -290,9 +297,9 @@ impl FlightSqlService for Service {
     async fn do_get_schemas(
         &self,
         query: CommandGetDbSchemas,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_tables(
@@ -306,9 +313,9 @@ impl FlightSqlService for Service {
     async fn do_get_tables(
         &self,
         query: CommandGetTables,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_table_types(
@@ -322,9 +329,9 @@ impl FlightSqlService for Service {
     async fn do_get_table_types(
         &self,
         query: CommandGetTableTypes,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_sql_info(
@@ -338,9 +345,9 @@ impl FlightSqlService for Service {
     async fn do_get_sql_info(
         &self,
         query: CommandGetSqlInfo,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_primary_keys(
@@ -354,9 +361,9 @@ impl FlightSqlService for Service {
     async fn do_get_primary_keys(
         &self,
         query: CommandGetPrimaryKeys,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_exported_keys(
@@ -370,9 +377,9 @@ impl FlightSqlService for Service {
     async fn do_get_exported_keys(
         &self,
         query: CommandGetExportedKeys,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_imported_keys(
@@ -386,9 +393,9 @@ impl FlightSqlService for Service {
     async fn do_get_imported_keys(
         &self,
         query: CommandGetImportedKeys,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_cross_reference(
@@ -402,9 +409,9 @@ impl FlightSqlService for Service {
     async fn do_get_cross_reference(
         &self,
         query: CommandGetCrossReference,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_xdbc_type_info(
@@ -418,9 +425,9 @@ impl FlightSqlService for Service {
     async fn do_get_xdbc_type_info(
         &self,
         query: CommandGetXdbcTypeInfo,
-        _request: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        self.answer(query).await
+        self.answer(query, request).await
     }
 
     async fn get_flight_info_substrait_plan(

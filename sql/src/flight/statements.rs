@@ -42,9 +42,10 @@ const MAX_BOUND_BYTES: usize = 16 << 20;
 pub(super) async fn plan(
     queries: &Queries,
     sql: String,
+    caller: &Caller,
     descriptor: FlightDescriptor,
 ) -> Result<Response<FlightInfo>, Status> {
-    let description = queries.describe(&sql, &[]).await?;
+    let description = queries.describe(&sql, &[], caller).await?;
     if !description.parameters.is_empty() {
         let count = description.parameters.len();
         return Err(QueryError::invalid(format!("the statement has {count} parameters without values"))
@@ -74,7 +75,7 @@ pub(super) async fn prepare(
     sql: String,
     caller: &Caller,
 ) -> Result<ActionCreatePreparedStatementResult, QueryError> {
-    let description = queries.describe(&sql, &[]).await?;
+    let description = queries.describe(&sql, &[], caller).await?;
     let ids = description.parameters.iter().map(|field| field.name().clone()).collect();
     let parameters = Schema::new(description.parameters);
     Ok(ActionCreatePreparedStatementResult {
@@ -93,7 +94,7 @@ pub(super) async fn plan_prepared(
     descriptor: FlightDescriptor,
 ) -> Result<Response<FlightInfo>, Status> {
     let statement = prepared.get(handle, caller)?;
-    let description = queries.describe(&statement.sql, &statement.rows).await?;
+    let description = queries.describe(&statement.sql, &statement.rows, caller).await?;
     let command = CommandPreparedStatementQuery { prepared_statement_handle: handle.clone() };
     encode::info(&description.schema, command.as_any().encode_to_vec(), descriptor)
 }

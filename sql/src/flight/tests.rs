@@ -332,3 +332,48 @@ async fn users_log_in_once_and_use_a_token() {
     let refused = client.execute("SELECT 1".to_owned(), None).await.unwrap_err();
     assert_eq!(status(refused).code(), Code::Unauthenticated);
 }
+
+#[tokio::test]
+async fn strangers_are_refused_before_their_messages_are_read() {
+    use arrow_flight::flight_service_client::FlightServiceClient;
+    let users = Users::new(vec![("ana".to_owned(), "secret".to_owned())]);
+    let (running, _) = serve(users).await;
+    let endpoint = Endpoint::from_shared(running.address.clone()).unwrap();
+    let mut client = FlightServiceClient::new(endpoint.connect().await.unwrap());
+    let payload = bytes::Bytes::from(vec![0_u8; MAX_HANDSHAKE_BYTES + 1]);
+    let large = HandshakeRequest { protocol_version: 0, payload: payload.clone() };
+    let refused = client.handshake(stream::iter([large])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    let refused = client.do_get(Ticket { ticket: payload }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+}
+
+#[tokio::test]
+async fn users_do_over_flight_what_they_may() {
+    use crate::access::{Right, Rights};
+    let user = |name: &str, right| (name.to_owned(), name.to_owned(), Rights::of(&[right]));
+    let users = vec![user("ana", Right::Query), user("ben", Right::Raw), user("pia", Right::Post)];
+    let (running, mut ana) = serve(Users::with_rights(users)).await;
+    ana.handshake("ana", "ana").await.unwrap();
+    assert_eq!(query(&mut ana, "SELECT name FROM sales.customers_v1.customer").await.unwrap().num_rows(), 2);
+    let denied = ana.execute("SELECT n FROM lake.test.endless".to_owned(), None).await.unwrap_err();
+    assert_eq!(status(denied).code(), Code::PermissionDenied);
+    let info = ana.get_catalogs().await.unwrap();
+    assert_eq!(texts(&fetch(&mut ana, info).await.unwrap(), "catalog_name"), ["sales"]);
+
+    let mut ben = connect(&running).await;
+    ben.handshake("ben", "ben").await.unwrap();
+    let info = ben.execute("SELECT n FROM lake.test.endless".to_owned(), None).await.unwrap();
+    let mut stream = ben.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+    assert_eq!(stream.try_next().await.unwrap().unwrap().num_rows(), 1);
+    let cancel = CancelFlightInfoRequest::new(info).encode_to_vec();
+    let mut results = ana.do_action(Action::new("CancelFlightInfo", cancel)).await.unwrap();
+    let result = CancelFlightInfoResult::decode(results.message().await.unwrap().unwrap().body).unwrap();
+    assert_eq!(result.status(), CancelStatus::NotCancellable, "it is another's");
+    assert_eq!(running.queries.running().len(), 1);
+
+    let mut pia = connect(&running).await;
+    pia.handshake("pia", "pia").await.unwrap();
+    let denied = pia.execute("SELECT 1".to_owned(), None).await.unwrap_err();
+    assert_eq!(status(denied).code(), Code::PermissionDenied);
+}

@@ -1,24 +1,40 @@
 //! Lets in whom [`Access`] knows, and says errors in JSON.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
+    body::{Body, to_bytes},
     extract::{Request, State},
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
+use super::MAX_BODY_BYTES;
 use crate::{
-    access::Access,
+    access::{Access, Right},
     error::{ErrorKind, QueryError},
+    server::Peer,
 };
 
-/// Puts the same guard before other routes. Handlers find the [`Caller`](crate::Caller) as an extension.
-pub fn guarded(router: Router, access: Arc<Access>) -> Router {
-    router.route_layer(middleware::from_fn_with_state(access, admit))
+/// How long the body of a request may take to come.
+const BODY: Duration = Duration::from_secs(30);
+
+/// Who is let in.
+#[derive(Clone)]
+struct Admission {
+    access: Arc<Access>,
+    /// One of these rights is needed; none: every user is let in.
+    any: &'static [Right],
+}
+
+/// Puts a guard before routes: a user needs one of these rights. Handlers find the [`Caller`](crate::Caller) as an
+/// extension.
+pub fn guarded(router: Router, access: Arc<Access>, any: &'static [Right]) -> Router {
+    router.route_layer(middleware::from_fn_with_state(Admission { access, any }, admit))
 }
 
 /// Answers paths and methods that the router does not know as other errors are answered. For the router of all
@@ -40,10 +56,12 @@ pub fn answering_all(router: Router, more: &[&str]) -> Router {
 }
 
 /// Finds out who calls, by `Authorization: Basic …` or `Bearer …`, and notes it for the handlers.
-pub(super) async fn admit(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(header::AUTHORIZATION);
     let header = header.and_then(|value| value.to_str().ok());
-    match access.caller(header) {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let caller = admission.access.caller(header, peer);
+    match caller.and_then(|caller| caller.may(admission.any).map(|()| caller)) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -52,12 +70,29 @@ pub(super) async fn admit(State(access): State<Arc<Access>>, mut request: Reques
     }
 }
 
+/// Takes the whole body, which is small, before the handler runs: one that stalls holds nothing but its connection.
+pub(super) async fn whole_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let refuse = |status: StatusCode, error: &QueryError| (status, Json(error_json(error))).into_response();
+    match timeout(BODY, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(error)) => {
+            let error = QueryError::invalid("the body could not be taken").caused_by(error);
+            refuse(StatusCode::BAD_REQUEST, &error.with_hint(format!("it may have {MAX_BODY_BYTES} bytes")))
+        }
+        Err(_) => {
+            let message = format!("the body did not come within {} s", BODY.as_secs());
+            refuse(StatusCode::REQUEST_TIMEOUT, &QueryError::invalid(message).with_hint("send the request again"))
+        }
+    }
+}
+
 /// `{"error": {…}}`; members that are not known are null.
 pub(super) fn error_json(error: &QueryError) -> Value {
     json!({
         "error": {
             "kind": error.kind().word(),
-            "message": error.text(),
+            "message": error.shown(),
             "hint": error.hint(),
             "line": error.line,
             "column": error.column,

@@ -1,7 +1,7 @@
 //! What there is to query, and what runs.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
 };
 use chrono::{SecondsFormat, Utc};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::formats::column;
 use crate::{
+    access::Caller,
     error::QueryError,
     query::{Queries, RunningQuery},
     view::TableInfo,
@@ -17,8 +18,11 @@ use crate::{
 };
 
 /// `GET /v1/tables`
-pub(super) async fn tables(State(queries): State<Queries>) -> Result<Json<Value>, QueryError> {
-    let view = queries.view().await?;
+pub(super) async fn tables(
+    State(queries): State<Queries>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, QueryError> {
+    let view = queries.view().await?.seen_by(&caller);
     let tables: Vec<Value> = view.tables.iter().map(table).collect();
     Ok(Json(json!({ "snapshot": view.snapshot, "tables": tables })))
 }
@@ -55,8 +59,9 @@ fn table(table: &TableInfo) -> Value {
 }
 
 /// `GET /v1/queries`
-pub(super) async fn queries(State(queries): State<Queries>) -> Json<Value> {
-    let running: Vec<Value> = queries.running().iter().map(running).collect();
+pub(super) async fn queries(State(queries): State<Queries>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    let seen = queries.running().into_iter().filter(|query| caller.sees_queries_of(&query.user));
+    let running: Vec<Value> = seen.map(|query| running(&query)).collect();
     Json(json!({ "queries": running }))
 }
 
@@ -72,8 +77,17 @@ fn running(query: &RunningQuery) -> Value {
 }
 
 /// `DELETE /v1/queries/{id}`
-pub(super) async fn cancel(State(queries): State<Queries>, Path(id): Path<String>) -> Result<Json<Value>, QueryError> {
-    let known = id.parse::<Uuid>().is_ok_and(|id| queries.cancel(id));
+pub(super) async fn cancel(
+    State(queries): State<Queries>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, QueryError> {
+    // Those of others are as unknown as those that do not run: ids are no secret to whoever guesses them.
+    let known = id.parse::<Uuid>().is_ok_and(|id| {
+        let running = queries.running();
+        let seen = running.iter().any(|query| query.id == id && caller.sees_queries_of(&query.user));
+        seen && queries.cancel(id)
+    });
     if !known {
         return Err(
             QueryError::not_found(format!("no query `{id}` runs")).with_hint("`GET /v1/queries` lists what runs")

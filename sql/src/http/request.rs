@@ -37,9 +37,10 @@ pub(super) struct Ask {
 /// Reads a request. The body wins over the address, the address over headers.
 ///
 /// # Errors
-/// `Invalid`: not UTF-8, JSON that is not declared, not the JSON that is expected, a format that does not exist.
+/// `Invalid`: a content type that is neither JSON nor text, not UTF-8, JSON that is not declared, not the JSON that is
+/// expected, a format that does not exist.
 pub(super) fn read(headers: &HeaderMap, address: Address, body: &[u8]) -> Result<Ask, QueryError> {
-    let body = if is_json(headers) { read_json(body)? } else { read_text(body)? };
+    let body = if holds_json(headers)? { read_json(body)? } else { read_text(body)? };
     let format = match body.format.or(address.format) {
         Some(name) => Format::named(&name)?,
         None => Format::accepted(headers),
@@ -47,13 +48,20 @@ pub(super) fn read(headers: &HeaderMap, address: Address, body: &[u8]) -> Result
     Ok(Ask { sql: body.sql, params: params(body.params)?, format, limit_rows: body.limit_rows.or(address.limit_rows) })
 }
 
-/// Everything that is not JSON is SQL: `curl --data` claims to send a form.
-fn is_json(headers: &HeaderMap) -> bool {
-    let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content.is_some_and(|content| {
-        let media = content.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        media == "application/json" || media.ends_with("+json")
-    })
+/// Whether the body is JSON, else it is SQL. `curl --data` says that it sends a form; browsers that send one are
+/// refused for where they come from.
+fn holds_json(headers: &HeaderMap) -> Result<bool, QueryError> {
+    let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = content.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if media == "application/json" || media.ends_with("+json") {
+        return Ok(true);
+    }
+    let text = ["", "text/plain", "application/sql", "application/x-sql", "application/x-www-form-urlencoded"];
+    if text.contains(&media.as_str()) {
+        return Ok(false);
+    }
+    Err(QueryError::invalid(format!("content type `{media}` is not read here"))
+        .with_hint("send SQL as `application/sql` or `text/plain`, or an object as `application/json`"))
 }
 
 fn read_json(body: &[u8]) -> Result<Body, QueryError> {
@@ -145,11 +153,20 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_sql() {
+    fn text_is_sql() {
         let form = headers(&[(header::CONTENT_TYPE, "application/x-www-form-urlencoded")]);
-        for headers in [HeaderMap::new(), form] {
+        let text = headers(&[(header::CONTENT_TYPE, "text/plain; charset=utf-8")]);
+        for headers in [HeaderMap::new(), form, text] {
             let ask = read(&headers, address(None), b"SELECT 1").unwrap();
             assert_eq!((ask.sql.as_str(), ask.format), ("SELECT 1", Format::Json));
+        }
+    }
+
+    #[test]
+    fn other_content_types_are_told_what_to_send() {
+        for media in ["multipart/form-data; boundary=x", "text/html", "application/octet-stream"] {
+            let error = read(&headers(&[(header::CONTENT_TYPE, media)]), address(None), b"SELECT 1").unwrap_err();
+            assert!(error.hint().is_some_and(|hint| hint.contains("application/sql")), "{media}");
         }
     }
 

@@ -7,13 +7,14 @@ use axum::{
     http::{Method, Request, StatusCode, header},
     response::Response,
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{answer, answering_all, router};
+use super::{Hosts, answer, answering_all, for_hosts, router};
 use crate::{
-    access::{Access, Users},
+    access::{Access, Right, Rights, Users},
     query::{Limits, Queries},
     testing::queries,
 };
@@ -265,4 +266,78 @@ async fn strangers_only_see_that_the_server_is_well() {
         .body(Body::from("SELECT 1"))
         .unwrap();
     assert_eq!(send(&router, known).await.status(), StatusCode::OK);
+}
+
+/// Users with one right each, whose passwords are their names.
+fn users(rights: &[(&str, Right)]) -> Users {
+    let user = |(name, right): &(&str, Right)| ((*name).to_owned(), (*name).to_owned(), Rights::of(&[*right]));
+    Users::with_rights(rights.iter().map(user).collect())
+}
+
+fn asking(method: Method, address: &str, user: &str, body: &str) -> Request<Body> {
+    let credentials = BASE64_STANDARD.encode(format!("{user}:{user}"));
+    let request = Request::builder().method(method).uri(address);
+    request.header(header::AUTHORIZATION, format!("Basic {credentials}")).body(Body::from(body.to_owned())).unwrap()
+}
+
+#[tokio::test]
+async fn users_query_what_they_may() {
+    let users = users(&[("ana", Right::Query), ("ben", Right::Raw), ("pia", Right::Post)]);
+    let router = router(queries(Limits::default()), Arc::new(Access::new(users)));
+    let port = "SELECT count(*) FROM sales.customers_v1.customer";
+    let raw = "SELECT n FROM lake.test.endless LIMIT 0";
+    for (user, statement, status) in
+        [("ana", port, 200), ("ana", raw, 403), ("ben", raw, 200), ("ben", port, 403), ("pia", "SELECT 1", 403)]
+    {
+        let answer = send(&router, asking(Method::POST, "/v1/sql", user, statement)).await;
+        assert_eq!(answer.status().as_u16(), status, "{user}: {statement}: {}", text(answer).await);
+    }
+    for (user, catalog) in [("ana", "sales"), ("ben", "lake")] {
+        let listed = value(send(&router, asking(Method::GET, "/v1/tables", user, "")).await).await;
+        let tables = listed["tables"].as_array().unwrap();
+        assert!(!tables.is_empty() && tables.iter().all(|table| table["catalog"] == catalog), "{listed}");
+        let named = "SELECT DISTINCT table_catalog FROM information_schema.tables
+            WHERE table_schema <> 'information_schema'";
+        let named = value(send(&router, asking(Method::POST, "/v1/sql", user, named)).await).await;
+        assert_eq!(named["rows"], json!([[catalog]]), "{user}");
+    }
+}
+
+#[tokio::test]
+async fn queries_of_others_are_seen_and_stopped_by_operators_alone() {
+    let queries = queries(Limits::default());
+    let users = users(&[("ana", Right::Raw), ("ben", Right::Raw), ("olga", Right::Operate)]);
+    let router = router(queries.clone(), Arc::new(Access::new(users)));
+    let endless = asking(Method::POST, "/v1/sql", "ana", "SELECT n FROM lake.test.endless");
+    let response = send(&router, endless).await;
+    let id = response.headers()[answer::QUERY_ID].to_str().unwrap().to_owned();
+    for (user, seen) in [("ana", 1), ("ben", 0), ("olga", 1)] {
+        let listed = value(send(&router, asking(Method::GET, "/v1/queries", user, "")).await).await;
+        assert_eq!(listed["queries"].as_array().unwrap().len(), seen, "{user}");
+    }
+    let address = format!("/v1/queries/{id}");
+    for (user, status) in [("ben", 404), ("olga", 200)] {
+        let cancelled = send(&router, asking(Method::DELETE, &address, user, "")).await;
+        assert_eq!(cancelled.status().as_u16(), status, "{user}");
+    }
+    assert_eq!(value(response).await["error"]["kind"], "cancelled");
+}
+
+#[tokio::test]
+async fn pages_and_names_of_others_are_refused_on_every_path() {
+    let router = for_hosts(answering_all(open(), &[]), Hosts::default());
+    for (path, host, origin, status) in [
+        ("/v1/sql", "localhost:7070", None, 200),
+        ("/v1/sql", "evil.example", None, 421),
+        ("/v1/sql", "localhost:7070", Some("http://evil.example"), 403),
+        ("/healthz", "evil.example", None, 421),
+        ("/nowhere", "evil.example", None, 421),
+    ] {
+        let mut request = Request::post(path).header(header::HOST, host);
+        if let Some(origin) = origin {
+            request = request.header(header::ORIGIN, origin);
+        }
+        let response = send(&router, request.body(Body::from("SELECT 1")).unwrap()).await;
+        assert_eq!(response.status().as_u16(), status, "{path} {host} {origin:?}");
+    }
 }

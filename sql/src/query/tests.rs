@@ -35,7 +35,7 @@ async fn answer_keeps_the_promise_of_its_description() {
         "DESCRIBE sales.customers_v1.customer",
         "SELECT NULL, make_array('a', NULL), count(*) OVER () FROM sales.customers_v1.customer",
     ] {
-        let described = queries.describe(sql, &[]).await.unwrap();
+        let described = queries.describe(sql, &[], &ana()).await.unwrap();
         let answer = queries.start(Query::new(sql, ana())).await.unwrap();
         assert_eq!(answer.schema, described.schema, "{sql}");
         assert_eq!((answer.snapshot, described.snapshot), (7, 7));
@@ -65,7 +65,7 @@ async fn answers_have_the_types_of_all_branches() {
         ),
         ("SELECT TIMESTAMP '9999-12-31T00:00:00' AS v", "9999-12-31T00:00:00"),
     ] {
-        let described = queries.describe(sql, &[]).await.unwrap();
+        let described = queries.describe(sql, &[], &ana()).await.unwrap();
         let batches = rows(&queries, Query::new(sql, ana())).await.unwrap();
         assert!(batches.iter().all(|batch| batch.schema() == described.schema), "{sql}");
         let shown: Vec<String> = batches
@@ -136,7 +136,7 @@ async fn error_while_running_reaches_the_reader() {
 async fn parameters_are_bound_row_by_row() {
     let queries = queries(Limits::default());
     let sql = "SELECT line_number FROM sales.orders_v1.order_lines WHERE order_id = ? AND line_number < ?";
-    let described = queries.describe(sql, &[]).await.unwrap();
+    let described = queries.describe(sql, &[], &ana()).await.unwrap();
     assert_eq!(described.parameters.len(), 2);
     assert_eq!(described.parameters[1].data_type(), &arrow::datatypes::DataType::Int64);
     let row = |id: &str, below: i64| Params::Positional(vec![ScalarValue::from(id), ScalarValue::from(below)]);
@@ -214,7 +214,7 @@ async fn promise_is_broken_only_by_another_type_of_result() {
     let views = Arc::new(memory());
     let queries = Queries::new(Arc::clone(&views) as Arc<dyn Views>, Limits::default());
     let sql = "SELECT name FROM sales.customers_v1.customer";
-    let described = queries.describe(sql, &[]).await.unwrap();
+    let described = queries.describe(sql, &[], &ana()).await.unwrap();
     let snapshot: &AtomicU64 = &views.snapshot;
     snapshot.store(8, Ordering::SeqCst);
     let kept = Promise { snapshot: 7, schema: schema_digest(&described.schema) };
