@@ -1,10 +1,14 @@
 //! What a query sees: the newest catalog snapshot as tables of a DataFusion session.
 //!
 //! Products are pinned by the snapshot and cached with it. Raw events (`lake.<domain>.<stream>`) are read at the
-//! newest version when a query first names them, once per query, so that what was acknowledged can be read at once.
+//! newest version when a query first reads them, once per query, so that what was acknowledged can be read at once.
+//!
+//! What lists tables reads no stream and writes nothing: the columns of raw events are known without. A port whose log
+//! is damaged is listed by its contract (`lazy`), and only queries that read it are told.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -19,6 +23,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::{SessionContext, ident};
+use starmere_lake::Kind;
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::events;
 use starmere_lake::provider::PinnedTable;
@@ -26,7 +31,10 @@ use starmere_marts::meaning::{Meaning, Port};
 use starmere_sql::{ForeignKey, QueryError, TableInfo, TableKind, View, Views};
 use tokio::sync::Mutex;
 
+use self::lazy::{Damaged, RawEvents};
 use crate::project::Opened;
+
+mod lazy;
 
 /// Opens views of a project's warehouse.
 pub(crate) struct ProjectViews {
@@ -34,6 +42,8 @@ pub(crate) struct ProjectViews {
     /// Set up once; sessions share its functions and rules.
     base: SessionContext,
     cached: Mutex<Option<Arc<Pinned>>>,
+    /// The snapshot of which damage was logged last.
+    told: AtomicU64,
 }
 
 /// The tables of one snapshot.
@@ -41,6 +51,8 @@ struct Pinned {
     number: u64,
     catalogs: BTreeMap<String, Arc<dyn CatalogProvider>>,
     tables: Arc<[TableInfo]>,
+    /// Every log could be read.
+    is_whole: bool,
 }
 
 impl std::fmt::Debug for Pinned {
@@ -51,7 +63,8 @@ impl std::fmt::Debug for Pinned {
 
 impl ProjectViews {
     pub(crate) fn new(opened: &Opened) -> Self {
-        Self { opened: opened.clone(), base: opened.engine.user_session(), cached: Mutex::new(None) }
+        let base = opened.engine.user_session();
+        Self { opened: opened.clone(), base, cached: Mutex::new(None), told: AtomicU64::new(0) }
     }
 
     async fn view(&self, snapshot: CatalogSnapshot, cache: bool) -> anyhow::Result<View> {
@@ -60,7 +73,8 @@ impl ProjectViews {
             Some(pinned) if pinned.number == snapshot.number => pinned.clone(),
             _ => {
                 let pinned = Arc::new(self.pin(&snapshot).await?);
-                if cache {
+                // A log that is damaged is looked at again, for it may be restored.
+                if cache && pinned.is_whole {
                     *cached = Some(pinned.clone());
                 }
                 pinned
@@ -83,7 +97,7 @@ impl ProjectViews {
     async fn pin(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Pinned> {
         let meaning = Meaning::of(snapshot)?;
         let mut schemas: BTreeMap<(String, String), Arc<MemorySchemaProvider>> = BTreeMap::new();
-        let mut infos = Vec::new();
+        let (mut infos, mut damaged) = (Vec::new(), Vec::new());
         let mut newest: HashMap<(&str, &str), u32> = HashMap::new();
         for port in &meaning.ports {
             let version = newest.entry((&port.domain, &port.product)).or_default();
@@ -91,8 +105,16 @@ impl ProjectViews {
         }
         for port in &meaning.ports {
             let Some(pin) = snapshot.tables.get(&port.table) else { continue };
-            let delta = self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await?;
-            let provider = port_view(port, PinnedTable::new(self.opened.warehouse.store(), delta))?;
+            let table: Arc<dyn TableProvider> =
+                match self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await {
+                    Ok(delta) => Arc::new(with_key(port, PinnedTable::new(self.opened.warehouse.store(), delta))),
+                    Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => {
+                        damaged.push(port.full_name());
+                        Arc::new(Damaged::new(port, error)?)
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+            let provider = port_view(port, table)?;
             let mut names = vec![(port.schema(), TableKind::Table)];
             if newest.get(&(port.domain.as_str(), port.product.as_str())) == Some(&port.version) {
                 names.push((port.product.clone(), TableKind::View));
@@ -141,7 +163,11 @@ impl ProjectViews {
             let catalog = catalogs.entry(domain).or_insert_with(|| Arc::new(MemoryCatalogProvider::new()));
             catalog.register_schema(&schema, tables)?;
         }
-        Ok(Pinned { number: snapshot.number, catalogs, tables: infos.into() })
+        if !damaged.is_empty() && self.told.swap(snapshot.number, Ordering::Relaxed) != snapshot.number {
+            let ports = damaged.join(", ");
+            tracing::error!(snapshot = snapshot.number, %ports, "the logs of published tables are damaged");
+        }
+        Ok(Pinned { number: snapshot.number, catalogs, tables: infos.into(), is_whole: damaged.is_empty() })
     }
 }
 
@@ -165,25 +191,28 @@ impl Views for ProjectViews {
 fn lake(error: starmere_lake::Error) -> QueryError {
     let message = error.to_string();
     match error.kind() {
-        starmere_lake::Kind::Invalid => QueryError::not_found(message),
-        starmere_lake::Kind::Unavailable | starmere_lake::Kind::Conflict => QueryError::unavailable(message),
+        Kind::Invalid => QueryError::not_found(message),
+        Kind::Unavailable | Kind::Conflict => QueryError::unavailable(message),
         _ => QueryError::internal(message),
     }
     .caused_by(error)
 }
 
-/// The contract's columns over the model's table. What the contract says of keys was checked before publishing.
-fn port_view(port: &Port, table: PinnedTable) -> Result<Arc<dyn TableProvider>, DataFusionError> {
-    let table = match port.primary_key.as_slice() {
+/// The model's table with what the contract says of keys, which was checked before publishing.
+fn with_key(port: &Port, table: PinnedTable) -> PinnedTable {
+    match port.primary_key.as_slice() {
         [key] => match port.columns.iter().find(|column| column.name == *key && !column.nullable) {
             Some(column) => table.with_unique(&column.from),
             None => table,
         },
         _ => table,
-    };
+    }
+}
+
+/// The contract's columns over the model's table.
+fn port_view(port: &Port, table: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>, DataFusionError> {
     let columns = port.columns.iter().map(|column| ident(&column.from).alias(&column.name));
-    let plan =
-        LogicalPlanBuilder::scan(&port.name, provider_as_source(Arc::new(table)), None)?.project(columns)?.build()?;
+    let plan = LogicalPlanBuilder::scan(&port.name, provider_as_source(table), None)?.project(columns)?.build()?;
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
@@ -286,8 +315,8 @@ impl CatalogProvider for Lake {
 struct LakeSchema {
     opened: Opened,
     streams: Vec<String>,
-    /// Streams that the query has named: each at one version.
-    named: Mutex<HashMap<String, Arc<PinnedTable>>>,
+    /// Streams that the query has named: each is read at one version.
+    named: Mutex<HashMap<String, Arc<RawEvents>>>,
 }
 
 #[async_trait]
@@ -301,14 +330,8 @@ impl SchemaProvider for LakeSchema {
             return Ok(None);
         }
         let mut named = self.named.lock().await;
-        if let Some(table) = named.get(name) {
-            return Ok(Some(table.clone()));
-        }
-        let (stream, _) = self.opened.stream(name).map_err(|error| DataFusionError::External(error.into()))?;
-        let snapshot = stream.open().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let table = Arc::new(PinnedTable::new(self.opened.warehouse.store(), snapshot));
-        named.insert(name.to_owned(), table.clone());
-        Ok(Some(table))
+        let table = named.entry(name.to_owned()).or_insert_with(|| Arc::new(RawEvents::new(&self.opened, name)));
+        Ok(Some(table.clone()))
     }
 
     fn table_exist(&self, name: &str) -> bool {

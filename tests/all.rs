@@ -6,6 +6,7 @@ mod crash;
 mod faults;
 mod incremental;
 mod infer;
+mod listing;
 mod moments;
 mod pages;
 mod project_tests;

@@ -231,6 +231,12 @@ impl Stream {
         self.table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await
     }
 
+    /// The newest version, for readers; none where the table has not been made. Writes nothing.
+    pub async fn newest(&self) -> Result<Option<Arc<Snapshot>>> {
+        self.checked.get_or_try_init(|| self.check()).await?;
+        self.table.snapshot().await
+    }
+
     async fn check(&self) -> Result<()> {
         let Some(catalog) = &self.catalog else { return Ok(()) };
         // The catalog first: the table may only be ahead of it.
