@@ -12,6 +12,11 @@
 //! A snapshot is valid only if every pinned table has consumed exactly the versions that the snapshot pins for
 //! its inputs ([`misfits`]); the publisher refuses anything else. On a crash, either the object is there or the
 //! snapshot before it is the newest; numbers are never reused.
+//!
+//! A snapshot carries which [`Definitions`] its tables follow, so that two processes with different files do not
+//! revert each other. Keys that this binary does not know are kept from snapshot to snapshot. A newest snapshot that
+//! cannot be read stops everybody: what it pinned is not guessed. An earlier one can be published over it
+//! ([`Catalog::publish_over_damage`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +40,23 @@ pub struct Pin {
     pub consumed: BTreeMap<String, u64>,
 }
 
+/// Which definitions the tables of a snapshot follow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definitions {
+    /// Grows whenever definitions are published that differ from the newest.
+    pub number: u64,
+    /// A digest of what they mean; empty where they were published before snapshots carried it.
+    pub fingerprint: String,
+}
+
+/// What the next snapshot is to hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Next {
+    pub tables: BTreeMap<String, Pin>,
+    pub meaning: serde_json::Value,
+    pub definitions: Option<Definitions>,
+}
+
 /// All tables at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CatalogSnapshot {
@@ -48,6 +70,12 @@ pub struct CatalogSnapshot {
     /// What the tables mean, as the rooms above wrote it.
     #[serde(default)]
     pub meaning: serde_json::Value,
+    /// None where it was published before snapshots carried them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definitions: Option<Definitions>,
+    /// Keys of a newer binary: carried from snapshot to snapshot.
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A table that does not fit the others in a snapshot.
@@ -57,6 +85,17 @@ pub struct Misfit {
     pub input: String,
     pub consumed: u64,
     pub pinned: Option<u64>,
+}
+
+impl Misfit {
+    fn refused(&self) -> Error {
+        let Self { table, input, consumed, pinned } = self;
+        let pinned = pinned.map_or_else(|| "is not pinned".to_owned(), |version| format!("is pinned at {version}"));
+        Error::Invalid {
+            what: "a catalog snapshot".into(),
+            reason: format!("`{table}` was built from version {consumed} of `{input}`, which {pinned}"),
+        }
+    }
 }
 
 impl CatalogSnapshot {
@@ -122,6 +161,10 @@ impl Catalog {
     }
 
     /// The newest snapshot; an empty one with number 0 where nothing was published yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DamagedSnapshot`] where it cannot be read, or where one that this process has seen is gone.
     pub async fn newest(&self) -> Result<CatalogSnapshot> {
         let known = self.known.load(Ordering::Relaxed);
         let after = known.checked_sub(1).map(|number| self.path(number));
@@ -132,6 +175,8 @@ impl Catalog {
                 let published = Box::pin(Self::new(&self.warehouse).newest()).await?;
                 Ok(CatalogSnapshot { number: 0, publish_id: String::new(), ..published })
             }
+            // What begins at number 1 again would be another thing under numbers that readers have seen.
+            None if known > 0 => Err(self.damaged(known, "it is gone")),
             None => Ok(CatalogSnapshot::default()),
             Some(number) => {
                 self.known.fetch_max(number, Ordering::Relaxed);
@@ -140,13 +185,25 @@ impl Catalog {
         }
     }
 
+    fn damaged(&self, number: u64, reason: impl Into<String>) -> Error {
+        Error::DamagedSnapshot { number, path: self.path(number).to_string(), reason: reason.into() }
+    }
+
     /// The snapshot with this number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Missing`] where there is none, [`Error::DamagedSnapshot`] where it cannot be read.
     pub async fn at(&self, number: u64) -> Result<CatalogSnapshot> {
         let path = self.path(number);
         let bytes = self.warehouse.store().read(&path).await?;
         let bytes = bytes.ok_or_else(|| Error::Missing { object: format!("catalog snapshot {number}") })?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Corrupt { path: path.to_string(), reason: error.to_string() })
+        let snapshot: CatalogSnapshot =
+            serde_json::from_slice(&bytes).map_err(|error| self.damaged(number, error.to_string()))?;
+        if snapshot.number != number {
+            return Err(self.damaged(number, format!("it says that it is snapshot {}", snapshot.number)));
+        }
+        Ok(snapshot)
     }
 
     /// The numbers and publish times of all snapshots, oldest first.
@@ -156,28 +213,56 @@ impl Catalog {
         Ok(objects.iter().filter_map(|object| paths::number(&object.location)).collect())
     }
 
-    /// Publishes what `decide` makes of the newest snapshot: `None` means that nothing has to change. `decide` is
-    /// called again when somebody else published in between, and must therefore have no effects.
+    /// Publishes the tables and the meaning that `decide` makes of the newest snapshot, as [`Self::publish_next`] does;
+    /// the definitions stay those of the newest.
     pub async fn publish(
         &self,
         mut decide: impl FnMut(&CatalogSnapshot) -> Result<Option<(BTreeMap<String, Pin>, serde_json::Value)>>,
     ) -> Result<CatalogSnapshot> {
+        let next = |newest: &CatalogSnapshot| {
+            let decided = decide(newest)?;
+            Ok(decided.map(|(tables, meaning)| Next { tables, meaning, definitions: newest.definitions.clone() }))
+        };
+        self.publish_next(next).await
+    }
+
+    /// Publishes what `decide` makes of the newest snapshot: `None` means that nothing has to change. `decide` is
+    /// called again when somebody else published in between, and must therefore have no effects.
+    pub async fn publish_next(
+        &self,
+        decide: impl FnMut(&CatalogSnapshot) -> Result<Option<Next>>,
+    ) -> Result<CatalogSnapshot> {
+        self.publish_after(|newest: Result<CatalogSnapshot>| newest, decide).await
+    }
+
+    /// The same where the newest snapshot may be damaged: `decide` gets an empty one then, with its number and without a
+    /// publish id.
+    pub async fn publish_over_damage(
+        &self,
+        decide: impl FnMut(&CatalogSnapshot) -> Result<Option<Next>>,
+    ) -> Result<CatalogSnapshot> {
+        let over_damage = |newest: Result<CatalogSnapshot>| match newest {
+            Err(Error::DamagedSnapshot { number, .. }) => Ok(CatalogSnapshot { number, ..CatalogSnapshot::default() }),
+            newest => newest,
+        };
+        self.publish_after(over_damage, decide).await
+    }
+
+    async fn publish_after(
+        &self,
+        read: impl Fn(Result<CatalogSnapshot>) -> Result<CatalogSnapshot>,
+        mut decide: impl FnMut(&CatalogSnapshot) -> Result<Option<Next>>,
+    ) -> Result<CatalogSnapshot> {
         let publish_id = uuid::Uuid::new_v4().to_string();
         let mut backoff = Backoff::default();
         loop {
-            let newest = self.newest().await?;
+            let newest = read(self.newest().await)?;
             if newest.publish_id == publish_id {
                 return Ok(newest);
             }
-            let Some((tables, meaning)) = decide(&newest)? else { return Ok(newest) };
+            let Some(Next { tables, meaning, definitions }) = decide(&newest)? else { return Ok(newest) };
             if let Some(misfit) = misfits(&tables).first() {
-                let Misfit { table, input, consumed, pinned } = misfit;
-                let pinned =
-                    pinned.map_or_else(|| "is not pinned".to_owned(), |version| format!("is pinned at {version}"));
-                return Err(Error::Invalid {
-                    what: "a catalog snapshot".into(),
-                    reason: format!("`{table}` was built from version {consumed} of `{input}`, which {pinned}"),
-                });
+                return Err(misfit.refused());
             }
             let number = newest.number + 1;
             let snapshot = CatalogSnapshot {
@@ -186,6 +271,8 @@ impl Catalog {
                 published_at: chrono::Utc::now().timestamp_millis(),
                 tables,
                 meaning,
+                definitions,
+                rest: newest.rest,
             };
             let bytes = serde_json::to_vec_pretty(&snapshot)
                 .map_err(|error| Error::Invalid { what: "a catalog snapshot".into(), reason: error.to_string() })?;
@@ -211,6 +298,8 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
+    use object_store::ObjectStoreExt;
+
     use super::*;
     use crate::store::Store;
 
@@ -270,5 +359,60 @@ mod tests {
             "a catalog snapshot is not valid: `fact` was built from version 7 of `dimension`, which is pinned at 8"
         );
         assert_eq!(catalog.newest().await.unwrap().number, 0);
+    }
+
+    fn with(name: &str) -> Next {
+        Next { tables: [(name.to_owned(), pin(1, &[]))].into(), ..Next::default() }
+    }
+
+    #[tokio::test]
+    async fn keys_that_are_not_known_survive_publishing() {
+        let warehouse = Warehouse::new(Store::memory());
+        let catalog = Catalog::new(&warehouse);
+        catalog.publish_next(|_| Ok(Some(with("a")))).await.unwrap();
+        let bytes = warehouse.store().read(&catalog.path(1)).await.unwrap().unwrap();
+        let mut written: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        written["retention_policy"] = serde_json::json!({ "days": 7, "of": ["x"] });
+        let bytes = serde_json::to_vec(&written).unwrap();
+        warehouse.store().write(&catalog.path(1), bytes.into()).await.unwrap();
+        catalog.publish_next(|_| Ok(Some(with("b")))).await.unwrap();
+        let bytes = warehouse.store().read(&catalog.path(2)).await.unwrap().unwrap();
+        let stored: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(stored["retention_policy"], written["retention_policy"]);
+        assert_eq!(serde_json::from_slice::<CatalogSnapshot>(&bytes).unwrap(), catalog.newest().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_newest_snapshot_is_told_and_published_over() {
+        let warehouse = Warehouse::new(Store::memory());
+        let catalog = Catalog::new(&warehouse);
+        for name in ["a", "b"] {
+            catalog.publish_next(|_| Ok(Some(with(name)))).await.unwrap();
+        }
+        warehouse.store().write(&catalog.path(2), bytes::Bytes::from_static(b"{\n  \"number\": 2,")).await.unwrap();
+        let fresh = Catalog::new(&warehouse);
+        for catalog in [&catalog, &fresh] {
+            let error = catalog.newest().await.unwrap_err();
+            assert!(error.to_string().contains(&catalog.path(2).to_string()), "{error}");
+            assert!(error.hint().unwrap().contains("--back-to 1"), "{error:?}");
+            assert!(catalog.publish_next(|_| Ok(Some(with("c")))).await.is_err());
+        }
+        let over = fresh.publish_over_damage(|newest| {
+            assert_eq!((newest.number, newest.publish_id.as_str()), (2, ""));
+            Ok(Some(with("a")))
+        });
+        assert_eq!(over.await.unwrap().number, 3);
+        assert!(catalog.newest().await.unwrap().tables.contains_key("a"));
+    }
+
+    #[tokio::test]
+    async fn a_catalog_that_is_gone_is_not_begun_again_by_a_process_that_has_seen_it() {
+        let warehouse = Warehouse::new(Store::memory());
+        let catalog = Catalog::new(&warehouse);
+        catalog.publish_next(|_| Ok(Some(with("a")))).await.unwrap();
+        warehouse.store().objects().delete(&catalog.path(1)).await.unwrap();
+        let error = catalog.publish_next(|_| Ok(Some(with("b")))).await.unwrap_err();
+        assert!(error.to_string().contains("it is gone"), "{error}");
+        assert_eq!(Catalog::new(&warehouse).newest().await.unwrap().number, 0);
     }
 }

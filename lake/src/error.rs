@@ -47,6 +47,12 @@ pub enum Error {
     /// Stored bytes that do not fit their format.
     #[error("`{path}` is damaged: {reason}")]
     Corrupt { path: String, reason: String },
+    /// The newest catalog snapshot cannot be read, or is gone.
+    #[error("catalog snapshot {number} is damaged: `{path}`: {reason}")]
+    DamagedSnapshot { number: u64, path: String, reason: String },
+    /// The warehouse was written by a newer binary, in a format that this one does not know.
+    #[error("the warehouse has format {found}, and this binary knows formats up to {known}: it does not {action} it")]
+    Format { action: &'static str, found: u64, known: u64, written_by: String },
     /// A value that has no place in the format.
     #[error("{what} is not valid: {reason}")]
     Invalid { what: String, reason: String },
@@ -63,11 +69,13 @@ impl Error {
     /// Who can do something about it.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Warehouse { .. } | Self::Promise { .. } | Self::Missing { .. } | Self::Invalid { .. } => {
-                Kind::Invalid
-            }
+            Self::Warehouse { .. }
+            | Self::Promise { .. }
+            | Self::Missing { .. }
+            | Self::Invalid { .. }
+            | Self::Format { .. } => Kind::Invalid,
             Self::Conflict { .. } => Kind::Conflict,
-            Self::Corrupt { .. } => Kind::Corrupt,
+            Self::Corrupt { .. } | Self::DamagedSnapshot { .. } => Kind::Corrupt,
             Self::Columns { .. } => Kind::Internal,
             Self::Store { source, .. } => match source {
                 object_store::Error::PermissionDenied { .. }
@@ -102,6 +110,17 @@ impl Error {
             ),
             Self::Corrupt { .. } => {
                 Some("restore the object from a copy; `starmere verify` lists what else is damaged".into())
+            }
+            Self::DamagedSnapshot { number, .. } => Some(
+                format!(
+                    "restore the object from a copy; or publish the snapshot before it again, \
+                     `starmere build --back-to {}`, and then `starmere build`",
+                    number.saturating_sub(1)
+                )
+                .into(),
+            ),
+            Self::Format { written_by, .. } => {
+                Some(format!("use {written_by}, or a newer one; or restore a copy from before the upgrade").into())
             }
             _ => None,
         }

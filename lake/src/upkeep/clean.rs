@@ -121,8 +121,14 @@ pub async fn forget_environment(warehouse: &Warehouse, name: &str) -> Result<usi
 /// Snapshots that are retained, and the numbers of those that are not.
 async fn snapshots(catalog: &Catalog, keep: &Keep) -> Result<(Vec<CatalogSnapshot>, Vec<u64>)> {
     let mut all = Vec::new();
-    for number in catalog.numbers().await? {
-        all.push(catalog.at(number).await?);
+    let numbers = catalog.numbers().await?;
+    for number in &numbers {
+        match catalog.at(*number).await {
+            Ok(snapshot) => all.push(snapshot),
+            // Nobody can read it, and a newer one is published: what it pinned serves nobody.
+            Err(Error::DamagedSnapshot { .. }) if numbers.last() != Some(number) => {}
+            Err(error) => return Err(error),
+        }
     }
     // The one before the first that is young was the newest when the time that is retained began.
     let first = all.iter().position(|snapshot| snapshot.published_at >= keep.snapshots_since).unwrap_or(all.len());
