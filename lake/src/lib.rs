@@ -16,6 +16,7 @@
 //! | [`literals`] | numbers with a point in SQL, exact beside decimals |
 //! | [`machine`] | how much memory this process may use |
 //! | [`json`] | many paths of a JSON text in one validating pass |
+//! | [`format_number`] | which binaries may write and read a warehouse |
 //! | [`formats`] | what payloads are written in, and how each is read as JSON |
 //! | [`upkeep`] | compaction of small files, and clean-up of what nobody needs |
 //! | [`time`] | timestamps as events write them |
@@ -29,6 +30,7 @@ pub mod damage;
 pub mod delta;
 mod error;
 pub mod events;
+pub mod format_number;
 pub mod formats;
 pub mod json;
 pub mod landing;

@@ -11,6 +11,7 @@
 //!   models/<domain>/<model>/<fingerprint>/<part>/ a derived table: a Delta table
 //!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
 //!   catalog/<number>.json                         snapshots
+//!   _starmere/format.json                         which binaries may write and read all this
 //!   environments/<name>/catalog/<number>.json     snapshots of an environment, which shares all tables
 //!   _starmere/probe/…                             objects by which the store was tried
 //! ```
@@ -231,6 +232,11 @@ impl Probe {
     pub(crate) fn object(&self, name: &str) -> Path {
         Path::from(format!("{}/{name}", self.0))
     }
+}
+
+/// The format number of the warehouse.
+pub fn format_number() -> Path {
+    Path::from("_starmere/format.json")
 }
 
 /// The folder of all environments.

@@ -1,0 +1,129 @@
+//! The format number of a warehouse: which binaries may write it, and which may read it.
+//!
+//! `_starmere/format.json` is created with put-if-absent by the first process that writes. A later binary that stores
+//! something which this one would misread, or drop when it writes, raises the number first. A binary refuses what is
+//! beyond the number that it knows. A warehouse without the object was made before there was one: it has format 1, and
+//! gets the object from the next process that writes.
+//!
+//! Commands ask once, when they begin; builds ask each time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Store;
+use crate::{Error, Result, paths};
+
+/// The newest format that this binary knows, and the one that it writes.
+pub const FORMAT: u64 = 1;
+
+/// What the object says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    /// Who writes must know this format.
+    format: u64,
+    /// Who reads must know this one; where it is left out, the same.
+    #[serde(default)]
+    reader: Option<u64>,
+    /// The version of the binary that set the numbers.
+    #[serde(default)]
+    written_by: String,
+}
+
+/// Refuses a warehouse that this binary must not write, and gives one without a format number its own.
+///
+/// # Errors
+///
+/// [`Error::Format`] where the number is beyond [`FORMAT`]; errors of the store.
+pub async fn may_write(store: &Store) -> Result<()> {
+    let path = paths::format_number();
+    let bytes = match store.read(&path).await? {
+        Some(bytes) => bytes,
+        None => {
+            let ours =
+                Stored { format: FORMAT, reader: Some(FORMAT), written_by: env!("CARGO_PKG_VERSION").to_owned() };
+            let bytes = serde_json::to_vec(&ours)
+                .map_err(|error| Error::Invalid { what: "the format number".into(), reason: error.to_string() })?;
+            if store.create(&path, bytes.into()).await? {
+                return Ok(());
+            }
+            let created = store.read(&path).await?;
+            created.ok_or_else(|| Error::Missing { object: path.to_string() })?
+        }
+    };
+    refused(&stored(&bytes)?, true).map_or(Ok(()), Err)
+}
+
+/// Refuses a warehouse that this binary cannot read.
+///
+/// # Errors
+///
+/// [`Error::Format`] where the number for readers is beyond [`FORMAT`]; errors of the store.
+pub async fn may_read(store: &Store) -> Result<()> {
+    match store.read(&paths::format_number()).await? {
+        Some(bytes) => refused(&stored(&bytes)?, false).map_or(Ok(()), Err),
+        None => Ok(()),
+    }
+}
+
+fn stored(bytes: &[u8]) -> Result<Stored> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Corrupt { path: paths::format_number().to_string(), reason: error.to_string() })
+}
+
+/// Why this binary keeps off a warehouse. Pure.
+fn refused(stored: &Stored, writes: bool) -> Option<Error> {
+    let reader = stored.reader.unwrap_or(stored.format);
+    let (action, found) = match writes {
+        true if reader <= FORMAT => ("write", stored.format),
+        _ => ("read", reader),
+    };
+    let written_by = match stored.written_by.as_str() {
+        "" => "the binary that wrote it".to_owned(),
+        version => format!("Starmere {version}"),
+    };
+    (found > FORMAT).then(|| Error::Format { action, found, known: FORMAT, written_by })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn with(text: &str) -> Store {
+        let store = Store::memory();
+        store.write(&paths::format_number(), text.to_owned().into()).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn a_warehouse_without_a_number_gets_ours_from_the_first_that_writes() {
+        let store = Store::memory();
+        may_read(&store).await.unwrap();
+        assert!(store.read(&paths::format_number()).await.unwrap().is_none(), "who reads writes nothing");
+        may_write(&store).await.unwrap();
+        let bytes = store.read(&paths::format_number()).await.unwrap().unwrap();
+        assert_eq!(stored(&bytes).unwrap().format, FORMAT);
+        may_write(&store).await.unwrap();
+        may_read(&store).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_newer_format_is_refused_with_both_numbers_and_the_way_out() {
+        let store = with(r#"{"format":7,"reader":1,"written_by":"2.3.0","more":{}}"#).await;
+        may_read(&store).await.unwrap();
+        let error = may_write(&store).await.unwrap_err();
+        let words = "the warehouse has format 7, and this binary knows formats up to 1: it does not write it";
+        assert_eq!(error.to_string(), words);
+        assert!(error.hint().unwrap().contains("Starmere 2.3.0"), "{error:?}");
+        for text in [r#"{"format":7,"reader":2,"written_by":"2.3.0"}"#, r#"{"format":2}"#] {
+            let store = with(text).await;
+            for error in [may_read(&store).await.unwrap_err(), may_write(&store).await.unwrap_err()] {
+                assert!(error.to_string().ends_with("it does not read it"), "{error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_number_is_told() {
+        let error = may_read(&with("{\"form").await).await.unwrap_err();
+        assert!(error.to_string().contains("_starmere/format.json"), "{error}");
+    }
+}
