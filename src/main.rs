@@ -6,6 +6,7 @@
 mod changes;
 mod command_line;
 mod commands;
+mod definitions;
 mod example;
 mod failure;
 mod health;

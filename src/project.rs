@@ -25,6 +25,7 @@ use starmere_models::define::{
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::{Right, Rights, check_listener};
 
+use crate::definitions::fingerprint;
 use crate::failure::{Mendable, Problems};
 use crate::health::Watched;
 use crate::output::bytes as size;
@@ -165,6 +166,18 @@ pub(crate) struct Project {
     pub(crate) meaning: Meaning,
     pub(crate) tests: Vec<Test>,
     pub(crate) files: usize,
+    /// What the definitions mean, as a digest.
+    pub(crate) fingerprint: String,
+    /// Why models and products could not be read: then there are none of them, and nothing is built.
+    pub(crate) unread: Option<Arc<Problems>>,
+}
+
+/// How much of a project is read.
+#[derive(Clone, Copy, Debug)]
+enum Extent {
+    All,
+    /// starmere.yaml and the streams.
+    Landing,
 }
 
 /// A project with its warehouse opened.
@@ -200,6 +213,23 @@ pub(crate) fn catalog_of(root: &Path, environment: Option<&str>) -> anyhow::Resu
 impl Project {
     /// Reads and resolves everything, or tells every mistake.
     pub(crate) fn load(root: &Path) -> anyhow::Result<Self> {
+        Self::read(root, Extent::All)
+    }
+
+    /// The same where models and products may be wrong: landing needs neither. Then they are left out, and `unread` says why.
+    pub(crate) fn load_to_land(root: &Path) -> anyhow::Result<Self> {
+        let problems = match Self::load(root).map_err(anyhow::Error::downcast::<Problems>) {
+            Ok(project) => return Ok(project),
+            Err(Ok(problems)) => problems,
+            Err(Err(error)) => return Err(error),
+        };
+        match Self::read(root, Extent::Landing) {
+            Ok(project) => Ok(Self { unread: Some(Arc::new(problems)), ..project }),
+            Err(_) => Err(problems.into()),
+        }
+    }
+
+    fn read(root: &Path, extent: Extent) -> anyhow::Result<Self> {
         let main = main_file(root)?;
         let mut reading = Reading { root: root.to_path_buf(), problems: Vec::new(), read: BTreeSet::new() };
         let file: Option<Parsed<ProjectFile>> = reading.one(&main);
@@ -207,7 +237,11 @@ impl Project {
         reading.schemas(&mut streams);
         let mut definitions = Definitions { streams: streams.clone(), ..Definitions::default() };
         let (mut products, mut tests) = (Vec::new(), Vec::new());
-        for domain in folders(&root.join("domains")) {
+        let domains = match extent {
+            Extent::All => folders(&root.join("domains")),
+            Extent::Landing => Vec::new(),
+        };
+        for domain in domains {
             let name = domain.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let place = Place { file: reading.name(&domain), line: 1, column: 1 };
             reading.problems.extend(check_domain(&name, &place));
@@ -223,7 +257,9 @@ impl Project {
         }
         reading.holidays(&mut definitions);
         definitions.ports = starmere_marts::define::ports(&products);
-        reading.never_read();
+        if matches!(extent, Extent::All) {
+            reading.never_read();
+        }
         let Reading { mut problems, read, .. } = reading;
         // Names that are missing because a file could not be read would only be told twice.
         let broken = !problems.is_empty();
@@ -300,7 +336,9 @@ impl Project {
         if !problems.is_empty() {
             return Err(Problems(problems).into());
         }
-        Ok(Self { root: root.to_path_buf(), file, streams, models, meaning, tests, files: read.len() })
+        let fingerprint = fingerprint(&streams, &models, &meaning)?;
+        let (root, files) = (root.to_path_buf(), read.len());
+        Ok(Self { root, file, streams, models, meaning, tests, files, fingerprint, unread: None })
     }
 
     /// Opens the warehouse, for an environment or for none.
@@ -328,6 +366,11 @@ impl Opened {
     pub(crate) fn build_engine(&self) -> anyhow::Result<Engine> {
         let memory = usize::try_from(self.project.file.build_memory() / 2).unwrap_or(usize::MAX);
         Engine::new(self.warehouse.store(), memory).context("could not set up the engine of builds")
+    }
+
+    /// The same warehouse by other definitions. What was opened with the old ones (listeners, memory, users) stays.
+    pub(crate) fn by(&self, project: Project) -> Self {
+        Self { project: Arc::new(project), ..self.clone() }
     }
 
     /// A stream's table and envelope.

@@ -4,21 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use starmere_lake::catalog::{Catalog, CatalogSnapshot, Pin};
+use starmere_lake::catalog::{Catalog, CatalogSnapshot, Definitions, Next, Pin};
 use starmere_lake::damage::among;
 use starmere_lake::delta::Table;
 use starmere_lake::session::Engine;
 use starmere_lake::store::Backoff;
-use starmere_lake::{Error as LakeError, Kind};
+use starmere_lake::{Error as LakeError, Kind, format_number};
 use starmere_marts::contract::{self, Breach};
 use starmere_marts::meaning::{Meaning, Port};
 use starmere_models::build::{Builder, Built, Progress, Watch};
 use starmere_models::define::{ModelName, suggestion};
-use starmere_models::resolve::{Model, Models};
+use starmere_models::resolve::{KINDS, Model, Models};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::changes::{BREAKS, changes};
+use crate::definitions::{Claim, Standing, again};
 use crate::failure::Mendable;
 use crate::output::{Output, Step, count, counted};
 use crate::project::Opened;
@@ -42,7 +43,16 @@ pub(crate) struct How {
     pub(crate) accepted_breaks: bool,
 }
 
-/// Builds `only` (everything where it is empty) and what hangs on the same streams, and publishes it.
+/// What came of a build by somebody who publishes again and again.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    Published(CatalogSnapshot),
+    /// Somebody else has published other definitions since: nothing was built.
+    Superseded(Definitions),
+}
+
+/// Builds `only` (everything where it is empty) and what hangs on the same streams, and publishes it: a deliberate act,
+/// which replaces whatever definitions are published. The snapshot that it returns holds all that it has built.
 pub(crate) async fn build_and_publish(
     opened: &Opened,
     only: &[String],
@@ -53,18 +63,53 @@ pub(crate) async fn build_and_publish(
     for stream in &how.accepted_losses {
         opened.stream(stream)?;
     }
+    let mut aside = None;
     // How long a build takes says nothing of how often others were first.
     let (mut attempt, mut backoff) = (1, Backoff::lasting(Duration::MAX));
     loop {
-        match once(opened, &models, how, output).await {
-            Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
+        let newest = opened.catalog.newest().await?;
+        // Where others are published while it runs, it is the same act still, on top of theirs.
+        let claim = Claim::over(&opened.project.fingerprint, newest.definitions.as_ref());
+        match once(opened, &models, how, (&newest, &claim), &mut aside, output).await {
+            Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
                 tracing::info!(attempt, "another build was first; beginning anew");
                 attempt += 1;
                 backoff.pause().await;
             }
+            Err(error) if is_conflict(&error) => return Err(overtaken(&error)),
             other => return other,
         }
     }
+}
+
+/// Builds and publishes everything, by the claim that was made when these definitions were taken up; makes the claim where
+/// there is none yet.
+pub(crate) async fn keep_built(opened: &Opened, claim: &mut Option<Claim>, output: &Output) -> anyhow::Result<Kept> {
+    let (models, how) = (&opened.project.models, How::default());
+    let mut attempt = 1;
+    loop {
+        let newest = opened.catalog.newest().await?;
+        let published = newest.definitions.as_ref();
+        let ours = &*claim.get_or_insert_with(|| Claim::over(&opened.project.fingerprint, published));
+        if let Standing::Superseded(by) = ours.standing(published) {
+            return Ok(Kept::Superseded(by));
+        }
+        match once(opened, models, &how, (&newest, ours), &mut None, output).await {
+            Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
+                tracing::info!(attempt, "another build was first; beginning anew");
+                attempt += 1;
+            }
+            Err(error) if is_conflict(&error) => return Err(overtaken(&error)),
+            built => return built.map(Kept::Published),
+        }
+    }
+}
+
+/// Others were first each time.
+fn overtaken(error: &anyhow::Error) -> anyhow::Error {
+    let message = format!("others were first {ATTEMPTS} times, so nothing of this build is published: {error:#}");
+    let hint = "run it again, which goes on from what is built; or end the other builds and `up` until it is done";
+    Mendable::error(message, hint)
 }
 
 /// How published ports would change so that whoever reads them breaks, in words.
@@ -100,10 +145,11 @@ fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow
     }
 }
 
-/// Publishes what an earlier snapshot held again, as the newest one.
+/// Publishes what an earlier snapshot held again, as the newest one; of number 0, nothing. The newest may be damaged.
 pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<CatalogSnapshot> {
     let earlier = match catalog.at(number).await {
         Ok(earlier) => earlier,
+        Err(LakeError::Missing { .. }) if number == 0 => CatalogSnapshot::default(),
         Err(LakeError::Missing { .. }) => {
             let numbers = catalog.numbers().await?;
             let known = match (numbers.first(), numbers.last()) {
@@ -114,11 +160,16 @@ pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<Ca
         }
         Err(error) => return Err(error.into()),
     };
-    let again = catalog.publish(|newest| {
+    let published = catalog.publish_over_damage(|newest| {
+        let is_lost = newest.publish_id.is_empty() && newest.number > 0;
         let same = newest.tables == earlier.tables && newest.meaning == earlier.meaning;
-        Ok((!same).then(|| (earlier.tables.clone(), earlier.meaning.clone())))
+        Ok((!same || is_lost).then(|| Next {
+            tables: earlier.tables.clone(),
+            meaning: earlier.meaning.clone(),
+            definitions: again(newest.definitions.as_ref(), earlier.definitions.as_ref(), is_lost),
+        }))
     });
-    Ok(again.await?)
+    Ok(published.await?)
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {
@@ -128,43 +179,140 @@ fn is_conflict(error: &anyhow::Error) -> bool {
     })
 }
 
-async fn once(opened: &Opened, models: &Models, how: &How, output: &Output) -> anyhow::Result<CatalogSnapshot> {
-    let newest = opened.catalog.newest().await?;
-    keep_promises(opened, &newest, how)?;
+async fn once(
+    opened: &Opened,
+    models: &Models,
+    how: &How,
+    (newest, claim): (&CatalogSnapshot, &Claim),
+    aside: &mut Option<String>,
+    output: &Output,
+) -> anyhow::Result<CatalogSnapshot> {
+    format_number::may_write(opened.warehouse.store()).await?;
+    keep_what_is_newer(opened, newest)?;
+    keep_promises(opened, newest, how)?;
     let memory = opened.project.file.build_memory();
     let builder = Builder::new(&opened.warehouse, models, how.full).await?.within(memory);
-    let builder = builder.going_on_from(&newest, models).accepting_losses(&how.accepted_losses);
-    let checks = Checks::new(opened, &newest)?;
+    let builder = builder.going_on_from(newest, models).accepting_losses(&how.accepted_losses);
+    // What an attempt has filled aside is filled on by the next one: from the lake again, it would never catch up.
+    let builder = match aside.as_deref() {
+        Some(aside) => builder.going_on_aside(aside),
+        None => builder,
+    };
+    *aside = builder.aside().map(str::to_owned);
+    let lost = accepted_losses(opened, how, newest, &builder.stream_pins());
+    let checks = Checks::new(opened, newest)?;
     let pins = builder.build(models, &Bars::new(output, &checks)).await?;
     checks.finish(&pins).await?;
     let meaning = serde_json::to_value(&opened.project.meaning)?;
     let known: BTreeSet<String> = names(&opened.project.models);
-    let snapshot = opened.catalog.publish(|newest| Ok(decide(newest, &pins, &meaning, &known))).await?;
-    Ok(snapshot)
+    let facts = Facts { before: &newest.tables, pins: &pins, meaning: &meaning, known: &known, claim, lost: &lost };
+    let publish = opened.catalog.publish_next(|newest| match decide(newest, &facts) {
+        Decision::Publish(next) => Ok(Some(next)),
+        Decision::HoldsAll => Ok(None),
+        Decision::BeginAnew => Err(LakeError::Conflict { table: "catalog".into(), version: newest.number }),
+    });
+    Ok(publish.await?)
 }
 
-/// What the next snapshot holds; none where nothing changes. Pure.
-fn decide(
+/// The streams, by their names in the catalog, that have lost versions which were published, where that is accepted.
+fn accepted_losses(
+    opened: &Opened,
+    how: &How,
     newest: &CatalogSnapshot,
     pins: &BTreeMap<String, Pin>,
-    meaning: &serde_json::Value,
-    known: &BTreeSet<String>,
-) -> Option<(BTreeMap<String, Pin>, serde_json::Value)> {
-    let is_ahead = |(name, pin): (&String, &Pin)| {
-        newest.tables.get(name).is_some_and(|published| published.path == pin.path && published.version > pin.version)
+) -> BTreeSet<String> {
+    let accepted = how.accepted_losses.iter().filter(|_| how.full).filter_map(|name| {
+        let stream = opened.project.models.streams.get(name)?;
+        Some(format!("lake.{}.{}", stream.domain, stream.name))
+    });
+    let is_lost = |name: &String| match (pins.get(name), newest.tables.get(name)) {
+        (Some(pin), Some(published)) => pin.version < published.version,
+        _ => false,
     };
-    if pins.iter().any(is_ahead) {
-        // A build that began later has published already; it holds all that ours does.
-        return None;
+    accepted.filter(is_lost).collect()
+}
+
+/// Refuses to publish over models of kinds that only a newer binary knows: they would be dropped.
+fn keep_what_is_newer(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<()> {
+    let own = |kind: &str| opened.project.models.models.iter().any(|model| model.kind() == kind);
+    let published = Meaning::of(newest)?;
+    let unknown = published.models.iter().find(|model| !KINDS.contains(&model.kind.as_str()) && !own(&model.kind));
+    let Some(model) = unknown else { return Ok(()) };
+    let message = format!(
+        "catalog snapshot {} has `{}`, whose kind `{}` this binary does not know: it would be dropped",
+        newest.number, model.name, model.kind
+    );
+    Err(Mendable::error(message, "build with the version of Starmere that has published it, or with a newer one"))
+}
+
+/// What a build knows when it is about to publish.
+struct Facts<'a> {
+    /// The tables that were published when it began.
+    before: &'a BTreeMap<String, Pin>,
+    /// What it has built.
+    pins: &'a BTreeMap<String, Pin>,
+    meaning: &'a serde_json::Value,
+    /// All names that the project's tables have in the catalog.
+    known: &'a BTreeSet<String>,
+    claim: &'a Claim,
+    /// Streams that are published at versions which they have lost.
+    lost: &'a BTreeSet<String>,
+}
+
+/// What to do with what was built.
+#[derive(Debug, PartialEq)]
+enum Decision {
+    Publish(Next),
+    /// The newest snapshot follows the same definitions and holds all of it.
+    HoldsAll,
+    /// Somebody else has published something that it does not hold: it would be reverted.
+    BeginAnew,
+}
+
+/// What becomes of a build, given the newest snapshot. Pure.
+fn decide(newest: &CatalogSnapshot, facts: &Facts<'_>) -> Decision {
+    let definitions = match facts.claim.standing(newest.definitions.as_ref()) {
+        Standing::Ours(definitions) | Standing::Succeeds(definitions) => definitions,
+        Standing::Superseded(_) => return Decision::BeginAnew,
+    };
+    let is_ours = newest.definitions.as_ref() == Some(&definitions);
+    let path = |tables: &BTreeMap<String, Pin>, name: &String| tables.get(name).map(|pin| pin.path.clone());
+    let is_held = |(name, pin): (&String, &Pin)| {
+        let published = newest.tables.get(name);
+        published.is_some_and(|published| published.path == pin.path && published.version >= pin.version)
+    };
+    let is_ahead = |(name, pin): (&String, &Pin)| {
+        let published = newest.tables.get(name).filter(|published| published.path == pin.path);
+        !facts.lost.contains(name) && published.is_some_and(|published| published.version > pin.version)
+    };
+    // A full build, or other definitions, put another table in its place after this build has begun.
+    let is_swapped = |(name, pin): (&String, &Pin)| {
+        let now = path(&newest.tables, name);
+        now != path(facts.before, name) && now.as_ref() != Some(&pin.path)
+    };
+    if facts.pins.iter().any(is_ahead) || facts.pins.iter().any(is_swapped) {
+        let holds_all = is_ours && facts.pins.iter().all(is_held);
+        return if holds_all { Decision::HoldsAll } else { Decision::BeginAnew };
     }
-    let mut tables: BTreeMap<String, Pin> = newest
-        .tables
-        .iter()
-        .filter(|(name, _)| known.contains(*name))
-        .map(|(name, pin)| (name.clone(), pin.clone()))
-        .collect();
-    tables.extend(pins.iter().map(|(name, pin)| (name.clone(), pin.clone())));
-    (tables != newest.tables || *meaning != newest.meaning).then(|| (tables, meaning.clone()))
+    let kept = newest.tables.iter().filter(|(name, _)| facts.known.contains(*name));
+    let mut tables: BTreeMap<String, Pin> = kept.map(|(name, pin)| (name.clone(), pin.clone())).collect();
+    tables.extend(facts.pins.iter().map(|(name, pin)| (name.clone(), pin.clone())));
+    let meaning = with_unknown_keys(facts.meaning, &newest.meaning);
+    if is_ours && tables == newest.tables && meaning == newest.meaning {
+        return Decision::HoldsAll;
+    }
+    Decision::Publish(Next { tables, meaning, definitions: Some(definitions) })
+}
+
+/// Our meaning, and the keys of the published one that a newer binary has put beside.
+fn with_unknown_keys(ours: &serde_json::Value, published: &serde_json::Value) -> serde_json::Value {
+    let mut all = ours.clone();
+    if let (Some(all), Some(published)) = (all.as_object_mut(), published.as_object()) {
+        for (key, value) in published {
+            all.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    all
 }
 
 /// The names that tables of the project have in the catalog.
@@ -359,5 +507,152 @@ impl Watch for Bars<'_> {
         if let Some(step) = step {
             step.done(words);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use starmere_lake::paths::TablePath;
+
+    use super::*;
+
+    /// A table of a model: which definition made it, and its version.
+    fn model(name: &str, fingerprint: &str, version: u64) -> (String, Pin) {
+        let path = TablePath::model("d", name, fingerprint, "rows");
+        (format!("d.{name}"), Pin { path, version, consumed: BTreeMap::new() })
+    }
+
+    fn stream(version: u64) -> (String, Pin) {
+        let path = TablePath::stream("d", "s");
+        ("lake.d.s".to_owned(), Pin { path, version, consumed: BTreeMap::new() })
+    }
+
+    /// A snapshot by definitions of this fingerprint and number.
+    fn snapshot<const N: usize>(definitions: Option<(&str, u64)>, tables: [(String, Pin); N]) -> CatalogSnapshot {
+        let of = |(fingerprint, number): (&str, u64)| Definitions { number, fingerprint: fingerprint.to_owned() };
+        CatalogSnapshot {
+            number: 12,
+            tables: tables.into(),
+            meaning: json!({ "by": definitions.map(|(fingerprint, _)| fingerprint) }),
+            definitions: definitions.map(of),
+            ..CatalogSnapshot::default()
+        }
+    }
+
+    /// A build of definitions `new` that began at a snapshot, and what it has built.
+    struct Build {
+        before: CatalogSnapshot,
+        pins: BTreeMap<String, Pin>,
+        known: BTreeSet<String>,
+        lost: BTreeSet<String>,
+        meaning: Value,
+    }
+
+    impl Build {
+        fn of<const N: usize>(before: CatalogSnapshot, pins: [(String, Pin); N]) -> Self {
+            let pins = BTreeMap::from(pins);
+            let known = pins.keys().cloned().collect();
+            Self { before, pins, known, lost: BTreeSet::new(), meaning: json!({ "by": "new" }) }
+        }
+
+        fn finds(&self, newest: &CatalogSnapshot) -> Decision {
+            let claim = Claim::over("new", self.before.definitions.as_ref());
+            let (before, pins, meaning) = (&self.before.tables, &self.pins, &self.meaning);
+            decide(newest, &Facts { before, pins, meaning, known: &self.known, claim: &claim, lost: &self.lost })
+        }
+    }
+
+    /// What is published, checked for holding all that was built.
+    fn published(build: &Build, newest: &CatalogSnapshot) -> Next {
+        let Decision::Publish(next) = build.finds(newest) else { panic!("{:?}", build.finds(newest)) };
+        assert!(build.pins.iter().all(|(name, pin)| next.tables.get(name) == Some(pin)), "{next:?}");
+        assert_eq!(next.definitions.as_ref().unwrap().fingerprint, "new");
+        next
+    }
+
+    #[test]
+    fn what_was_built_is_published_under_the_next_number() {
+        let nothing = CatalogSnapshot::default();
+        let first = Build::of(nothing.clone(), [stream(1), model("a", "new", 1)]);
+        assert_eq!(published(&first, &nothing).definitions.unwrap().number, 1);
+        let old = snapshot(Some(("old", 4)), [stream(1), model("a", "old", 7)]);
+        let build = Build::of(old.clone(), [stream(2), model("a", "new", 1)]);
+        assert_eq!(published(&build, &old).definitions.unwrap().number, 5);
+        // Definitions alone may differ, too: the wording of a product.
+        let words = Build::of(old.clone(), [stream(1), model("a", "old", 7)]);
+        assert_eq!(published(&words, &old).definitions.unwrap().number, 5);
+    }
+
+    #[test]
+    fn nothing_is_published_where_nothing_is_new() {
+        let same = snapshot(Some(("new", 4)), [stream(1), model("a", "new", 7)]);
+        let build = Build::of(same.clone(), [stream(1), model("a", "new", 7)]);
+        assert_eq!(build.finds(&same), Decision::HoldsAll);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_ahead_holds_a_build_only_by_the_same_definitions() {
+        let before = snapshot(Some(("old", 4)), [stream(1), model("a", "old", 7)]);
+        let build = Build::of(before, [stream(2), model("a", "new", 1)]);
+        // An `up` with older definitions has published newer events: no snapshot holds the new table.
+        let older = snapshot(Some(("old", 4)), [stream(3), model("a", "old", 9)]);
+        assert_eq!(build.finds(&older), Decision::BeginAnew);
+        let unmarked = snapshot(None, [stream(3), model("a", "old", 9)]);
+        assert_eq!(build.finds(&unmarked), Decision::BeginAnew);
+        // One with the same definitions has: then all of it is there.
+        let same = snapshot(Some(("new", 5)), [stream(3), model("a", "new", 2)]);
+        assert_eq!(build.finds(&same), Decision::HoldsAll);
+        // The same definitions, and a part of the models: what it lacks is not claimed to be there.
+        let both = Build::of(build.before.clone(), [stream(2), model("a", "new", 1), model("b", "new", 1)]);
+        assert_eq!(both.finds(&same), Decision::BeginAnew);
+    }
+
+    #[test]
+    fn definitions_published_in_between_are_not_reverted_unseen() {
+        let before = snapshot(Some(("old", 4)), [stream(1), model("a", "old", 7)]);
+        let build = Build::of(before, [stream(1), model("a", "new", 1)]);
+        let others = snapshot(Some(("others", 5)), [stream(1), model("a", "others", 1)]);
+        assert_eq!(build.finds(&others), Decision::BeginAnew);
+        // On top of them, it is a deliberate act again.
+        let again = Build::of(others.clone(), [stream(1), model("a", "new", 1)]);
+        assert_eq!(published(&again, &others).definitions.unwrap().number, 6);
+    }
+
+    #[test]
+    fn a_full_build_in_between_is_not_reverted() {
+        let before = snapshot(Some(("new", 4)), [stream(1), model("a", "new", 7)]);
+        let build = Build::of(before.clone(), [stream(1), model("a", "new", 8)]);
+        let full = snapshot(Some(("new", 4)), [stream(1), model("a", "new-17", 1)]);
+        assert_eq!(build.finds(&full), Decision::BeginAnew);
+        // And the full build itself is published over what it began at.
+        let itself = Build::of(before.clone(), [stream(1), model("a", "new-17", 1)]);
+        published(&itself, &before);
+        // Under load, others have published newer events: it is not in their snapshot.
+        let newer = snapshot(Some(("new", 4)), [stream(2), model("a", "new", 8)]);
+        assert_eq!(itself.finds(&newer), Decision::BeginAnew);
+    }
+
+    #[test]
+    fn a_loss_that_is_accepted_goes_back_to_what_is_left() {
+        let before = snapshot(Some(("new", 4)), [stream(9), model("a", "new", 7)]);
+        let mut build = Build::of(before.clone(), [stream(6), model("a", "new-17", 1)]);
+        assert_eq!(build.finds(&before), Decision::BeginAnew);
+        build.lost = BTreeSet::from(["lake.d.s".to_owned()]);
+        assert_eq!(published(&build, &before).tables["lake.d.s"].version, 6);
+    }
+
+    #[test]
+    fn other_tables_stay_as_long_as_they_are_defined() {
+        let tables = [stream(1), model("a", "new", 7), model("b", "new", 3), model("c", "new", 1)];
+        let before = snapshot(Some(("new", 4)), tables);
+        let mut build = Build::of(before.clone(), [stream(1), model("a", "new", 8)]);
+        build.known.insert("d.b".to_owned());
+        let next = published(&build, &before);
+        assert_eq!(next.tables.keys().collect::<Vec<_>>(), ["d.a", "d.b", "lake.d.s"]);
+        // What a newer binary says of the tables stays.
+        let mut newer = before;
+        newer.meaning["tags"] = json!(["x"]);
+        assert_eq!(published(&build, &newer).meaning, json!({ "by": "new", "tags": ["x"] }));
     }
 }

@@ -108,6 +108,8 @@ struct Input {
     payloads: Arc<Payloads>,
     /// What landed before this day is forgotten, and nobody has accepted that.
     cut: Option<NaiveDate>,
+    /// Models may be built from what is left of it.
+    is_accepted: bool,
 }
 
 /// Everything a build reads from: streams at a version each.
@@ -152,7 +154,8 @@ impl Builder {
                 models.models.iter().any(|model| audited(model) && model.streams().contains(&*stream.name));
             let payloads = Arc::new(Payloads::of(stream, &table, is_audited).await?);
             let (version, rows, cut) = (snapshot.version(), snapshot.rows().unwrap_or_default(), cut_of(&snapshot));
-            streams.insert(stream.name.clone(), Input { name, table, version, rows, payloads, cut });
+            let input = Input { name, table, version, rows, payloads, cut, is_accepted: false };
+            streams.insert(stream.name.clone(), input);
         }
         let aside = full.then(|| format!("-{}", name_aside()));
         Ok(Self {
@@ -194,14 +197,27 @@ impl Builder {
         self
     }
 
-    /// Models may be built from what is left of these streams.
+    /// Models may be built from what is left of these streams; of a stream that has lost versions which were published, only
+    /// aside.
     #[must_use]
     pub fn accepting_losses(mut self, streams: &[String]) -> Self {
         for stream in streams {
             if let Some(input) = self.streams.get_mut(stream) {
-                input.cut = None;
+                (input.cut, input.is_accepted) = (None, true);
             }
         }
+        self
+    }
+
+    /// What follows the fingerprint in the paths of tables that are filled aside.
+    pub fn aside(&self) -> Option<&str> {
+        self.aside.as_deref()
+    }
+
+    /// Goes on with tables that an earlier attempt has filled aside, instead of beginning others.
+    #[must_use]
+    pub fn going_on_aside(mut self, aside: &str) -> Self {
+        self.aside = Some(aside.to_owned());
         self
     }
 
@@ -319,15 +335,22 @@ impl Builder {
         let lost = self.published.get(path).filter(|published| version.is_none_or(|version| version < **published));
         let Some(published) = lost else { return Ok(()) };
         let found = version.map_or("it has none".to_owned(), |version| format!("its newest one is {version}"));
-        let reason =
-            format!("its version {published} is published, and {found}; restore its log, or build with --full");
+        let stream = self.streams.iter().find(|(_, input)| input.table.path() == path);
+        let way_out = match stream {
+            Some((name, _)) => format!("accept what is lost with `starmere build --full --accept-loss {name}`"),
+            None => "fill it again with `starmere build --full`".to_owned(),
+        };
+        let reason = format!("its version {published} is published, and {found}; restore its log, or {way_out}");
         Err(starmere_lake::Error::Corrupt { path: path.to_string(), reason }.into())
     }
 
     /// Brings all `models` up to date; returns their tables by name.
     pub async fn build(&self, models: &Models, watch: &dyn Watch) -> Result<BTreeMap<String, Pin>> {
-        for Input { table, version, .. } in self.streams.values() {
-            self.check_whole(table.path(), Some(*version))?;
+        for Input { table, version, is_accepted, .. } in self.streams.values() {
+            // Tables that are filled aside have consumed nothing of what is lost.
+            if !(*is_accepted && self.aside.is_some()) {
+                self.check_whole(table.path(), Some(*version))?;
+            }
         }
         let mut pins: BTreeMap<String, Pin> = self.stream_pins();
         let mut waiting: Vec<&Model> = models.models.iter().collect();

@@ -45,6 +45,26 @@ pub struct Definitions {
     pub ports: BTreeMap<String, Port>,
 }
 
+/// What [`Model::kind`] may be: a snapshot with another one was published by a newer binary.
+pub const KINDS: [&str; 16] = [
+    "accumulating_snapshot",
+    "allocation",
+    "bands",
+    "bridge",
+    "calendar",
+    "derived_fact",
+    "dimension",
+    "fact",
+    "hierarchy",
+    "ledger",
+    "mini_dimension",
+    PERIODIC,
+    "rollup",
+    "shrunken_dimension",
+    "sql",
+    "time_of_day",
+];
+
 /// What other domains see of a model.
 #[derive(Clone, Debug)]
 pub struct Port {
