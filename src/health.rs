@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ const RATE_COMMITS: u64 = 200;
 pub(crate) struct Watched {
     /// Sources that it could not land, and why.
     troubles: Mutex<BTreeMap<String, String>>,
+    /// The definitions' files are wrong, and older ones go on.
+    pub(crate) is_refused: AtomicBool,
+    /// Somebody else has published other definitions, and nothing is built here.
+    pub(crate) is_superseded: AtomicBool,
     /// What the newest commits of a table have landed, by version; a commit does not change.
     landed: Mutex<HashMap<TablePath, Landed>>,
 }
@@ -304,6 +309,13 @@ pub(crate) async fn metrics(opened: &Opened) -> anyhow::Result<String> {
     let damage = Some(starmere_lake::damage::found());
     text.add("starmere_damage_found", "Reads of stored files that this process found damaged", &[], damage);
     let newest = opened.catalog.newest().await?;
+    let definitions = newest.definitions.as_ref().map(|definitions| definitions.number);
+    text.add("starmere_definitions", "Number of the published definitions", &[], definitions);
+    let refused = u64::from(opened.watched.is_refused.load(Ordering::Relaxed));
+    text.add("starmere_definitions_refused", "1 where changed files are wrong, and the old go on", &[], Some(refused));
+    let superseded = u64::from(opened.watched.is_superseded.load(Ordering::Relaxed));
+    let help = "1 where others have published other definitions, and this process does not build";
+    text.add("starmere_definitions_superseded", help, &[], Some(superseded));
     text.add("starmere_catalog_snapshot", "Number of the newest catalog snapshot", &[], Some(newest.number));
     let at = Some(newest.published_at / 1000).filter(|&at| at > 0);
     text.add("starmere_catalog_published_timestamp_seconds", "When it was published", &[], at);

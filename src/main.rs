@@ -15,6 +15,7 @@ mod project;
 mod project_tests;
 mod publish;
 mod sources;
+mod stamps;
 mod views;
 
 use std::io::IsTerminal;

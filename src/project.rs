@@ -31,6 +31,7 @@ use crate::health::Watched;
 use crate::output::bytes as size;
 use crate::project_tests::{Test, TestFile};
 use crate::sources::{SourceFile, sharing};
+use crate::stamps::{Stamps, stamp};
 
 /// Catalog snapshots are retained so many days unless the project says otherwise.
 const SNAPSHOT_DAYS: u32 = 30;
@@ -168,6 +169,8 @@ pub(crate) struct Project {
     pub(crate) files: usize,
     /// What the definitions mean, as a digest.
     pub(crate) fingerprint: String,
+    /// How the files were when they were read.
+    pub(crate) stamps: Stamps,
     /// Why models and products could not be read: then there are none of them, and nothing is built.
     pub(crate) unread: Option<Arc<Problems>>,
 }
@@ -202,12 +205,11 @@ fn main_file(root: &Path) -> anyhow::Result<PathBuf> {
     Err(Mendable::error(format!("there is no project in `{}`", root.display()), hint))
 }
 
-/// What is published, for an environment or for none. Of all files only starmere.yaml is read, so others may be wrong.
-pub(crate) fn catalog_of(root: &Path, environment: Option<&str>) -> anyhow::Result<Catalog> {
+/// The project's warehouse. Of all files only starmere.yaml is read, so others may be wrong.
+pub(crate) fn warehouse_of(root: &Path) -> anyhow::Result<Warehouse> {
     let file: Parsed<ProjectFile> =
         parse(&main_file(root)?, "starmere.yaml").map_err(|problem| Problems(vec![problem]))?;
-    let store = Store::open(&resolved(root, &file.definition.warehouse)?, root)?;
-    Ok(Catalog::of(&Warehouse::new(store), environment))
+    Ok(Warehouse::new(Store::open(&resolved(root, &file.definition.warehouse)?, root)?))
 }
 
 impl Project {
@@ -216,7 +218,8 @@ impl Project {
         Self::read(root, Extent::All)
     }
 
-    /// The same where models and products may be wrong: landing needs neither. Then they are left out, and `unread` says why.
+    /// The same where models and products may be wrong, which landing does not need: they are left out, and `unread` says
+    /// why.
     pub(crate) fn load_to_land(root: &Path) -> anyhow::Result<Self> {
         let problems = match Self::load(root).map_err(anyhow::Error::downcast::<Problems>) {
             Ok(project) => return Ok(project),
@@ -231,7 +234,8 @@ impl Project {
 
     fn read(root: &Path, extent: Extent) -> anyhow::Result<Self> {
         let main = main_file(root)?;
-        let mut reading = Reading { root: root.to_path_buf(), problems: Vec::new(), read: BTreeSet::new() };
+        let (problems, read, stamps) = (Vec::new(), BTreeSet::new(), Stamps::new());
+        let mut reading = Reading { root: root.to_path_buf(), problems, read, stamps };
         let file: Option<Parsed<ProjectFile>> = reading.one(&main);
         let mut streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));
         reading.schemas(&mut streams);
@@ -260,7 +264,7 @@ impl Project {
         if matches!(extent, Extent::All) {
             reading.never_read();
         }
-        let Reading { mut problems, read, .. } = reading;
+        let Reading { mut problems, read, stamps, .. } = reading;
         // Names that are missing because a file could not be read would only be told twice.
         let broken = !problems.is_empty();
         let models = resolve(&definitions).unwrap_or_else(|found| {
@@ -338,7 +342,14 @@ impl Project {
         }
         let fingerprint = fingerprint(&streams, &models, &meaning)?;
         let (root, files) = (root.to_path_buf(), read.len());
-        Ok(Self { root, file, streams, models, meaning, tests, files, fingerprint, unread: None })
+        Ok(Self { root, file, streams, models, meaning, tests, files, fingerprint, stamps, unread: None })
+    }
+
+    /// How the files are now that this project was read from, and those that would be read with them.
+    pub(crate) fn stamps_now(&self) -> Stamps {
+        let below = ["streams", "domains"].map(|folder| yaml_below(&self.root.join(folder), DEPTH));
+        let found = below.into_iter().flatten().chain(self.stamps.keys().cloned());
+        found.map(|path| (path.clone(), stamp(&path))).collect()
     }
 
     /// Opens the warehouse, for an environment or for none.
@@ -371,6 +382,11 @@ impl Opened {
     /// The same warehouse by other definitions. What was opened with the old ones (listeners, memory, users) stays.
     pub(crate) fn by(&self, project: Project) -> Self {
         Self { project: Arc::new(project), ..self.clone() }
+    }
+
+    /// All streams' tables and envelopes.
+    pub(crate) fn streams(&self) -> anyhow::Result<Vec<(Stream, Mapping)>> {
+        self.project.streams.iter().map(|parsed| self.stream(&parsed.definition.stream)).collect()
     }
 
     /// A stream's table and envelope.
@@ -415,6 +431,7 @@ struct Reading {
     root: PathBuf,
     problems: Vec<Problem>,
     read: BTreeSet<PathBuf>,
+    stamps: Stamps,
 }
 
 impl Reading {
@@ -428,6 +445,7 @@ impl Reading {
 
     fn one_by<T>(&mut self, path: &Path, parse: fn(&Path, &str) -> Result<T, Problem>) -> Option<T> {
         self.read.insert(path.to_path_buf());
+        self.stamps.insert(path.to_path_buf(), stamp(path));
         let name = self.name(path);
         match parse(path, &name) {
             Ok(parsed) => Some(parsed),
@@ -447,7 +465,9 @@ impl Reading {
         for (_, parsed) in &mut definitions.dimensions {
             let Some(calendar) = &mut parsed.definition.calendar else { continue };
             let Some(file) = calendar.value.holidays.clone() else { continue };
-            match std::fs::read_to_string(self.root.join(&file)) {
+            let path = self.root.join(&file);
+            self.stamps.insert(path.clone(), stamp(&path));
+            match std::fs::read_to_string(path) {
                 Ok(text) => calendar.value.holidays_text = Some(text),
                 Err(error) => {
                     let place = calendar.place(&parsed.file);
@@ -462,7 +482,9 @@ impl Reading {
     fn schemas(&mut self, streams: &mut [Parsed<StreamFile>]) {
         for stream in streams {
             let Some(schema) = &stream.definition.schema else { continue };
-            match std::fs::read_to_string(self.root.join(schema.as_str())) {
+            let path = self.root.join(schema.as_str());
+            self.stamps.insert(path.clone(), stamp(&path));
+            match std::fs::read_to_string(path) {
                 Ok(text) => stream.definition.schema_text = Some(text),
                 Err(error) => {
                     let problem =

@@ -9,7 +9,7 @@ use starmere_lake::damage::among;
 use starmere_lake::delta::Table;
 use starmere_lake::session::Engine;
 use starmere_lake::store::Backoff;
-use starmere_lake::{Error as LakeError, Kind, format_number};
+use starmere_lake::{Error as LakeError, Kind, format_number, paths};
 use starmere_marts::contract::{self, Breach};
 use starmere_marts::meaning::{Meaning, Port};
 use starmere_models::build::{Builder, Built, Progress, Watch};
@@ -82,8 +82,8 @@ pub(crate) async fn build_and_publish(
     }
 }
 
-/// Builds and publishes everything, by the claim that was made when these definitions were taken up; makes the claim where
-/// there is none yet.
+/// Builds and publishes everything, by the claim that was made when these definitions were taken up; makes the claim
+/// where there is none yet.
 pub(crate) async fn keep_built(opened: &Opened, claim: &mut Option<Claim>, output: &Output) -> anyhow::Result<Kept> {
     let (models, how) = (&opened.project.models, How::default());
     let mut attempt = 1;
@@ -134,6 +134,11 @@ pub(crate) async fn asked(opened: &Opened, how: How, output: &Output) -> anyhow:
     Ok(How { accepted_breaks, ..how })
 }
 
+/// Refuses definitions that break whoever reads what is published.
+pub(crate) async fn refuse_breaks(opened: &Opened) -> anyhow::Result<()> {
+    keep_promises(opened, &opened.catalog.newest().await?, &How::default())
+}
+
 /// Refuses changes that break whoever reads a port, unless they are accepted.
 fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow::Result<()> {
     if how.accepted_breaks {
@@ -143,6 +148,19 @@ fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow
         None => Ok(()),
         Some(words) => Err(Mendable::error(words, "accept it with `starmere build --accept-breaking`")),
     }
+}
+
+/// What is said of tables of models where nothing is published: the catalog may have been lost.
+pub(crate) async fn lost_catalog(opened: &Opened) -> anyhow::Result<Option<String>> {
+    let newest = opened.catalog.newest().await?;
+    if newest.number > 0 || !newest.tables.is_empty() {
+        return Ok(None);
+    }
+    let models = opened.warehouse.store().list(&paths::models(), None).await?;
+    let words = "nothing is published, and there are tables of models: a build failed before, or the catalog is lost. \
+                 If there was one, restore the objects below `catalog/` from a copy first; else `starmere build` begins \
+                 a new one, from the tables that are there (`--full`: from the events)";
+    Ok((!models.is_empty()).then(|| words.to_owned()))
 }
 
 /// Publishes what an earlier snapshot held again, as the newest one; of number 0, nothing. The newest may be damaged.

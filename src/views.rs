@@ -29,7 +29,7 @@ use starmere_lake::events;
 use starmere_lake::provider::PinnedTable;
 use starmere_marts::meaning::{Meaning, Port};
 use starmere_sql::{ForeignKey, QueryError, TableInfo, TableKind, View, Views};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use self::lazy::{Damaged, RawEvents};
 use crate::project::Opened;
@@ -39,6 +39,8 @@ mod lazy;
 /// Opens views of a project's warehouse.
 pub(crate) struct ProjectViews {
     opened: Opened,
+    /// The definitions as they are: they say which streams there are.
+    definitions: watch::Receiver<Opened>,
     /// Set up once; sessions share its functions and rules.
     base: SessionContext,
     cached: Mutex<Option<Arc<Pinned>>>,
@@ -63,8 +65,15 @@ impl std::fmt::Debug for Pinned {
 
 impl ProjectViews {
     pub(crate) fn new(opened: &Opened) -> Self {
+        // Of a channel that nobody writes to, the first value stays.
+        Self::following(watch::channel(opened.clone()).1)
+    }
+
+    /// Views by definitions that may change.
+    pub(crate) fn following(definitions: watch::Receiver<Opened>) -> Self {
+        let opened = definitions.borrow().clone();
         let base = opened.engine.user_session();
-        Self { opened: opened.clone(), base, cached: Mutex::new(None), told: AtomicU64::new(0) }
+        Self { opened, definitions, base, cached: Mutex::new(None), told: AtomicU64::new(0) }
     }
 
     async fn view(&self, snapshot: CatalogSnapshot, cache: bool) -> anyhow::Result<View> {
@@ -85,7 +94,8 @@ impl ProjectViews {
         for (name, catalog) in &pinned.catalogs {
             list.register_catalog(name.clone(), catalog.clone());
         }
-        list.register_catalog("lake".into(), Arc::new(Lake::new(&self.opened)));
+        let lake = Lake::new(&self.definitions.borrow());
+        list.register_catalog("lake".into(), Arc::new(lake));
         let state = SessionStateBuilder::new_from_existing(self.base.state()).with_catalog_list(Arc::new(list)).build();
         Ok(View {
             context: SessionContext::new_with_state(state),
@@ -190,12 +200,16 @@ impl Views for ProjectViews {
 
 fn lake(error: starmere_lake::Error) -> QueryError {
     let message = error.to_string();
-    match error.kind() {
+    let told = match error.kind() {
         Kind::Invalid => QueryError::not_found(message),
         Kind::Unavailable | Kind::Conflict => QueryError::unavailable(message),
         _ => QueryError::internal(message),
-    }
-    .caused_by(error)
+    };
+    let told = match error.hint() {
+        Some(hint) => told.with_hint(hint),
+        None => told,
+    };
+    told.caused_by(error)
 }
 
 /// The model's table with what the contract says of keys, which was checked before publishing.

@@ -3,6 +3,7 @@
 
 mod changing;
 mod crash;
+mod definitions;
 mod faults;
 mod incremental;
 mod infer;
@@ -11,6 +12,7 @@ mod moments;
 mod pages;
 mod project_tests;
 mod races;
+mod recovery;
 mod refused;
 mod repair;
 mod retention;

@@ -32,7 +32,7 @@ pub enum TimeUnit {
 }
 
 /// A stream's mapping: dotted paths into what a payload says. Where a path is missing, the stream's convention has one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     pub format: Format,
     pub id: Option<String>,

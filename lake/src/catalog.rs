@@ -219,7 +219,7 @@ impl Catalog {
         &self,
         mut decide: impl FnMut(&CatalogSnapshot) -> Result<Option<(BTreeMap<String, Pin>, serde_json::Value)>>,
     ) -> Result<CatalogSnapshot> {
-        let next = |newest: &CatalogSnapshot| {
+        let next = |newest: &CatalogSnapshot| -> Result<Option<Next>> {
             let decided = decide(newest)?;
             Ok(decided.map(|(tables, meaning)| Next { tables, meaning, definitions: newest.definitions.clone() }))
         };

@@ -176,6 +176,11 @@ pub fn table_folders() -> [Path; 3] {
     ["lake", "models", "ledger"].map(Path::from)
 }
 
+/// Where tables of models are.
+pub fn models() -> Path {
+    Path::from("models")
+}
+
 /// The table that an object belongs to.
 pub fn table_of(object: &Path) -> Option<TablePath> {
     let parts: Vec<_> = object.parts().collect();

@@ -12,6 +12,7 @@ use crate::command_line::{Format, Status};
 use crate::health::{self, StreamHealth};
 use crate::output::{Output, bytes, count, counted};
 use crate::project::Opened;
+use crate::publish;
 
 /// A value of a listing: people see it in words, programs as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,11 +154,34 @@ pub(super) async fn streams(opened: &Opened, output: &Output) -> anyhow::Result<
 pub(super) async fn status(opened: &Opened, arguments: &Status, output: &Output) -> anyhow::Result<()> {
     let newest = opened.catalog.newest().await?;
     output.say(format!("catalog snapshot {}", newest.number));
+    definitions(opened, &newest, output).await?;
     if !arguments.sources {
         tables(opened, &newest, output).await?;
     }
     if arguments.sources || output.format() == Format::Table {
         sources(opened, output).await?;
+    }
+    Ok(())
+}
+
+/// What there is to say of the files here and those that are published by.
+async fn definitions(opened: &Opened, newest: &CatalogSnapshot, output: &Output) -> anyhow::Result<()> {
+    let project = &opened.project;
+    if let Some(problems) = &project.unread {
+        output.say(format!(
+            "models and products are wrong, so nothing is built by these files; events are landed: {problems}"
+        ));
+    } else if let Some(published) =
+        newest.definitions.as_ref().filter(|published| published.fingerprint != project.fingerprint)
+    {
+        output.say(format!(
+            "definitions number {} are published, and the files here are others: `starmere build` publishes these; an `up` \
+             that runs with others than the published ones does not build",
+            published.number
+        ));
+    }
+    if let Some(words) = publish::lost_catalog(opened).await? {
+        output.say(words);
     }
     Ok(())
 }

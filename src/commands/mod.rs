@@ -8,6 +8,7 @@ mod init;
 mod inspect;
 mod plan;
 mod rejects;
+mod reload;
 mod serve;
 mod sql;
 mod trace;
@@ -16,22 +17,21 @@ mod verify;
 
 use std::sync::Arc;
 
+use starmere_lake::catalog::Catalog;
+use starmere_lake::format_number;
+
 use crate::command_line::{Command, CommandLine, Products, ProductsCommand, Streams, StreamsCommand};
 use crate::failure::Mendable;
 use crate::output::Output;
-use crate::project::{Opened, Project, catalog_of};
+use crate::project::{Opened, Project, warehouse_of};
 use crate::publish;
 
 pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()> {
     let root = line.global.project;
     let environment = line.global.env;
-    let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open(environment.as_deref()) };
-    // Whoever writes to a store that breaks its promises loses events without a word.
-    let open_to_write = async || -> anyhow::Result<Opened> {
-        let opened = open()?;
-        opened.warehouse.store().try_promises().await?;
-        Ok(opened)
-    };
+    let environment = environment.as_deref();
+    let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open(environment) };
+    let open_to_land = || -> anyhow::Result<Opened> { Project::load_to_land(&root)?.open(environment) };
     if environment.is_some() && matches!(line.command, Command::Ingest(_) | Command::Up(_)) {
         let hint = "land without --env, and build with it";
         return Err(Mendable::error("environments share the streams, and publish for themselves alone", hint));
@@ -39,35 +39,44 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     match line.command {
         Command::Init(arguments) => init::run(&arguments, &root, output),
         Command::Check => definitions::check(&Arc::new(Project::load(&root)?), output).await,
-        Command::Plan => plan::plan(&open()?, output).await,
+        Command::Plan => plan::plan(&to_read(open()?).await?, output).await,
         Command::Products(Products { what: None }) => definitions::products(&Project::load(&root)?, output),
         Command::Products(Products { what: Some(ProductsCommand::Matrix) }) => {
             definitions::matrix(&Project::load(&root)?, output)
         }
-        Command::Streams(Streams { what: None }) => inspect::streams(&open()?, output).await,
+        Command::Streams(Streams { what: None }) => inspect::streams(&to_read(open()?).await?, output).await,
         Command::Streams(Streams { what: Some(StreamsCommand::Infer(arguments)) }) => {
-            infer::run(&open()?, &arguments, output).await
+            infer::run(&to_read(open()?).await?, &arguments, output).await
         }
         Command::Streams(Streams { what: Some(StreamsCommand::Copies(arguments)) }) => {
-            copies::run(&open()?, &arguments, output).await
+            copies::run(&to_read(open()?).await?, &arguments, output).await
         }
-        Command::Status(arguments) => inspect::status(&open()?, &arguments, output).await,
-        Command::Rejects(arguments) => rejects::run(&open()?, &arguments, output).await,
-        Command::Ingest(arguments) => ingest::run(&open_to_write().await?, &arguments, output).await,
+        Command::Status(arguments) => inspect::status(&to_read(open_to_land()?).await?, &arguments, output).await,
+        Command::Rejects(arguments) => {
+            let opened = open()?;
+            let opened = if arguments.repair { to_write(opened).await? } else { to_read(opened).await? };
+            rejects::run(&opened, &arguments, output).await
+        }
+        Command::Ingest(arguments) => ingest::run(&to_write(open_to_land()?).await?, &arguments, output).await,
         Command::Build(arguments) => {
             let (step, snapshot) = match arguments.back_to {
                 // The way back is there when definitions are wrong, too.
                 Some(number) => {
+                    let warehouse = warehouse_of(&root)?;
+                    format_number::may_write(warehouse.store()).await?;
                     let step = output.step("build");
-                    (step, publish::back_to(&catalog_of(&root, environment.as_deref())?, number).await?)
+                    (step, publish::back_to(&Catalog::of(&warehouse, environment), number).await?)
                 }
                 None => {
-                    let opened = open_to_write().await?;
+                    let opened = to_write(open()?).await?;
                     let how = publish::How {
                         full: arguments.full,
                         accepted_losses: arguments.accept_loss,
                         accepted_breaks: arguments.accept_breaking,
                     };
+                    if let Some(words) = publish::lost_catalog(&opened).await? {
+                        output.say(words);
+                    }
                     let how = publish::asked(&opened, how, output).await?;
                     let step = output.step("build");
                     (step, publish::build_and_publish(&opened, &arguments.models, &how, output).await?)
@@ -76,13 +85,27 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
             step.done(format!("catalog snapshot {}", snapshot.number));
             Ok(())
         }
-        Command::Serve(arguments) => serve::run(&open()?, &arguments, false, output).await,
-        Command::Up(arguments) => serve::run(&open_to_write().await?, &arguments, true, output).await,
-        Command::Sql(arguments) => sql::run(&open()?, arguments, output).await,
-        Command::Trace(arguments) => trace::run(&open()?, &arguments, output).await,
-        Command::Upkeep(arguments) => upkeep::run(&open_to_write().await?, &arguments, output).await,
-        Command::Verify(arguments) => verify::run(&open()?, &arguments, output).await,
+        Command::Serve(arguments) => serve::run(&to_write(open_to_land()?).await?, &arguments, false, output).await,
+        Command::Up(arguments) => serve::run(&to_write(open_to_land()?).await?, &arguments, true, output).await,
+        Command::Sql(arguments) => sql::run(&to_read(open()?).await?, arguments, output).await,
+        Command::Trace(arguments) => trace::run(&to_read(open()?).await?, &arguments, output).await,
+        Command::Upkeep(arguments) => upkeep::run(&to_write(open()?).await?, &arguments, output).await,
+        Command::Verify(arguments) => verify::run(&to_write(open()?).await?, &arguments, output).await,
     }
+}
+
+/// A warehouse that this binary may read.
+async fn to_read(opened: Opened) -> anyhow::Result<Opened> {
+    format_number::may_read(opened.warehouse.store()).await?;
+    Ok(opened)
+}
+
+/// A warehouse that this binary may write.
+async fn to_write(opened: Opened) -> anyhow::Result<Opened> {
+    // Whoever writes to a store that breaks its promises loses events without a word.
+    opened.warehouse.store().try_promises().await?;
+    format_number::may_write(opened.warehouse.store()).await?;
+    Ok(opened)
 }
 
 /// How long landing may take when told to stop.

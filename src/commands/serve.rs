@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,13 +15,14 @@ use starmere_sql::{Access, Limits, Queries, Right, Rights, Users, check_listener
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::reload::{Current, Watcher};
 use super::{TO_STOP, ingest, told_to_stop, upkeep};
 use crate::command_line::Serve;
 use crate::failure::Mendable;
 use crate::health;
 use crate::output::Output;
 use crate::project::Opened;
-use crate::publish::{How, build_and_publish};
+use crate::publish::{Kept, keep_built};
 use crate::views::ProjectViews;
 
 /// `up` looks this often whether something is to be built.
@@ -33,9 +35,9 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users, LISTENERS).await?;
     let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users, LISTENERS).await?;
     let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
-    let names = opened.project.streams.iter().map(|parsed| parsed.definition.stream.to_string());
-    let streams = names.map(|name| opened.stream(&name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let streams = opened.streams()?;
     let stop = CancellationToken::new();
+    let (watcher, current) = Watcher::new(opened, &[], continuously, output);
     let access = Arc::new(Access::new(users));
     // Queries keep processors busy; listeners must answer all the same.
     let engine = tokio::runtime::Builder::new_multi_thread()
@@ -44,21 +46,24 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         .thread_stack_size(crate::STACK_BYTES)
         .build()
         .context("could not start the threads of queries")?;
-    let queries = Queries::new(Arc::new(ProjectViews::new(opened)), Limits::default()).on(engine.handle().clone());
+    let views = ProjectViews::following(current.receiver());
+    let queries = Queries::new(Arc::new(views), Limits::default()).on(engine.handle().clone());
 
     let events = Listener::new(streams, HttpLimits::default(), &opened.memory, &stop);
     let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
-        .merge(starmere_sql::http::guarded(watched(opened), access.clone(), &[Right::Metrics]))
+        .merge(starmere_sql::http::guarded(watched(&current), access.clone(), &[Right::Metrics]))
         .merge(starmere_sql::http::router(queries.clone(), access.clone()));
     let router = starmere_sql::http::answering_all(router, &[format!("POST {EVENTS_PATH}").as_str(), "GET /metrics"]);
     let router = for_hosts(router, hosts(opened, arguments.http.as_deref()));
 
     let web = tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
     let grpc = tokio::spawn(starmere_sql::serve_flight(flight, queries.clone(), access, stop.clone()));
+    tokio::spawn(watcher.run(stop.clone()));
+    tokio::spawn(renew(current.clone(), events.clone(), stop.clone()));
     let work = continuously.then(|| {
-        let (opened, output) = (opened.clone(), output.clone());
+        let (current, output) = (current.clone(), output.clone());
         let stop = stop.clone();
-        tokio::spawn(async move { keep_up(&opened, &output, &stop).await })
+        tokio::spawn(async move { keep_up(&current, &output, &stop).await })
     });
     output.say(format!("flight sql  grpc://{flight_at}"));
     output.say(format!("http        http://{http_at}"));
@@ -85,29 +90,44 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
 /// Where Prometheus scrapes.
 const METRICS_PATH: &str = "/metrics";
 
-fn watched(opened: &Opened) -> axum::Router {
-    axum::Router::new().route(METRICS_PATH, axum::routing::get(metrics)).with_state(opened.clone())
+fn watched(current: &Current) -> axum::Router {
+    axum::Router::new().route(METRICS_PATH, axum::routing::get(metrics)).with_state(current.clone())
+}
+
+/// Takes events by the definitions as they are.
+async fn renew(mut current: Current, events: Listener, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = current.changed() => {}
+            () = stop.cancelled() => return,
+        }
+        match current.now().streams() {
+            Ok(streams) => events.renew(streams),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "streams stay as they were"),
+        }
+    }
 }
 
 /// Answers metrics only, until told to stop.
 pub(super) async fn metrics_alone(
-    opened: &Opened,
+    current: &Current,
     address: &str,
     output: &Output,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let users = declared_users(opened)?;
-    starmere_sql::hide_paths(private_paths(opened));
+    let opened = current.now();
+    let users = declared_users(&opened)?;
+    starmere_sql::hide_paths(private_paths(&opened));
     let http = listen(address, &users, "write --metrics 127.0.0.1:9100, say; port 0: the system chooses").await?;
     output.say(format!("http        http://{}", http.local_addr()?));
-    let router = starmere_sql::http::guarded(watched(opened), Arc::new(Access::new(users)), &[Right::Metrics]);
-    let router = for_hosts(router, hosts(opened, Some(address)));
+    let router = starmere_sql::http::guarded(watched(current), Arc::new(Access::new(users)), &[Right::Metrics]);
+    let router = for_hosts(router, hosts(&opened, Some(address)));
     tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
     Ok(())
 }
 
-async fn metrics(State(opened): State<Opened>) -> Response {
-    match health::metrics(&opened).await {
+async fn metrics(State(current): State<Current>) -> Response {
+    match health::metrics(&current.now()).await {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => {
             let text = format!("{error:#}\n");
@@ -172,44 +192,72 @@ async fn listen(address: &str, users: &Users, hint: &'static str) -> anyhow::Res
 }
 
 /// Lands and builds whatever is new.
-async fn keep_up(opened: &Opened, output: &Output, stop: &CancellationToken) {
-    let landing = async {
-        match ingest::feeds(opened, &[], false) {
-            Ok(feeds) => ingest::continuously(opened, &feeds, output, stop).await,
-            Err(error) => output.error(&error),
-        }
-    };
-    let building = async {
-        let quiet = output.silent();
-        let mut last_trouble: Option<String> = None;
-        let mut number = None;
-        loop {
-            match build_and_publish(opened, &[], &How::default(), &quiet).await {
-                Ok(snapshot) => {
-                    if number != Some(snapshot.number) {
-                        output.say(format!("published catalog snapshot {}", snapshot.number));
-                    }
-                    number = Some(snapshot.number);
-                    last_trouble = None;
-                }
-                Err(error) => {
-                    let words = format!("{error:#}");
-                    if last_trouble.as_ref() != Some(&words) {
-                        output.error(&error);
-                    }
-                    last_trouble = Some(words);
-                }
-            }
-            tokio::time::sleep(BUILD_EVERY).await;
-        }
-    };
+async fn keep_up(current: &Current, output: &Output, stop: &CancellationToken) {
     let building = async {
         tokio::select! {
-            () = building => {}
+            () = build(current, output) => {}
             () = stop.cancelled() => {}
         }
     };
-    tokio::join!(landing, building, upkeep::continuously(opened, stop));
+    let landing = ingest::follow(current, &[], false, output, stop);
+    tokio::join!(landing, building, upkeep::continuously(current, stop));
+}
+
+/// Builds what is new by the definitions as they are, as long as nobody else publishes others.
+async fn build(current: &Current, output: &Output) {
+    let quiet = output.silent();
+    let mut last_trouble: Option<String> = None;
+    let (mut number, mut claim, mut built_by, mut asked) = (None, None, String::new(), None);
+    loop {
+        let opened = current.now();
+        if opened.project.fingerprint != built_by {
+            // To take up files that have changed is a deliberate act, as `build` is.
+            (claim, built_by) = (None, opened.project.fingerprint.clone());
+        }
+        let kept = match opened.project.unread {
+            // What was wrong was told.
+            Some(_) => None,
+            None => Some(keep_built(&opened, &mut claim, &quiet).await),
+        };
+        let by = match &kept {
+            Some(Ok(Kept::Superseded(by))) => Some(by.number),
+            _ => None,
+        };
+        opened.watched.is_superseded.store(by.is_some(), Ordering::Relaxed);
+        let trouble = match kept {
+            None => None,
+            Some(Ok(Kept::Published(snapshot))) => {
+                if number != Some(snapshot.number) {
+                    output.say(format!("published catalog snapshot {}", snapshot.number));
+                }
+                number = Some(snapshot.number);
+                None
+            }
+            // Perhaps the files are these by now; else it is told the next time.
+            Some(Ok(Kept::Superseded(by))) if asked != Some(by.number) => {
+                asked = Some(by.number);
+                current.reread();
+                None
+            }
+            Some(Ok(Kept::Superseded(by))) => Some(superseded(by.number)),
+            Some(Err(error)) => Some(error),
+        };
+        let words = trouble.as_ref().map(|error| format!("{error:#}"));
+        if let Some(error) = trouble.filter(|_| words != last_trouble) {
+            output.error(&error);
+        }
+        last_trouble = words;
+        tokio::time::sleep(BUILD_EVERY).await;
+    }
+}
+
+/// Why nothing is built, where somebody else has published other definitions.
+fn superseded(number: u64) -> anyhow::Error {
+    let message = format!(
+        "definitions number {number} are published, and the files here are others: nothing is built until they are the \
+         same; events are landed and queries answered"
+    );
+    Mendable::error(message, "bring the files up to date; or publish those that are here with `starmere build`")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use starmere_lake::upkeep::{Compacted, Keep, Sizes, clean_up, compact, due, forg
 use starmere_models::define::suggestion;
 use tokio_util::sync::CancellationToken;
 
+use super::reload::Current;
 use crate::command_line::Upkeep;
 use crate::failure::Mendable;
 use crate::output::{Output, bytes, counted};
@@ -95,11 +96,12 @@ async fn compacted(opened: &Opened, stream: &str) -> anyhow::Result<Compacted> {
 }
 
 /// Keeps the lake healthy until told to stop. Trouble is told, and tried again the next time.
-pub(super) async fn continuously(opened: &Opened, stop: &CancellationToken) {
+pub(super) async fn continuously(current: &Current, stop: &CancellationToken) {
     let work = async {
         let mut cleaned = tokio::time::Instant::now();
         loop {
             tokio::time::sleep(COMPACT_EVERY).await;
+            let opened = &current.now();
             let cleans = cleaned.elapsed() >= CLEAN_EVERY;
             for parsed in &opened.project.streams {
                 let name = parsed.definition.stream.as_str();

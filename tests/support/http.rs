@@ -36,6 +36,11 @@ pub(crate) fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> 
     send(address, &(head + body))
 }
 
+/// Gets a page and waits for the answer.
+pub(crate) fn get(address: &str, path: &str) -> io::Result<Answer> {
+    send(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
 /// Sends these bytes and waits for the answer.
 fn send(address: &str, request: &str) -> io::Result<Answer> {
     let mut stream = connect(address)?;

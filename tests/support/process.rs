@@ -124,8 +124,13 @@ impl Server {
 
     /// Tells it to end.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends it this signal, as `kill` calls it.
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().expect("the server runs").to_string();
-        let told = std::process::Command::new("kill").args(["-TERM", &id]).status().expect("`kill` can be run");
+        let told = std::process::Command::new("kill").args([signal, &id]).status().expect("`kill` can be run");
         assert!(told.success(), "`kill` ended with {told}");
     }
 

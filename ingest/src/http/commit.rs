@@ -96,6 +96,12 @@ impl Committer {
         }
     }
 
+    /// The task, which ends when everything queued has landed and nobody holds the committer any more.
+    pub(super) fn retire(&self) -> Option<JoinHandle<()>> {
+        // Held only by somebody who waits for the same end.
+        self.task.try_lock().ok()?.take()
+    }
+
     pub(super) async fn finished(&self) {
         if let Some(task) = self.task.lock().await.take()
             && let Err(error) = task.await

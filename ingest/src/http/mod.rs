@@ -14,6 +14,8 @@
 //! line and a digest of the event's bytes: the same body counts once under a key, and another body under a key that
 //! was used before is not lost. Without either the answer says `"delivery": "at least once"`.
 //!
+//! Definitions may change while the listener runs ([`Listener::renew`]): requests that came before land by the old ones.
+//!
 //! When the store does not answer, a batch is offered again until its outcome is known; meanwhile its requests
 //! are answered 503 after a while, and new ones 429 when the queue is full. Nothing is dropped silently: an answer
 //! that is not 2xx means that the request may have landed or not, and is safe to repeat with the same ids.
@@ -24,7 +26,7 @@ mod request;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Json;
@@ -33,6 +35,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use starmere_lake::landing::Stream;
+use starmere_lake::paths::TablePath;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::envelope::Mapping;
@@ -47,14 +51,18 @@ pub const EVENTS_PATH: &str = "/v1/streams/{stream}/events";
 struct Endpoint {
     committer: Committer,
     mapping: Mapping,
+    table: TablePath,
 }
 
 /// The listener's streams, and what it allows.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    streams: Arc<HashMap<String, Endpoint>>,
+    streams: Arc<RwLock<HashMap<String, Arc<Endpoint>>>>,
+    /// Committers of streams that are gone or are read otherwise, and land what they had accepted.
+    retired: Arc<Mutex<Vec<JoinHandle<()>>>>,
     limits: Limits,
     memory: Memory,
+    stop: CancellationToken,
 }
 
 /// What a client may ask for.
@@ -87,19 +95,59 @@ impl Default for Limits {
 impl Listener {
     /// A listener for `streams`; its commits go on until `stop` and everything queued is landed. Requests take `memory`.
     pub fn new(streams: Vec<(Stream, Mapping)>, limits: Limits, memory: &Memory, stop: &CancellationToken) -> Self {
-        let streams = streams.into_iter().map(|(stream, mapping)| {
+        let (memory, stop) = (memory.clone(), stop.clone());
+        let listener = Self { streams: Arc::default(), retired: Arc::default(), limits, memory, stop };
+        listener.renew(streams);
+        listener
+    }
+
+    /// Takes events for these streams from now on. A stream that is read otherwise than before begins a committer of its
+    /// own; what the one before has accepted lands as it was read. Other streams are no longer there.
+    pub fn renew(&self, streams: Vec<(Stream, Mapping)>) {
+        let mut endpoints = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *endpoints);
+        for (stream, mapping) in streams {
             let name = stream.name().to_owned();
-            let committer = Committer::start(stream, mapping.clone(), stop.clone());
-            (name, Endpoint { committer, mapping })
-        });
-        Self { streams: Arc::new(streams.collect()), limits, memory: memory.clone() }
+            let is_same = |old: &Arc<Endpoint>| old.mapping == mapping && old.table == *stream.table().path();
+            let endpoint = match before.remove(&name) {
+                Some(old) if is_same(&old) => old,
+                replaced => {
+                    before.extend(replaced.map(|replaced| (name.clone(), replaced)));
+                    let table = stream.table().path().clone();
+                    let committer = Committer::start(stream, mapping.clone(), self.stop.clone());
+                    Arc::new(Endpoint { committer, mapping, table })
+                }
+            };
+            endpoints.insert(name, endpoint);
+        }
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|task| !task.is_finished());
+        retired.extend(before.into_values().filter_map(|endpoint| endpoint.committer.retire()));
     }
 
     /// Waits until everything queued has landed; for an orderly end, after `stop`.
     pub async fn finished(&self) {
-        for endpoint in self.streams.values() {
+        let endpoints: Vec<Arc<Endpoint>> =
+            self.streams.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for endpoint in endpoints {
             endpoint.committer.finished().await;
         }
+        let retired = std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in retired {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the committer of a stream died");
+            }
+        }
+    }
+
+    fn endpoint(&self, name: &str) -> Result<Arc<Endpoint>, Refusal> {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
+        streams.get(name).cloned().ok_or_else(|| {
+            let mut known: Vec<&str> = streams.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let hint = format!("streams of this project: {}", known.join(", "));
+            Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{name}`"), hint)
+        })
     }
 
     /// The routes of the listener.
@@ -146,12 +194,7 @@ async fn post(
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Result<Response, Refusal> {
-    let endpoint = listener.streams.get(&name).ok_or_else(|| {
-        let mut known: Vec<&str> = listener.streams.keys().map(String::as_str).collect();
-        known.sort_unstable();
-        let hint = format!("streams of this project: {}", known.join(", "));
-        Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{name}`"), hint)
-    })?;
+    let endpoint = listener.endpoint(&name)?;
     let (body, mut share) = request::whole(body, &headers, &listener.limits, &listener.memory).await?;
     let events = request::events(body, &headers, &endpoint.mapping)?;
     request::room(&events, &mut share, &listener.memory).await?;

@@ -12,13 +12,13 @@ fn listener(stop: &CancellationToken) -> (Listener, Stream) {
 fn listener_within(memory: &Memory, stop: &CancellationToken) -> (Listener, Stream) {
     let warehouse = Warehouse::new(Store::memory());
     let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
-    let mapping = Mapping {
-        id: Some("id".into()),
-        max_event_bytes: 200,
-        ..Mapping::new(TypeOf::Path("type".into()), Some("at".into()))
-    };
     let limits = Limits { body_bytes: 1000, ..Limits::default() };
-    (Listener::new(vec![(stream.clone(), mapping)], limits, memory, stop), stream)
+    (Listener::new(vec![(stream.clone(), mapping("type"))], limits, memory, stop), stream)
+}
+
+fn mapping(event_type: &str) -> Mapping {
+    let mapping = Mapping::new(TypeOf::Path(event_type.into()), Some("at".into()));
+    Mapping { id: Some("id".into()), max_event_bytes: 200, ..mapping }
 }
 
 async fn send(
@@ -110,6 +110,34 @@ async fn requests_are_grouped_and_none_is_lost_at_the_end() {
     let snapshot = stream.open().await.unwrap();
     assert_eq!(snapshot.rows(), Some(100));
     assert!(snapshot.version() < 100, "{} commits", snapshot.version());
+}
+
+#[tokio::test]
+async fn definitions_that_change_are_taken_up_and_nothing_accepted_is_lost() {
+    let stop = CancellationToken::new();
+    let (listener, stream) = listener(&stop);
+    let sent = |number: u32| {
+        let listener = listener.clone();
+        let event = EVENT.replace("\"1\"", &format!("\"{number}\""));
+        tokio::spawn(async move { send(&listener, "orders", &[], event.into()).await })
+    };
+    let requests: Vec<_> = (0..50).map(sent).collect();
+    // Some of them are queued with the old mapping, some come later.
+    tokio::task::yield_now().await;
+    let other = Stream::new("returns", stream.table().clone());
+    listener.renew(vec![(stream.clone(), mapping("kind")), (other, mapping("type"))]);
+    for request in requests {
+        assert_eq!(request.await.unwrap().0, 200);
+    }
+    let (status, body) = send(&listener, "orders", &[], EVENT.into()).await;
+    assert_eq!((status, body["rejected"].as_u64()), (200, Some(1)), "{body}");
+    assert_eq!(send(&listener, "returns", &[], EVENT.into()).await.0, 200);
+    // Of what is the same, the committer goes on; what is gone is refused.
+    listener.renew(vec![(stream.clone(), mapping("kind"))]);
+    assert_eq!(send(&listener, "returns", &[], EVENT.into()).await.0, 404);
+    stop.cancel();
+    listener.finished().await;
+    assert_eq!(stream.open().await.unwrap().rows(), Some(52));
 }
 
 #[tokio::test]

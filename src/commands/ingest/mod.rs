@@ -2,8 +2,11 @@
 
 mod files;
 mod kafka;
+mod units;
 
 pub(super) use kafka::stopped;
+pub(super) use units::follow;
+
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,6 +18,7 @@ use starmere_ingest::rows::Types;
 use starmere_lake::landing::Stream;
 use tokio_util::sync::CancellationToken;
 
+use super::reload::Watcher;
 use super::{TO_STOP, serve, told_to_stop, upkeep};
 use crate::command_line::Ingest;
 use crate::failure::{self, Mendable};
@@ -64,11 +68,17 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
     if arguments.once {
         return until_told(&stop, all_once(opened, &feeds, output, &stop)).await;
     }
+    let (watcher, current) = Watcher::new(opened, &arguments.streams, false, output);
     if let Some(address) = &arguments.metrics {
-        serve::metrics_alone(opened, address, output, &stop).await?;
+        serve::metrics_alone(&current, address, output, &stop).await?;
     }
+    let (streams, end_of_input) = (&arguments.streams, arguments.end_of_input);
     let landing = async {
-        tokio::join!(continuously(opened, &feeds, output, &stop), upkeep::continuously(opened, &stop));
+        tokio::join!(
+            follow(&current, streams, end_of_input, output, &stop),
+            upkeep::continuously(&current, &stop),
+            watcher.run(stop.clone()),
+        );
     };
     tokio::pin!(landing);
     tokio::select! {
@@ -152,7 +162,7 @@ async fn all_once(opened: &Opened, feeds: &[Feed], output: &Output, stop: &Cance
 }
 
 /// Lands what is new until told to stop, and then what was read.
-pub(super) async fn continuously(opened: &Opened, feeds: &[Feed], output: &Output, stop: &CancellationToken) {
+async fn continuously(opened: &Opened, feeds: &[Feed], output: &Output, stop: &CancellationToken) {
     let (scheduled, followed): (Vec<&Feed>, Vec<&Feed>) = feeds.iter().partition(|feed| feed.schedule.is_some());
     let of_files = files::follow_all(opened, &followed, output, stop);
     let of_topics = followed.iter().filter_map(|feed| match &feed.from {

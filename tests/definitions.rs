@@ -1,0 +1,211 @@
+//! Definitions that differ: processes do not revert each other, files that change are taken up, wrong ones stop nothing.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde_json::json;
+use starmere_lake::catalog::Catalog;
+use starmere_lake::paths::TablePath;
+use tokio::task::spawn_blocking;
+
+use crate::support::events::events;
+use crate::support::http;
+use crate::support::process::{Ended, PATIENCE, Server};
+use crate::support::producer::Producer;
+use crate::support::project::{ORDER_LINES, ORDERS, Project};
+
+const LINES: &str = "domains/sales/models/order_lines.yaml";
+const STREAM: &str = "streams/orders.yaml";
+
+/// Another folder with the same definitions over the warehouse of `project`, and without its sources.
+fn beside(project: &Project) -> Project {
+    let other = Project::new();
+    let warehouse = project.root().join("warehouse");
+    other.write("starmere.yaml", &format!("project: small\nwarehouse: {}\n", warehouse.display()));
+    other
+}
+
+/// Definitions by which each line counts ten times as much: the same contract, another table.
+fn tenfold() -> String {
+    ORDER_LINES.replace("quantity: { type: int }", "quantity: { type: int, expression: 10 * quantity }")
+}
+
+fn order(id: &str, quantity: u32) -> String {
+    let lines = json!([{ "quantity": quantity }]);
+    let at = "2024-02-01T00:00:00Z";
+    let order = json!({ "id": id, "type": "order_placed", "at": at, "order": id, "customer": "c1", "lines": lines });
+    format!("{order}\n")
+}
+
+/// Waits until `holds`.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("it never came: {what}"));
+}
+
+async fn quantity(project: &Project) -> i64 {
+    let rows = project.query("SELECT sum(quantity) AS q FROM sales.orders_v1.order_lines").await;
+    rows[0]["q"].as_i64().unwrap_or_default()
+}
+
+/// The value of a metric of the server's process.
+async fn metric(server: &Server, name: &'static str) -> Option<f64> {
+    let address = server.address.clone();
+    let answer = spawn_blocking(move || http::get(&address, "/metrics")).await.unwrap().unwrap();
+    let text = answer.text();
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+async fn post(server: &Server, event: String) -> http::Answer {
+    let address = server.address.clone();
+    spawn_blocking(move || http::post(&address, "/v1/streams/orders/events", &event)).await.unwrap().unwrap()
+}
+
+/// The snapshot that a build says it has published.
+fn named(build: Ended) -> u64 {
+    let said = build.errors.clone();
+    build.good();
+    let number = said.rsplit_once("catalog snapshot ").expect("a build names its snapshot").1;
+    number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+/// `up` with older files neither reverts what `build` has published nor stops landing; with the same files it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
+    let project = Project::new();
+    project.write("inbox/orders/a.jsonl", &order("A", 2));
+    let server = Server::start_as(project.root(), "up").await;
+    until("`up` has published its definitions", async || {
+        !project.snapshot().await.tables.is_empty() && quantity(&project).await == 2
+    })
+    .await;
+    let newer = beside(&project);
+    newer.write(LINES, &tenfold());
+    newer.succeed(&["build"]).await;
+    let published = project.snapshot().await;
+    let definitions = published.definitions.clone().unwrap();
+    assert_eq!((quantity(&project).await, definitions.number), (20, 2));
+    until("`up` says that it is superseded", async || {
+        metric(&server, "starmere_definitions_superseded").await == Some(1.0)
+    })
+    .await;
+    project.write("inbox/orders/b.jsonl", &order("B", 3));
+    until("events land all the same", async || project.landed().await[1].len() == 2).await;
+    let status = project.run(&["status"]).await;
+    assert!(status.errors.contains("definitions number 2 are published, and the files here"), "{}", status.errors);
+    assert_eq!(project.snapshot().await.number, published.number, "nobody has published since");
+    // The files become the newer ones: it is no act of its own, so the number stays.
+    project.write(LINES, &tenfold());
+    until("`up` builds again", async || quantity(&project).await == 50).await;
+    assert_eq!(project.snapshot().await.definitions.unwrap(), definitions);
+    until("`up` says that it builds", async || metric(&server, "starmere_definitions_superseded").await == Some(0.0))
+        .await;
+    // And a change of its own files is one.
+    project.write(LINES, ORDER_LINES);
+    until("`up` publishes its own change", async || quantity(&project).await == 5).await;
+    assert_eq!(project.snapshot().await.definitions.unwrap().number, 3);
+    server.terminate();
+    server.end().await;
+}
+
+/// Two builds of definitions that differ, at once and while events land: each is in the snapshot that it names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_is_in_the_snapshot_that_it_names() {
+    const TABLE: &str = "sales.order_lines";
+    let project = Project::new();
+    let other = beside(&project);
+    other.write(LINES, &tenfold());
+    let mut random = Rng::with_seed(21);
+    let mut producer = Producer::new(&project.inbox());
+    let catalog = Catalog::new(&project.warehouse());
+    let path = |number| {
+        let catalog = catalog.clone();
+        async move { catalog.at(number).await.unwrap().tables[TABLE].path.clone() }
+    };
+    let mut paths: Option<(TablePath, TablePath)> = None;
+    for told in events(&mut random, 160).chunks(20) {
+        producer.take(told, &mut random);
+        producer.finish(&mut random);
+        project.succeed(&["ingest", "--once"]).await;
+        let Some((ours, theirs)) = paths.clone() else {
+            let ours = named(project.run(&["build"]).await);
+            let theirs = named(other.run(&["build"]).await);
+            paths = Some((path(ours).await, path(theirs).await));
+            continue;
+        };
+        let (ingested, one, two) =
+            tokio::join!(project.run(&["ingest", "--once"]), project.run(&["build"]), other.run(&["build"]));
+        ingested.good();
+        for (build, expected) in [(one, ours), (two, theirs)] {
+            let number = named(build);
+            assert_eq!(path(number).await, expected, "snapshot {number} holds what was built");
+        }
+    }
+    let (ours, theirs) = paths.unwrap();
+    assert_ne!(ours, theirs);
+    project.succeed(&["build"]).await;
+    assert_eq!(project.snapshot().await.tables[TABLE].path, ours);
+    project.succeed(&["verify"]).await;
+}
+
+/// Wrong files stop neither landing nor building by the old ones; right ones are taken up: mappings, sources, streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_files_stop_nothing_and_right_ones_are_taken_up() {
+    let project = Project::new();
+    project.write("inbox/orders/a.jsonl", &order("A", 2));
+    let server = Server::start_as(project.root(), "up").await;
+    until("the first order is published", async || {
+        !project.snapshot().await.tables.is_empty() && quantity(&project).await == 2
+    })
+    .await;
+    // Wrong in one place, so that nothing of it is taken up.
+    project.write("domains/sales/models/wrong.yaml", "fact: wrong\nmeasurs: {}\n");
+    project.write(STREAM, &ORDERS.replace("type: type", "type: kind"));
+    server.signal("-HUP");
+    until("the files are refused", async || metric(&server, "starmere_definitions_refused").await == Some(1.0)).await;
+    let answer = post(&server, order("B", 3)).await;
+    assert_eq!((answer.status, answer.json()["rejected"].as_u64()), (200, Some(0)), "{}", answer.text());
+    project.write("inbox/orders/b.jsonl", &order("C", 4));
+    let landed = || async { project.landed().await[1].len() };
+    until("landing goes on", async || landed().await == 3).await;
+    std::fs::remove_file(project.root().join("domains/sales/models/wrong.yaml")).unwrap();
+    server.signal("-HUP");
+    until("the files are taken up", async || metric(&server, "starmere_definitions_refused").await == Some(0.0)).await;
+    until("events are read by the new mapping", async || {
+        post(&server, order("D", 5)).await.json()["rejected"].as_u64() == Some(1)
+    })
+    .await;
+    // All that came by the old mapping was built by the old definitions, and still is.
+    until("building goes on", async || quantity(&project).await >= 9).await;
+    let main = std::fs::read_to_string(project.root().join("starmere.yaml")).unwrap();
+    let more = main.replace("sources:\n", "sources:\n  more: { stream: customers, files: more }\n");
+    project.write("more/a.jsonl", "{}\n");
+    project.write("starmere.yaml", &more);
+    until("a new source is read", async || project.landed().await[0].len() == 1).await;
+    server.terminate();
+    server.end().await;
+}
+
+/// A process that begins with wrong models lands and serves, and builds once they are right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_models_do_not_keep_a_process_from_landing() {
+    let project = Project::new();
+    project.write(LINES, "fact: [\n");
+    project.write("inbox/orders/a.jsonl", &order("A", 2));
+    let server = Server::start_as(project.root(), "up").await;
+    until("landing begins", async || project.landed().await[1].len() == 1).await;
+    assert_eq!(project.snapshot().await.number, 0);
+    let status = project.run(&["status"]).await;
+    assert!(status.status.success() && status.errors.contains("order_lines.yaml"), "{}", status.errors);
+    project.write(LINES, ORDER_LINES);
+    until("the models are right, and built", async || {
+        !project.snapshot().await.tables.is_empty() && quantity(&project).await == 2
+    })
+    .await;
+    server.terminate();
+    server.end().await;
+}

@@ -1,0 +1,133 @@
+//! The ways out that errors name: a damaged catalog, a stream that has lost commits, a warehouse of a newer binary.
+
+use serde_json::json;
+use starmere_lake::paths;
+
+use crate::support::project::Project;
+
+fn order(id: &str) -> String {
+    let lines = json!([{ "quantity": 1 }]);
+    let at = "2024-02-01T00:00:00Z";
+    let order = json!({ "id": id, "type": "order_placed", "at": at, "order": id, "customer": "c1", "lines": lines });
+    format!("{order}\n")
+}
+
+/// Orders that have landed one by one, each built.
+async fn built(orders: &[&str]) -> Project {
+    let project = Project::new();
+    for id in orders {
+        project.write(&format!("inbox/orders/{id}.jsonl"), &order(id));
+        project.succeed(&["ingest", "--once"]).await;
+        project.succeed(&["build"]).await;
+    }
+    project
+}
+
+async fn lines(project: &Project) -> serde_json::Value {
+    project.query("SELECT count(*) AS n FROM sales.orders_v1.order_lines").await[0]["n"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncated_newest_catalog_is_told_with_a_way_out_that_works() {
+    let project = built(&["A", "B"]).await;
+    let newest = project.snapshot().await.number;
+    let place = project.root().join("warehouse").join(paths::catalog(None, newest).to_string());
+    let bytes = std::fs::read(&place).unwrap();
+    std::fs::write(&place, &bytes[..bytes.len() / 2]).unwrap();
+    let way_out = format!("starmere build --back-to {}", newest - 1);
+    for command in [&["build"][..], &["status"], &["sql", "SELECT 1"]] {
+        let refused = project.run(command).await;
+        assert!(!refused.status.success() && refused.errors.contains(&way_out), "{command:?}\n{}", refused.errors);
+    }
+    project.succeed(&["build", "--back-to", &(newest - 1).to_string()]).await;
+    assert_eq!((project.snapshot().await.number, lines(&project).await), (newest + 1, 1.into()));
+    project.succeed(&["build"]).await;
+    assert_eq!(lines(&project).await, 2);
+    project.succeed(&["upkeep"]).await;
+    project.succeed(&["verify"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_catalog_that_is_truncated_is_published_over_too() {
+    let project = built(&["A"]).await;
+    let place = project.root().join("warehouse").join(paths::catalog(None, 1).to_string());
+    std::fs::write(place, "{").unwrap();
+    let refused = project.run(&["build"]).await;
+    assert!(refused.errors.contains("--back-to 0"), "{}", refused.errors);
+    project.succeed(&["build", "--back-to", "0"]).await;
+    project.succeed(&["build"]).await;
+    assert_eq!((project.snapshot().await.number, lines(&project).await), (3, 1.into()));
+}
+
+/// A copy in the order lake, models, catalog: the streams are older than what is published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_older_than_the_catalog_is_told_with_a_way_out_that_works() {
+    let project = built(&["A", "B"]).await;
+    let stream = project.snapshot().await.tables["lake.sales.orders"].clone();
+    let commit = project.root().join("warehouse").join(stream.path.commit(stream.version).to_string());
+    std::fs::remove_file(commit).unwrap();
+    for command in [&["build"][..], &["build", "--full"], &["build", "--accept-loss", "orders"]] {
+        let refused = project.run(command).await;
+        let way_out = "starmere build --full --accept-loss orders";
+        assert!(!refused.status.success() && refused.errors.contains(way_out), "{command:?}\n{}", refused.errors);
+    }
+    project.succeed(&["build", "--full", "--accept-loss", "orders"]).await;
+    assert_eq!(lines(&project).await, 1);
+    // The source has it still: what was lost lands again, and is built.
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    assert_eq!(lines(&project).await, 2);
+    project.succeed(&["verify"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_that_is_missing_is_told() {
+    let project = built(&["A"]).await;
+    std::fs::remove_dir_all(project.root().join("warehouse/catalog")).unwrap();
+    let status = project.run(&["status"]).await;
+    assert!(status.errors.contains("restore the objects below `catalog/`"), "{}", status.errors);
+    let build = project.run(&["build"]).await;
+    assert!(build.errors.contains("restore the objects below `catalog/`"), "{}", build.errors);
+    assert_eq!(lines(&project).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_warehouse_of_a_newer_binary_is_not_written() {
+    let project = built(&["A"]).await;
+    let place = project.root().join("warehouse").join(paths::format_number().to_string());
+    let ours = std::fs::read_to_string(&place).unwrap();
+    assert!(ours.contains("\"format\":1"), "{ours}");
+    std::fs::write(&place, r#"{"format":9,"reader":1,"written_by":"7.0.0"}"#).unwrap();
+    project.write("inbox/orders/B.jsonl", &order("B"));
+    for command in [&["ingest", "--once"][..], &["build"], &["upkeep"], &["build", "--back-to", "1"], &["serve"]] {
+        let refused = project.run(command).await;
+        assert_eq!(refused.status.code(), Some(1), "{command:?}\n{}", refused.errors);
+        let words = ["has format 9", "up to 1", "Starmere 7.0.0"];
+        assert!(words.iter().all(|words| refused.errors.contains(words)), "{command:?}\n{}", refused.errors);
+    }
+    assert_eq!(lines(&project).await, 1);
+    std::fs::write(&place, r#"{"format":9,"reader":9,"written_by":"7.0.0"}"#).unwrap();
+    assert!(!project.run(&["sql", "SELECT 1"]).await.status.success());
+    // One that was made before there were numbers gets ours.
+    std::fs::remove_file(&place).unwrap();
+    project.succeed(&["ingest", "--once"]).await;
+    assert_eq!(std::fs::read_to_string(&place).unwrap(), ours);
+}
+
+/// Models of a kind that only a newer binary knows are not dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_of_unknown_kinds_are_not_dropped() {
+    let project = built(&["A"]).await;
+    let snapshot = project.snapshot().await;
+    let place = project.root().join("warehouse").join(paths::catalog(None, snapshot.number).to_string());
+    let mut newer = serde_json::to_value(&snapshot).unwrap();
+    let graph = json!({ "name": "sales.network", "kind": "graph" });
+    newer["meaning"]["models"].as_array_mut().unwrap().push(graph);
+    std::fs::write(&place, newer.to_string()).unwrap();
+    project.write("inbox/orders/B.jsonl", &order("B"));
+    project.succeed(&["ingest", "--once"]).await;
+    let refused = project.run(&["build"]).await;
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.errors);
+    assert!(refused.errors.contains("`sales.network`, whose kind `graph`"), "{}", refused.errors);
+    assert_eq!(project.snapshot().await.number, snapshot.number);
+}
