@@ -211,7 +211,8 @@ pub(crate) struct Build {
     /// Build from the lake, aside, then swap
     #[arg(long)]
     pub(crate) full: bool,
-    /// Build from what is left of this stream, which has forgotten its oldest events
+    /// Build from what is left of this stream, which has forgotten its oldest events; with --full, also of one that has lost
+    /// its newest
     #[arg(long, value_name = "STREAM")]
     pub(crate) accept_loss: Vec<String>,
     /// Publish although ports change so that whoever reads them breaks (`starmere plan` lists them)
@@ -219,7 +220,8 @@ pub(crate) struct Build {
     pub(crate) accept_breaking: bool,
     /// Build nothing: publish again what this catalog snapshot held
     ///
-    /// The way back from a change: definitions go back on their own, or the next build publishes them again.
+    /// The way back from a change, and from a newest snapshot that is damaged (0: to none). An `up` with other files builds
+    /// nothing then, until they are put back; the next `build` publishes what the files say.
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["models", "full", "accept_loss", "accept_breaking"])]
     pub(crate) back_to: Option<u64>,
 }
