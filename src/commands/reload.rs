@@ -15,14 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde_json::Map;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ingest;
-use crate::failure::Mendable;
+use crate::failure::{Mendable, Problems};
 use crate::output::Output;
 use crate::project::{Opened, Project, ProjectFile};
 use crate::publish;
@@ -100,10 +99,7 @@ impl Watcher {
             refused: None,
         };
         if let Some(problems) = &opened.project.unread {
-            let words = problems.to_string();
-            let hint = "mend the files: they are read again when they change";
-            let message = format!("models and products are wrong, so nothing is built; events are landed: {words}");
-            watcher.refuse(words, &Mendable::error(message, hint));
+            watcher.refuse(problems.to_string(), &only_landed(problems));
         }
         (watcher, Current { opened: receiver, asked })
     }
@@ -194,11 +190,17 @@ impl Watcher {
     }
 }
 
+/// What is said where models and products are wrong, and landing goes on without them.
+pub(super) fn only_landed(problems: &Problems) -> anyhow::Error {
+    let message = format!("models and products are wrong, so nothing is built; events are landed: {problems}");
+    Mendable::error(message, "mend the files: a process that runs reads them again when they change")
+}
+
 /// The keys of starmere.yaml that differ.
 fn differing(old: &ProjectFile, new: &ProjectFile) -> anyhow::Result<Vec<String>> {
     let (old, new) = (serde_json::to_value(old)?, serde_json::to_value(new)?);
-    let keys: BTreeSet<&String> =
-        [&old, &new].into_iter().filter_map(|file| file.as_object()).flat_map(Map::keys).collect();
+    let files = [&old, &new].into_iter().filter_map(|file| file.as_object());
+    let keys: BTreeSet<&String> = files.flat_map(|file| file.keys()).collect();
     Ok(keys.into_iter().filter(|key| old.get(*key) != new.get(*key)).cloned().collect())
 }
 

@@ -2,7 +2,6 @@ use super::*;
 use crate::envelope::TypeOf;
 use axum::body::Body;
 use starmere_lake::delta::Warehouse;
-use starmere_lake::paths::TablePath;
 use starmere_lake::store::Store;
 
 fn listener(stop: &CancellationToken) -> (Listener, Stream) {

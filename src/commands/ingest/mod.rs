@@ -18,7 +18,7 @@ use starmere_ingest::rows::Types;
 use starmere_lake::landing::Stream;
 use tokio_util::sync::CancellationToken;
 
-use super::reload::Watcher;
+use super::reload::{Watcher, only_landed};
 use super::{TO_STOP, serve, told_to_stop, upkeep};
 use crate::command_line::Ingest;
 use crate::failure::{self, Mendable};
@@ -51,6 +51,9 @@ impl From {
 
 pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
+    if let Some(problems) = opened.project.unread.as_deref().filter(|_| arguments.once || arguments.file.is_some()) {
+        output.error(&only_landed(problems));
+    }
     if let Some(file) = &arguments.file {
         return until_told(&stop, files::one_file(opened, arguments, file, output, &stop)).await;
     }
