@@ -14,6 +14,8 @@ use starmere_lake::delta::EncodedFile;
 use starmere_lake::events;
 use starmere_lake::formats::Incoming;
 use starmere_lake::landing::{Outcome, Oversized, Part, SourcePartition, Stream, row_digest};
+use starmere_lake::metrics;
+use starmere_lake::troubles::{self, About};
 
 use crate::envelope::{Envelope, Reader};
 use crate::memory::{PER_BYTE, Share};
@@ -29,6 +31,8 @@ const CHUNK_BYTES: usize = 2 << 20;
 const CHUNK_ROWS: usize = 1 << 14;
 /// Memory for a row beside its bytes: numbers, offsets, the ends of a name.
 const ROW_BYTES: usize = 128;
+/// The source of requests.
+const HTTP: &str = "http";
 
 /// What columns of so many rows take, whose payloads, keys and headers have so many bytes.
 pub(crate) fn memory(rows: usize, bytes: usize) -> usize {
@@ -78,6 +82,9 @@ pub struct Rows {
     encoder: Option<Encoder>,
     landed_at: i64,
     share: Option<Share>,
+    /// As in `counts`, which callers take away.
+    rejects: u64,
+    bytes: u64,
 }
 
 /// What is in a batch, or in many.
@@ -296,9 +303,11 @@ impl Batch {
         }
         let last = self.chunk()?;
         let (events, bytes) = (self.rows as u64, self.bytes as u64);
-        let counts = Counts { events, rejects: self.rejects, without_id: self.without_id, types: self.types, bytes };
+        let rejects = self.rejects;
+        let counts = Counts { events, rejects, without_id: self.without_id, types: self.types, bytes };
         let landed_at = self.landed_at.unwrap_or_default();
-        Ok(Rows { parts: self.parts, counts, last, encoder: self.encoder, landed_at, share: self.share })
+        let (parts, encoder, share) = (self.parts, self.encoder, self.share);
+        Ok(Rows { parts, counts, last, encoder, landed_at, share, rejects, bytes })
     }
 }
 
@@ -308,12 +317,15 @@ impl Rows {
     pub async fn land(mut self, stream: &Stream) -> Result<Outcome> {
         let mut share = self.share.take();
         let parts = std::mem::take(&mut self.parts);
+        let tally = Tally::of(stream, &parts, self.rejects, self.bytes);
         let encoding = tokio::task::spawn_blocking(move || self.encode());
         let file = encoding.await.map_err(|error| Error::Task(error.to_string()))??;
         if let Some(share) = &mut share {
             share.shrink(file.as_ref().map_or(0, |file| file.bytes.len()));
         }
-        Ok(stream.land(&parts, file.into_iter().collect()).await?)
+        let outcome = stream.land(&parts, file.into_iter().collect()).await;
+        tally.told(&outcome);
+        Ok(outcome?)
     }
 
     /// The rows as a file of the stream's table; none where only positions moved. CPU-heavy.
@@ -330,5 +342,85 @@ impl Rows {
         };
         let day = chrono::DateTime::from_timestamp_micros(self.landed_at).unwrap_or_default().date_naive();
         Ok(file.map(|file| file.in_partition(events::INGEST_DATE, day.to_string())))
+    }
+}
+
+/// What the process says of a batch that is offered: metrics where it lands, trouble while it does not.
+struct Tally {
+    stream: String,
+    source: String,
+    events: u64,
+    rejects: u64,
+    bytes: u64,
+}
+
+impl Tally {
+    fn of(stream: &Stream, parts: &[Part], rejects: u64, bytes: u64) -> Self {
+        // All parts of a batch are of one source.
+        let source = parts.first().map(|part| part.partition.source.clone()).unwrap_or_default();
+        let events = parts.iter().map(|part| part.rows).sum();
+        Self { stream: stream.name().to_owned(), source, events, rejects, bytes }
+    }
+
+    fn told(&self, outcome: &Result<Outcome, starmere_lake::Error>) {
+        let Self { stream, source, events, rejects, bytes } = self;
+        let object = format!("{stream}/{source}");
+        match outcome {
+            Err(error) => return troubles::failed(About::Landing, &object, &troubles::causes(error)),
+            // Another process reads the same source, and has landed these events.
+            Ok(Outcome::Behind(_)) if source != HTTP => {}
+            // Of requests, an earlier attempt has: nobody else has their partition.
+            Ok(Outcome::Landed(_) | Outcome::Behind(_)) => {
+                let labels = [stream.as_str(), source.as_str()];
+                metrics::LANDED_EVENTS.add(&labels, *events);
+                metrics::LANDED_REJECTS.add(&labels, *rejects);
+                metrics::LANDED_BYTES.add(&labels, *bytes);
+            }
+        }
+        troubles::well(About::Landing, &object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use starmere_lake::delta::Warehouse;
+    use starmere_lake::paths::TablePath;
+    use starmere_lake::store::Store;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn landed_events_are_counted_once_and_what_cannot_land_is_a_trouble() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open("warehouse", folder.path()).unwrap();
+        let name = "counted_stream";
+        let stream = Stream::new(name, Warehouse::new(store).table(TablePath::stream("d", name)));
+        let rows = || {
+            let mut batch = Batch::default();
+            let (source, topic) = ("s".to_owned(), "t".to_owned());
+            batch.begin(SourcePartition { source, topic, incarnation: 0, partition: 0 }, 0);
+            let mapping = crate::envelope::Mapping::new(crate::envelope::TypeOf::Constant("x".to_owned()), None);
+            let mut reader = Reader::new(mapping, &Arc::default());
+            let event = Incoming::of(b"nonsense");
+            batch.push(&mut reader, &event, 0, 1, None).unwrap();
+            batch.finish().unwrap()
+        };
+        let counted = || [&metrics::LANDED_EVENTS, &metrics::LANDED_REJECTS].map(|family| family.value(&[name, "s"]));
+
+        // A file stands where the table belongs.
+        let lake = folder.path().join("warehouse/lake");
+        std::fs::write(&lake, "").unwrap();
+        assert!(rows().land(&stream).await.is_err());
+        let trouble = troubles::of(About::Landing, "counted_stream/s").unwrap();
+        assert!(trouble.cause.contains(": ") && trouble.failures == 1, "{trouble:?}");
+        assert_eq!(counted(), [0, 0]);
+
+        std::fs::remove_file(&lake).unwrap();
+        assert!(matches!(rows().land(&stream).await, Ok(Outcome::Landed(_))));
+        assert_eq!((troubles::of(About::Landing, "counted_stream/s"), counted()), (None, [1, 1]));
+        assert!(matches!(rows().land(&stream).await, Ok(Outcome::Behind(_))));
+        assert_eq!(counted(), [1, 1]);
     }
 }

@@ -20,6 +20,8 @@
 //! | [`formats`] | what payloads are written in, and how each is read as JSON |
 //! | [`upkeep`] | compaction of small files, and clean-up of what nobody needs |
 //! | [`time`] | timestamps as events write them |
+//! | [`metrics`] | what a process counts, and the names of all metrics |
+//! | [`troubles`] | failures that last, logged ever less often |
 //!
 //! Invariant of the room: a file that a reader can see is complete, and durable before anybody is told of it.
 
@@ -36,6 +38,7 @@ pub mod json;
 pub mod landing;
 pub mod literals;
 pub mod machine;
+pub mod metrics;
 pub mod paths;
 pub mod provider;
 mod scan;
@@ -44,6 +47,7 @@ pub mod sql_times;
 mod star;
 pub mod store;
 pub mod time;
+pub mod troubles;
 pub mod upkeep;
 
 pub use error::{Error, Kind, Result};

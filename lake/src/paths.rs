@@ -12,6 +12,7 @@
 //!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
 //!   catalog/<number>.json                         snapshots
 //!   _starmere/format.json                         which binaries may write and read all this
+//!   operations/<command>.json                     trouble that a running `up`, `serve` or `ingest` has
 //!   environments/<name>/catalog/<number>.json     snapshots of an environment, which shares all tables
 //!   _starmere/probe/…                             objects by which the store was tried
 //! ```
@@ -252,6 +253,21 @@ pub fn environments() -> Path {
 /// The environment that an object is of.
 pub fn environment_of(object: &Path) -> Option<String> {
     object.prefix_match(&environments())?.next().map(|name| name.as_ref().to_owned())
+}
+
+/// The folder of [`report`].
+pub fn reports_folder() -> Path {
+    Path::from("operations")
+}
+
+/// What a running process says of its troubles.
+pub fn report(command: &str) -> Path {
+    Path::from(format!("operations/{}.json", escape(command)))
+}
+
+/// The command whose process wrote a report.
+pub fn report_command(path: &Path) -> Option<&str> {
+    path.filename()?.strip_suffix(".json")
 }
 
 /// The name of a schema, from its path.

@@ -20,6 +20,7 @@
 //! Clients that come back ask again.
 
 pub mod access;
+mod counted;
 pub mod error;
 pub mod flight;
 pub mod http;

@@ -168,7 +168,8 @@ impl Run {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(stream = self.stream.name(), %error, "events over HTTP could not be landed yet; trying again");
+                    // Its trouble is told by whoever lands rows.
+                    tracing::debug!(stream = self.stream.name(), %error, "events over HTTP could not be landed yet");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }

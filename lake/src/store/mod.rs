@@ -6,6 +6,7 @@
 //! it is given ([`Store::try_promises`]).
 
 mod backoff;
+mod counted;
 mod folder;
 mod promises;
 #[cfg(test)]
@@ -85,8 +86,9 @@ impl Store {
         Self::over(Arc::new(object_store::memory::InMemory::new()), "memory://")
     }
 
-    /// Wraps any object store, for tests that make it fail.
+    /// Wraps any object store, for tests that make it fail. Its requests are counted.
     pub fn over(objects: Arc<dyn ObjectStore>, location: &str) -> Self {
+        let objects = Arc::new(counted::Counted(objects));
         let unique = uuid::Uuid::new_v4().simple();
         let url = Url::parse(&format!("starmere://{unique}/")).expect("a scheme and a host make a URL");
         Self { objects, url, location: location.to_owned(), tried: Arc::default() }

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     access::Caller,
+    counted::{self, Asked},
     error::QueryError,
     params::{Params, bare},
     query::{Answer, Queries, Query},
@@ -65,7 +66,7 @@ pub(super) async fn run(queries: &Queries, handle: &[u8], caller: Caller) -> Res
     if let Some(id) = ticket.id() {
         query = query.with_id(id);
     }
-    Ok(data(queries.start(query).await?))
+    Ok(data(counted::start(queries, query).await?))
 }
 
 /// Prepares a statement: its columns and parameters as far as they are known.
@@ -110,7 +111,7 @@ pub(super) async fn run_prepared(
     let id = Uuid::new_v4();
     prepared.running(handle, &caller, id)?;
     let query = Query::new(statement.sql, caller).bind_rows(statement.rows).with_id(id);
-    Ok(data(queries.start(query).await?))
+    Ok(data(counted::start(queries, query).await?))
 }
 
 /// Binds the rows that a client sends to a prepared statement; none unbinds.
@@ -174,7 +175,7 @@ pub(super) fn running(prepared: &PreparedStatements, info: &FlightInfo, caller: 
     })
 }
 
-fn data(answer: Answer) -> Response<DataStream> {
+fn data((answer, asked): (Answer, Asked)) -> Response<DataStream> {
     tracing::debug!(query = %answer.id, snapshot = answer.snapshot, "query runs for a Flight client");
-    encode::data(Arc::clone(&answer.schema), answer.batches)
+    encode::data(Arc::clone(&answer.schema), asked.count(answer.batches))
 }

@@ -25,8 +25,9 @@ use super::{
 };
 use crate::{
     access::Caller,
+    counted::{self, Counted},
     error::QueryError,
-    query::{Batches, Queries, Query},
+    query::{Queries, Query},
 };
 
 /// The query's id, to cancel it by.
@@ -52,12 +53,12 @@ pub(super) async fn run(
             .with_hint(format!("it may have {} bytes", super::MAX_BODY_BYTES))
     })?;
     let ask = request::read(&headers, address, &body)?;
-    let answer = queries.start(Query::new(ask.sql, caller).bind(ask.params)).await?;
+    let (answer, asked) = counted::start(&queries, Query::new(ask.sql, caller).bind(ask.params)).await?;
     let about = About { schema: answer.schema, snapshot: answer.snapshot, query: answer.id };
     let writer = ask.format.writer(about)?;
 
     // Most errors show with the first batch; until then they can have a status of their own.
-    let mut batches = answer.batches;
+    let mut batches = asked.count(answer.batches);
     let first = batches.next().await.transpose()?;
     let left = ask.limit_rows.unwrap_or(u64::MAX);
     let pieces = Pieces { writer, batches, first, left, at: At::Begin };
@@ -79,7 +80,7 @@ pub(super) async fn run(
 /// An answer in the making.
 struct Pieces {
     writer: Box<dyn Write>,
-    batches: Batches,
+    batches: Counted,
     first: Option<RecordBatch>,
     /// Rows that may still be sent.
     left: u64,
@@ -118,6 +119,7 @@ impl Pieces {
         match batch {
             Some(Ok(batch)) if batch.num_rows() as u64 > self.left => {
                 self.at = At::Done;
+                self.batches.enough();
                 let last = batch.slice(0, usize::try_from(self.left).unwrap_or(usize::MAX));
                 let mut piece = self.writer.rows(&last)?;
                 piece.extend(self.writer.end(true)?);
