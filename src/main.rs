@@ -14,6 +14,7 @@ mod output;
 mod project;
 mod project_tests;
 mod publish;
+mod references;
 mod sources;
 mod stamps;
 mod views;

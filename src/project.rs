@@ -20,7 +20,7 @@ use starmere_lake::store::Store;
 use starmere_marts::define::ProductFile;
 use starmere_marts::meaning::Meaning;
 use starmere_models::define::{
-    Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, parse_model, suggestion,
+    Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, parse_model, parse_text, suggestion,
 };
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::{Right, Rights, check_listener};
@@ -30,6 +30,7 @@ use crate::failure::{Mendable, Problems};
 use crate::health::Watched;
 use crate::output::bytes as size;
 use crate::project_tests::{Test, TestFile};
+use crate::references::looked_up;
 use crate::sources::{SourceFile, sharing};
 use crate::stamps::{Stamps, stamp};
 
@@ -205,10 +206,19 @@ fn main_file(root: &Path) -> anyhow::Result<PathBuf> {
     Err(Mendable::error(format!("there is no project in `{}`", root.display()), hint))
 }
 
+/// Reads `starmere.yaml`, which problems call `name`, with its references looked up.
+fn project_file(root: &Path, main: &Path, name: &str) -> Result<Parsed<ProjectFile>, Vec<Problem>> {
+    let text = match std::fs::read_to_string(main) {
+        Ok(text) => looked_up(root, &text, name)?,
+        // This says why.
+        Err(_) => return parse(main, name).map_err(|problem| vec![problem]),
+    };
+    parse_text(&text, name).map_err(|problem| vec![problem])
+}
+
 /// The project's warehouse. Of all files only starmere.yaml is read, so others may be wrong.
 pub(crate) fn warehouse_of(root: &Path) -> anyhow::Result<Warehouse> {
-    let file: Parsed<ProjectFile> =
-        parse(&main_file(root)?, "starmere.yaml").map_err(|problem| Problems(vec![problem]))?;
+    let file = project_file(root, &main_file(root)?, "starmere.yaml").map_err(Problems)?;
     Ok(Warehouse::new(Store::open(&resolved(root, &file.definition.warehouse)?, root)?))
 }
 
@@ -236,7 +246,7 @@ impl Project {
         let main = main_file(root)?;
         let (problems, read, stamps) = (Vec::new(), BTreeSet::new(), Stamps::new());
         let mut reading = Reading { root: root.to_path_buf(), problems, read, stamps };
-        let file: Option<Parsed<ProjectFile>> = reading.one(&main);
+        let file = reading.project(&main);
         let mut streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));
         reading.schemas(&mut streams);
         let mut definitions = Definitions { streams: streams.clone(), ..Definitions::default() };
@@ -437,6 +447,13 @@ struct Reading {
 impl Reading {
     fn name(&self, path: &Path) -> String {
         path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+
+    fn project(&mut self, main: &Path) -> Option<Parsed<ProjectFile>> {
+        self.read.insert(main.to_path_buf());
+        self.stamps.insert(main.to_path_buf(), stamp(main));
+        let read = project_file(&self.root, main, &self.name(main));
+        read.map_err(|problems| self.problems.extend(problems)).ok()
     }
 
     fn one<T: serde::de::DeserializeOwned>(&mut self, path: &Path) -> Option<Parsed<T>> {
@@ -715,7 +732,11 @@ mod tests {
                 "sources: { a: { stream: s, files: 'x/[a' } }\n",
                 "`x/[a` is not a pattern of files: unclosed character class",
             ),
-            ("sources: { a: { stream: s, files: '${env:X}/a' } }\n", "`files` knows none"),
+            (
+                "sources: { a: { stream: s, files: '${env:STARMERE_NOBODY}/a' } }\n",
+                "starmere.yaml:3:35: the variable `STARMERE_NOBODY` is not set",
+            ),
+            ("listeners: { http: '${file:streams/s.yaml}' }\n", "is not an address to listen on"),
             ("listeners: { hosts: ['http://a'] }\n", "starmere.yaml:3:22: `http://a` is not the name of a host"),
             ("ingest_memory_mib: 8\n", "starmere.yaml:3:20: 8 MiB are too little memory"),
             ("build_memory_mib: 1\n", "starmere.yaml:3:19: 1 MiB are too little memory for builds"),
@@ -802,6 +823,22 @@ mod tests {
         Project::load(folder.path()).unwrap().open(None).unwrap();
         assert!(folder.path().join("where/a").is_dir());
         assert!(!folder.path().join("${file:name}").exists());
+    }
+
+    #[test]
+    fn numbers_addresses_and_paths_may_be_references() {
+        let text = "project: ${file:name}\nwarehouse: ./warehouse\nsnapshot_days: ${file:days}\n\
+                    ingest_memory_mib: \"${file:days}0\"\nlisteners: { http: '127.0.0.1:${file:days}' }\n\
+                    sources: { a: { stream: s, files: '${file:name}/*.jsonl' } }\n\
+                    users: { ana: { password: '${env:STARMERE_NOBODY}' } }\n";
+        let stream = "stream: s\ndomain: d\nenvelope: { type: type, time: at }\n";
+        let files = [("starmere.yaml", text), ("name", "7a\n"), ("days", "33"), ("streams/s.yaml", stream)];
+        let folder = project(&files);
+        let file = Project::load(folder.path()).unwrap().file;
+        assert_eq!((file.project.as_str(), file.snapshot_days()), ("7a", 33));
+        assert_eq!(file.ingest_memory_mib.map(|mib| mib.value), Some(330));
+        assert_eq!(file.listeners.http.as_str(), "127.0.0.1:33");
+        assert_eq!(file.sources["a"].files.as_deref(), Some("7a/*.jsonl"));
     }
 
     #[test]

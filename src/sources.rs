@@ -158,10 +158,6 @@ impl SourceFile {
 }
 
 fn wrong_files(pattern: &str) -> Option<Wrong> {
-    if pattern.contains("${") {
-        let hint = "write the path";
-        return Some(wrong(format!("`{pattern}` has a reference, and `files` knows none"), hint));
-    }
     let error = files::check_pattern(Path::new(pattern)).err()?;
     Some(wrong(error.to_string(), error.hint().unwrap_or_default()))
 }

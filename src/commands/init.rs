@@ -10,6 +10,7 @@ use crate::example::shop;
 use crate::failure::Mendable;
 use crate::output::{Output, bytes, count, counted};
 use crate::project::ProjectFile;
+use crate::references;
 
 pub(super) fn run(arguments: &Init, project: &Path, output: &Output) -> anyhow::Result<()> {
     let into = folder(arguments.into.as_deref(), project)?;
@@ -102,6 +103,10 @@ fn schemas(folder: &Path, output: &Output) -> anyhow::Result<()> {
     let count = all.len();
     for (name, schema) in all {
         let path = folder.join(format!("{name}.json"));
+        let mut schema = serde_json::to_value(schema)?;
+        if name == "project" {
+            references::allow(&mut schema);
+        }
         std::fs::write(&path, serde_json::to_string_pretty(&schema)?)
             .with_context(|| format!("could not write `{}`", path.display()))?;
     }
