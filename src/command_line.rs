@@ -46,6 +46,11 @@ pub(crate) struct Global {
     /// More on standard error
     #[arg(long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
+    /// Make every line on standard error a log line with time and level
+    ///
+    /// Without it, words for people stand there, and log lines among them.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", env = "STARMERE_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 impl Global {
@@ -71,6 +76,13 @@ pub(crate) enum Format {
     Json,
     Csv,
     Arrow,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
 }
 
 /// What to do.

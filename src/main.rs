@@ -23,6 +23,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::command_line::{Global, LogFormat};
 
 /// The system's allocator gives memory back and asks for it again with every batch: that took half of a scan.
 #[global_allocator]
@@ -46,16 +49,33 @@ fn main() -> ExitCode {
     run.ok().and_then(|run| run.join().ok()).unwrap_or(ExitCode::from(2))
 }
 
-fn run(line: command_line::CommandLine) -> ExitCode {
-    let output = output::Output::new(&line.global);
-    let filter = match (line.global.quiet, line.global.verbose) {
+/// Logs go to standard error, each line with its time and level.
+fn begin_logs(global: &Global) {
+    let filter = match (global.quiet, global.verbose) {
         (true, _) => "error",
         (false, false) => "warn",
         (false, true) => "info",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STARMERE_LOG").unwrap_or_else(|_| filter.into());
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let mut filter = EnvFilter::try_from_env("STARMERE_LOG").unwrap_or_else(|_| filter.into());
+    if global.log_format.is_some() {
+        // What is said otherwise is a log line as well, and a panic is one.
+        let said = format!("{}={}", output::SAID, if global.quiet { "error" } else { "info" });
+        if let Ok(said) = said.parse::<tracing_subscriber::filter::Directive>() {
+            filter = filter.add_directive(said);
+        }
+        std::panic::set_hook(Box::new(|panic| tracing::error!(target: output::SAID, "{panic}")));
+    }
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match global.log_format {
+        Some(LogFormat::Json) => logs.json().flatten_event(true).init(),
+        Some(LogFormat::Text) => logs.with_ansi(false).init(),
+        None => logs.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}
+
+fn run(line: command_line::CommandLine) -> ExitCode {
+    let output = output::Output::new(&line.global);
+    begin_logs(&line.global);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
     {
         Ok(runtime) => runtime,

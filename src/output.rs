@@ -8,9 +8,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::pretty::pretty_format_batches;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use starmere_lake::troubles;
 
 use crate::command_line::{Format, Global};
 use crate::failure;
+
+/// The target of log lines that are words for people otherwise.
+pub(crate) const SAID: &str = "said";
 
 /// How and how much to print.
 #[derive(Clone, Debug)]
@@ -18,14 +22,17 @@ pub(crate) struct Output {
     format: Format,
     quiet: bool,
     interactive: bool,
+    /// Every line on standard error is one of the log.
+    logs: bool,
     /// What is drawn on the terminal just now, below what was said.
     bars: MultiProgress,
 }
 
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
-        let interactive = std::io::stderr().is_terminal() && !global.quiet;
-        Self { format: global.format(), quiet: global.quiet, interactive, bars: MultiProgress::new() }
+        let logs = global.log_format.is_some();
+        let interactive = std::io::stderr().is_terminal() && !global.quiet && !logs;
+        Self { format: global.format(), quiet: global.quiet, interactive, logs, bars: MultiProgress::new() }
     }
 
     /// The same, without a word on standard error.
@@ -100,8 +107,10 @@ impl Output {
     /// A line about what happened, to standard error.
     #[expect(clippy::print_stderr, reason = "this is where Starmere prints")]
     pub(crate) fn say(&self, text: impl AsRef<str>) {
-        if !self.quiet {
-            self.bars.suspend(|| eprintln!("{}", text.as_ref()));
+        match (self.quiet, self.logs) {
+            (true, _) => {}
+            (false, true) => tracing::info!(target: SAID, "{}", text.as_ref()),
+            (false, false) => self.bars.suspend(|| eprintln!("{}", text.as_ref())),
         }
     }
 
@@ -120,7 +129,11 @@ impl Output {
     /// An error with its causes and what to do, to standard error.
     #[expect(clippy::print_stderr, reason = "this is where Starmere prints")]
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.bars.suspend(|| eprintln!("{}", words(error)));
+        if self.logs {
+            tracing::error!(target: SAID, hint = failure::hint(error), "{}", troubles::causes(&**error));
+        } else {
+            self.bars.suspend(|| eprintln!("{}", words(error)));
+        }
     }
 
     /// A spinner on a terminal, a plain line elsewhere.
@@ -279,7 +292,7 @@ mod tests {
     use super::*;
 
     fn output(format: Format) -> Output {
-        Output { format, quiet: true, interactive: false, bars: MultiProgress::new() }
+        Output { format, quiet: true, interactive: false, logs: false, bars: MultiProgress::new() }
     }
 
     fn batch() -> RecordBatch {
