@@ -211,7 +211,7 @@ pub(crate) struct Ingest {
     /// A last line without newline is an event too (always so for standard input)
     #[arg(long)]
     pub(crate) end_of_input: bool,
-    /// Answer `GET /metrics` here, while events are landed; port 0: the system chooses
+    /// Answer `GET /metrics`, `/livez` and `/readyz` here, while events are landed; port 0: the system chooses
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["file", "once", "go_on"])]
     pub(crate) metrics: Option<String>,
 }
@@ -246,6 +246,9 @@ pub(crate) struct Serve {
     /// Listen here for Flight SQL instead of where the project says
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) flight: Option<String>,
+    /// Go on for so long after being told to stop, while `/readyz` says no: as long as a load balancer needs to see it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, env = "STARMERE_DRAIN_SECONDS")]
+    pub(crate) drain: u64,
 }
 
 #[derive(Debug, Args)]

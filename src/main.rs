@@ -3,6 +3,7 @@
 //! The command line is a thin layer: each command loads the project, calls the rooms, and prints. Data goes to
 //! standard output, everything else to standard error. Exit status 0: done; 1: the user can mend it; 2: otherwise.
 
+mod builds;
 mod changes;
 mod command_line;
 mod commands;
@@ -11,10 +12,12 @@ mod example;
 mod failure;
 mod health;
 mod output;
+mod process;
 mod project;
 mod project_tests;
 mod publish;
 mod references;
+mod reports;
 mod sources;
 mod stamps;
 mod views;
@@ -35,6 +38,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STACK_BYTES: usize = 64 << 20;
 
 fn main() -> ExitCode {
+    std::sync::LazyLock::force(&process::STARTED);
     let line = match command_line::CommandLine::try_parse() {
         Ok(line) => line,
         Err(shown) => {

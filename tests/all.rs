@@ -9,6 +9,7 @@ mod incremental;
 mod infer;
 mod listing;
 mod moments;
+mod operations;
 mod pages;
 mod project_tests;
 mod races;

@@ -99,6 +99,10 @@ metrics! {
     STREAM_LAST_COMMIT: Gauge "starmere_stream_last_commit_timestamp_seconds", "When the table was last committed to";
     CATALOG_SNAPSHOT: Gauge "starmere_catalog_snapshot", "Number of the newest catalog snapshot";
     CATALOG_PUBLISHED: Gauge "starmere_catalog_published_timestamp_seconds", "When it was published";
+    DEFINITIONS: Gauge "starmere_definitions", "Number of the published definitions";
+    DEFINITIONS_REFUSED: Gauge "starmere_definitions_refused", "1 where changed files are wrong, and the old go on";
+    DEFINITIONS_SUPERSEDED: Gauge "starmere_definitions_superseded", "1 where others have published other definitions, and this process does not build";
+    DAMAGE_FOUND: Counter "starmere_damage_found_total", "Reads of stored files that were found damaged";
 
     STORE_REQUESTS: Counter "starmere_store_requests_total", "Requests to the warehouse's store";
     STORE_FAILURES: Counter "starmere_store_failures_total", "Requests that the store refused or did not answer";
@@ -318,7 +322,7 @@ impl Text {
     }
 
     fn line(&mut self, metric: &Metric, suffix: &str, labels: &str, value: impl Display) {
-        let Metric { name, kind, help } = metric;
+        let &Metric { name, kind, help } = metric;
         let begin = || format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.word());
         let text = self.by_name.entry(name).or_insert_with(begin);
         let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };

@@ -9,10 +9,11 @@ use starmere_lake::paths::TablePath;
 use std::sync::Arc;
 
 use crate::command_line::{Format, Status};
-use crate::health::{self, StreamHealth};
+use crate::health::{self, PartitionHealth, STALLED_AFTER, StreamHealth};
 use crate::output::{Output, bytes, count, counted};
 use crate::project::Opened;
 use crate::publish;
+use crate::reports;
 
 /// A value of a listing: people see it in words, programs as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,8 +154,15 @@ pub(super) async fn streams(opened: &Opened, output: &Output) -> anyhow::Result<
 
 pub(super) async fn status(opened: &Opened, arguments: &Status, output: &Output) -> anyhow::Result<()> {
     let newest = opened.catalog.newest().await?;
-    output.say(format!("catalog snapshot {}", newest.number));
+    let published = match newest.published_at {
+        0 => "nothing was published yet".to_owned(),
+        at => format!("published at {} UTC", moment(at).words()),
+    };
+    output.say(format!("catalog snapshot {}, {published}", newest.number));
     definitions(opened, &newest, output).await?;
+    for line in reports::lines(&opened.warehouse).await? {
+        output.say(line);
+    }
     if !arguments.sources {
         tables(opened, &newest, output).await?;
     }
@@ -245,6 +253,8 @@ async fn sources(opened: &Opened, output: &Output) -> anyhow::Result<()> {
     for partition in health::partitions(opened).await? {
         if let Some(stop) = &partition.stopped {
             output.say(super::ingest::stopped(stop));
+        } else if let Some(words) = standing(&partition, chrono::Utc::now().timestamp_millis()) {
+            output.say(words);
         }
         for refused in partition.refused.iter().take(MOST_REFUSED) {
             output.say(format!("refused {}: {}", refused.path, refused.reason));
@@ -288,6 +298,15 @@ async fn sources(opened: &Opened, output: &Output) -> anyhow::Result<()> {
     listing(output, &columns, &rows)
 }
 
+/// A partition that has lag, and of which nothing has landed for a while.
+fn standing(partition: &PartitionHealth, now: i64) -> Option<String> {
+    let lag = partition.lag().filter(|&lag| lag > 0)?;
+    let last = partition.last_landed.filter(|&last| now - last >= STALLED_AFTER.as_millis() as i64)?;
+    let (topic, number) = partition.topic.as_ref()?;
+    let (source, last, lag) = (&partition.source, moment(last).words(), counted(lag, "record", "records"));
+    Some(format!("stalled: {source}/{topic}/{number} has {lag} to land, and nothing has landed since {last} UTC"))
+}
+
 fn moment(millis: i64) -> Cell {
     let at = chrono::DateTime::from_timestamp_millis(millis).filter(|_| millis > 0);
     at.map_or(Cell::Nothing, |at| Cell::Text(at.format("%Y-%m-%d %H:%M:%S").to_string()))
@@ -296,6 +315,25 @@ fn moment(millis: i64) -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_that_lands_nothing_is_told() {
+        let now = 1_700_000_000_000;
+        let mut partition = PartitionHealth {
+            source: "s".into(),
+            topic: Some(("t".into(), 3)),
+            position: Some(10),
+            end: Some(15),
+            last_landed: Some(now - 61_000),
+            ..PartitionHealth::default()
+        };
+        let told = "stalled: s/t/3 has 5 records to land, and nothing has landed since 2023-11-14 22:12:19 UTC";
+        assert_eq!(standing(&partition, now).as_deref(), Some(told));
+        partition.last_landed = Some(now - 59_000);
+        assert_eq!(standing(&partition, now), None);
+        (partition.last_landed, partition.end) = (Some(0), Some(10));
+        assert_eq!(standing(&partition, now), None);
+    }
 
     #[test]
     fn programs_get_values_and_people_words() {

@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::extract::State;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
+use starmere_lake::metrics;
+use starmere_lake::troubles::{self, About};
 use starmere_sql::http::{Hosts, for_hosts};
 use starmere_sql::{Access, Limits, Queries, Right, Rights, Users, check_listener};
 use tokio::net::TcpListener;
@@ -19,14 +22,18 @@ use super::reload::{Current, Watcher};
 use super::{TO_STOP, ingest, told_to_stop, upkeep};
 use crate::command_line::Serve;
 use crate::failure::Mendable;
-use crate::health;
 use crate::output::Output;
 use crate::project::Opened;
 use crate::publish::{Kept, keep_built};
 use crate::views::ProjectViews;
+use crate::{builds, health, reports};
 
 /// `up` looks this often whether something is to be built.
 const BUILD_EVERY: Duration = Duration::from_secs(2);
+/// Whoever asks whether the process is ready is told what was found so long ago at most.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// A warehouse that takes longer is not there.
+const WAREHOUSE_WAITS: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, output: &Output) -> anyhow::Result<()> {
     let users = declared_users(opened)?;
@@ -36,7 +43,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users, LISTENERS).await?;
     let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
     let streams = opened.streams()?;
-    let stop = CancellationToken::new();
+    let (stop, ending) = (CancellationToken::new(), CancellationToken::new());
     let (watcher, current) = Watcher::new(opened, &[], continuously, output);
     let access = Arc::new(Access::new(users));
     // Queries keep processors busy; listeners must answer all the same.
@@ -52,8 +59,11 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let events = Listener::new(streams, HttpLimits::default(), &opened.memory, &stop);
     let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
         .merge(starmere_sql::http::guarded(watched(&current), access.clone(), &[Right::Metrics]))
-        .merge(starmere_sql::http::router(queries.clone(), access.clone()));
-    let router = starmere_sql::http::answering_all(router, &[format!("POST {EVENTS_PATH}").as_str(), "GET /metrics"]);
+        .merge(starmere_sql::http::router(queries.clone(), access.clone()))
+        .merge(probes(opened, &ending));
+    let events_path = format!("POST {EVENTS_PATH}");
+    let paths = [events_path.as_str(), "GET /metrics", "GET /livez", "GET /readyz"];
+    let router = starmere_sql::http::answering_all(router, &paths).layer(middleware::from_fn(counted));
     let router = for_hosts(router, hosts(opened, arguments.http.as_deref()));
 
     let web = tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
@@ -65,9 +75,12 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         let stop = stop.clone();
         tokio::spawn(async move { keep_up(&current, &output, &stop).await })
     });
+    tokio::spawn(observe(current.clone(), if continuously { "up" } else { "serve" }, stop.clone()));
     output.say(format!("flight sql  grpc://{flight_at}"));
     output.say(format!("http        http://{http_at}"));
     told_to_stop().await;
+    ending.cancel();
+    drained(arguments.drain, output).await;
     output.say("ending: landing what has been accepted");
     stop.cancel();
     // Queries that go on for long are cut off; events that were accepted are not.
@@ -85,6 +98,19 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         grpc.context("the Flight listener died")??;
     }
     Ok(())
+}
+
+/// Goes on for so many seconds after it was told to stop, so that whoever sends requests sees that it is not ready any
+/// more; told again, it ends at once.
+async fn drained(seconds: u64, output: &Output) {
+    if seconds == 0 {
+        return;
+    }
+    output.say(format!("ending: not ready any more; listening for another {seconds} s, or until told to stop again"));
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
+        () = told_to_stop() => {}
+    }
 }
 
 /// Where Prometheus scrapes.
@@ -108,7 +134,95 @@ async fn renew(mut current: Current, events: Listener, stop: CancellationToken) 
     }
 }
 
-/// Answers metrics only, until told to stop.
+/// Answers whether the process runs, and whether it may be asked; to everybody, since probes have no passwords.
+fn probes(opened: &Opened, ending: &CancellationToken) -> axum::Router {
+    let ready = Ready { opened: opened.clone(), ending: ending.clone(), tried: Arc::default() };
+    axum::Router::new()
+        .route("/livez", axum::routing::get(livez))
+        .route("/readyz", axum::routing::get(readyz))
+        .with_state(ready)
+}
+
+/// What readiness depends on. Definitions have been read and listeners are open where this can be asked.
+#[derive(Clone)]
+struct Ready {
+    opened: Opened,
+    /// The process has been told to stop.
+    ending: CancellationToken,
+    /// When the warehouse was tried last, and whether it answered.
+    tried: Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>,
+}
+
+impl Ready {
+    /// Why the process is not ready. Says nothing of the machine: everybody may ask.
+    async fn not_because(&self) -> Option<&'static str> {
+        if self.ending.is_cancelled() {
+            return Some("ending");
+        }
+        let mut tried = self.tried.lock().await;
+        let last = *tried;
+        let answered = match last {
+            Some((at, answered)) if at.elapsed() < TRY_AGAIN => answered,
+            _ => {
+                let answered = self.try_the_warehouse().await;
+                *tried = Some((Instant::now(), answered));
+                answered
+            }
+        };
+        (!answered).then_some("the warehouse does not answer")
+    }
+
+    async fn try_the_warehouse(&self) -> bool {
+        let cause = match tokio::time::timeout(WAREHOUSE_WAITS, self.opened.catalog.newest()).await {
+            Ok(Ok(_)) => {
+                troubles::well(About::Warehouse, health::WAREHOUSE);
+                return true;
+            }
+            Ok(Err(error)) => troubles::causes(&error),
+            Err(_) => format!("no answer within {} s", WAREHOUSE_WAITS.as_secs()),
+        };
+        troubles::failed(About::Warehouse, health::WAREHOUSE, &cause);
+        false
+    }
+}
+
+/// The process runs. Says nothing about the warehouse: a restart would not bring it back.
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(ready): State<Ready>) -> Response {
+    match ready.not_because().await {
+        None => "ok\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+/// Counts requests by route, never by path: paths are what clients send.
+async fn counted(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let class = format!("{}xx", response.status().as_u16() / 100);
+    metrics::HTTP_REQUESTS.add(&[route.as_ref().map_or("other", MatchedPath::as_str), &class], 1);
+    response
+}
+
+/// Watches sources and tells troubles, beside the work of `command`.
+pub(super) async fn observe(mut current: Current, command: &'static str, stop: CancellationToken) {
+    let warehouse = current.now().warehouse.clone();
+    let watching = async {
+        while !stop.is_cancelled() {
+            let opened = current.now();
+            tokio::select! {
+                () = health::watch(&opened, &stop) => {}
+                () = current.changed() => {}
+            }
+        }
+    };
+    tokio::join!(watching, reports::keep_telling(&warehouse, command, &stop));
+}
+
+/// Answers metrics and probes only, until told to stop.
 pub(super) async fn metrics_alone(
     current: &Current,
     address: &str,
@@ -120,20 +234,17 @@ pub(super) async fn metrics_alone(
     starmere_sql::hide_paths(private_paths(&opened));
     let http = listen(address, &users, "write --metrics 127.0.0.1:9100, say; port 0: the system chooses").await?;
     output.say(format!("http        http://{}", http.local_addr()?));
-    let router = starmere_sql::http::guarded(watched(current), Arc::new(Access::new(users)), &[Right::Metrics]);
+    let router = starmere_sql::http::guarded(watched(current), Arc::new(Access::new(users)), &[Right::Metrics])
+        .merge(probes(&opened, stop))
+        .layer(middleware::from_fn(counted));
     let router = for_hosts(router, hosts(&opened, Some(address)));
     tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
     Ok(())
 }
 
 async fn metrics(State(current): State<Current>) -> Response {
-    match health::metrics(&current.now()).await {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => {
-            let text = format!("{error:#}\n");
-            (StatusCode::SERVICE_UNAVAILABLE, starmere_sql::error::without_paths(&text).into_owned()).into_response()
-        }
-    }
+    let text = health::metrics(&current.now()).await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// The names by which clients may call the HTTP listener: those that are declared, and that of its address.
@@ -205,8 +316,9 @@ async fn keep_up(current: &Current, output: &Output, stop: &CancellationToken) {
 
 /// Builds what is new by the definitions as they are, as long as nobody else publishes others.
 async fn build(current: &Current, output: &Output) {
+    /// The object of troubles about definitions.
+    const DEFINITIONS: &str = "definitions";
     let quiet = output.silent();
-    let mut last_trouble: Option<String> = None;
     let (mut number, mut claim, mut built_by, mut asked) = (None, None, String::new(), None);
     loop {
         let opened = current.now();
@@ -217,47 +329,43 @@ async fn build(current: &Current, output: &Output) {
         let kept = match opened.project.unread {
             // What was wrong was told.
             Some(_) => None,
-            None => Some(keep_built(&opened, &mut claim, &quiet).await),
+            None => {
+                let ports = opened.project.meaning.ports.len();
+                builds::watched(ports, keep_built(&opened, &mut claim, &quiet)).await
+            }
         };
-        let by = match &kept {
-            Some(Ok(Kept::Superseded(by))) => Some(by.number),
-            _ => None,
-        };
-        opened.watched.is_superseded.store(by.is_some(), Ordering::Relaxed);
-        let trouble = match kept {
-            None => None,
-            Some(Ok(Kept::Published(snapshot))) => {
+        let is_superseded = matches!(kept, Some(Kept::Superseded(_)));
+        opened.watched.is_superseded.store(is_superseded, Ordering::Relaxed);
+        if !is_superseded {
+            troubles::well(About::Build, DEFINITIONS);
+        }
+        match kept {
+            Some(Kept::Published(snapshot)) => {
                 if number != Some(snapshot.number) {
                     output.say(format!("published catalog snapshot {}", snapshot.number));
                 }
                 number = Some(snapshot.number);
-                None
             }
             // Perhaps the files are these by now; else it is told the next time.
-            Some(Ok(Kept::Superseded(by))) if asked != Some(by.number) => {
+            Some(Kept::Superseded(by)) if asked != Some(by.number) => {
                 asked = Some(by.number);
                 current.reread();
-                None
             }
-            Some(Ok(Kept::Superseded(by))) => Some(superseded(by.number)),
-            Some(Err(error)) => Some(error),
-        };
-        let words = trouble.as_ref().map(|error| format!("{error:#}"));
-        if let Some(error) = trouble.filter(|_| words != last_trouble) {
-            output.error(&error);
+            Some(Kept::Superseded(by)) => troubles::failed(About::Build, DEFINITIONS, &superseded(by.number)),
+            // What failed was told.
+            None => {}
         }
-        last_trouble = words;
         tokio::time::sleep(BUILD_EVERY).await;
     }
 }
 
 /// Why nothing is built, where somebody else has published other definitions.
-fn superseded(number: u64) -> anyhow::Error {
-    let message = format!(
+fn superseded(number: u64) -> String {
+    format!(
         "definitions number {number} are published, and the files here are others: nothing is built until they are the \
-         same; events are landed and queries answered"
-    );
-    Mendable::error(message, "bring the files up to date; or publish those that are here with `starmere build`")
+         same; events are landed and queries answered; hint: bring the files up to date, or publish those that are here \
+         with `starmere build`"
+    )
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{Days, NaiveDate, Utc};
 use starmere_lake::catalog::Catalog;
 use starmere_lake::events::{file_options, file_schema};
+use starmere_lake::troubles::{self, About};
 use starmere_lake::upkeep::{Compacted, Keep, Sizes, clean_up, compact, due, forget_environment, retain};
 use starmere_models::define::suggestion;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ use crate::project::Opened;
 const COMPACT_EVERY: Duration = Duration::from_secs(60);
 /// Retention and clean-up are looked after this often.
 const CLEAN_EVERY: Duration = Duration::from_secs(60 * 60);
+/// The object of troubles about clean-up.
+const CLEAN_UP: &str = "clean-up";
 
 pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) -> anyhow::Result<()> {
     if let Some(name) = &arguments.forget_env {
@@ -112,18 +115,21 @@ pub(super) async fn continuously(current: &Current, stop: &CancellationToken) {
                     compacted(opened, name).await
                 };
                 match done.await {
-                    Ok(Compacted { files: 0, .. }) => {}
-                    Ok(compacted) => tracing::info!(stream = name, compacted.files, compacted.into, "compacted"),
-                    Err(error) => {
-                        tracing::warn!(stream = name, error = format!("{error:#}"), "no upkeep; trying again later")
+                    Ok(compacted) => {
+                        troubles::well(About::Upkeep, name);
+                        if compacted.files > 0 {
+                            tracing::info!(stream = name, compacted.files, compacted.into, "compacted");
+                        }
                     }
+                    Err(error) => troubles::failed(About::Upkeep, name, &troubles::causes(&*error)),
                 }
             }
             if cleans {
                 cleaned = tokio::time::Instant::now();
                 let keep = Keep::at(Utc::now().timestamp_millis(), opened.project.file.snapshot_days());
-                if let Err(error) = clean_up(&opened.warehouse, &keep, false).await {
-                    tracing::warn!(%error, "no clean-up; trying again later");
+                match clean_up(&opened.warehouse, &keep, false).await {
+                    Ok(_) => troubles::well(About::Upkeep, CLEAN_UP),
+                    Err(error) => troubles::failed(About::Upkeep, CLEAN_UP, &troubles::causes(&error)),
                 }
             }
         }

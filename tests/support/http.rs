@@ -36,7 +36,7 @@ pub(crate) fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> 
     send(address, &(head + body))
 }
 
-/// Gets a page and waits for the answer.
+/// Gets a path.
 pub(crate) fn get(address: &str, path: &str) -> io::Result<Answer> {
     send(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
 }

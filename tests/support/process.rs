@@ -104,7 +104,12 @@ impl Server {
 
     /// The same, by this command.
     pub(crate) async fn start_as(root: &Path, word: &str) -> Self {
-        let mut child = command(root, &[word]).stdout(Stdio::null()).spawn().expect("the binary can be started");
+        Self::start_with(root, &[word]).await
+    }
+
+    /// The same, with these arguments.
+    pub(crate) async fn start_with(root: &Path, arguments: &[&str]) -> Self {
+        let mut child = command(root, arguments).stdout(Stdio::null()).spawn().expect("the binary can be started");
         let mut lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
         let mut said = String::new();
         let listening = async {

@@ -22,7 +22,7 @@ pub(super) struct Counted(pub(super) Arc<dyn ObjectStore>);
 
 impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.0, f)
     }
 }
 

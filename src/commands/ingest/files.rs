@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sha2::Digest;
 use starmere_ingest::files::{Progress, Refused, Report, Source, land, record_refused};
+use starmere_lake::troubles::{self, About};
 use tokio_util::sync::CancellationToken;
 
 use super::{Feed, From, shown, undescribed};
@@ -30,13 +31,8 @@ pub(super) async fn follow_all(opened: &Opened, feeds: &[&Feed], output: &Output
                 let name = source.name.as_str();
                 let told = told.entry(name).or_default();
                 match follow(opened, feed, source, output, told, stop).await {
-                    Ok(()) => _ = opened.watched.trouble(name, None),
-                    Err(error) => {
-                        let words = format!("{error:#}");
-                        if opened.watched.trouble(name, Some(words.clone())) {
-                            tracing::warn!(source = name, error = words, "could not land; trying again");
-                        }
-                    }
+                    Ok(()) => troubles::well(About::Source, name),
+                    Err(error) => troubles::failed(About::Source, name, &troubles::causes(&*error)),
                 }
             }
             tokio::select! {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use starmere_ingest::files::Progress;
 use starmere_ingest::kafka::{Report, Source, Stop, Until, go_on as accept, land, stops};
+use starmere_lake::troubles::{self, About};
 use tokio_util::sync::CancellationToken;
 
 use super::{Feed, shown, undescribed};
@@ -42,19 +43,13 @@ pub(super) async fn once(
 
 /// Lands what comes until told to stop, and begins again where it failed.
 pub(super) async fn follow(opened: &Opened, feed: &Feed, source: &Source, output: &Output, stop: &CancellationToken) {
-    let mut told = None;
     while !stop.is_cancelled() {
-        opened.watched.trouble(&source.name, None);
-        let until = Until::Stopped(stop.clone());
-        match land(&feed.stream, &feed.mapping, source, &Arc::default(), &opened.memory, until).await {
+        let (until, progress) = (Until::Stopped(stop.clone()), Arc::default());
+        let landing = land(&feed.stream, &feed.mapping, source, &progress, &opened.memory, until);
+        match well_where_it_goes_on(&source.name, landing).await {
             Ok(report) => output.say(format!("landed {}: {}", source.name, words(&report))),
             Err(error) => {
-                let words = error.to_string();
-                opened.watched.trouble(&source.name, Some(words.clone()));
-                if told.as_ref() != Some(&words) {
-                    tracing::warn!(source = source.name, error = words, "could not land; trying again");
-                }
-                told = Some(words);
+                troubles::failed(About::Source, &source.name, &troubles::causes(&error));
                 tokio::select! {
                     () = tokio::time::sleep(AGAIN_AFTER) => {}
                     () = stop.cancelled() => {}
@@ -62,6 +57,16 @@ pub(super) async fn follow(opened: &Opened, feed: &Feed, source: &Source, output
             }
         }
     }
+}
+
+/// Waits for a source to end; one that goes on for longer than a pause between two attempts is well.
+async fn well_where_it_goes_on<T>(source: &str, landing: impl Future<Output = T>) -> T {
+    let mut landing = std::pin::pin!(landing);
+    tokio::select! {
+        ended = &mut landing => return ended,
+        () = tokio::time::sleep(2 * AGAIN_AFTER) => troubles::well(About::Source, source),
+    }
+    landing.await
 }
 
 fn words(report: &Report) -> String {

@@ -16,6 +16,7 @@ use starmere_ingest::envelope::Mapping;
 use starmere_ingest::files::Progress;
 use starmere_ingest::rows::Types;
 use starmere_lake::landing::Stream;
+use starmere_lake::troubles::{self, About};
 use tokio_util::sync::CancellationToken;
 
 use super::reload::{Watcher, only_landed};
@@ -76,6 +77,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
         serve::metrics_alone(&current, address, output, &stop).await?;
     }
     let (streams, end_of_input) = (&arguments.streams, arguments.end_of_input);
+    tokio::spawn(serve::observe(current.clone(), "ingest", stop.clone()));
     let landing = async {
         tokio::join!(
             follow(&current, streams, end_of_input, output, &stop),
@@ -192,11 +194,8 @@ async fn by_schedule(opened: &Opened, feed: &Feed, output: &Output, stop: &Cance
             };
             let name = feed.from.source();
             match drained {
-                Ok(()) => _ = opened.watched.trouble(name, None),
-                Err(error) => {
-                    opened.watched.trouble(name, Some(format!("{error:#}")));
-                    output.error(&error);
-                }
+                Ok(()) => troubles::well(About::Source, name),
+                Err(error) => troubles::failed(About::Source, name, &troubles::causes(&*error)),
             }
         }
     };
