@@ -13,7 +13,7 @@ use starmere_ingest::memory::Memory;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
 use starmere_lake::landing::Stream;
-use starmere_lake::machine::memory_limit;
+use starmere_lake::machine::Machine;
 use starmere_lake::paths::TablePath;
 use starmere_lake::session::Engine;
 use starmere_lake::store::Store;
@@ -78,7 +78,7 @@ impl ProjectFile {
 
     /// The memory of a build, in bytes.
     pub(crate) fn build_memory(&self) -> u64 {
-        let mib = self.build_memory_mib.as_ref().map_or_else(|| build_memory_of(memory_limit()), |mib| mib.value);
+        let mib = self.build_memory_mib.as_ref().map_or_else(|| build_memory_of(Machine::here().memory), |mib| mib.value);
         mib.saturating_mul(1 << 20)
     }
 
@@ -90,8 +90,8 @@ impl ProjectFile {
 }
 
 /// Memory of builds in MiB, where the process may use so many bytes.
-fn build_memory_of(limit: Option<u64>) -> u64 {
-    limit.map_or(BUILD_MEMORY_MIB, |limit| ((limit >> 20) / 4).clamp(LEAST_BUILD_MEMORY_MIB, BUILD_MEMORY_MIB))
+fn build_memory_of(limit: u64) -> u64 {
+    ((limit >> 20) / 4).clamp(LEAST_BUILD_MEMORY_MIB, BUILD_MEMORY_MIB)
 }
 
 /// Where to listen.
@@ -717,8 +717,8 @@ mod tests {
 
     #[test]
     fn builds_take_a_quarter_of_what_there_is() {
-        for (limit, mib) in [(None, 2048), (Some(1 << 30), 256), (Some(64 << 30), 2048), (Some(100 << 20), 64)] {
-            assert_eq!(build_memory_of(limit), mib, "{limit:?}");
+        for (limit, mib) in [(1 << 30, 256), (64 << 30, 2048), (100 << 20, 64)] {
+            assert_eq!(build_memory_of(limit), mib, "{limit}");
         }
     }
 

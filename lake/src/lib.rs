@@ -11,6 +11,8 @@
 //! | [`catalog`] | numbered snapshots that pin a version of every table, so that many change at once |
 //! | [`provider`] | a pinned Delta version as plain Parquet scans for DataFusion |
 //! | [`session`] | DataFusion sessions, set up for star joins |
+//! | [`watch`] | stops a query that runs, wherever it is |
+//! | [`machine`] | how much memory and how many processors there are |
 //! | [`sql_times`] | times in SQL, of microseconds |
 //! | [`arithmetic`] | casts that lose something, and integers that have no room |
 //! | [`literals`] | numbers with a point in SQL, exact beside decimals |
@@ -49,5 +51,6 @@ pub mod store;
 pub mod time;
 pub mod troubles;
 pub mod upkeep;
+pub mod watch;
 
 pub use error::{Error, Kind, Result};

@@ -6,6 +6,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -23,6 +24,8 @@ use crate::store::Store;
 /// repartitioned for it (DataFusion's own default is 1 MiB).
 const BROADCAST_BYTES: usize = 256 << 20;
 const BROADCAST_ROWS: usize = 8_000_000;
+/// Bytes that an engine may have spilled at a time, unless it is told otherwise.
+const SPILL_BYTES: u64 = 100 << 30;
 
 /// What sessions share: memory, caches, the store.
 #[derive(Clone, Debug)]
@@ -34,9 +37,18 @@ pub struct Engine {
 impl Engine {
     /// An engine over `store` that uses at most `memory` bytes for its operators and spills beyond.
     pub fn new(store: &Store, memory: usize) -> Result<Self> {
+        Self::with_spill(store, memory, SPILL_BYTES)
+    }
+
+    /// An engine that has at most `spill` bytes in temporary files at a time: a query that needs more is refused.
+    pub fn with_spill(store: &Store, memory: usize, spill: u64) -> Result<Self> {
         let top = std::num::NonZeroUsize::new(5).expect("5 is not 0");
         let pool = TrackConsumersPool::new(FairSpillPool::new(memory), top);
-        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc()?;
+        let disk = DiskManagerBuilder::default().with_max_temp_directory_size(spill);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .with_disk_manager_builder(disk)
+            .build_arc()?;
         runtime.register_object_store(store.url(), store.objects().clone());
         let partitions = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Self { runtime, partitions })
