@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::SpawnedReqwestConnector;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -42,12 +43,23 @@ pub struct Store {
     tried: Arc<OnceCell<()>>,
 }
 
-/// A bucket of S3 or of what speaks like it, of Google's or of Azure's.
+/// A bucket of S3 or of what speaks like it, of Google's or of Azure's. Its connections live on the runtime that opens
+/// it: the runtimes of queries come and go, and their threads may be busy.
 fn in_cloud(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let connector = tokio::runtime::Handle::try_current().map(SpawnedReqwestConnector::new);
     Ok(match scheme {
-        "gs" => Arc::new(GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).build()?),
-        "az" => Arc::new(MicrosoftAzureBuilder::from_env().with_container_name(bucket).build()?),
-        _ => Arc::new(AmazonS3Builder::from_env().with_bucket_name(bucket).build()?),
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+            Arc::new(connector.map_or(builder.clone(), |connector| builder.with_http_connector(connector)).build()?)
+        }
+        "az" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
+            Arc::new(connector.map_or(builder.clone(), |connector| builder.with_http_connector(connector)).build()?)
+        }
+        _ => {
+            let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+            Arc::new(connector.map_or(builder.clone(), |connector| builder.with_http_connector(connector)).build()?)
+        }
     })
 }
 
