@@ -43,7 +43,9 @@ fn kind(error: &anyhow::Error) -> Option<Kind> {
         let models = cause.downcast_ref::<starmere_models::Error>().map(starmere_models::Error::kind);
         let query = cause.downcast_ref::<starmere_sql::QueryError>().map(|error| match error.kind() {
             starmere_sql::ErrorKind::Internal => Kind::Internal,
-            starmere_sql::ErrorKind::Unavailable | starmere_sql::ErrorKind::TimedOut => Kind::Unavailable,
+            starmere_sql::ErrorKind::Unavailable
+            | starmere_sql::ErrorKind::Busy
+            | starmere_sql::ErrorKind::TimedOut => Kind::Unavailable,
             _ => Kind::Invalid,
         });
         lake.or(ingest).or(models).or(query)

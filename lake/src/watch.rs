@@ -175,16 +175,11 @@ struct Watching(Arc<Watch>);
 impl PhysicalOptimizerRule for Watching {
     fn optimize(&self, plan: Plan, _: &ConfigOptions) -> Result<Plan> {
         let watched = plan.transform_up(|node| {
-            let (node, changed) = match self.with_checked_steps(&node)? {
-                Some(checked) => (checked, true),
-                None => (node, false),
-            };
-            let is_watched = node.children().is_empty() || WATCHED.contains(&node.name());
-            Ok(match (is_watched, changed) {
-                (true, _) => Transformed::yes(Arc::new(WatchedExec { input: node, watch: Arc::clone(&self.0) }) as Plan),
-                (false, true) => Transformed::yes(node),
-                (false, false) => Transformed::no(node),
-            })
+            if !node.children().is_empty() && !WATCHED.contains(&node.name()) {
+                return Ok(Transformed::no(node));
+            }
+            let input = self.with_checked_steps(&node)?.unwrap_or(node);
+            Ok(Transformed::yes(Arc::new(WatchedExec { input, watch: Arc::clone(&self.0) }) as Plan))
         });
         watched.map(|plan| plan.data)
     }
@@ -452,6 +447,8 @@ impl MemoryPool for WatchedPool {
 
 #[cfg(test)]
 mod tests {
+    use arrow::util::pretty::pretty_format_batches;
+
     use super::*;
     use crate::session::Engine;
     use crate::store::Store;
@@ -488,8 +485,8 @@ mod tests {
         false
     }
 
-    /// Stops the query once it computes: it has reserved memory, and gone on. A query that is stopped earlier is stopped
-    /// all the same, so this need not be exact.
+    /// Stops the query once it computes: it has reserved memory, and gone on. A query that is stopped earlier is
+    /// stopped all the same, so this need not be exact.
     fn stop_when_it_runs(watch: &Arc<Watch>) -> std::thread::JoinHandle<()> {
         let watch = Arc::clone(watch);
         std::thread::spawn(move || {
@@ -525,7 +522,8 @@ mod tests {
     async fn a_query_that_was_told_to_stop_is_not_planned() {
         let watch = Arc::new(Watch::default());
         let session = session(&watch);
-        let plan = session.sql("SELECT 1 + value FROM generate_series(1, 3)").await.unwrap().into_unoptimized_plan();
+        let sql = "SELECT 1 + value FROM generate_series(1, 3)";
+        let plan = session.sql(sql).await.unwrap().into_unoptimized_plan();
         watch.stop();
         let error = session.state().optimize(&plan).unwrap_err();
         assert!(was_stopped(&error), "{error}");
@@ -546,7 +544,7 @@ mod tests {
             "SELECT 1".to_owned(),
         ] {
             let (ours, theirs) = (collect(&watched, &sql).await.unwrap(), collect(&plain, &sql).await.unwrap());
-            let show = |batches: &[RecordBatch]| arrow::util::pretty::pretty_format_batches(batches).unwrap().to_string();
+            let show = |batches: &[RecordBatch]| pretty_format_batches(batches).unwrap().to_string();
             assert_eq!(show(&ours), show(&theirs), "{sql}");
         }
     }

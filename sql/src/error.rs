@@ -39,6 +39,8 @@ pub enum ErrorKind {
     Denied,
     /// Wait and try again.
     Unavailable,
+    /// Too much is asked for at once: wait and try again.
+    Busy,
     /// It took longer than the server allows.
     TimedOut,
     /// Somebody stopped it.
@@ -49,12 +51,13 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Invalid,
         Self::NotFound,
         Self::Unauthenticated,
         Self::Denied,
         Self::Unavailable,
+        Self::Busy,
         Self::TimedOut,
         Self::Cancelled,
         Self::Internal,
@@ -68,6 +71,7 @@ impl ErrorKind {
             Self::Unauthenticated => "unauthenticated",
             Self::Denied => "denied",
             Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
             Self::TimedOut => "timed_out",
             Self::Cancelled => "cancelled",
             Self::Internal => "internal",
@@ -82,6 +86,7 @@ impl ErrorKind {
             Self::Unauthenticated => (Code::Unauthenticated, 401),
             Self::Denied => (Code::PermissionDenied, 403),
             Self::Unavailable => (Code::Unavailable, 503),
+            Self::Busy => (Code::ResourceExhausted, 429),
             Self::TimedOut => (Code::DeadlineExceeded, 504),
             Self::Cancelled => (Code::Cancelled, 499),
             Self::Internal => (Code::Internal, 500),
@@ -134,6 +139,11 @@ impl QueryError {
     /// Later it may work.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unavailable, message)
+    }
+
+    /// Too many ask at once.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Busy, message).with_hint("try again in a while; `GET /v1/queries` lists what runs")
     }
 
     /// Our fault.

@@ -45,6 +45,7 @@ mod encode;
 mod gate;
 mod info;
 mod keys;
+mod messages;
 mod metadata;
 mod prepared;
 mod service;

@@ -30,7 +30,8 @@
 //! RFC 3339 (without an offset where the column has no time zone), binary is hexadecimal, `NaN` and infinities
 //! are null.
 //!
-//! An answer is streamed. An error before the first row has its own status. One after that ends a JSON
+//! An answer is streamed, and kept on the server's disk where its reader is slow. Who is refused because too many ask
+//! gets 429 with `Retry-After`. An error before the first row has its own status. One after that ends a JSON
 //! answer with an `error` member and `jsonl` with a line `{"error": …}`; CSV and Arrow cannot say it, and the
 //! connection is cut before the proper end. A client that hangs up cancels its query. Unknown paths and methods are
 //! answered in JSON too.

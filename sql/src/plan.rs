@@ -14,6 +14,7 @@ use datafusion::{
     dataframe::DataFrame,
     execution::{SessionState, context::SQLOptions},
     logical_expr::LogicalPlan,
+    physical_plan::{ExecutionPlan, execute_stream},
 };
 use futures::{
     StreamExt, TryStreamExt,
@@ -24,6 +25,7 @@ use starmere_lake::{corrections::unanswerable, literals::typed};
 use crate::{
     error::QueryError,
     params::{self, Params},
+    query::size,
     statement::{self, Parameters},
     view::View,
     wire::wire_schema,
@@ -37,10 +39,12 @@ pub(crate) struct Planned {
     types: HashMap<String, Option<DataType>>,
 }
 
-/// A statement that can run: one plan per row of parameters, all of one result type.
+/// A statement that can run, once for each row of parameters.
 pub(crate) struct Runnable {
-    state: SessionState,
-    plans: Vec<LogicalPlan>,
+    planned: Planned,
+    rows: Arc<[Params]>,
+    /// The plan for the first row.
+    first: LogicalPlan,
     /// What clients are promised.
     pub(crate) schema: SchemaRef,
 }
@@ -80,26 +84,32 @@ impl Planned {
         self.parameters.ids().into_iter().map(field).collect()
     }
 
-    /// The statement told its parameters: once for each row, once without any where there are no rows.
+    /// The statement told its parameters: once for each row, once without any where there are no rows. Only the first
+    /// plan is made now. Further ones are made when they are run: thousands of large ones would not fit into memory.
     ///
     /// # Errors
-    /// `Invalid` where values do not fit the placeholders, or rows give different result types.
-    pub(crate) fn bind(self, rows: &[Params]) -> Result<Runnable, QueryError> {
-        let none = [Params::default()];
-        let rows = if rows.is_empty() { &none[..] } else { rows };
-        let mut plans = Vec::with_capacity(rows.len());
-        for row in rows {
-            let values = params::bind(&self.parameters, &self.types, row)?;
-            let plan = self.plan.clone();
-            plans.push(if self.parameters.len() == 0 { plan } else { plan.with_param_values(values)? });
-        }
-        let schemas = plans.iter().map(|plan| promised(&self.state, plan)).collect::<Result<Vec<_>, _>>()?;
-        let schema = schemas.first().cloned().ok_or_else(|| QueryError::internal("a statement without plans"))?;
-        if schemas.iter().any(|other| *other != schema) {
+    /// `Invalid` where the values of the first row do not fit the placeholders.
+    pub(crate) fn bind(self, rows: Arc<[Params]>) -> Result<Runnable, QueryError> {
+        let first = self.told(rows.first().unwrap_or(&Params::default()))?;
+        let schema = promised(&self.state, &first)?;
+        Ok(Runnable { planned: self, rows, first, schema })
+    }
+
+    /// The plan for a row of parameters.
+    fn told(&self, row: &Params) -> Result<LogicalPlan, QueryError> {
+        let values = params::bind(&self.parameters, &self.types, row)?;
+        let plan = self.plan.clone();
+        Ok(if self.parameters.len() == 0 { plan } else { plan.with_param_values(values)? })
+    }
+
+    /// The plan for a further row, which must give what the first one gives.
+    fn told_alike(&self, row: &Params, schema: &SchemaRef) -> Result<LogicalPlan, QueryError> {
+        let plan = self.told(row)?;
+        if promised(&self.state, &plan)? != *schema {
             return Err(QueryError::invalid("the rows of parameters give results of different types")
                 .with_hint("cast the parameters in the statement, as in `CAST($1 AS INT)`"));
         }
-        Ok(Runnable { state: self.state, plans, schema })
+        Ok(plan)
     }
 }
 
@@ -111,21 +121,44 @@ fn promised(state: &SessionState, plan: &LogicalPlan) -> Result<SchemaRef, DataF
 /// Batches of a run, as the engine gives them.
 pub(crate) type EngineBatches = BoxStream<'static, Result<RecordBatch, DataFusionError>>;
 
+/// A statement whose first plan can be executed: its mistakes have shown, and nothing has been read.
+pub(crate) struct Ready {
+    planned: Arc<Planned>,
+    rows: Arc<[Params]>,
+    first: Arc<dyn ExecutionPlan>,
+    /// What clients are promised.
+    pub(crate) schema: SchemaRef,
+}
+
 impl Runnable {
-    /// Begins to run. The first plan is made executable at once, so that its mistakes show before the answer
-    /// begins; the plans of further rows of parameters run after it, one by one.
-    pub(crate) async fn run(self) -> Result<(SchemaRef, EngineBatches), QueryError> {
-        let Self { state, plans, schema } = self;
-        let mut plans = plans.into_iter();
-        let first = plans.next().ok_or_else(|| QueryError::internal("a statement without plans"))?;
-        let state = Arc::new(state);
-        let first = DataFrame::new(state.as_ref().clone(), first).execute_stream().await?;
-        let rest = stream::iter(plans)
-            .then(move |plan| {
-                let state = Arc::clone(&state);
-                async move { DataFrame::new(state.as_ref().clone(), plan).execute_stream().await }
+    /// Makes the first plan executable.
+    pub(crate) async fn ready(self) -> Result<Ready, QueryError> {
+        let Self { planned, rows, first, schema } = self;
+        let first = DataFrame::new(planned.state.clone(), first).create_physical_plan().await?;
+        Ok(Ready { planned: Arc::new(planned), rows, first, schema })
+    }
+}
+
+impl Ready {
+    /// Whether it reads and makes few rows, as far as that is known.
+    pub(crate) fn is_small(&self) -> bool {
+        self.rows.len() < 2 && size::is_small(self.first.as_ref())
+    }
+
+    /// Begins to run. The plans of further rows of parameters run after the first one, one by one.
+    pub(crate) fn run(self) -> Result<EngineBatches, QueryError> {
+        let Self { planned, rows, first, schema } = self;
+        let first = execute_stream(first, planned.state.task_ctx())?;
+        let rest = stream::iter(1..rows.len())
+            .then(move |row| {
+                let (planned, rows, schema) = (Arc::clone(&planned), Arc::clone(&rows), Arc::clone(&schema));
+                async move {
+                    let plan = planned.told_alike(&rows[row], &schema);
+                    let plan = plan.map_err(|error| DataFusionError::External(Box::new(error)))?;
+                    DataFrame::new(planned.state.clone(), plan).execute_stream().await
+                }
             })
             .try_flatten();
-        Ok((schema, first.chain(rest).boxed()))
+        Ok(first.chain(rest).boxed())
     }
 }

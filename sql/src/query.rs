@@ -1,86 +1,78 @@
 //! Runs queries: the one place that both protocols use.
 //!
 //! ```text
-//!            start                                         last batch taken, or dropped
-//!   ────► registered ──► waiting for a slot ──► planned ──► running ──► gone
-//!            │                  │                  │           │
-//!            └──────────────────┴─── cancelled ────┴─ out of time
+//!            start                                                  engine done          last batch taken, or dropped
+//!   ────► registered ──► waiting for a slot ──► planned ──► running ──────────► unread ────────────► gone
+//!            │                  │                  │           │                  │
+//!            └──────────────────┴─── cancelled ────┴─ out of time, or of memory ──┘
 //! ```
 //!
 //! * A query is in the registry from [`Queries::start`] until its [`Batches`] end or are dropped; whoever drops
 //!   them cancels it.
-//! * It runs in a task of its own, on the runtime that [`Queries::on`] names. Between task and reader lie at
-//!   most two batches, so a slow reader slows the query and fills no memory.
-//! * It has a slot while its task lives. A bounded number of queries waits for one, for a bounded time; others
-//!   are refused as `Unavailable`.
+//! * It is planned and run on threads of its own ([`lanes`]), so one that computes for long holds up nobody else, and
+//!   looks at its watch ([`starmere_lake::watch`]), so it stops soon after it was told to.
+//! * It has a slot while its threads are busy ([`admission`]). A bounded number of queries waits for one, for a bounded
+//!   time; others are refused as `Busy`. Planning needs a slot too, also where nothing is run.
+//! * What it gives is kept until it is read ([`spool`]): a reader that is slow, or away, holds no slot.
 //! * Its view is opened after it has a slot, so it sees the newest snapshot at the moment it begins.
+//! * The process keeps within its memory ([`memory`]).
 //!
 //! A panic in a query ends that query as `Internal`. Dropping a `start` that has not returned yet also cancels.
 
 use std::{
-    future::Future,
+    fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
+    sync::Arc,
+    task::{Context, Poll},
 };
 
 use arrow::{
     array::RecordBatch,
     datatypes::{Field, SchemaRef},
 };
-use futures::{Stream, StreamExt};
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
 };
+use starmere_lake::watch::Watch;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-pub use self::registry::RunningQuery;
-use self::registry::{Registered, Registry};
+pub use self::{limits::Limits, registry::RunningQuery};
+use self::{
+    admission::{Admission, Room, Wants},
+    lanes::{Lanes, Seat, Slot},
+    registry::{Registered, Registry, Stop},
+    spool::{Budget, Spool},
+};
 use crate::{
     access::Caller,
     error::{ErrorKind, QueryError},
     params::Params,
-    plan::{self, EngineBatches},
+    plan::{self, Ready},
     view::{View, Views},
     wire::{schema_digest, wire_batch},
 };
 
+mod admission;
+mod lanes;
+mod limits;
+mod memory;
 mod registry;
+pub(crate) mod size;
+mod spool;
 #[cfg(test)]
 mod tests;
 
-/// How much is let in.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// How long a query may run, from its slot to its last batch. Default: 10 minutes.
-    pub time: Duration,
-    /// How many queries run at once. Default: twice the number of cores.
-    pub running: usize,
-    /// How many wait for a slot beside those. Default: 100.
-    pub waiting: usize,
-    /// How long one of them waits. Default: 1 minute.
-    pub patience: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { time: Duration::from_secs(600), running: 2 * cores, waiting: 100, patience: Duration::from_secs(60) }
-    }
-}
+/// So many lanes are kept for the next queries.
+const KEPT_LANES: usize = 8;
 
 /// What is asked.
 #[derive(Clone, Debug)]
 pub struct Query {
     sql: String,
-    rows: Vec<Params>,
+    rows: Arc<[Params]>,
     caller: Caller,
     id: Option<Uuid>,
     promise: Option<Promise>,
@@ -97,18 +89,18 @@ pub(crate) struct Promise {
 impl Query {
     /// A statement without parameters.
     pub fn new(sql: impl Into<String>, caller: Caller) -> Self {
-        Self { sql: sql.into(), rows: Vec::new(), caller, id: None, promise: None }
+        Self { sql: sql.into(), rows: Arc::default(), caller, id: None, promise: None }
     }
 
     /// Tells the statement its parameters.
     pub fn bind(mut self, params: Params) -> Self {
-        self.rows = vec![params];
+        self.rows = Arc::new([params]);
         self
     }
 
     /// Runs the statement once for each row of parameters and joins the answers; no rows: once, without.
-    pub fn bind_rows(mut self, rows: Vec<Params>) -> Self {
-        self.rows = rows;
+    pub fn bind_rows(mut self, rows: impl Into<Arc<[Params]>>) -> Self {
+        self.rows = rows.into();
         self
     }
 
@@ -154,31 +146,30 @@ pub struct Answer {
 #[derive(Clone)]
 pub struct Queries {
     inner: Arc<Inner>,
-    runtime: Option<Handle>,
 }
 
 struct Inner {
     views: Arc<dyn Views>,
     limits: Limits,
-    slots: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    admission: Arc<Admission>,
+    lanes: Arc<Lanes>,
+    budget: Arc<Budget>,
     registry: Registry,
 }
 
 impl Queries {
     /// Queries over these views.
     pub fn new(views: Arc<dyn Views>, limits: Limits) -> Self {
-        let slots = Arc::new(Semaphore::new(limits.running.clamp(1, Semaphore::MAX_PERMITS)));
-        let waiting = AtomicUsize::new(0);
-        let inner = Inner { views, limits, slots, waiting, registry: Registry::default() };
-        Self { inner: Arc::new(inner), runtime: None }
-    }
-
-    /// Plans and runs on this runtime, to keep heavy work away from the one that serves connections. It
-    /// must have its I/O and time drivers enabled.
-    pub fn on(mut self, runtime: Handle) -> Self {
-        self.runtime = Some(runtime);
-        self
+        let inner = Arc::new(Inner {
+            views,
+            admission: Arc::new(Admission::new(&limits)),
+            lanes: Arc::new(Lanes::new(KEPT_LANES)),
+            budget: Arc::new(Budget::new(&limits)),
+            registry: Registry::default(),
+            limits,
+        });
+        memory::keep_within(&inner);
+        Self { inner }
     }
 
     /// The limits in force.
@@ -197,58 +188,61 @@ impl Queries {
     /// What a statement would give, for these rows of parameters or for unknown ones.
     ///
     /// # Errors
-    /// Those of planning.
-    pub async fn describe(&self, sql: &str, rows: &[Params], caller: &Caller) -> Result<Description, QueryError> {
-        let (inner, sql, rows, caller) = (Arc::clone(&self.inner), sql.to_owned(), rows.to_vec(), caller.clone());
-        self.spawn(async move {
-            let view = inner.views.newest().await?.seen_by(&caller);
+    /// `Busy` when too many wait, those of planning, `Cancelled`, `TimedOut`.
+    pub async fn describe(
+        &self,
+        sql: &str,
+        rows: Arc<[Params]>,
+        caller: &Caller,
+    ) -> Result<Description, QueryError> {
+        let registered = self.inner.registry.enter(None, sql, caller);
+        let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
+        let seat = self.inner.seat(&caller.user, Wants::Either, &stop).await?;
+        let deadline = Instant::now() + self.inner.limits.time;
+        let (inner, watch) = (Arc::clone(&self.inner), Arc::clone(stop.watch()));
+        let (sql, caller) = (sql.to_owned(), caller.clone());
+        let described = seat.spawn(async move {
+            let view = watched(inner.views.newest().await?.seen_by(&caller), &watch);
             let planned = plan::plan(&view, &sql).await?;
             let parameters = planned.parameters();
-            let schema = if rows.is_empty() { planned.schema() } else { planned.bind(&rows)?.schema };
+            let schema = if rows.is_empty() { planned.schema() } else { planned.bind(rows)?.schema };
             Ok::<_, QueryError>(Description { schema, parameters, snapshot: view.snapshot })
-        })
-        .await
-        .map_err(died)?
+        });
+        self.inner.until(&stop, id, deadline, described).await
     }
 
     /// Starts a query: waits for a slot, plans, and returns when the first row can be asked for.
     ///
     /// # Errors
-    /// `Unavailable` when too many wait, those of planning, `Cancelled`, `TimedOut`.
+    /// `Busy` when too many wait, those of planning, `Cancelled`, `TimedOut`.
     pub async fn start(&self, query: Query) -> Result<Answer, QueryError> {
-        let registered = self.inner.registry.enter(query.id, &query.sql, &query.caller);
-        let (id, stop) = (registered.id(), registered.stop().clone());
-        let slot = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(cancelled(id)),
-            slot = self.inner.slot() => slot?,
+        let inner = &self.inner;
+        let registered = inner.registry.enter(query.id, &query.sql, &query.caller);
+        let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
+        let query = Arc::new(query);
+        let mut wants = Wants::Either;
+        let (seat, deadline, begun) = loop {
+            let seat = inner.seat(&query.caller.user, wants, &stop).await?;
+            let deadline = Instant::now() + inner.limits.time;
+            let begun = seat.spawn(begin(Arc::clone(inner), Arc::clone(&query), Arc::clone(stop.watch())));
+            let begun = inner.until(&stop, id, deadline, begun).await?;
+            if begun.is_small || inner.has_slot(&seat, &query.caller.user) {
+                break (seat, deadline, begun);
+            }
+            // It is large and was planned in the room for small ones. Once it has a slot it is planned anew, and
+            // sees what is newest then.
+            stop.computes(false);
+            wants = Wants::General;
         };
-        let deadline = Instant::now() + self.inner.limits.time;
-        let planning = self.spawn(begin(Arc::clone(&self.inner), query));
-        let begun = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(cancelled(id)),
-            () = sleep_until(deadline) => return Err(self.timed_out(id)),
-            begun = planning => begun.map_err(died)??,
-        };
-        let Begun { snapshot, schema, batches } = begun;
-
-        let (sender, receiver) = mpsc::channel(2);
-        let (end, ended) = oneshot::channel();
-        let (promised, late) = (Arc::clone(&schema), self.timed_out(id));
-        let task = self.spawn(async move {
-            let outcome = tokio::select! {
-                biased;
-                () = stop.cancelled() => Err(cancelled(id)),
-                () = sleep_until(deadline) => Err(late),
-                outcome = forward(batches, promised, sender) => outcome,
-            };
-            drop(slot);
-            // Nobody listens when the reader has gone.
-            let _gone = end.send(outcome);
-        });
-        let batches = Batches { receiver, ended: Some(ended), registered: Some(registered), _task: task };
-        Ok(Answer { id, snapshot, schema, batches })
+        let Begun { snapshot, ready, .. } = begun;
+        let schema = Arc::clone(&ready.schema);
+        let spool = Arc::new(Spool::new(&inner.budget));
+        let (admission, user) = (Arc::clone(&inner.admission), query.caller.user.clone());
+        let engine = seat.spawn(forward(ready, Arc::clone(&spool), Arc::clone(seat.slot()), admission, user));
+        let attended = Attended { id, stop, deadline, seat, spool: Arc::clone(&spool) };
+        // Ends soon after the answer was dropped.
+        tokio::spawn(attend(Arc::clone(inner), attended, engine));
+        Ok(Answer { id, snapshot, schema, batches: Batches::new(spool, registered) })
     }
 
     /// What runs or waits now, oldest first.
@@ -265,77 +259,82 @@ impl Queries {
     pub fn cancel_all(&self) {
         self.inner.registry.cancel_all();
     }
+}
+
+impl Inner {
+    /// A slot, and threads.
+    async fn seat(&self, user: &str, wants: Wants, stop: &Stop) -> Result<Seat, QueryError> {
+        let place = tokio::select! {
+            biased;
+            why = stop.told() => return Err(why),
+            place = self.admission.place(user, wants) => place?,
+        };
+        let seat = Seat::new(self.lanes.take()?, place);
+        stop.computes(true);
+        Ok(seat)
+    }
+
+    /// Whether the seat is in a slot for all queries; moves it into one, if one is free.
+    fn has_slot(&self, seat: &Seat, user: &str) -> bool {
+        if seat.slot().room() == Some(Room::General) {
+            return true;
+        }
+        match self.admission.general_now(user) {
+            Some(place) => {
+                seat.slot().enter(place);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What comes of work on a seat. Where the query was told to stop, or is out of time, that is the reason,
+    /// whatever the engine says of it.
+    async fn until<T>(
+        &self,
+        stop: &Stop,
+        id: Uuid,
+        deadline: Instant,
+        work: AbortOnDropHandle<Result<T, QueryError>>,
+    ) -> Result<T, QueryError> {
+        let outcome = tokio::select! {
+            biased;
+            why = stop.told() => Err(why),
+            () = sleep_until(deadline) => {
+                stop.because(self.timed_out(id));
+                Err(self.timed_out(id))
+            }
+            done = work => done.unwrap_or_else(|error| Err(died(error))),
+        };
+        outcome.map_err(|error| stop.reason().unwrap_or(error))
+    }
 
     fn timed_out(&self, id: Uuid) -> QueryError {
-        let seconds = self.inner.limits.time.as_secs_f64();
+        let seconds = self.limits.time.as_secs_f64();
         QueryError::new(ErrorKind::TimedOut, format!("query `{id}` was stopped after {seconds} s"))
             .with_hint("ask for less at once, such as a shorter span of time")
     }
 
-    fn spawn<F>(&self, work: F) -> AbortOnDropHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        AbortOnDropHandle::new(match &self.runtime {
-            Some(runtime) => runtime.spawn(work),
-            None => tokio::spawn(work),
-        })
-    }
-}
-
-impl Inner {
-    /// A place among those that run.
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, QueryError> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Ok(slot);
-        }
-        let _place = Waiting::enter(&self.waiting, self.limits.waiting).ok_or_else(|| {
-            QueryError::unavailable(format!(
-                "{} queries run and {} wait already",
-                self.limits.running, self.limits.waiting
-            ))
-            .with_hint("try again in a while")
-        })?;
-        match timeout(self.limits.patience, Arc::clone(&self.slots).acquire_owned()).await {
-            Ok(slot) => slot.map_err(|error| QueryError::internal("the slots of queries are closed").caused_by(error)),
-            Err(_) => {
-                Err(QueryError::unavailable(format!("no query ended within {} s", self.limits.patience.as_secs_f64()))
-                    .with_hint("try again in a while; `GET /v1/queries` lists what runs"))
-            }
-        }
-    }
-}
-
-/// One place in the bounded queue.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let enter = |waiting: usize| (waiting < limit).then(|| waiting + 1);
-        count.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).ok().map(|_| Self(count))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+    fn unread(&self, id: Uuid) -> QueryError {
+        let seconds = self.limits.time.as_secs_f64();
+        let message = format!("the answer of query `{id}` was dropped: nothing of it was read for {seconds} s");
+        QueryError::new(ErrorKind::TimedOut, message).with_hint("run the query again, and read its answer")
     }
 }
 
 struct Begun {
     snapshot: u64,
-    schema: SchemaRef,
-    batches: EngineBatches,
+    ready: Ready,
+    is_small: bool,
 }
 
-async fn begin(inner: Arc<Inner>, query: Query) -> Result<Begun, QueryError> {
+async fn begin(inner: Arc<Inner>, query: Arc<Query>, watch: Arc<Watch>) -> Result<Begun, QueryError> {
     let view = match &query.promise {
         Some(promise) => inner.views.at(promise.snapshot).await?,
         None => inner.views.newest().await?,
     };
-    let view = view.seen_by(&query.caller);
-    let runnable = plan::plan(&view, &query.sql).await?.bind(&query.rows)?;
+    let view = watched(view.seen_by(&query.caller), &watch);
+    let runnable = plan::plan(&view, &query.sql).await?.bind(Arc::clone(&query.rows))?;
     if let Some(promise) = &query.promise
         && promise.snapshot != view.snapshot
         && promise.schema != schema_digest(&runnable.schema)
@@ -346,27 +345,68 @@ async fn begin(inner: Arc<Inner>, query: Query) -> Result<Begun, QueryError> {
         ))
         .with_hint("run the query again"));
     }
-    let (schema, batches) = runnable.run().await?;
-    Ok(Begun { snapshot: view.snapshot, schema, batches })
+    let ready = runnable.ready().await?;
+    Ok(Begun { snapshot: view.snapshot, is_small: ready.is_small(), ready })
 }
 
-/// Hands batches to the reader, each with the promised schema, until the end or until the reader has gone.
+/// The view, its plans looking at the watch.
+fn watched(view: View, watch: &Arc<Watch>) -> View {
+    View { context: watch.over(&view.context), ..view }
+}
+
+/// Keeps batches for the reader, each with the promised schema, until the end or until nobody wants them.
 async fn forward(
-    mut batches: EngineBatches,
-    promised: SchemaRef,
-    sender: mpsc::Sender<RecordBatch>,
+    ready: Ready,
+    spool: Arc<Spool>,
+    slot: Arc<Slot>,
+    admission: Arc<Admission>,
+    user: String,
 ) -> Result<(), QueryError> {
+    let promised = Arc::clone(&ready.schema);
+    let mut batches = ready.run()?;
     while let Some(batch) = batches.next().await {
         let batch = batch?;
-        if batch.num_rows() > 0 && sender.send(wire_batch(&batch, &promised)?).await.is_err() {
-            return Ok(());
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        if !spool.push(wire_batch(&batch, &promised)?, (slot.as_ref(), &admission, user.as_str())).await? {
+            break;
         }
     }
     Ok(())
 }
 
-fn cancelled(id: Uuid) -> QueryError {
-    QueryError::new(ErrorKind::Cancelled, format!("query `{id}` was cancelled"))
+/// A query that runs, as it is seen from outside of its threads.
+struct Attended {
+    id: Uuid,
+    stop: Arc<Stop>,
+    deadline: Instant,
+    seat: Seat,
+    spool: Arc<Spool>,
+}
+
+/// Ends a query: when its engine is done, when it is told to stop, or when its time is over. Then waits until its
+/// answer was read, which is dropped where nobody reads it.
+async fn attend(inner: Arc<Inner>, attended: Attended, engine: AbortOnDropHandle<Result<(), QueryError>>) {
+    let Attended { id, stop, deadline, seat, spool } = attended;
+    let outcome = inner.until(&stop, id, deadline, engine).await;
+    stop.computes(false);
+    match stop.reason() {
+        Some(why) => spool.fail(why),
+        None => spool.finish(outcome),
+    }
+    drop(seat);
+    loop {
+        tokio::select! {
+            biased;
+            why = stop.told() => return spool.fail(why),
+            () = sleep_until(spool.read_at() + inner.limits.time) => {
+                if spool.read_at() + inner.limits.time <= Instant::now() {
+                    stop.because(inner.unread(id));
+                }
+            }
+        }
+    }
 }
 
 fn died(error: tokio::task::JoinError) -> QueryError {
@@ -375,31 +415,29 @@ fn died(error: tokio::task::JoinError) -> QueryError {
 
 /// The rows of a query. Ends after the last batch or the first error. Dropping it cancels the query and takes
 /// it off the list at once.
-#[derive(Debug)]
-pub struct Batches {
-    receiver: mpsc::Receiver<RecordBatch>,
-    ended: Option<oneshot::Receiver<Result<(), QueryError>>>,
-    registered: Option<Registered>,
-    _task: AbortOnDropHandle<()>,
+pub struct Batches(BoxStream<'static, Result<RecordBatch, QueryError>>);
+
+impl Batches {
+    fn new(spool: Arc<Spool>, registered: Registered) -> Self {
+        let rows = stream::unfold((spool, Some(registered)), |(spool, registered)| async move {
+            let next = spool.next().await?;
+            let registered = registered.filter(|_| next.is_ok());
+            Some((next, (spool, registered)))
+        });
+        Self(rows.boxed())
+    }
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Batches").finish_non_exhaustive()
+    }
 }
 
 impl Stream for Batches {
     type Item = Result<RecordBatch, QueryError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(batch) = ready!(self.receiver.poll_recv(context)) {
-            return Poll::Ready(Some(Ok(batch)));
-        }
-        let Some(ended) = &mut self.ended else {
-            return Poll::Ready(None);
-        };
-        let outcome = ready!(Pin::new(ended).poll(context));
-        self.ended = None;
-        self.registered = None;
-        Poll::Ready(match outcome {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(Err(error)),
-            Err(_) => Some(Err(QueryError::internal("the query's task died"))),
-        })
+        self.0.as_mut().poll_next(context)
     }
 }

@@ -39,6 +39,10 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    pub(crate) fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
     /// The schemas of all tables.
     pub(crate) fn schemas(&self) -> Vec<Schema> {
         self.tables.iter().map(|table| table.arrow_schema.as_ref().clone()).collect()

@@ -66,7 +66,8 @@ struct CloseSessionResult {
 
 impl Service {
     pub(super) fn new(queries: Queries, access: Arc<Access>) -> Self {
-        Self { queries, access, prepared: PreparedStatements::default() }
+        let prepared = PreparedStatements::new(queries.limits().prepared_memory);
+        Self { queries, access, prepared }
     }
 
     /// Promises the answer to a question about metadata; the ticket is the question.

@@ -1,8 +1,11 @@
 //! Statements: planned for `GetFlightInfo`, run for `DoGet`, prepared and told their parameters in between.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use arrow::{array::RecordBatch, datatypes::Schema};
+use arrow::{
+    array::{ArrayRef, RecordBatch},
+    datatypes::Schema,
+};
 use arrow_flight::{
     FlightData, FlightDescriptor, FlightInfo,
     decode::FlightRecordBatchStream,
@@ -14,13 +17,14 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use datafusion::scalar::ScalarValue;
-use futures::{Stream, TryStreamExt};
+use futures::{FutureExt, Stream, TryStreamExt};
 use prost::Message;
 use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
     encode::{self, DataStream},
+    messages,
     prepared::PreparedStatements,
     ticket::{self, StatementTicket},
 };
@@ -46,7 +50,7 @@ pub(super) async fn plan(
     caller: &Caller,
     descriptor: FlightDescriptor,
 ) -> Result<Response<FlightInfo>, Status> {
-    let description = queries.describe(&sql, &[], caller).await?;
+    let description = queries.describe(&sql, Arc::default(), caller).await?;
     if !description.parameters.is_empty() {
         let count = description.parameters.len();
         return Err(QueryError::invalid(format!("the statement has {count} parameters without values"))
@@ -76,13 +80,13 @@ pub(super) async fn prepare(
     sql: String,
     caller: &Caller,
 ) -> Result<ActionCreatePreparedStatementResult, QueryError> {
-    let description = queries.describe(&sql, &[], caller).await?;
+    let description = queries.describe(&sql, Arc::default(), caller).await?;
     let ids = description.parameters.iter().map(|field| field.name().clone()).collect();
     let parameters = Schema::new(description.parameters);
     Ok(ActionCreatePreparedStatementResult {
         dataset_schema: encode::schema_bytes(&description.schema)?,
         parameter_schema: encode::schema_bytes(&parameters)?,
-        prepared_statement_handle: prepared.create(caller, sql, ids),
+        prepared_statement_handle: prepared.create(caller, sql, ids)?,
     })
 }
 
@@ -95,7 +99,7 @@ pub(super) async fn plan_prepared(
     descriptor: FlightDescriptor,
 ) -> Result<Response<FlightInfo>, Status> {
     let statement = prepared.get(handle, caller)?;
-    let description = queries.describe(&statement.sql, &statement.rows, caller).await?;
+    let description = queries.describe(&statement.sql, statement.rows, caller).await?;
     let command = CommandPreparedStatementQuery { prepared_statement_handle: handle.clone() };
     encode::info(&description.schema, command.as_any().encode_to_vec(), descriptor)
 }
@@ -110,7 +114,7 @@ pub(super) async fn run_prepared(
     let statement = prepared.get(handle, &caller)?;
     let id = Uuid::new_v4();
     prepared.running(handle, &caller, id)?;
-    let query = Query::new(statement.sql, caller).bind_rows(statement.rows).with_id(id);
+    let query = Query::new(&*statement.sql, caller).bind_rows(statement.rows).with_id(id);
     Ok(data(counted::start(queries, query).await?))
 }
 
@@ -122,11 +126,27 @@ pub(super) async fn bind(
     sent: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
 ) -> Result<(), Status> {
     let statement = prepared.get(handle, caller)?;
+    // The library takes it for granted that what it reads was written by itself, and panics where it was not.
+    let read = AssertUnwindSafe(bound_rows(&statement.parameters, sent)).catch_unwind().await;
+    let rows = read.map_err(|_| messages::damaged("they are not what Arrow writes"))??;
+    prepared.bind(handle, caller, rows)?;
+    Ok(())
+}
+
+async fn bound_rows(
+    parameters: &[String],
+    sent: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
+) -> Result<Vec<Params>, Status> {
+    let sent = sent.and_then(|message| async move {
+        messages::check(&message)?;
+        Ok::<_, Status>(message)
+    });
     let mut batches = FlightRecordBatchStream::new_from_flight_data(sent.map_err(FlightError::from));
-    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let (mut rows, mut bytes) = (Vec::new(), 0_usize);
     while let Some(batch) = batches.try_next().await? {
-        bytes += batch.get_array_memory_size();
-        if bytes > MAX_BOUND_BYTES || rows.len() + batch.num_rows() > MAX_BOUND_ROWS {
+        let values = batch.num_rows().saturating_mul(batch.num_columns()).saturating_mul(size_of::<ScalarValue>());
+        bytes = bytes.saturating_add(batch.get_array_memory_size()).saturating_add(values);
+        if bytes > MAX_BOUND_BYTES || batch.num_rows() > MAX_BOUND_ROWS.saturating_sub(rows.len()) {
             return Err(QueryError::invalid(format!(
                 "the bound parameters exceed {MAX_BOUND_ROWS} rows or {MAX_BOUND_BYTES} bytes"
             ))
@@ -134,18 +154,17 @@ pub(super) async fn bind(
             .into());
         }
         for row in 0..batch.num_rows() {
-            rows.push(row_params(&batch, row, &statement.parameters)?);
+            rows.push(row_params(&batch, row, parameters)?);
         }
     }
-    prepared.bind(handle, caller, rows)?;
-    Ok(())
+    Ok(rows)
 }
 
 /// One bound row. Named parameters are matched by the columns' names where they are all there, else by order:
 /// some drivers number the columns whatever they were told.
 fn row_params(batch: &RecordBatch, row: usize, ids: &[String]) -> Result<Params, QueryError> {
-    let values =
-        batch.columns().iter().map(|column| ScalarValue::try_from_array(column, row)).collect::<Result<Vec<_>, _>>()?;
+    let value = |column: &ArrayRef| Ok::<_, QueryError>(within_union(ScalarValue::try_from_array(column, row)?));
+    let values = batch.columns().iter().map(value).collect::<Result<Vec<_>, _>>()?;
     let named = ids.iter().any(|id| bare(id).parse::<usize>().is_err());
     if !named {
         return Ok(Params::Positional(values));
@@ -162,6 +181,16 @@ fn row_params(batch: &RecordBatch, row: usize, ids: &[String]) -> Result<Params,
         )));
     }
     Ok(Params::Named(names.into_iter().map(str::to_owned).zip(values).collect()))
+}
+
+/// The value that a union holds: drivers that do not know a parameter's type send a union of all types, and mean the
+/// value in it.
+fn within_union(value: ScalarValue) -> ScalarValue {
+    match value {
+        ScalarValue::Union(Some((_, value)), ..) => within_union(*value),
+        ScalarValue::Union(None, ..) => ScalarValue::Null,
+        other => other,
+    }
 }
 
 /// The running query that a flight's tickets stand for, if any.

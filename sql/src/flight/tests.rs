@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray},
-    datatypes::{DataType, Field, Int32Type, Int64Type, Schema},
+    array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, UnionArray},
+    datatypes::{DataType, Field, Int32Type, Int64Type, Schema, UnionFields},
     error::ArrowError,
 };
 use arrow_flight::{
     CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, IpcMessage,
+    encode::FlightDataEncoderBuilder,
     error::FlightError,
     sql::{
         ActionCancelQueryRequest, ActionCancelQueryResult, Any, CommandGetCrossReference, CommandGetDbSchemas,
@@ -23,8 +24,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::*;
-use crate::{access::Users, query::Limits, server::serve_flight, testing};
+use super::{prepared::PreparedStatements, *};
+use crate::{
+    access::Users,
+    query::{Limits, Query},
+    server::serve_flight,
+    testing::{self, ana},
+};
 
 type Client = FlightSqlServiceClient<Channel>;
 
@@ -42,9 +48,12 @@ impl Drop for Running {
 }
 
 async fn serve(users: Users) -> (Running, Client) {
+    serve_queries(testing::queries(Limits::default()), users).await
+}
+
+async fn serve_queries(queries: Queries, users: Users) -> (Running, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let queries = testing::queries(Limits::default());
     let shutdown = CancellationToken::new();
     let access = Arc::new(Access::new(users));
     tokio::spawn(serve_flight(listener, queries.clone(), access, shutdown.clone()));
@@ -152,6 +161,88 @@ async fn prepared_statement_takes_parameters() {
     let batch = fetch(&mut client, info).await.unwrap();
     assert_eq!(batch.column(0).as_primitive::<Int64Type>().value(0), 42);
     assert_eq!(texts(&batch, "a"), ["x"]);
+}
+
+/// A number, as drivers send it that do not know which type is wanted.
+fn in_a_union(value: f64) -> ArrayRef {
+    let fields = [Field::new("text", DataType::Utf8, true), Field::new("number", DataType::Float64, true)];
+    let children: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from(Vec::<&str>::new())), Arc::new(Float64Array::from(vec![value]))];
+    let fields = UnionFields::try_new([0, 1], fields).unwrap();
+    Arc::new(UnionArray::try_new(fields, vec![1_i8].into(), Some(vec![0_i32].into()), children).unwrap())
+}
+
+#[tokio::test]
+async fn a_union_stands_for_the_value_in_it() {
+    let (_running, mut client) = serve(Users::default()).await;
+    let sql = "SELECT order_id FROM sales.orders_v1.order_lines WHERE line_number > ?".to_owned();
+    let mut prepared = client.prepare(sql, None).await.unwrap();
+    for (value, expected) in [(1.0, 1), (0.5, 3), (2.0, 0)] {
+        prepared.set_parameters(RecordBatch::try_from_iter([("0", in_a_union(value))]).unwrap()).unwrap();
+        let info = prepared.execute().await.unwrap();
+        assert_eq!(fetch(&mut client, info).await.unwrap().num_rows(), expected, "{value}");
+    }
+}
+
+/// Parameters as a client sends them.
+async fn sent_parameters() -> Vec<FlightData> {
+    let ids: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("ccc")]));
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let batch = RecordBatch::try_from_iter([("0", ids), ("1", numbers)]).unwrap();
+    let encoder = FlightDataEncoderBuilder::new().build(stream::iter([Ok(batch)]));
+    encoder.try_collect().await.unwrap()
+}
+
+#[tokio::test]
+async fn parameters_that_are_damaged_are_refused_in_words() {
+    let prepared = PreparedStatements::new(1 << 20);
+    let handle = prepared.create(&ana(), "SELECT ?, ?".to_owned(), vec!["$1".to_owned(), "$2".to_owned()]).unwrap();
+    let bind = async |messages: Vec<FlightData>| {
+        statements::bind(&prepared, &handle, &ana(), stream::iter(messages.into_iter().map(Ok))).await
+    };
+    let whole = sent_parameters().await;
+    bind(whole.clone()).await.unwrap();
+    assert_eq!(prepared.get(&handle, &ana()).unwrap().rows.len(), 3);
+
+    let mut short = whole.clone();
+    short[1].data_body = short[1].data_body.slice(..8);
+    let error = bind(short).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("a buffer lies outside of its message"), "{error}");
+
+    let mut state = 20_261_130_u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as usize % below
+    };
+    for _ in 0..500 {
+        let mut messages = whole.clone();
+        for _ in 0..=random(3) {
+            let message = random(messages.len());
+            let message = &mut messages[message];
+            let part = if random(2) == 0 { &mut message.data_header } else { &mut message.data_body };
+            let mut bytes = part.to_vec();
+            if let Some(places) = std::num::NonZeroUsize::new(bytes.len()) {
+                bytes[random(places.get())] = random(256) as u8;
+            }
+            *part = bytes.into();
+        }
+        // Whatever it is, it is answered.
+        let _answered = bind(messages).await;
+    }
+    bind(whole).await.unwrap();
+}
+
+#[tokio::test]
+async fn planning_takes_a_slot_and_who_is_refused_is_told() {
+    let limits = Limits { running: 1, small: 0, per_user: 1, waiting: 0, ..Limits::default() };
+    let queries = testing::queries(limits);
+    let (_running, mut client) = serve_queries(queries.clone(), Users::default()).await;
+    let _runs = queries.start(Query::new("SELECT n FROM lake.test.endless", ana())).await.unwrap();
+    let refused = client.execute("SELECT 1".to_owned(), None).await.unwrap_err();
+    assert_eq!(status(refused).code(), Code::ResourceExhausted);
+    let refused = client.prepare("SELECT 1".to_owned(), None).await.err().unwrap();
+    assert_eq!(status(refused).code(), Code::ResourceExhausted);
 }
 
 #[tokio::test]

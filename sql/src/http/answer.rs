@@ -14,7 +14,7 @@ use axum::{
         rejection::{BytesRejection, QueryRejection},
     },
     http::{HeaderMap, HeaderValue, header},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     access::Caller,
     counted::{self, Counted},
-    error::QueryError,
+    error::{ErrorKind, QueryError},
     query::{Queries, Query},
 };
 
@@ -36,8 +36,31 @@ pub(super) const QUERY_ID: &str = "x-starmere-query-id";
 /// The snapshot that the query sees.
 pub(super) const SNAPSHOT: &str = "x-starmere-snapshot";
 
+/// Who is refused because too many ask is told to ask again after so many seconds.
+const RETRY_AFTER: &str = "5";
+
 /// `POST /v1/sql`
 pub(super) async fn run(
+    queries: State<Queries>,
+    caller: Extension<Caller>,
+    address: Result<AddressQuery<Address>, QueryRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    match answer(queries, caller, address, headers, body).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let is_busy = error.kind() == ErrorKind::Busy;
+            let mut response = error.into_response();
+            if is_busy {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            }
+            response
+        }
+    }
+}
+
+async fn answer(
     State(queries): State<Queries>,
     Extension(caller): Extension<Caller>,
     address: Result<AddressQuery<Address>, QueryRejection>,

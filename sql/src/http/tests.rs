@@ -226,6 +226,19 @@ async fn running_queries_are_listed_and_cancelled() {
 }
 
 #[tokio::test]
+async fn who_is_refused_is_told_when_to_ask_again() {
+    let limits = Limits { running: 1, small: 0, per_user: 1, waiting: 0, ..Limits::default() };
+    let queries = queries(limits);
+    let runs = endless(&queries, "json").await;
+    let router = router(queries, Arc::new(Access::default()));
+    let refused = sql(&router, "/v1/sql", "SELECT 1").await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(value(refused).await["error"]["kind"], "busy");
+    drop(runs);
+}
+
+#[tokio::test]
 async fn pieces_arrive_before_the_end() {
     let queries = queries(Limits::default());
     let mut pieces = endless(&queries, "jsonl").await.into_body().into_data_stream();

@@ -2,14 +2,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use chrono::{DateTime, Utc};
+use starmere_lake::watch::Watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::access::Caller;
+use crate::{
+    access::Caller,
+    error::{ErrorKind, QueryError},
+};
 
 /// A query that runs or waits for its slot.
 #[derive(Clone, Debug)]
@@ -30,7 +37,49 @@ pub(super) struct Registry(Arc<Mutex<HashMap<Uuid, Entry>>>);
 #[derive(Debug)]
 struct Entry {
     query: RunningQuery,
-    stop: CancellationToken,
+    stop: Arc<Stop>,
+}
+
+/// How a query is told to stop: those that wait for it by a token, and what computes by its watch.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    token: CancellationToken,
+    watch: Arc<Watch>,
+    why: OnceLock<QueryError>,
+    computes: AtomicBool,
+}
+
+impl Stop {
+    /// Notes whether the query has the engine: it does while it is planned and run, not while it waits or is read.
+    pub(super) fn computes(&self, computes: bool) {
+        self.computes.store(computes, Ordering::Relaxed);
+    }
+
+    /// Stops the query. Its reader is told the first reason that was given.
+    pub(super) fn because(&self, why: QueryError) {
+        let _later = self.why.set(why);
+        self.watch.stop();
+        self.token.cancel();
+    }
+
+    /// Waits until the query is told to stop, and gives the reason.
+    pub(super) async fn told(&self) -> QueryError {
+        self.token.cancelled().await;
+        self.reason().unwrap_or_else(|| QueryError::internal("a query was stopped without a reason"))
+    }
+
+    /// Why the query was told to stop, if it was.
+    pub(super) fn reason(&self) -> Option<QueryError> {
+        self.why.get().cloned()
+    }
+
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+}
+
+fn cancelled(id: Uuid) -> QueryError {
+    QueryError::new(ErrorKind::Cancelled, format!("query `{id}` was cancelled"))
 }
 
 impl Registry {
@@ -38,9 +87,9 @@ impl Registry {
     pub(super) fn enter(&self, wanted: Option<Uuid>, sql: &str, caller: &Caller) -> Registered {
         let mut entries = self.entries();
         let id = wanted.filter(|id| !entries.contains_key(id)).unwrap_or_else(Uuid::new_v4);
-        let stop = CancellationToken::new();
+        let stop = Arc::new(Stop::default());
         let query = RunningQuery { id, sql: sql.into(), user: caller.user.clone(), started_at: Utc::now() };
-        entries.insert(id, Entry { query, stop: stop.clone() });
+        entries.insert(id, Entry { query, stop: Arc::clone(&stop) });
         Registered { id, stop, registry: self.clone() }
     }
 
@@ -54,15 +103,29 @@ impl Registry {
         let entries = self.entries();
         let entry = entries.get(&id);
         if let Some(entry) = entry {
-            entry.stop.cancel();
+            entry.stop.because(cancelled(id));
         }
         entry.is_some()
     }
 
     pub(super) fn cancel_all(&self) {
-        for entry in self.entries().values() {
-            entry.stop.cancel();
+        for (id, entry) in self.entries().iter() {
+            entry.stop.because(cancelled(*id));
         }
+    }
+
+    /// How to stop the query that takes most memory, and that query. Memory that no operator reserved is in nobody's
+    /// account: where no query has reserved a tenth of `in_use`, it is the one that began last.
+    pub(super) fn largest(&self, in_use: u64) -> Option<(RunningQuery, Arc<Stop>)> {
+        let entries = self.entries();
+        let goes_on = entries.values().filter(|entry| {
+            entry.stop.computes.load(Ordering::Relaxed) && entry.stop.reason().is_none()
+        });
+        let size = |entry: &&Entry| {
+            let reserved = entry.stop.watch().reserved() as u64;
+            (if reserved >= in_use / 10 { reserved } else { 0 }, entry.query.started_at)
+        };
+        goes_on.max_by_key(size).map(|entry| (entry.query.clone(), Arc::clone(&entry.stop)))
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Uuid, Entry>> {
@@ -74,7 +137,7 @@ impl Registry {
 #[derive(Debug)]
 pub(super) struct Registered {
     id: Uuid,
-    stop: CancellationToken,
+    stop: Arc<Stop>,
     registry: Registry,
 }
 
@@ -83,15 +146,15 @@ impl Registered {
         self.id
     }
 
-    /// Cancelled when the query is to stop.
-    pub(super) fn stop(&self) -> &CancellationToken {
+    /// How it is stopped.
+    pub(super) fn stop(&self) -> &Arc<Stop> {
         &self.stop
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.stop.because(cancelled(self.id));
         self.registry.entries().remove(&self.id);
     }
 }

@@ -1,16 +1,20 @@
-use std::sync::atomic::AtomicU64;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use arrow::{array::AsArray, datatypes::Int64Type, util::display::array_value_to_string};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 
 use super::*;
-use crate::testing::{ana, memory, queries};
+use crate::testing::{self, ana, memory, queries};
 
 const ENDLESS: &str = "SELECT n FROM lake.test.endless";
 
 fn quick() -> Limits {
-    Limits { time: Duration::from_secs(60), running: 1, waiting: 0, patience: Duration::from_secs(60) }
+    let minute = Duration::from_secs(60);
+    Limits { time: minute, running: 1, small: 0, per_user: 1, waiting: 0, patience: minute, ..Limits::default() }
 }
 
 async fn rows(queries: &Queries, query: Query) -> Result<Vec<RecordBatch>, QueryError> {
@@ -35,7 +39,7 @@ async fn answer_keeps_the_promise_of_its_description() {
         "DESCRIBE sales.customers_v1.customer",
         "SELECT NULL, make_array('a', NULL), count(*) OVER () FROM sales.customers_v1.customer",
     ] {
-        let described = queries.describe(sql, &[], &ana()).await.unwrap();
+        let described = queries.describe(sql, Arc::default(), &ana()).await.unwrap();
         let answer = queries.start(Query::new(sql, ana())).await.unwrap();
         assert_eq!(answer.schema, described.schema, "{sql}");
         assert_eq!((answer.snapshot, described.snapshot), (7, 7));
@@ -65,7 +69,7 @@ async fn answers_have_the_types_of_all_branches() {
         ),
         ("SELECT TIMESTAMP '9999-12-31T00:00:00' AS v", "9999-12-31T00:00:00"),
     ] {
-        let described = queries.describe(sql, &[], &ana()).await.unwrap();
+        let described = queries.describe(sql, Arc::default(), &ana()).await.unwrap();
         let batches = rows(&queries, Query::new(sql, ana())).await.unwrap();
         assert!(batches.iter().all(|batch| batch.schema() == described.schema), "{sql}");
         let shown: Vec<String> = batches
@@ -136,7 +140,7 @@ async fn error_while_running_reaches_the_reader() {
 async fn parameters_are_bound_row_by_row() {
     let queries = queries(Limits::default());
     let sql = "SELECT line_number FROM sales.orders_v1.order_lines WHERE order_id = ? AND line_number < ?";
-    let described = queries.describe(sql, &[], &ana()).await.unwrap();
+    let described = queries.describe(sql, Arc::default(), &ana()).await.unwrap();
     assert_eq!(described.parameters.len(), 2);
     assert_eq!(described.parameters[1].data_type(), &arrow::datatypes::DataType::Int64);
     let row = |id: &str, below: i64| Params::Positional(vec![ScalarValue::from(id), ScalarValue::from(below)]);
@@ -147,6 +151,13 @@ async fn parameters_are_bound_row_by_row() {
     assert_eq!(numbers, [1, 1, 2]);
     let unbound = queries.start(Query::new(sql, ana())).await.unwrap_err();
     assert_eq!(unbound.kind(), ErrorKind::Invalid);
+    // Further rows are looked at when it is their turn.
+    let query = Query::new("SELECT $1 AS v", ana());
+    let differing = [ScalarValue::from("a"), ScalarValue::from(1_i64)].map(|value| Params::Positional(vec![value]));
+    let mut answer = queries.start(query.bind_rows(differing.to_vec())).await.unwrap();
+    assert!(answer.batches.next().await.unwrap().is_ok());
+    let error = answer.batches.next().await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("different types"), "{error}");
 }
 
 #[tokio::test]
@@ -179,7 +190,9 @@ async fn more_queries_than_run_and_wait_are_refused() {
     let queries = queries(quick());
     let first = queries.start(Query::new(ENDLESS, ana())).await.unwrap();
     let error = queries.start(Query::new("SELECT 1", ana())).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    let error = queries.describe("SELECT 1", Arc::default(), &ana()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "planning needs a slot too");
     assert_eq!(queries.running().len(), 1);
     drop(first);
 }
@@ -214,7 +227,7 @@ async fn promise_is_broken_only_by_another_type_of_result() {
     let views = Arc::new(memory());
     let queries = Queries::new(Arc::clone(&views) as Arc<dyn Views>, Limits::default());
     let sql = "SELECT name FROM sales.customers_v1.customer";
-    let described = queries.describe(sql, &[], &ana()).await.unwrap();
+    let described = queries.describe(sql, Arc::default(), &ana()).await.unwrap();
     let snapshot: &AtomicU64 = &views.snapshot;
     snapshot.store(8, Ordering::SeqCst);
     let kept = Promise { snapshot: 7, schema: schema_digest(&described.schema) };
@@ -227,7 +240,7 @@ async fn promise_is_broken_only_by_another_type_of_result() {
 
 #[tokio::test]
 async fn taken_id_is_not_given_twice() {
-    let queries = queries(Limits { running: 2, ..quick() });
+    let queries = queries(Limits { running: 2, per_user: 2, ..quick() });
     let id = Uuid::new_v4();
     let first = queries.start(Query::new(ENDLESS, ana()).with_id(id)).await.unwrap();
     let second = queries.start(Query::new(ENDLESS, ana()).with_id(id)).await.unwrap();
@@ -243,4 +256,114 @@ async fn taken_id_is_not_given_twice() {
         };
         assert_eq!(last.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
     }
+}
+
+/// A join that yields no row for hours, and never waits for anything.
+const FRUITLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b
+                         WHERE a.value + b.value < 0";
+
+/// Waits until so many queries hold a slot.
+async fn until_busy(queries: &Queries, slots: usize) {
+    while queries.inner.admission.taken().0 != slots {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Only when a query's threads are free is its slot, too. The runtime of this test has one thread.
+#[tokio::test]
+async fn what_yields_nothing_stops_and_its_threads_are_free() {
+    let queries = queries(quick());
+    for told in ["cancelled", "dropped"] {
+        let answer = queries.start(Query::new(FRUITLESS, ana())).await.unwrap();
+        until_busy(&queries, 1).await;
+        if told == "cancelled" {
+            assert!(queries.cancel(answer.id));
+            let mut batches = answer.batches;
+            assert_eq!(batches.next().await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+        } else {
+            drop(answer);
+        }
+        until_busy(&queries, 0).await;
+    }
+    let limited = testing::queries(Limits { time: Duration::from_millis(50), ..quick() });
+    let error = rows(&limited, Query::new(FRUITLESS, ana())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    until_busy(&limited, 0).await;
+}
+
+#[tokio::test]
+async fn small_queries_are_answered_beside_many_that_yield_nothing() {
+    let queries = queries(Limits { running: 8, small: 1, per_user: 8, waiting: 10, ..quick() });
+    let mut fruitless = Vec::new();
+    for _ in 0..8 {
+        fruitless.push(queries.start(Query::new(FRUITLESS, ana())).await.unwrap());
+    }
+    until_busy(&queries, 8).await;
+    for user in ["ana", "ben"] {
+        let caller = Caller { user: user.to_owned() };
+        assert_eq!(rows(&queries, Query::new("SELECT 1", caller)).await.unwrap().len(), 1);
+    }
+    // A large one waits for a slot, and leaves the room for small ones meanwhile.
+    let large = queries.start(Query::new(ENDLESS, ana()));
+    let small = async {
+        while queries.inner.admission.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rows(&queries, Query::new("SELECT 2", ana())).await.unwrap().len(), 1);
+        fruitless.pop();
+    };
+    let (large, ()) = tokio::join!(large, small);
+    assert!(large.is_ok());
+}
+
+/// A hundred times what two batches are.
+const MANY_ROWS: &str = "SELECT value FROM generate_series(1, 2000000)";
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_holds_no_slot() {
+    // All of it fits on the disk, or none of it.
+    for result_disk in [1 << 30, 0] {
+        let queries = queries(Limits { waiting: 10, result_memory: 0, result_disk, ..quick() });
+        let mut unread = Vec::new();
+        for _ in 0..4 {
+            unread.push(queries.start(Query::new(MANY_ROWS, ana())).await.unwrap());
+            until_busy(&queries, 0).await;
+        }
+        assert_eq!(rows(&queries, Query::new("SELECT 1", ana())).await.unwrap().len(), 1);
+        assert_eq!(queries.running().len(), 4);
+        for answer in unread {
+            let batches: Vec<RecordBatch> = answer.batches.try_collect().await.unwrap();
+            assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 2_000_000);
+        }
+        while queries.inner.budget.used() != (0, 0) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_never_read_is_dropped() {
+    let time = Duration::from_millis(1500);
+    let queries = queries(Limits { time, waiting: 10, ..quick() });
+    let mut answer = queries.start(Query::new("SELECT 1", ana())).await.unwrap();
+    while queries.inner.budget.used() != (0, 0) || queries.inner.admission.taken() != (0, 0) {
+        tokio::task::yield_now().await;
+    }
+    let error = answer.batches.next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+#[tokio::test]
+async fn a_query_over_the_memory_of_the_process_is_stopped_in_words() {
+    // Less than any process has in use.
+    let queries = queries(Limits { resident: Some(1), ..quick() });
+    if starmere_lake::machine::resident().is_none() {
+        return;
+    }
+    let error = match queries.start(Query::new(ENDLESS, ana())).await {
+        Ok(answer) => answer.batches.try_collect::<Vec<_>>().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("too much memory"), "{error}");
 }
