@@ -11,6 +11,7 @@ mod definitions;
 mod example;
 mod failure;
 mod health;
+mod limits;
 mod output;
 mod process;
 mod project;

@@ -28,6 +28,7 @@ use starmere_sql::{Right, Rights, check_listener};
 use crate::definitions::fingerprint;
 use crate::failure::{Mendable, Problems};
 use crate::health::Watched;
+use crate::limits::QueryLimits;
 use crate::output::bytes as size;
 use crate::project_tests::{Test, TestFile};
 use crate::references::looked_up;
@@ -42,8 +43,6 @@ const LEAST_INGEST_MEMORY_MIB: usize = 32;
 /// In MiB.
 const BUILD_MEMORY_MIB: u64 = 2048;
 const LEAST_BUILD_MEMORY_MIB: u64 = 64;
-/// Memory that queries may use before they spill.
-const QUERY_MEMORY: usize = 8 << 30;
 
 /// `starmere.yaml`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +64,9 @@ pub(crate) struct ProjectFile {
     /// Memory of builds; where it is left out, a quarter of the machine's or of the cgroup's limit, 2048 at most.
     #[serde(default)]
     pub(crate) build_memory_mib: Option<Placed<u64>>,
+    /// How much queries may take; follows the machine where it is left out.
+    #[serde(default)]
+    pub(crate) queries: QueryLimits,
     /// Without users, only loopback addresses may be listened on.
     #[serde(default)]
     pub(crate) users: BTreeMap<String, Placed<User>>,
@@ -368,7 +370,9 @@ impl Project {
         let store = Store::open(&location, &self.root)?;
         let warehouse = Warehouse::new(store);
         let catalog = Catalog::of(&warehouse, environment);
-        let engine = Engine::new(warehouse.store(), QUERY_MEMORY).context("could not set up the query engine")?;
+        let queries = &self.file.queries;
+        let engine = Engine::with_spill(warehouse.store(), queries.memory(Machine::here()), queries.spill())
+            .context("could not set up the query engine")?;
         let memory = self.file.ingest_memory();
         Ok(Opened { project: Arc::new(self), warehouse, catalog, engine, memory, watched: Arc::default() })
     }
@@ -599,6 +603,7 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
         );
         problems.push(Problem::new(mib.place(name), message).hint(hint));
     }
+    problems.extend(file.queries.mistakes(name));
     problems
 }
 
@@ -740,6 +745,7 @@ mod tests {
             ("listeners: { hosts: ['http://a'] }\n", "starmere.yaml:3:22: `http://a` is not the name of a host"),
             ("ingest_memory_mib: 8\n", "starmere.yaml:3:20: 8 MiB are too little memory"),
             ("build_memory_mib: 1\n", "starmere.yaml:3:19: 1 MiB are too little memory for builds"),
+            ("queries: { slots: 0 }\n", "starmere.yaml:3:19: no query runs with 0 `slots`"),
             ("", "streams/s.yaml:3:18: no event has 0 bytes"),
         ] {
             let text = said(&[("starmere.yaml", &format!("{PROJECT}{line}")), ("streams/s.yaml", stream)]);

@@ -11,10 +11,11 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
+use starmere_lake::machine::Machine;
 use starmere_lake::metrics;
 use starmere_lake::troubles::{self, About};
 use starmere_sql::http::{Hosts, for_hosts};
-use starmere_sql::{Access, Limits, Queries, Right, Rights, Users, check_listener};
+use starmere_sql::{Access, Queries, Right, Rights, Users, check_listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -46,15 +47,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let (stop, ending) = (CancellationToken::new(), CancellationToken::new());
     let (watcher, current) = Watcher::new(opened, &[], continuously, output);
     let access = Arc::new(Access::new(users));
-    // Queries keep processors busy; listeners must answer all the same.
-    let engine = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("query")
-        .thread_stack_size(crate::STACK_BYTES)
-        .build()
-        .context("could not start the threads of queries")?;
-    let views = ProjectViews::following(current.receiver());
-    let queries = Queries::new(Arc::new(views), Limits::default()).on(engine.handle().clone());
+    let limits = opened.project.file.queries.limits(Machine::here());
+    let queries = Queries::new(Arc::new(ProjectViews::following(current.receiver())), limits);
 
     let events = Listener::new(streams, HttpLimits::default(), &opened.memory, &stop);
     let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
@@ -92,7 +86,6 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         work.abort();
     }
     let ended = tokio::time::timeout(Duration::from_secs(5), async { (web.await, grpc.await) }).await;
-    engine.shutdown_background();
     if let Ok((web, grpc)) = ended {
         web.context("the HTTP listener died")?;
         grpc.context("the Flight listener died")??;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use futures::TryStreamExt;
-use starmere_sql::{Caller, Limits, Queries, Query, QueryError, View, Views};
+use starmere_lake::machine::Machine;
+use starmere_sql::{Caller, Queries, Query, QueryError, View, Views};
 
 use crate::command_line::Sql;
 use crate::output::Output;
@@ -39,7 +40,7 @@ pub(super) async fn run(opened: &Opened, arguments: Sql, output: &Output) -> any
         Some(number) => Arc::new(AsOf { views, number }),
         None => Arc::new(views),
     };
-    let queries = Queries::new(views, Limits::default());
+    let queries = Queries::new(views, opened.project.file.queries.limits(Machine::here()));
     let caller = Caller::named("command line");
     let answer = queries.start(Query::new(query, caller)).await?;
     let schema = answer.schema.clone();
