@@ -8,6 +8,7 @@
 //!     _starmere/schemas/<id>.json                 schemas that its payloads were written with
 //!     _starmere/stopped/<source>/…                partitions that are not read on, and why
 //!     _starmere/landed/<version>.json             which files have landed, folded up to a version
+//!     _starmere/archive/<from>-<to>.jsonl.zst     commits of long ago, packed (of any table)
 //!   models/<domain>/<model>/<fingerprint>/<part>/ a derived table: a Delta table
 //!   ledger/<domain>/<stream>/<fingerprint>/       which copy of an event counts: a Delta table
 //!   catalog/<number>.json                         snapshots
@@ -129,6 +130,11 @@ impl TablePath {
         Path::from(format!("{}/_starmere/schemas/{name}.json", self.0))
     }
 
+    /// The commits `from` to `to`, packed.
+    pub fn archive(&self, from: u64, to: u64) -> Path {
+        Path::from(format!("{}/_starmere/archive/{from:020}-{to:020}.jsonl.zst", self.0))
+    }
+
     /// The folder of [`Self::landed`].
     pub fn landed_folder(&self) -> Path {
         Path::from(format!("{}/_starmere/landed", self.0))
@@ -170,6 +176,12 @@ pub fn commit_version(path: &Path) -> Option<u64> {
 pub fn checkpoint_version(path: &Path) -> Option<u64> {
     let name = path.filename()?.strip_suffix(".checkpoint.parquet")?;
     (name.len() == 20).then(|| name.parse().ok())?
+}
+
+/// The first version in an archive, from an object below a table's root.
+pub fn archive_version(path: &Path) -> Option<u64> {
+    let (from, to) = path.filename()?.strip_suffix(".jsonl.zst")?.split_once('-')?;
+    (from.len() == 20 && to.len() == 20).then(|| from.parse().ok())?
 }
 
 /// Where tables are.
@@ -333,6 +345,8 @@ mod tests {
         assert_eq!(commit_version(&table.checkpoint(7)), None);
         assert_eq!(checkpoint_version(&table.checkpoint(7)), Some(7));
         assert_eq!(commit_version(&table.last_checkpoint()), None);
+        assert_eq!(archive_version(&table.archive(1000, 1999)), Some(1000));
+        assert_eq!((archive_version(&table.commit(7)), commit_version(&table.archive(0, 9))), (None, None));
     }
 
     #[test]

@@ -61,7 +61,15 @@ pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) ->
         bytes(cleaned.bytes),
         counted(cleaned.snapshots as u64, "catalog snapshot", "catalog snapshots"),
     );
-    step.done(if arguments.dry_run { format!("would delete {what}") } else { format!("deleted {what}") });
+    let packed = match cleaned.packed as u64 {
+        0 => String::new(),
+        packed => format!(", of which {} packed", counted(packed, "commit is", "commits are")),
+    };
+    step.done(if arguments.dry_run {
+        format!("would delete {what}{packed}")
+    } else {
+        format!("deleted {what}{packed}")
+    });
     for table in cleaned.tables {
         output.say(format!("{table}: no snapshot pins it any more"));
     }

@@ -108,7 +108,8 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
     // What the commits say: position, rows and digest of each partition.
     let mut said = Tallies::default();
     let mut positions: BTreeMap<SourcePartition, i64> = BTreeMap::new();
-    for commit in table.commits(0, snapshot.version()).await? {
+    let mut history = std::pin::pin!(table.history(0, snapshot.version()));
+    while let Some(commit) = history.try_next().await? {
         let Facts { landed, forgotten, repaired } = Facts::of(&commit);
         for part in landed {
             let position = positions.insert(part.partition.clone(), part.to);

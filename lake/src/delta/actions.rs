@@ -116,6 +116,9 @@ pub struct Add {
     /// The statistics as DataFusion wants them; filled at first use.
     #[serde(skip)]
     pub(crate) parsed: OnceLock<Arc<Statistics>>,
+    /// The number of rows; the text is asked once, however many builds ask for it.
+    #[serde(skip)]
+    pub(super) counted: OnceLock<Option<u64>>,
 }
 
 impl Add {
@@ -126,7 +129,8 @@ impl Add {
             #[serde(rename = "numRecords")]
             rows: u64,
         }
-        serde_json::from_str::<Rows>(self.stats.as_deref()?).ok().map(|stats| stats.rows)
+        let count = || serde_json::from_str::<Rows>(self.stats.as_deref()?).ok().map(|stats| stats.rows);
+        *self.counted.get_or_init(count)
     }
 
     /// The number of nulls in a column, where the statistics tell.

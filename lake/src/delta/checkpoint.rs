@@ -3,6 +3,9 @@
 //! Rows are made from and turned into the same JSON shapes as the log's lines, by Arrow's JSON codec, so the
 //! format is described once, by [`columns`]. A crash between checkpoint and hint leaves the old hint, which is
 //! as right as the new one: both only say where reading may begin.
+//!
+//! Files that were taken out of the table are not in it. Delta keeps them for a week, so that `VACUUM` can tell when a
+//! file went; ours goes by what snapshots pin and by the age of objects, and the list would grow with every compaction.
 
 use std::sync::Arc;
 
@@ -18,9 +21,6 @@ use super::{Snapshot, actions};
 use crate::paths::TablePath;
 use crate::store::Store;
 use crate::{Error, Result};
-
-/// Files that were taken out are remembered this long, in milliseconds.
-const TOMBSTONES_KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,18 +39,10 @@ pub(super) async fn hint(store: &Store, table: &TablePath) -> Result<Option<u64>
 /// Writes the checkpoint of `snapshot`, then announces it.
 pub(super) async fn write(store: &Store, snapshot: &Snapshot) -> Result<()> {
     let object = snapshot.path().checkpoint(snapshot.version()).to_string();
-    let now = chrono::Utc::now().timestamp_millis();
     let mut actions = vec![Action::Protocol(Protocol::OURS), Action::MetaData((*snapshot.metadata).clone())];
     actions.extend(snapshot.txns().map(|(application, version)| {
         Action::Txn(Txn { app_id: application.to_owned(), version, last_updated: None })
     }));
-    actions.extend(snapshot.removed.iter().filter(|r| r.deletion_timestamp.unwrap_or(0) > now - TOMBSTONES_KEPT).map(
-        |remove| {
-            let mut remove = remove.clone();
-            remove.data_change = false;
-            Action::Remove(remove)
-        },
-    ));
     actions.extend(snapshot.files().map(|add| {
         let mut add = (**add).clone();
         add.data_change = false;
@@ -124,6 +116,7 @@ fn columns() -> SchemaRef {
                 map("tags"),
             ],
         ),
+        // Always empty; other engines look for the column.
         row(
             "remove",
             vec![

@@ -13,12 +13,16 @@
 //! ```
 //!
 //! On a crash: files without a commit are invisible; a commit is one object and therefore whole. A checkpoint
-//! is written after a commit and may be missing; nothing depends on it but the time that opening takes.
+//! is written after a commit and may be missing; nothing depends on it but the time that opening takes. Commits of
+//! long ago are packed, a thousand into one object (`archive`).
 
 mod actions;
+pub(crate) mod archive;
 mod checkpoint;
 mod file;
 mod hashes;
+mod known;
+mod layered;
 mod read;
 mod schema;
 mod seal;
@@ -29,24 +33,26 @@ pub(crate) mod statistics;
 mod tests;
 mod write;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, TryStreamExt};
 use object_store::ObjectStoreExt;
 
 pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
 pub use file::DataFile;
 pub use hashes::{Hashes, append_value, hash_rows};
+pub use known::Warehouse;
 pub use read::Wanted;
 pub(crate) use read::align;
 pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
 pub(crate) use seal::{Seal, Sums};
 pub use snapshot::Snapshot;
 pub use write::{EncodedFile, FileOptions, FileWriter};
+
+use known::Looked;
 
 use crate::paths::{self, TablePath};
 use crate::store::Store;
@@ -58,48 +64,9 @@ pub const REWRITE: &str = "starmere/rewrite";
 /// The tag of a file that says what its bytes are: their XXH3, of 128 bits, in hexadecimal digits.
 const DIGEST: &str = "starmere.xxh3";
 /// A checkpoint is written at every version divisible by this.
-const CHECKPOINT_EVERY: u64 = 50;
-
-/// A warehouse's tables, with the newest known snapshot of each kept in memory.
-#[derive(Clone, Debug)]
-pub struct Warehouse {
-    store: Store,
-    known: Arc<Mutex<HashMap<TablePath, Arc<Snapshot>>>>,
-}
-
-impl Warehouse {
-    /// The tables in `store`.
-    pub fn new(store: Store) -> Self {
-        Self { store, known: Arc::default() }
-    }
-
-    /// Where the objects are.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// The table at `path`, which may not exist yet.
-    pub fn table(&self, path: TablePath) -> Table {
-        Table { warehouse: self.clone(), path }
-    }
-
-    fn known(&self, path: &TablePath) -> Option<Arc<Snapshot>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
-    }
-
-    /// The table at `path` is no more.
-    pub(crate) fn forget(&self, path: &TablePath) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
-    }
-
-    fn learn(&self, snapshot: &Arc<Snapshot>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = known.entry(snapshot.path().clone()).or_insert_with(|| snapshot.clone());
-        if newest.version() < snapshot.version() {
-            *newest = snapshot.clone();
-        }
-    }
-}
+pub(crate) const CHECKPOINT_EVERY: u64 = 50;
+/// From a known version to one so far ahead, commits are read; to one that is further, a checkpoint.
+const NEAR: u64 = 4 * CHECKPOINT_EVERY;
 
 /// What a commit adds to a table.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +118,15 @@ impl Committed {
     }
 }
 
+/// What became of a commit that was offered.
+enum Made {
+    Ours,
+    /// Somebody else's has its version.
+    Others,
+    /// Its version was made and packed long ago.
+    TooLate,
+}
+
 /// A Delta table in a warehouse.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -166,42 +142,66 @@ impl Table {
 
     /// The store that holds the table.
     pub fn store(&self) -> &Store {
-        &self.warehouse.store
+        self.warehouse.store()
     }
 
     /// The newest version; `None` where the table does not exist.
     pub async fn snapshot(&self) -> Result<Option<Arc<Snapshot>>> {
-        let known = match self.warehouse.known(&self.path) {
+        let looked = Looked::now();
+        let mut known = None;
+        if let Some((newest, last)) = self.warehouse.newest(&self.path) {
+            let is_there = last.is_lately() || !self.is_behind_the_log(&newest).await?;
+            known = is_there.then_some(newest);
+        }
+        let known = match known {
             Some(known) => known,
             None => match snapshot::load(self.store(), &self.path, None).await? {
                 Some(loaded) => Arc::new(loaded),
                 None => return Ok(None),
             },
         };
-        let newest = snapshot::advance(self.store(), known, None).await?;
-        self.warehouse.learn(&newest);
+        let newest = snapshot::advance(self.store(), known).await?;
+        self.warehouse.learn(&newest, looked);
         Ok(Some(newest))
+    }
+
+    /// Commits after `known` are in the log no more: read one by one, it would look as if the table ended there.
+    async fn is_behind_the_log(&self, known: &Snapshot) -> Result<bool> {
+        match known.version().checked_add(1) {
+            Some(next) => archive::is_packed(self.store(), &self.path, next).await,
+            None => Ok(false),
+        }
     }
 
     /// The table at exactly `version`.
     pub async fn snapshot_at(&self, version: u64) -> Result<Arc<Snapshot>> {
-        if let Some(known) = self.warehouse.known(&self.path) {
-            if known.version() == version {
-                return Ok(known);
-            }
-            if known.version() < version {
-                let reached = snapshot::advance(self.store(), known, Some(version)).await?;
-                if reached.version() == version {
-                    self.warehouse.learn(&reached);
-                    return Ok(reached);
-                }
+        let mut reached = None;
+        if let Some(known) = self.warehouse.nearest(&self.path, version)
+            && version - known.version() <= NEAR
+        {
+            reached = self.go_on(known, version).await?;
+        }
+        if reached.is_none() {
+            let loaded = snapshot::load(self.store(), &self.path, Some(version)).await?;
+            reached = loaded.filter(|loaded| loaded.version() == version).map(Arc::new);
+        }
+        let missing = || Error::Missing { object: format!("version {version} of {}", self.path) };
+        let reached = reached.ok_or_else(missing)?;
+        self.warehouse.remember(&reached);
+        Ok(reached)
+    }
+
+    /// `known` with the commits up to `version`; none where they are not all there.
+    async fn go_on(&self, mut known: Arc<Snapshot>, version: u64) -> Result<Option<Arc<Snapshot>>> {
+        let mut history = std::pin::pin!(self.history(known.version(), version));
+        loop {
+            match history.try_next().await {
+                Ok(Some(commit)) => Arc::make_mut(&mut known).apply(commit)?,
+                Ok(None) => return Ok(Some(known)),
+                Err(Error::Missing { .. }) => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
-        let loaded = snapshot::load(self.store(), &self.path, Some(version)).await?;
-        loaded
-            .filter(|loaded| loaded.version() == version)
-            .map(Arc::new)
-            .ok_or_else(|| Error::Missing { object: format!("version {version} of {}", self.path) })
     }
 
     /// The newest version, where the table is made first if it does not exist. Whoever loses the race to make
@@ -246,22 +246,24 @@ impl Table {
         actions.extend(commit.removes.into_iter().map(Action::Remove));
         actions.extend(commit.adds.into_iter().map(Action::Add));
         let bytes = actions::encode(&mut actions)?;
-        let path = self.path.commit(version);
-        let created = self.store().create(&path, bytes.clone()).await;
-        if !matches!(created, Ok(true)) {
-            // A store's client may have sent the request twice, or its answer may be lost: the object tells.
-            match self.store().read(&path).await? {
-                Some(stored) if stored == bytes => {}
-                Some(_) => return Err(Error::Conflict { table: self.path.to_string(), version }),
-                None => {
-                    return Err(created.err().unwrap_or(Error::Conflict { table: self.path.to_string(), version }));
-                }
+        let conflict = || Error::Conflict { table: self.path.to_string(), version };
+        match self.make(version, &bytes).await {
+            Ok(Made::Ours) => {}
+            Ok(Made::Others) => return Err(conflict()),
+            // What is known of the table may be of long ago: it is read anew, from its checkpoint on.
+            Ok(Made::TooLate) => {
+                self.warehouse.forget(&self.path);
+                return Err(conflict());
+            }
+            Err(error) => {
+                self.warehouse.forget(&self.path);
+                return Err(error);
             }
         }
         let mut next = base.clone();
         next.apply(Committed { version, actions })?;
         let next = Arc::new(next);
-        self.warehouse.learn(&next);
+        self.warehouse.learn(&next, Looked::now());
         if version.is_multiple_of(CHECKPOINT_EVERY)
             && let Err(error) = checkpoint::write(self.store(), &next).await
         {
@@ -270,16 +272,42 @@ impl Table {
         Ok(next)
     }
 
-    /// The commits that lead from version `after` to version `to`, in order.
+    /// Creates the commit, and makes sure that it is the one that counts. After an error nobody knows.
+    async fn make(&self, version: u64, bytes: &Bytes) -> Result<Made> {
+        let path = self.path.commit(version);
+        let created = self.store().create(&path, bytes.clone()).await;
+        if !matches!(created, Ok(true)) {
+            // A store's client may have sent the request twice, or its answer may be lost: the object tells.
+            match (self.store().read(&path).await?, created) {
+                (Some(stored), _) if stored == *bytes => {}
+                (Some(_), _) => return Ok(Made::Others),
+                (None, Ok(_)) => return Ok(Made::TooLate),
+                (None, Err(error)) => return Err(error),
+            }
+        }
+        // The object was not there, which may be because somebody has packed it: see `archive`.
+        if !archive::is_packed(self.store(), &self.path, version).await? {
+            return Ok(Made::Ours);
+        }
+        let packed = archive::texts(self.store(), &self.path, version).await?;
+        if packed.is_some_and(|commits| commits.iter().any(|(of, text)| *of == version && text == bytes)) {
+            return Ok(Made::Ours);
+        }
+        tracing::warn!(table = %self.path, version, "a commit came much too late and is taken away again");
+        self.store().delete([path]).await?;
+        Ok(Made::TooLate)
+    }
+
+    /// The commits that lead from version `after` to version `to`, in order, wherever they are.
+    pub fn history(&self, after: u64, to: u64) -> impl Stream<Item = Result<Committed>> + Send {
+        // Nothing comes after the last number there is.
+        let (from, to) = after.checked_add(1).map_or((1, 0), |from| (from, to));
+        archive::history(self.store(), &self.path, from, to)
+    }
+
+    /// The same, all at once.
     pub async fn commits(&self, after: u64, to: u64) -> Result<Vec<Committed>> {
-        futures::stream::iter(after + 1..=to)
-            .map(|version| snapshot::read_commit(self.store(), &self.path, version))
-            .buffered(16)
-            .and_then(|commit| async {
-                commit.ok_or_else(|| Error::Missing { object: format!("a commit of {} up to {to}", self.path) })
-            })
-            .try_collect()
-            .await
+        self.history(after, to).try_collect().await
     }
 
     /// What is wrong with a file's object: it is gone, has another length, or other bytes than were written.
@@ -346,6 +374,7 @@ impl Table {
             stats: Some(file.statistics),
             tags: Some([(DIGEST.to_owned(), Some(digest)), seal.tag()].into()),
             parsed: Default::default(),
+            counted: Default::default(),
         })
     }
 }

@@ -1,14 +1,14 @@
 //! A table at one version: the fold of its log up to there.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectMeta;
+use object_store::path::Path;
 
-use super::actions::{self, Action, Add, Metadata, Protocol, Remove};
-use super::{Committed, checkpoint};
+use super::actions::{self, Action, Add, Metadata, Protocol};
+use super::layered::Layered;
+use super::{Committed, archive, checkpoint};
 use crate::paths::{self, TablePath};
 use crate::store::Store;
 use crate::{Error, Result};
@@ -24,11 +24,14 @@ pub struct Snapshot {
     schema: SchemaRef,
     /// What writers have to know.
     writer_version: i32,
-    files: BTreeMap<String, Arc<Add>>,
-    txns: HashMap<String, i64>,
-    /// Files taken out lately: readers of checkpoints want to know.
-    pub(super) removed: Vec<Remove>,
+    files: Layered<Arc<Add>>,
+    txns: Layered<i64>,
 }
+
+/// Commits that are read side by side where nobody knows how many there are.
+const SIDE_BY_SIDE: u64 = 16;
+/// Checkpoints may be cleaned up between being listed and being read.
+const ATTEMPTS: usize = 3;
 
 impl Snapshot {
     /// Folds `actions` (of a checkpoint, or of commit 0) into the first snapshot.
@@ -48,9 +51,8 @@ impl Snapshot {
             schema: schema_of(path, &metadata)?,
             writer_version: 0,
             metadata,
-            files: BTreeMap::new(),
-            txns: HashMap::new(),
-            removed: Vec::new(),
+            files: Layered::default(),
+            txns: Layered::default(),
         };
         snapshot.fold(actions)?;
         Ok(snapshot)
@@ -71,10 +73,7 @@ impl Snapshot {
                     self.timestamp = self.timestamp.max(add.modification_time);
                     self.files.insert(add.path.clone(), Arc::new(add));
                 }
-                Action::Remove(remove) => {
-                    self.files.remove(&remove.path);
-                    self.removed.push(remove);
-                }
+                Action::Remove(remove) => self.files.remove(&remove.path),
                 Action::Txn(txn) => {
                     self.txns.insert(txn.app_id, txn.version);
                 }
@@ -146,7 +145,7 @@ impl Snapshot {
 
     /// The table's files, in order of path.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Arc<Add>> {
-        self.files.values()
+        self.files.iter().map(|(_, add)| add)
     }
 
     /// A file of the table, by its path.
@@ -166,12 +165,12 @@ impl Snapshot {
 
     /// The number of nulls in a column, where every file tells.
     pub fn nulls(&self, column: &str) -> Option<u64> {
-        self.files.values().map(|add| add.nulls(column)).sum()
+        self.files().map(|add| add.nulls(column)).sum()
     }
 
     /// The number of rows, where every file tells.
     pub fn rows(&self) -> Option<u64> {
-        self.files.values().map(|add| add.rows()).sum()
+        self.files().map(|add| add.rows()).sum()
     }
 }
 
@@ -180,68 +179,111 @@ fn schema_of(path: &TablePath, metadata: &Metadata) -> Result<SchemaRef> {
     super::schema::from_delta(&metadata.schema_string).map_err(corrupt)
 }
 
-/// Loads the table at `version`, or at the newest one; `None` where there is no table.
+/// Loads the table at `version`, or at the newest one; `None` where there is no table, or no such version.
 pub(super) async fn load(store: &Store, table: &TablePath, version: Option<u64>) -> Result<Option<Snapshot>> {
+    for _ in 1..ATTEMPTS {
+        match load_once(store, table, version).await {
+            Err(Error::Missing { .. }) => {}
+            loaded => return loaded,
+        }
+    }
+    load_once(store, table, version).await
+}
+
+async fn load_once(store: &Store, table: &TablePath, version: Option<u64>) -> Result<Option<Snapshot>> {
     let hint = checkpoint::hint(store, table).await?.filter(|&hint| version.is_none_or(|version| hint <= version));
     // Listing begins just before the checkpoint's own commit.
     let after = hint.and_then(|hint| hint.checked_sub(1)).map(|before| table.commit(before));
-    let wanted = |&found: &u64| version.is_none_or(|version| found <= version);
-    let newest = |objects: &[ObjectMeta]| {
-        objects.iter().filter_map(|o| paths::checkpoint_version(&o.location)).filter(wanted).max()
-    };
-    let mut objects = store.list(&table.log(), after.as_ref()).await?;
-    let mut base = newest(&objects);
-    if base.is_none() && after.is_some() {
+    let mut listed = Listed::of(store, table, after.as_ref(), version).await?;
+    if listed.base.is_none() && after.is_some() {
         // The hint points nowhere.
-        objects = store.list(&table.log(), None).await?;
-        base = newest(&objects);
+        listed = Listed::of(store, table, None, version).await?;
     }
-    let mut commits: Vec<u64> =
-        objects.iter().filter_map(|o| paths::commit_version(&o.location)).filter(wanted).collect();
-    commits.retain(|&commit| base.is_none_or(|base| commit > base));
-    commits.sort_unstable();
-
-    let first = match base {
-        Some(base) => base,
-        None if commits.is_empty() => return Ok(None),
-        None => 0,
+    let Some(newest) = listed.newest else { return Ok(None) };
+    let to = version.unwrap_or(newest);
+    if to > newest {
+        return Ok(None);
+    }
+    let from = match listed.base {
+        Some(base) => base.checked_add(1),
+        None => Some(0),
     };
-    let expected = if base.is_some() { first.saturating_add(1) } else { 0 };
-    if let Some((position, found)) = commits.iter().enumerate().find(|&(at, &commit)| commit != expected + at as u64) {
-        return Err(Error::Corrupt {
-            path: table.log().to_string(),
-            reason: format!("commit {} is missing, {found} is there", expected + position as u64),
-        });
+    let from = from.filter(|&from| from <= to);
+    if let Some(from) = from {
+        listed.refuse_holes(store, table, from, to).await?;
     }
-    let mut read = futures::stream::iter(commits)
-        .map(|commit| async move {
-            read_commit(store, table, commit)
-                .await?
-                .ok_or_else(|| Error::Missing { object: table.commit(commit).to_string() })
-        })
-        .buffered(16);
-    let mut snapshot = match base {
+    let history = from.map(|from| archive::history(store, table, from, to));
+    let mut history = std::pin::pin!(futures::stream::iter(history).flatten());
+    let mut snapshot = match listed.base {
         Some(base) => Snapshot::begin(table, base, checkpoint::read(store, table, base).await?)?,
-        None => match read.try_next().await? {
+        None => match history.try_next().await? {
             Some(commit) => Snapshot::begin(table, 0, commit.actions)?,
             None => return Ok(None),
         },
     };
-    while let Some(commit) = read.try_next().await? {
+    while let Some(commit) = history.try_next().await? {
         snapshot.apply(commit)?;
     }
     Ok(Some(snapshot))
 }
 
-/// Reads the commits after `snapshot`, up to `version` or the newest one.
-pub(super) async fn advance(store: &Store, mut snapshot: Arc<Snapshot>, version: Option<u64>) -> Result<Arc<Snapshot>> {
-    while version.is_none_or(|version| snapshot.version < version) {
-        let path = snapshot.path.clone();
-        let Some(next) = snapshot.version.checked_add(1) else { break };
-        match read_commit(store, &path, next).await? {
-            Some(commit) => Arc::make_mut(&mut snapshot).apply(commit)?,
-            None => break,
+/// What a log has.
+struct Listed {
+    /// The newest checkpoint, of those that may be used.
+    base: Option<u64>,
+    /// In order.
+    commits: Vec<u64>,
+    /// The newest version that anything is there of.
+    newest: Option<u64>,
+}
+
+impl Listed {
+    /// Behind `after`; to be used up to `version`.
+    async fn of(store: &Store, table: &TablePath, after: Option<&Path>, version: Option<u64>) -> Result<Self> {
+        let objects = store.list(&table.log(), after).await?;
+        let checkpoints = objects.iter().filter_map(|object| paths::checkpoint_version(&object.location));
+        let mut commits: Vec<u64> =
+            objects.iter().filter_map(|object| paths::commit_version(&object.location)).collect();
+        commits.sort_unstable();
+        let newest = checkpoints.clone().chain(commits.last().copied()).max();
+        let base = checkpoints.filter(|&found| version.is_none_or(|version| found <= version)).max();
+        Ok(Self { base, commits, newest })
+    }
+
+    /// Every commit from `from` to `to` must be here, or in an archive.
+    async fn refuse_holes(&self, store: &Store, table: &TablePath, from: u64, to: u64) -> Result<()> {
+        let mut expected = from;
+        let start = self.commits.partition_point(|&commit| commit < from);
+        for &found in self.commits[start..].iter().take_while(|&&commit| commit <= to) {
+            while expected < found {
+                if !archive::is_packed(store, table, expected).await? {
+                    let reason = format!("commit {expected} is missing, {found} is there");
+                    return Err(Error::Corrupt { path: table.log().to_string(), reason });
+                }
+                expected = archive::last_of(expected).saturating_add(1);
+            }
+            expected = expected.max(found.saturating_add(1));
         }
+        Ok(())
+    }
+}
+
+/// Reads the commits after `snapshot`, up to the newest one.
+pub(super) async fn advance(store: &Store, mut snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>> {
+    let path = snapshot.path.clone();
+    // Most often there is none.
+    let mut width = 1;
+    while let Some(from) = snapshot.version.checked_add(1) {
+        let to = from.saturating_add(width - 1);
+        let mut read =
+            futures::stream::iter(from..=to).map(|version| read_commit(store, &path, version)).buffered(width as usize);
+        while let Some(commit) = read.try_next().await? {
+            match commit {
+                Some(commit) => Arc::make_mut(&mut snapshot).apply(commit)?,
+                None => return Ok(snapshot),
+            }
+        }
+        width = (width * 2).min(SIDE_BY_SIDE);
     }
     Ok(snapshot)
 }

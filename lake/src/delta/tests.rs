@@ -63,6 +63,69 @@ async fn a_table_is_the_fold_of_its_log_with_and_without_checkpoint() {
     assert!(fresh.snapshot_at(1000).await.is_err());
 }
 
+/// Packs the commits before `end`, and takes them out of the log.
+async fn pack(table: &Table, end: u64) {
+    for first in (0..end).step_by(archive::PACK as usize) {
+        let mut commits = Vec::new();
+        for version in first..=archive::last_of(first) {
+            commits.push((version, table.store().read(&table.path().commit(version)).await.unwrap().unwrap()));
+        }
+        archive::pack(table.store(), table.path(), commits.clone()).await.unwrap();
+        table.store().delete(commits.iter().map(|(version, _)| table.path().commit(*version))).await.unwrap();
+    }
+}
+
+fn fresh(table: &Table) -> Table {
+    Warehouse::new(table.store().clone()).table(table.path().clone())
+}
+
+#[tokio::test]
+async fn a_packed_log_is_read_with_and_without_checkpoints() {
+    let table = table();
+    let mut snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 0..130 {
+        snapshot = append(&table, &snapshot, version..version + 1).await.unwrap();
+    }
+    pack(&table, 100).await;
+    for version in [0, 7, 19, 20, 50, 77, 99, 100, 101, 130] {
+        assert_eq!(fresh(&table).snapshot_at(version).await.unwrap().rows(), Some(version), "at version {version}");
+    }
+    let commits = fresh(&table).commits(3, 130).await.unwrap();
+    assert!(commits.iter().map(|commit| commit.version).eq(4..=130));
+    assert!(commits.iter().all(|commit| commit.added().count() == 1));
+    assert_eq!(fresh(&table).snapshot().await.unwrap().unwrap().version(), 130);
+    let checkpoints = [50, 100].map(|version| table.path().checkpoint(version));
+    table.store().delete(checkpoints.into_iter().chain([table.path().last_checkpoint()])).await.unwrap();
+    assert_eq!(fresh(&table).snapshot().await.unwrap().unwrap().rows(), Some(130));
+    table.store().delete([table.path().archive(40, 59)]).await.unwrap();
+    let error = fresh(&table).snapshot().await.unwrap_err();
+    assert_eq!(error.to_string(), "`lake/sales/orders/_delta_log` is damaged: commit 40 is missing, 100 is there");
+}
+
+#[tokio::test]
+async fn who_slept_while_commits_were_packed_sees_what_came() {
+    let table = table();
+    let mut snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+    let (reader, writer) = (fresh(&table), fresh(&table));
+    let old = reader.snapshot().await.unwrap().unwrap();
+    let base = writer.snapshot().await.unwrap().unwrap();
+    for version in 0..130 {
+        snapshot = append(&table, &snapshot, version..version + 1).await.unwrap();
+    }
+    pack(&table, 100).await;
+    reader.warehouse.learn(&old, Looked::long_ago());
+    assert_eq!(reader.snapshot().await.unwrap().unwrap().version(), 130);
+    // The writer creates what nobody has any more, finds out, and takes it away again.
+    let error = append(&writer, &base, 0..1).await.unwrap_err();
+    assert!(matches!(error, Error::Conflict { version: 1, .. }), "{error}");
+    assert!(!table.store().exists(&table.path().commit(1)).await.unwrap());
+    let newest = writer.snapshot().await.unwrap().unwrap();
+    assert_eq!(append(&writer, &newest, 0..1).await.unwrap().version(), 131);
+    // What it leaves when it dies before that is nobody's.
+    table.store().write(&table.path().commit(5), "{}".into()).await.unwrap();
+    assert_eq!(fresh(&table).commits(4, 5).await.unwrap()[0].added().count(), 1);
+}
+
 #[tokio::test]
 async fn of_two_commits_at_one_version_one_wins() {
     let table = table();

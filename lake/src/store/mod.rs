@@ -16,7 +16,7 @@ use std::path::Path as FolderPath;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::SpawnedReqwestConnector;
@@ -31,6 +31,9 @@ pub use backoff::Backoff;
 pub use folder::Folder;
 
 use crate::{Error, Result};
+
+/// Objects that are deleted side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 /// The object store of a warehouse: every path is relative to the warehouse's root.
 #[derive(Clone, Debug)]
@@ -136,6 +139,32 @@ impl Store {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(failed(source)),
         }
+    }
+
+    /// Whether the object is there.
+    pub async fn exists(&self, path: &Path) -> Result<bool> {
+        match self.objects.head(path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(Error::Store { action: "read", path: path.to_string(), source }),
+        }
+    }
+
+    /// Deletes the objects; those that are gone already are no error.
+    pub async fn delete(&self, paths: impl IntoIterator<Item = Path>) -> Result<()> {
+        let paths: Vec<Path> = paths.into_iter().collect();
+        let mut deleting = futures::stream::iter(paths)
+            .map(|path| async move {
+                match self.objects.delete(&path).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(source) => Err(Error::Store { action: "delete", path: path.to_string(), source }),
+                }
+            })
+            .buffer_unordered(SIDE_BY_SIDE);
+        while let Some(deleted) = deleting.next().await {
+            deleted?;
+        }
+        Ok(())
     }
 
     /// Writes the object, replacing what is there.

@@ -8,20 +8,20 @@
 //! - the newest version of its table has it, or
 //! - it is young: somebody may be about to commit it, or be reading the version before.
 //!
-//! Logs of tables that are needed are never cut: `verify` reads them from their beginning. A table of a model that no
-//! retained snapshot pins, and to which nothing young belongs, is deleted whole. Snapshots of the catalog older than
+//! Logs of tables that are needed are packed ([`super::logs`]): every commit can still be read. A table of a model that
+//! no retained snapshot pins, and to which nothing young belongs, is deleted whole. Snapshots of the catalog older than
 //! what is retained are deleted first, so that nobody finds one whose files are gone; the newest always stays.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use futures::StreamExt;
-use object_store::ObjectStoreExt;
+use futures::TryStreamExt;
 use object_store::path::Path;
 
+use super::logs;
+use crate::Result;
 use crate::catalog::{Catalog, CatalogSnapshot};
 use crate::delta::{Action, Warehouse};
 use crate::paths::{self, TablePath};
-use crate::{Error, Result};
 
 /// What is kept although nobody may need it.
 #[derive(Clone, Copy, Debug)]
@@ -30,16 +30,20 @@ pub struct Keep {
     pub snapshots_since: i64,
     /// Objects made after this, in milliseconds since 1970.
     pub objects_since: i64,
+    /// Commits and checkpoints made after this, in milliseconds since 1970.
+    pub logs_since: i64,
 }
 
 impl Keep {
     /// Objects are young for a week.
     pub const YOUNG: i64 = 7 * 24 * 60 * 60 * 1000;
+    /// Who reads a table's newest version, commit by commit, may be so far behind.
+    pub const LOGS: i64 = 60 * 60 * 1000;
 
     /// At `now`, in milliseconds since 1970, with snapshots retained for so many days.
     pub fn at(now: i64, snapshot_days: u32) -> Self {
         let snapshots_since = now - i64::from(snapshot_days) * 24 * 60 * 60 * 1000;
-        Self { snapshots_since, objects_since: now - Self::YOUNG }
+        Self { snapshots_since, objects_since: now - Self::YOUNG, logs_since: now - Self::LOGS }
     }
 }
 
@@ -48,6 +52,8 @@ impl Keep {
 pub struct Cleaned {
     pub snapshots: usize,
     pub files: usize,
+    /// Commits that were packed.
+    pub packed: usize,
     pub bytes: u64,
     /// Tables that are gone as a whole.
     pub tables: Vec<String>,
@@ -68,7 +74,7 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
     }
     cleaned.snapshots = expired.len();
     if !dry {
-        delete(warehouse, expired).await?;
+        warehouse.store().delete(expired).await?;
     }
     let needed = Needed::of(&retained);
     let mut objects: BTreeMap<TablePath, Vec<object_store::ObjectMeta>> = BTreeMap::new();
@@ -88,6 +94,7 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
             cleaned.tables.push(path.to_string());
             objects.iter().collect()
         } else {
+            logs::tidy(warehouse.store(), &path, &objects, keep, dry, &mut cleaned).await?;
             let files = needed.files(warehouse, &path).await?;
             let is_file = |object: &&object_store::ObjectMeta| paths::is_data_file(&path, &object.location);
             let unneeded = |object: &&object_store::ObjectMeta| !files.contains(&object.location);
@@ -102,8 +109,8 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
             if !log.is_empty() {
                 warehouse.forget(&path);
             }
-            delete(warehouse, files).await?;
-            delete(warehouse, log).await?;
+            warehouse.store().delete(files).await?;
+            warehouse.store().delete(log).await?;
         }
     }
     Ok(cleaned)
@@ -114,7 +121,7 @@ pub async fn forget_environment(warehouse: &Warehouse, name: &str) -> Result<usi
     let catalog = Catalog::of(warehouse, Some(name));
     let paths: Vec<Path> = catalog.numbers().await?.into_iter().map(|number| catalog.path(number)).collect();
     let count = paths.len();
-    delete(warehouse, paths).await?;
+    warehouse.store().delete(paths).await?;
     Ok(count)
 }
 
@@ -172,13 +179,19 @@ impl Needed {
         let mut needed = HashSet::new();
         let Some(newest) = table.snapshot().await? else { return Ok(needed) };
         needed.extend(newest.files().map(|add| path.file(&add.path)));
-        for &version in self.pinned.get(path).into_iter().flatten() {
-            if version < newest.version() {
-                needed.extend(table.snapshot_at(version).await?.files().map(|add| path.file(&add.path)));
-            }
+        let pinned = self.pinned.get(path).into_iter().flatten().copied();
+        let pinned: BTreeSet<u64> = pinned.filter(|&version| version < newest.version()).collect();
+        let first = pinned.first().copied();
+        if let Some(first) = first {
+            needed.extend(table.snapshot_at(first).await?.files().map(|add| path.file(&add.path)));
         }
-        if let Some(&consumed) = self.consumed.get(path) {
-            for commit in table.commits(consumed, newest.version()).await? {
+        let consumed = self.consumed.get(path).copied();
+        let Some(from) = first.into_iter().chain(consumed).min() else { return Ok(needed) };
+        // The log is read once, however many versions are pinned: files that came after the last pin, and are there yet.
+        let mut lately: HashSet<String> = HashSet::new();
+        let mut history = std::pin::pin!(table.history(from, newest.version()));
+        while let Some(commit) = history.try_next().await? {
+            if consumed.is_some_and(|consumed| commit.version > consumed) {
                 needed.extend(commit.added().map(|add| path.file(&add.path)));
                 // Who follows a model's table compares versions of it.
                 let all = commit.actions.iter().filter(|_| !path.is_stream());
@@ -187,23 +200,20 @@ impl Needed {
                     _ => None,
                 }));
             }
+            if first.is_none_or(|first| commit.version <= first) {
+                continue;
+            }
+            for action in commit.actions {
+                match action {
+                    Action::Add(add) => _ = lately.insert(add.path),
+                    Action::Remove(remove) => _ = lately.remove(&remove.path),
+                    _ => {}
+                }
+            }
+            if pinned.contains(&commit.version) {
+                needed.extend(lately.drain().map(|file| path.file(&file)));
+            }
         }
         Ok(needed)
     }
-}
-
-async fn delete(warehouse: &Warehouse, paths: Vec<Path>) -> Result<()> {
-    let objects = warehouse.store().objects();
-    let mut deleting = futures::stream::iter(paths)
-        .map(|path| async move {
-            match objects.delete(&path).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(source) => Err(Error::Store { action: "delete", path: path.to_string(), source }),
-            }
-        })
-        .buffer_unordered(16);
-    while let Some(deleted) = deleting.next().await {
-        deleted?;
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 //!                    │ the old files stay: whoever reads an older version still finds them
 //!                    ▼
 //! nobody's files ─► clean up: what no retained snapshot, no consumer and no newest version needs, a week later
+//! old commits    ─► clean up: a thousand become one object, an hour later
 //! ```
 //!
 //! Neither changes a row; only a stream's retention does, by forgetting what is old ([`retain`]). All are safe to be
@@ -13,6 +14,7 @@
 
 mod clean;
 mod compact;
+mod logs;
 mod retain;
 #[cfg(test)]
 mod tests;

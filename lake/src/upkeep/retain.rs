@@ -12,7 +12,6 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
 use chrono::NaiveDate;
 use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use crate::delta::{Add, Commit, REWRITE, Snapshot, Table, Txn};
@@ -68,7 +67,7 @@ pub async fn retain(table: &Table, day: NaiveDate) -> Result<u64> {
         };
         match table.commit(&snapshot, commit).await {
             Ok(_) => {
-                delete(table, oversized).await?;
+                table.store().delete(oversized).await?;
                 return Ok(rows);
             }
             // Somebody else was first: what is old is looked for again.
@@ -120,14 +119,4 @@ fn add_up(batch: &RecordBatch, sums: &mut Tallies, oversized: &mut Vec<Path>) ->
         }
     }
     Some(())
-}
-
-async fn delete(table: &Table, paths: Vec<Path>) -> Result<()> {
-    for path in paths {
-        match table.store().objects().delete(&path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(source) => return Err(Error::Store { action: "delete", path: path.to_string(), source }),
-        }
-    }
-    Ok(())
 }

@@ -1,17 +1,29 @@
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult,
+};
 use serde_json::Value;
 
 use super::*;
+use crate::Error;
 use crate::catalog::{Catalog, CatalogSnapshot, Pin};
-use crate::delta::{Add, Commit, EncodedFile, FileOptions, Snapshot, Table, Warehouse};
+use crate::delta::{Add, CHECKPOINT_EVERY, Commit, EncodedFile, FileOptions, Snapshot, Table, Txn, Warehouse, archive};
 use crate::paths::TablePath;
 use crate::store::Store;
 
-const DAY: i64 = 24 * 60 * 60 * 1000;
+const HOUR: i64 = 60 * 60 * 1000;
+const DAY: i64 = 24 * HOUR;
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
@@ -144,4 +156,172 @@ async fn clean_up_keeps_what_anybody_may_need() {
     assert_eq!(world.clean(40, 30).await, Cleaned::default(), "the newest stays, however old it is");
     assert_eq!(world.numbers(None).await, [0, 1, 2]);
     assert_eq!(Catalog::new(&world.warehouse).newest().await.unwrap().number, 2);
+}
+
+/// A store for whoever dies after so many operations.
+#[derive(Debug)]
+struct Dying {
+    store: Arc<InMemory>,
+    left: AtomicUsize,
+}
+
+impl Dying {
+    fn new(store: &Arc<InMemory>, operations: usize) -> Arc<Self> {
+        Arc::new(Self { store: store.clone(), left: operations.into() })
+    }
+
+    fn warehouse(self: &Arc<Self>) -> Warehouse {
+        Warehouse::new(Store::over(self.clone(), "memory://dying"))
+    }
+
+    fn live(&self) -> object_store::Result<()> {
+        let lived = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let dead = |_| object_store::Error::Generic { store: "dying", source: "whoever asks is dead".into() };
+        lived.map(|_| ()).map_err(dead)
+    }
+}
+
+impl fmt::Display for Dying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dying {}", self.store)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Dying {
+    async fn put_opts(&self, path: &Path, bytes: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        self.live()?;
+        self.store.put_opts(path, bytes, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.live()?;
+        self.store.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.live()?;
+        self.store.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        match self.live() {
+            Ok(()) => self.store.delete_stream(paths),
+            Err(error) => stream::once(async move { Err(error) }).boxed(),
+        }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        match self.live() {
+            Ok(()) => self.store.list(prefix),
+            Err(error) => stream::once(async move { Err(error) }).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.live()?;
+        self.store.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.live()?;
+        self.store.copy_opts(from, to, options).await
+    }
+}
+
+/// A commit that says its version.
+fn counted(version: u64) -> Commit {
+    let txns = vec![Txn::now("n".to_owned(), version as i64)];
+    Commit { txns, operation: "WRITE", facts: version.into(), ..Commit::default() }
+}
+
+/// Tries to lose commits, to change them, or to have some twice, by clean-ups that die at any operation, and by writers
+/// that read the table, sleep while their version is made, packed and deleted, and then go on as if nothing had happened.
+#[tokio::test]
+async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
+    let path = TablePath::stream("d", "s");
+    for seed in 0..80 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let store = Arc::new(InMemory::new());
+        let warehouse = || Warehouse::new(Store::over(store.clone(), "memory://packed"));
+        let open = || warehouse().table(path.clone());
+        let keep = Keep::at(chrono::Utc::now().timestamp_millis() + 2 * HOUR, 30);
+        let mut newest = open().open_or_create(&schema(), &[]).await.unwrap();
+        let mut asleep: Vec<(Table, Arc<Snapshot>)> = Vec::new();
+        for _ in 0..random.usize(1..5) {
+            for _ in 0..random.usize(1..90) {
+                if random.u32(0..10) == 0 {
+                    let table = open();
+                    let base = table.snapshot().await.unwrap().unwrap();
+                    asleep.push((table, base));
+                }
+                newest = open().commit(&newest, counted(newest.version() + 1)).await.unwrap();
+            }
+            for _ in 0..random.usize(0..4) {
+                let dying = Dying::new(&store, random.usize(0..250));
+                _ = clean_up(&dying.warehouse(), &keep, false).await;
+            }
+            if random.bool() {
+                clean_up(&warehouse(), &keep, false).await.unwrap();
+            }
+            for (table, mut base) in asleep.split_off(random.usize(0..=asleep.len())) {
+                let mut attempts = 0;
+                newest = loop {
+                    match table.commit(&base, counted(base.version() + 1)).await {
+                        Ok(made) => break made,
+                        Err(Error::Conflict { .. }) => base = table.snapshot().await.unwrap().unwrap(),
+                        Err(error) => panic!("seed {seed}: {error}"),
+                    }
+                    attempts += 1;
+                    assert!(attempts < 5, "seed {seed}: the writer never gets up");
+                };
+            }
+            let table = open();
+            let version = table.snapshot().await.unwrap().unwrap().version();
+            assert_eq!(version, newest.version(), "seed {seed}: each commit is there once");
+            let commits = table.commits(0, version).await.unwrap();
+            let said = commits.iter().map(|commit| commit.info().unwrap().starmere.as_u64().unwrap());
+            assert!(said.eq(1..=version), "seed {seed}: the log says what it said");
+            let some = random.u64(1..=version);
+            assert_eq!(open().snapshot_at(some).await.unwrap().txn("n"), Some(some as i64), "seed {seed}");
+        }
+        clean_up(&warehouse(), &keep, false).await.unwrap();
+        let log = open().store().list(&path.log(), None).await.unwrap();
+        let most = (3 * archive::PACK + 3 * CHECKPOINT_EVERY) as usize;
+        assert!(log.len() < most, "seed {seed}: {} objects of {} commits", log.len(), newest.version());
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_a_table_costs_what_is_new() {
+    let store = Arc::new(InMemory::new());
+    let counting = Dying::new(&store, usize::MAX);
+    let table = counting.warehouse().table(TablePath::stream("d", "s"));
+    let writer = Warehouse::new(Store::over(store.clone(), "memory://writer")).table(table.path().clone());
+    let mut newest = writer.open_or_create(&schema(), &[]).await.unwrap();
+    let mut built: Option<Arc<Snapshot>> = None;
+    for round in 0..30 {
+        for _ in 0..8 {
+            newest = writer.commit(&newest, counted(newest.version() + 1)).await.unwrap();
+        }
+        let now = table.snapshot().await.unwrap().unwrap();
+        assert_eq!(now.version(), newest.version());
+        for _ in 0..3 {
+            newest = writer.commit(&newest, counted(newest.version() + 1)).await.unwrap();
+            table.snapshot().await.unwrap();
+        }
+        // A build compares what it has with what the one before had.
+        let before = built.as_ref().map_or(now.version(), |built| built.version());
+        assert_eq!(table.snapshot_at(before).await.unwrap().version(), before);
+        built = Some(table.snapshot_at(now.version()).await.unwrap());
+        let operations = usize::MAX - counting.left.load(Ordering::Relaxed);
+        assert!(operations <= (round + 1) * 60, "{operations} operations after {} rounds", round + 1);
+    }
 }
