@@ -21,6 +21,8 @@
 //! position; after the commit, the position says that they are there. A commit whose outcome is unknown is
 //! decided again from a fresh snapshot, which holds both the position and the version to commit at.
 
+mod marks;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::catalog::Catalog;
 use crate::delta::{Add, Commit, Committed, EncodedFile, Snapshot, Table, Txn};
@@ -204,12 +206,14 @@ pub struct Stream {
     catalog: Option<Catalog>,
     /// Asked once: later versions only come on top.
     checked: Arc<OnceCell<()>>,
+    /// What commits say of partitions, as far as somebody has asked.
+    marks: Arc<Mutex<marks::Fold>>,
 }
 
 impl Stream {
     /// The stream `name`, stored in `table`.
     pub fn new(name: &str, table: Table) -> Self {
-        Self { table, name: name.to_owned(), catalog: None, checked: Arc::default() }
+        Self { table, name: name.to_owned(), catalog: None, checked: Arc::default(), marks: Arc::default() }
     }
 
     /// Nothing is landed where the table has lost a version that `catalog` has published.
