@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use schemars::JsonSchema;
@@ -43,6 +44,11 @@ const LEAST_INGEST_MEMORY_MIB: usize = 32;
 /// In MiB.
 const BUILD_MEMORY_MIB: u64 = 2048;
 const LEAST_BUILD_MEMORY_MIB: u64 = 64;
+/// Events over HTTP are gathered so long unless the project says otherwise, and at most; in milliseconds.
+const GATHER_MS: u32 = 250;
+const MOST_GATHER_MS: u32 = 10_000;
+/// `up` publishes at most this often unless the project says otherwise, in seconds.
+const PUBLISH_SECONDS: u32 = 2;
 
 /// `starmere.yaml`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +64,9 @@ pub(crate) struct ProjectFile {
     /// How long an earlier catalog snapshot may be asked for, in days; 30 where it is left out.
     #[serde(default)]
     pub(crate) snapshot_days: Option<u32>,
+    /// How long `up` waits between two builds, and so between two catalog snapshots, in seconds; 2 where it is left out.
+    #[serde(default)]
+    pub(crate) publish_every_seconds: Option<Placed<u32>>,
     /// Memory that events may take on their way into the lake, over all sources; 512 where it is left out.
     #[serde(default)]
     pub(crate) ingest_memory_mib: Option<Placed<usize>>,
@@ -76,6 +85,12 @@ impl ProjectFile {
     /// How long catalog snapshots are retained.
     pub(crate) fn snapshot_days(&self) -> u32 {
         self.snapshot_days.unwrap_or(SNAPSHOT_DAYS)
+    }
+
+    /// How long `up` waits between two builds.
+    pub(crate) fn publish_every(&self) -> Duration {
+        let seconds = self.publish_every_seconds.as_ref().map_or(PUBLISH_SECONDS, |seconds| seconds.value);
+        Duration::from_secs(u64::from(seconds))
     }
 
     /// The memory of a build, in bytes.
@@ -107,6 +122,16 @@ pub(crate) struct Listeners {
     /// Names by which clients call the HTTP listener, beside its addresses and `localhost`; without port.
     #[serde(default)]
     pub(crate) hosts: Vec<Placed<String>>,
+    /// How long events over HTTP are gathered into one commit, in milliseconds; 250 where it is left out.
+    #[serde(default)]
+    pub(crate) gather_ms: Option<Placed<u32>>,
+}
+
+impl Listeners {
+    /// How long events over HTTP are gathered into one commit.
+    pub(crate) fn gather(&self) -> Duration {
+        Duration::from_millis(u64::from(self.gather_ms.as_ref().map_or(GATHER_MS, |ms| ms.value)))
+    }
 }
 
 fn http_default() -> Placed<String> {
@@ -119,7 +144,7 @@ fn flight_default() -> Placed<String> {
 
 impl Default for Listeners {
     fn default() -> Self {
-        Self { http: http_default(), flight: flight_default(), hosts: Vec::new() }
+        Self { http: http_default(), flight: flight_default(), hosts: Vec::new(), gather_ms: None }
     }
 }
 
@@ -590,6 +615,15 @@ fn mistakes(root: &Path, file: &ProjectFile, name: &str) -> Vec<Problem> {
     for host in &file.listeners.hosts {
         tell(host.place(name), wrong_host(host));
     }
+    if let Some(ms) = file.listeners.gather_ms.as_ref().filter(|ms| ms.value > MOST_GATHER_MS) {
+        let message = format!("{} ms are too long to wait for an answer", ms.value);
+        let hint = format!("write at most {MOST_GATHER_MS}, or leave it out: then it is {GATHER_MS}");
+        problems.push(Problem::new(ms.place(name), message).hint(hint));
+    }
+    if let Some(seconds) = file.publish_every_seconds.as_ref().filter(|seconds| seconds.value == 0) {
+        let hint = format!("write 1 or more, or leave it out: then it is {PUBLISH_SECONDS}");
+        problems.push(Problem::new(seconds.place(name), "builds are a second apart at least").hint(hint));
+    }
     if let Some(mib) = file.ingest_memory_mib.as_ref().filter(|mib| mib.value < LEAST_INGEST_MEMORY_MIB) {
         let message = format!("{} MiB are too little memory for events on their way", mib.value);
         let hint = format!("write {LEAST_INGEST_MEMORY_MIB} or more, or leave it out: then it is 512");
@@ -746,6 +780,8 @@ mod tests {
             ("ingest_memory_mib: 8\n", "starmere.yaml:3:20: 8 MiB are too little memory"),
             ("build_memory_mib: 1\n", "starmere.yaml:3:19: 1 MiB are too little memory for builds"),
             ("queries: { slots: 0 }\n", "starmere.yaml:3:19: no query runs with 0 `slots`"),
+            ("listeners: { gather_ms: 20000 }\n", "starmere.yaml:3:25: 20000 ms are too long to wait for an answer"),
+            ("publish_every_seconds: 0\n", "starmere.yaml:3:24: builds are a second apart at least"),
             ("", "streams/s.yaml:3:18: no event has 0 bytes"),
         ] {
             let text = said(&[("starmere.yaml", &format!("{PROJECT}{line}")), ("streams/s.yaml", stream)]);

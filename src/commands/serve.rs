@@ -29,8 +29,6 @@ use crate::publish::{Kept, keep_built};
 use crate::views::ProjectViews;
 use crate::{builds, health, reports};
 
-/// `up` looks this often whether something is to be built.
-const BUILD_EVERY: Duration = Duration::from_secs(2);
 /// Whoever asks whether the process is ready is told what was found so long ago at most.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A warehouse that takes longer is not there.
@@ -50,7 +48,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let limits = opened.project.file.queries.limits(Machine::here());
     let queries = Queries::new(Arc::new(ProjectViews::following(current.receiver())), limits);
 
-    let events = Listener::new(streams, HttpLimits::default(), &opened.memory, &stop);
+    let limits = HttpLimits { gather: listeners.gather(), ..HttpLimits::default() };
+    let events = Listener::new(streams, limits, &opened.memory, &stop);
     let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
         .merge(starmere_sql::http::guarded(watched(&current), access.clone(), &[Right::Metrics]))
         .merge(starmere_sql::http::router(queries.clone(), access.clone()))
@@ -348,7 +347,7 @@ async fn build(current: &Current, output: &Output) {
             // What failed was told.
             None => {}
         }
-        tokio::time::sleep(BUILD_EVERY).await;
+        tokio::time::sleep(current.now().project.file.publish_every()).await;
     }
 }
 

@@ -375,13 +375,18 @@ async fn at_random(seed: u64) {
     assert_eq!(tables::published(&reader, &snapshot).await, expected(&events), "each event counts once");
 }
 
+/// Requests are not gathered.
+fn quick() -> Limits {
+    Limits { gather: Duration::ZERO, ..Limits::default() }
+}
+
 /// Posts events while one operation goes wrong; how many operations and writes there were.
 async fn posted(trouble: Trouble, at: usize, away: usize) -> (usize, usize) {
     let store = Arc::new(InMemory::new());
     let faulty = Faulty::new(trouble, at, away);
     let stream = Stream::new("orders", tables::stream(&tampered(&store, &faulty), "orders"));
     let stop = CancellationToken::new();
-    let listener = Listener::new(vec![(stream, mapping())], Limits::default(), &Memory::default(), &stop);
+    let listener = Listener::new(vec![(stream, mapping())], quick(), &Memory::default(), &stop);
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap().to_string();
     let (router, stopped) = (listener.router(), stop.clone().cancelled_owned());

@@ -17,7 +17,7 @@ warehouse: ./warehouse
 sources:
   customer_files: { stream: customers, files: inbox/customers }
   order_files: { stream: orders, files: inbox/orders }
-listeners: { http: '127.0.0.1:0', flight: '127.0.0.1:0' }
+listeners: { http: '127.0.0.1:0', flight: '127.0.0.1:0', gather_ms: 1 }
 ";
 
 pub(crate) const CUSTOMERS: &str = "

@@ -8,6 +8,7 @@ use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Outcome, SourcePartition, Stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
@@ -17,8 +18,6 @@ use crate::memory::Share;
 use crate::rows::{Batch, Rows};
 use crate::{Error, Result};
 
-/// A commit takes what arrives within this time after its first request.
-const GATHER: Duration = Duration::from_millis(10);
 /// A commit takes at most this many payload bytes.
 const COMMIT_BYTES: usize = 32 << 20;
 /// Requests that may wait.
@@ -40,6 +39,7 @@ pub(super) struct Answer {
 
 struct Request {
     events: Events,
+    came: Instant,
     answer: oneshot::Sender<Answer>,
     /// Memory, given back when the request is answered.
     share: Share,
@@ -53,7 +53,8 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn start(stream: Stream, mapping: Mapping, stop: CancellationToken) -> Self {
+    /// Each commit takes what comes within `gather` of its first request.
+    pub(super) fn start(stream: Stream, mapping: Mapping, gather: Duration, stop: CancellationToken) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE);
         let run = Run {
             partition: SourcePartition {
@@ -64,6 +65,7 @@ impl Committer {
             },
             stream,
             mapping,
+            gather,
             position: 0,
         };
         let task = tokio::spawn(run.commit_all(requests, stop));
@@ -79,7 +81,7 @@ impl Committer {
     ) -> std::result::Result<Answer, Refusal> {
         let hint = "send the request again, with the same ids or the same Idempotency-Key";
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Request { events, answer, share }).map_err(|error| match error {
+        self.queue.try_send(Request { events, came: Instant::now(), answer, share }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => busy(),
             mpsc::error::TrySendError::Closed(_) => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the listener is ending; nothing has landed", hint)
@@ -115,6 +117,7 @@ struct Run {
     stream: Stream,
     mapping: Mapping,
     partition: SourcePartition,
+    gather: Duration,
     /// The position after the last commit of this run.
     position: i64,
 }
@@ -131,9 +134,10 @@ impl Run {
                 }
             };
             let Some(first) = first else { return };
+            // Counted from when it came: it may have waited for the commit before.
+            let gathered = tokio::time::sleep_until(first.came + self.gather);
             let mut size = first.events.body.len();
             let mut group = vec![first];
-            let gathered = tokio::time::sleep(GATHER);
             tokio::pin!(gathered);
             while size < COMMIT_BYTES {
                 tokio::select! {
@@ -146,6 +150,8 @@ impl Run {
                         None => break,
                     },
                     () = &mut gathered => break,
+                    // Nobody comes any more.
+                    () = stop.cancelled() => break,
                 }
             }
             self.commit(group).await;
@@ -154,7 +160,7 @@ impl Run {
 
     /// Lands the group, however long the store takes.
     async fn commit(&mut self, group: Vec<Request>) {
-        let apart = |Request { events, answer, share }: Request| (events, (answer, share));
+        let apart = |Request { events, answer, share, .. }: Request| (events, (answer, share));
         let (events, waiting): (Vec<Events>, Vec<_>) = group.into_iter().map(apart).unzip();
         let events = Arc::new(events);
         let mut pause = Duration::from_millis(50);

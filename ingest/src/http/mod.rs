@@ -2,7 +2,7 @@
 //!
 //! The body is one event (`application/json`) or newline-delimited events (`application/x-ndjson`; also without a
 //! content type); for streams of CSV a header and records (`text/csv`); for CloudEvents also one in structured or
-//! binary mode, or a batch. Requests are grouped into commits and answered after theirs:
+//! binary mode, or a batch. Requests that come within a declared time are grouped into one commit and answered after it:
 //!
 //! ```text
 //! request ─► read whole ─► queue (bounded) ─► batch ─► encode ─► land ─► answer: version, counts
@@ -78,6 +78,8 @@ pub struct Limits {
     pub span_bytes: usize,
     /// How long a body may take to come.
     pub whole_body: Duration,
+    /// How long requests are gathered into one commit, from the first of them on.
+    pub gather: Duration,
 }
 
 impl Default for Limits {
@@ -88,6 +90,7 @@ impl Default for Limits {
             span: Duration::from_secs(10),
             span_bytes: 10 << 10,
             whole_body: Duration::from_secs(300),
+            gather: Duration::from_millis(250),
         }
     }
 }
@@ -114,7 +117,7 @@ impl Listener {
                 replaced => {
                     before.extend(replaced.map(|replaced| (name.clone(), replaced)));
                     let table = stream.table().path().clone();
-                    let committer = Committer::start(stream, mapping.clone(), self.stop.clone());
+                    let committer = Committer::start(stream, mapping.clone(), self.limits.gather, self.stop.clone());
                     Arc::new(Endpoint { committer, mapping, table })
                 }
             };

@@ -9,9 +9,12 @@ fn listener(stop: &CancellationToken) -> (Listener, Stream) {
 }
 
 fn listener_within(memory: &Memory, stop: &CancellationToken) -> (Listener, Stream) {
+    listener_of(Limits { body_bytes: 1000, gather: Duration::from_millis(1), ..Limits::default() }, memory, stop)
+}
+
+fn listener_of(limits: Limits, memory: &Memory, stop: &CancellationToken) -> (Listener, Stream) {
     let warehouse = Warehouse::new(Store::memory());
     let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
-    let limits = Limits { body_bytes: 1000, ..Limits::default() };
     (Listener::new(vec![(stream.clone(), mapping("type"))], limits, memory, stop), stream)
 }
 
@@ -137,6 +140,33 @@ async fn definitions_that_change_are_taken_up_and_nothing_accepted_is_lost() {
     stop.cancel();
     listener.finished().await;
     assert_eq!(stream.open().await.unwrap().rows(), Some(52));
+}
+
+#[tokio::test]
+async fn requests_share_a_commit_for_as_long_as_is_declared() {
+    let stop = CancellationToken::new();
+    let limits =
+        Limits { gather: Duration::from_secs(60 * 60), wait: Duration::from_secs(2 * 60 * 60), ..Limits::default() };
+    let (listener, stream) = listener_of(limits, &Memory::default(), &stop);
+    let requests = (0..16).map(|number| {
+        let listener = listener.clone();
+        let event = EVENT.replace("\"1\"", &format!("\"{number}\""));
+        tokio::spawn(async move { send(&listener, "orders", &[], event.into()).await })
+    });
+    let requests: Vec<_> = requests.collect();
+    // One thread, and nobody has anything else to wait for: by then, all have been gathered.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(requests.iter().all(|request| !request.is_finished()));
+    // An orderly end does not wait for more.
+    stop.cancel();
+    for request in requests {
+        let (status, body) = request.await.unwrap();
+        assert_eq!((status, body["version"].as_u64()), (200, Some(1)));
+    }
+    listener.finished().await;
+    assert_eq!(stream.open().await.unwrap().rows(), Some(16));
 }
 
 #[tokio::test]
