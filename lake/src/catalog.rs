@@ -30,6 +30,15 @@ use crate::paths::{self, TablePath};
 use crate::store::Backoff;
 use crate::{Error, Result};
 
+/// A hint is written with every snapshot whose number is divisible by this: who begins anew lists as many at most.
+const HINT_EVERY: u64 = 64;
+
+/// Where listing may begin.
+#[derive(Serialize, Deserialize)]
+struct Hint {
+    number: u64,
+}
+
 /// A table at a version, and the versions of its inputs that it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
@@ -167,10 +176,7 @@ impl Catalog {
     /// [`Error::DamagedSnapshot`] where it cannot be read, or where one that this process has seen is gone.
     pub async fn newest(&self) -> Result<CatalogSnapshot> {
         let known = self.known.load(Ordering::Relaxed);
-        let after = known.checked_sub(1).map(|number| self.path(number));
-        let folder = paths::catalog_folder(self.environment.as_deref());
-        let objects = self.warehouse.store().list(&folder, after.as_ref()).await?;
-        match objects.iter().rev().find_map(|object| paths::number(&object.location)) {
+        match self.newest_number().await? {
             None if self.environment.is_some() => {
                 let published = Box::pin(Self::new(&self.warehouse).newest()).await?;
                 Ok(CatalogSnapshot { number: 0, publish_id: String::new(), ..published })
@@ -187,6 +193,53 @@ impl Catalog {
 
     fn damaged(&self, number: u64, reason: impl Into<String>) -> Error {
         Error::DamagedSnapshot { number, path: self.path(number).to_string(), reason: reason.into() }
+    }
+
+    async fn newest_number(&self) -> Result<Option<u64>> {
+        let known = match self.known.load(Ordering::Relaxed) {
+            0 => self.hint().await?,
+            known => known,
+        };
+        let found = self.listed(known.checked_sub(1)).await?.last().copied();
+        match found {
+            // The hint is of more than there is: snapshots were restored from a copy.
+            None if known > 0 && self.known.load(Ordering::Relaxed) == 0 => {
+                Ok(self.listed(None).await?.last().copied())
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// The numbers that are there after `after`, in order.
+    async fn listed(&self, after: Option<u64>) -> Result<Vec<u64>> {
+        let after = after.map(|number| self.path(number));
+        let folder = paths::catalog_folder(self.environment.as_deref());
+        let objects = self.warehouse.store().list(&folder, after.as_ref()).await?;
+        Ok(objects.iter().filter_map(|object| paths::number(&object.location)).collect())
+    }
+
+    /// Where listing may begin; 0 where nobody knows. A torn or lost hint costs time and nothing else.
+    async fn hint(&self) -> Result<u64> {
+        let bytes = self.warehouse.store().read(&self.hint_path()).await?;
+        let hint = bytes.and_then(|bytes| serde_json::from_slice::<Hint>(&bytes).ok());
+        Ok(hint.map_or(0, |hint| hint.number))
+    }
+
+    /// The object that says where listing may begin.
+    pub fn hint_path(&self) -> Path {
+        paths::catalog_hint(self.environment.as_deref())
+    }
+
+    /// This number was published.
+    async fn learn(&self, number: u64) {
+        self.known.fetch_max(number, Ordering::Relaxed);
+        if !number.is_multiple_of(HINT_EVERY) {
+            return;
+        }
+        let Ok(hint) = serde_json::to_vec(&Hint { number }) else { return };
+        if let Err(error) = self.warehouse.store().write(&self.hint_path(), hint.into()).await {
+            tracing::warn!(number, %error, "the catalog's hint was not written; the next start takes longer");
+        }
     }
 
     /// The snapshot with this number.
@@ -208,9 +261,7 @@ impl Catalog {
 
     /// The numbers and publish times of all snapshots, oldest first.
     pub async fn numbers(&self) -> Result<Vec<u64>> {
-        let folder = paths::catalog_folder(self.environment.as_deref());
-        let objects = self.warehouse.store().list(&folder, None).await?;
-        Ok(objects.iter().filter_map(|object| paths::number(&object.location)).collect())
+        self.listed(None).await
     }
 
     /// Publishes the tables and the meaning that `decide` makes of the newest snapshot, as [`Self::publish_next`] does;
@@ -278,7 +329,7 @@ impl Catalog {
                 .map_err(|error| Error::Invalid { what: "a catalog snapshot".into(), reason: error.to_string() })?;
             match self.warehouse.store().create(&self.path(number), bytes.into()).await {
                 Ok(true) => {
-                    self.known.fetch_max(number, Ordering::Relaxed);
+                    self.learn(number).await;
                     return Ok(snapshot);
                 }
                 // Ours by a request that was sent twice, or somebody else's: the next round reads it.
@@ -345,6 +396,31 @@ mod tests {
         let newest = catalog.newest().await.unwrap();
         assert_eq!((newest.number, newest.tables.len()), (40, 8));
         assert!(newest.tables.values().all(|pin| pin.version == 4));
+    }
+
+    #[tokio::test]
+    async fn the_newest_is_found_without_listing_all() {
+        let store = Store::memory();
+        let fresh = || Catalog::new(&Warehouse::new(store.clone()));
+        let catalog = fresh();
+        let hint = catalog.hint_path();
+        for version in 1..=200 {
+            let with =
+                |_: &CatalogSnapshot| Ok(Some(([("a".to_owned(), pin(version, &[]))].into(), Default::default())));
+            catalog.publish(with).await.unwrap();
+            let listed = fresh().hint().await.unwrap().checked_sub(1);
+            assert!(fresh().listed(listed).await.unwrap().len() as u64 <= HINT_EVERY + 1, "after {version}");
+        }
+        assert_eq!(fresh().newest().await.unwrap().number, 200);
+        // Whatever the hint says, and whatever is gone, the newest is the newest.
+        for words in ["{\"number\":100000}", "{\"number\":201}", "{\"number\":1}", "{\"num", ""] {
+            store.write(&hint, words.into()).await.unwrap();
+            assert_eq!(fresh().newest().await.unwrap().number, 200, "{words}");
+        }
+        store.delete([hint]).await.unwrap();
+        store.delete((1..150).map(|number| fresh().path(number))).await.unwrap();
+        assert_eq!(fresh().newest().await.unwrap().number, 200);
+        assert_eq!(fresh().numbers().await.unwrap().len(), 51);
     }
 
     #[tokio::test]

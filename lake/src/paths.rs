@@ -14,6 +14,7 @@
 //!   catalog/<number>.json                         snapshots
 //!   _starmere/format.json                         which binaries may write and read all this
 //!   operations/<command>.json                     trouble that a running `up`, `serve` or `ingest` has
+//!   catalog/_newest.json                          the number of one of the newest
 //!   environments/<name>/catalog/<number>.json     snapshots of an environment, which shares all tables
 //!   _starmere/probe/…                             objects by which the store was tried
 //! ```
@@ -257,6 +258,11 @@ pub fn format_number() -> Path {
     Path::from("_starmere/format.json")
 }
 
+/// The number of a catalog snapshot that is there, to begin listing at: not always the newest.
+pub fn catalog_hint(environment: Option<&str>) -> Path {
+    Path::from(format!("{}/_newest.json", catalog_folder(environment)))
+}
+
 /// The folder of all environments.
 pub fn environments() -> Path {
     Path::from("environments")
@@ -361,6 +367,7 @@ mod tests {
             assert!(!is_data_file(&table, &table.checkpoint(3)) && !is_data_file(&table, &table.landed(3)));
         }
         assert_eq!(table_of(&catalog(None, 3)), None);
+        assert_eq!((number(&catalog(None, 3)), number(&catalog_hint(None))), (Some(3), None));
         assert_eq!(environment_of(&catalog(Some("ann"), 3)).as_deref(), Some("ann"));
         assert_eq!(environment_of(&catalog(None, 3)), None);
     }

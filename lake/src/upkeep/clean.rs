@@ -12,9 +12,9 @@
 //! no retained snapshot pins, and to which nothing young belongs, is deleted whole. Snapshots of the catalog older than
 //! what is retained are deleted first, so that nobody finds one whose files are gone; the newest always stays.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 
 use super::logs;
@@ -22,6 +22,11 @@ use crate::Result;
 use crate::catalog::{Catalog, CatalogSnapshot};
 use crate::delta::{Action, Warehouse};
 use crate::paths::{self, TablePath};
+
+/// Snapshots of the catalog that are read side by side.
+const SIDE_BY_SIDE: usize = 16;
+/// Versions of a table that are so close are one run.
+const RUN: u64 = 1000;
 
 /// What is kept although nobody may need it.
 #[derive(Clone, Copy, Debug)]
@@ -66,17 +71,15 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
     for name in Catalog::environments(warehouse).await? {
         catalogs.push(Catalog::of(warehouse, Some(&name)));
     }
-    let (mut retained, mut expired): (Vec<CatalogSnapshot>, Vec<Path>) = (Vec::new(), Vec::new());
+    let (mut needed, mut expired) = (Needed::default(), Vec::new());
     for catalog in &catalogs {
-        let (kept, old) = snapshots(catalog, keep).await?;
-        retained.extend(kept);
+        let old = needed.add_retained(catalog, keep).await?;
         expired.extend(old.into_iter().map(|number| catalog.path(number)));
     }
     cleaned.snapshots = expired.len();
     if !dry {
         warehouse.store().delete(expired).await?;
     }
-    let needed = Needed::of(&retained);
     let mut objects: BTreeMap<TablePath, Vec<object_store::ObjectMeta>> = BTreeMap::new();
     for folder in paths::table_folders() {
         for object in warehouse.store().list(&folder, None).await? {
@@ -121,51 +124,62 @@ pub async fn forget_environment(warehouse: &Warehouse, name: &str) -> Result<usi
     let catalog = Catalog::of(warehouse, Some(name));
     let paths: Vec<Path> = catalog.numbers().await?.into_iter().map(|number| catalog.path(number)).collect();
     let count = paths.len();
-    warehouse.store().delete(paths).await?;
+    warehouse.store().delete(paths.into_iter().chain([catalog.hint_path()])).await?;
     Ok(count)
 }
 
-/// Snapshots that are retained, and the numbers of those that are not.
-async fn snapshots(catalog: &Catalog, keep: &Keep) -> Result<(Vec<CatalogSnapshot>, Vec<u64>)> {
-    let mut all = Vec::new();
-    let numbers = catalog.numbers().await?;
-    for number in &numbers {
-        match catalog.at(*number).await {
-            Ok(snapshot) => all.push(snapshot),
-            // Nobody can read it, and a newer one is published: what it pinned serves nobody.
-            Err(Error::DamagedSnapshot { .. }) if numbers.last() != Some(number) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    // The one before the first that is young was the newest when the time that is retained began.
-    let first = all.iter().position(|snapshot| snapshot.published_at >= keep.snapshots_since).unwrap_or(all.len());
-    let retained = all.split_off(first.saturating_sub(1));
-    Ok((retained, all.into_iter().map(|snapshot| snapshot.number).collect()))
-}
-
 /// What retained snapshots need.
+#[derive(Default)]
 struct Needed {
-    /// Versions that are pinned, by table.
-    pinned: HashMap<TablePath, BTreeSet<u64>>,
+    /// Versions that are pinned, by table: the first and the last of each run. `up` publishes every few seconds, so there
+    /// may be a million snapshots; what lies between two pins of a run counts as pinned.
+    pinned: HashMap<TablePath, Vec<(u64, u64)>>,
     /// The least version of a table that somebody has consumed: what came later is still to be read.
     consumed: HashMap<TablePath, u64>,
 }
 
 impl Needed {
-    fn of(snapshots: &[CatalogSnapshot]) -> Self {
-        let (mut pinned, mut consumed): (HashMap<TablePath, BTreeSet<u64>>, HashMap<TablePath, u64>) =
-            Default::default();
-        for snapshot in snapshots {
-            for pin in snapshot.tables.values() {
-                pinned.entry(pin.path.clone()).or_default().insert(pin.version);
-                for (input, &version) in &pin.consumed {
-                    let Some(input) = snapshot.tables.get(input) else { continue };
-                    let least = consumed.entry(input.path.clone()).or_insert(version);
-                    *least = version.min(*least);
-                }
+    /// Adds what the retained snapshots of a catalog need; the numbers of those that are not retained.
+    async fn add_retained(&mut self, catalog: &Catalog, keep: &Keep) -> Result<Vec<u64>> {
+        let numbers = catalog.numbers().await?;
+        let newest = numbers.last().copied();
+        let read = |number: u64| async move {
+            match catalog.at(number).await {
+                // Nobody can read it, and a newer one is published: what it pinned serves nobody.
+                Err(Error::DamagedSnapshot { .. }) if newest != Some(number) => Ok(None),
+                read => read.map(Some),
+            }
+        };
+        let mut snapshots = futures::stream::iter(numbers).map(read).buffered(SIDE_BY_SIDE);
+        // The last one before the first that is young was the newest when the time that is retained began.
+        let (mut expired, mut last, mut is_young) = (Vec::new(), None, false);
+        while let Some(snapshot) = snapshots.try_next().await? {
+            let Some(snapshot) = snapshot else { continue };
+            is_young |= snapshot.published_at >= keep.snapshots_since;
+            let before: Option<CatalogSnapshot> = last.replace(snapshot);
+            match before {
+                Some(before) if is_young => self.add(&before),
+                Some(before) => expired.push(before.number),
+                None => {}
             }
         }
-        Self { pinned, consumed }
+        last.iter().for_each(|newest| self.add(newest));
+        Ok(expired)
+    }
+
+    fn add(&mut self, snapshot: &CatalogSnapshot) {
+        for pin in snapshot.tables.values() {
+            let runs = self.pinned.entry(pin.path.clone()).or_default();
+            match runs.last_mut().filter(|(first, last)| (*first..=last.saturating_add(RUN)).contains(&pin.version)) {
+                Some((_, last)) => *last = pin.version.max(*last),
+                None => runs.push((pin.version, pin.version)),
+            }
+            for (input, &version) in &pin.consumed {
+                let Some(input) = snapshot.tables.get(input) else { continue };
+                let least = self.consumed.entry(input.path.clone()).or_insert(version);
+                *least = version.min(*least);
+            }
+        }
     }
 
     /// A table that only snapshots have pinned that are gone. Streams are never dropped: nothing can replace them.
@@ -179,9 +193,12 @@ impl Needed {
         let mut needed = HashSet::new();
         let Some(newest) = table.snapshot().await? else { return Ok(needed) };
         needed.extend(newest.files().map(|add| path.file(&add.path)));
-        let pinned = self.pinned.get(path).into_iter().flatten().copied();
-        let pinned: BTreeSet<u64> = pinned.filter(|&version| version < newest.version()).collect();
-        let first = pinned.first().copied();
+        let runs = runs(self.pinned.get(path).into_iter().flatten().copied(), newest.version());
+        let is_pinned = |version: u64| {
+            let later = runs.partition_point(|(first, _)| *first <= version);
+            later > 0 && version <= runs[later - 1].1
+        };
+        let first = runs.first().map(|(first, _)| *first);
         if let Some(first) = first {
             needed.extend(table.snapshot_at(first).await?.files().map(|add| path.file(&add.path)));
         }
@@ -210,10 +227,24 @@ impl Needed {
                     _ => {}
                 }
             }
-            if pinned.contains(&commit.version) {
+            if is_pinned(commit.version) {
                 needed.extend(lately.drain().map(|file| path.file(&file)));
             }
         }
         Ok(needed)
     }
+}
+
+/// Runs of versions before `newest`, in order and apart.
+fn runs(runs: impl Iterator<Item = (u64, u64)>, newest: u64) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = runs.filter(|(first, _)| *first < newest).collect();
+    runs.sort_unstable();
+    runs.dedup_by(|next, run| {
+        let overlaps = next.0 <= run.1;
+        if overlaps {
+            run.1 = run.1.max(next.1);
+        }
+        overlaps
+    });
+    runs
 }

@@ -158,6 +158,35 @@ async fn clean_up_keeps_what_anybody_may_need() {
     assert_eq!(Catalog::new(&world.warehouse).newest().await.unwrap().number, 2);
 }
 
+/// `up` publishes every few versions; what is between them belongs to nobody else's snapshot for long.
+#[tokio::test]
+async fn however_often_versions_are_pinned_each_can_be_read_until_its_days_are_over() {
+    let world = World::new();
+    for number in 0..90 {
+        world.add(&world.stream, number).await;
+        if number % 4 == 3 {
+            world.compact().await;
+        }
+        let newest = world.stream.snapshot().await.unwrap().unwrap();
+        world.publish(newest.version(), None).await;
+    }
+    let catalog = Catalog::new(&world.warehouse);
+    let cleaned = world.clean(8, 30).await;
+    assert_eq!((cleaned.files, cleaned.packed, cleaned.snapshots), (40, 40, 0), "only commits are packed");
+    for number in catalog.numbers().await.unwrap().into_iter().step_by(11) {
+        let version = catalog.at(number).await.unwrap().tables["lake.d.s"].version;
+        let expected: Vec<i64> = (0..number as i64).collect();
+        assert_eq!(world.numbers(Some(version)).await, expected, "snapshot {number}");
+    }
+    let cleaned = world.clean(40, 30).await;
+    assert_eq!(cleaned.snapshots, 89);
+    let newest = world.stream.snapshot().await.unwrap().unwrap();
+    let mut objects = world.warehouse.store().list(&world.stream.path().root(), None).await.unwrap();
+    objects.retain(|object| crate::paths::is_data_file(world.stream.path(), &object.location));
+    assert_eq!(objects.len(), newest.files().len(), "{cleaned:?}");
+    assert_eq!(world.numbers(None).await, (0..90).collect::<Vec<_>>());
+}
+
 /// A store for whoever dies after so many operations.
 #[derive(Debug)]
 struct Dying {
