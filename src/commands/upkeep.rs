@@ -17,9 +17,11 @@ use crate::output::{Output, bytes, counted};
 use crate::project::Opened;
 
 /// Streams are compacted this often while events come.
-const COMPACT_EVERY: Duration = Duration::from_secs(60);
-/// Retention and clean-up are looked after this often.
+const COMPACT_EVERY: Duration = Duration::from_secs(20);
+/// Retention and clean-up are looked after this often ...
 const CLEAN_EVERY: Duration = Duration::from_secs(60 * 60);
+/// ... and so long after the start: a process that is restarted every hour cleans up as well.
+const FIRST_CLEAN: Duration = Duration::from_secs(5 * 60);
 /// The object of troubles about clean-up.
 const CLEAN_UP: &str = "clean-up";
 
@@ -109,11 +111,11 @@ async fn compacted(opened: &Opened, stream: &str) -> anyhow::Result<Compacted> {
 /// Keeps the lake healthy until told to stop. Trouble is told, and tried again the next time.
 pub(super) async fn continuously(current: &Current, stop: &CancellationToken) {
     let work = async {
-        let mut cleaned = tokio::time::Instant::now();
+        let mut clean_at = tokio::time::Instant::now() + FIRST_CLEAN;
         loop {
             tokio::time::sleep(COMPACT_EVERY).await;
             let opened = &current.now();
-            let cleans = cleaned.elapsed() >= CLEAN_EVERY;
+            let cleans = tokio::time::Instant::now() >= clean_at;
             for parsed in &opened.project.streams {
                 let name = parsed.definition.stream.as_str();
                 let done = async {
@@ -133,7 +135,7 @@ pub(super) async fn continuously(current: &Current, stop: &CancellationToken) {
                 }
             }
             if cleans {
-                cleaned = tokio::time::Instant::now();
+                clean_at = tokio::time::Instant::now() + CLEAN_EVERY;
                 let keep = Keep::at(Utc::now().timestamp_millis(), opened.project.file.snapshot_days());
                 match clean_up(&opened.warehouse, &keep, false).await {
                     Ok(_) => troubles::well(About::Upkeep, CLEAN_UP),

@@ -74,7 +74,7 @@ pub fn append_value(into: &mut Vec<u8>, column: &ArrayRef, row: usize) -> bool {
 }
 
 /// The hashes of a file's values.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Hashes {
     bits: u32,
     bytes: Bytes,
@@ -86,6 +86,16 @@ impl Hashes {
         let found = Self { bits, bytes };
         let end = (bits <= MAX_BITS).then(|| found.offset(1 << bits)).flatten()?;
         (found.bytes.len() == found.first() + end * REMAINDER).then_some(found)
+    }
+
+    /// The same, in memory of their own: a store may hand out parts of larger pieces.
+    pub(super) fn copy(&self) -> Self {
+        Self { bits: self.bits, bytes: Bytes::copy_from_slice(&self.bytes) }
+    }
+
+    /// In bytes.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Whether the file may hold a value with this hash. If not, it does not.

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Snapshot, Table};
+use object_store::path::Path;
+
+use super::remembered::Remembered;
+use super::{Hashes, Snapshot, Table};
 use crate::paths::TablePath;
 use crate::store::Store;
 
@@ -18,6 +21,7 @@ const LATELY: Duration = Duration::from_secs(10 * 60);
 pub struct Warehouse {
     store: Store,
     known: Arc<Mutex<HashMap<TablePath, Known>>>,
+    hashes: Arc<Mutex<Remembered>>,
 }
 
 /// When somebody looked for the newest version of a table, by two clocks: one stands still while the machine sleeps, the
@@ -53,7 +57,7 @@ struct Known {
 impl Warehouse {
     /// The tables in `store`.
     pub fn new(store: Store) -> Self {
-        Self { store, known: Arc::default() }
+        Self { store, known: Arc::default(), hashes: Arc::default() }
     }
 
     /// Where the objects are.
@@ -104,6 +108,16 @@ impl Warehouse {
             Some((newest, _)) if newest.version() > snapshot.version() => {}
             newest => *newest = Some((snapshot.clone(), looked)),
         });
+    }
+
+    /// Which values of columns a file may have, as far as that is known.
+    pub(super) fn hashes(&self, file: &Path, columns: &[&str]) -> Option<Option<Hashes>> {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).get(file, columns)
+    }
+
+    /// A file says this of its values.
+    pub(super) fn remember_hashes(&self, file: &Path, columns: &[&str], hashes: Option<&Hashes>) {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).insert(file, columns, hashes);
     }
 
     /// What is known of the table at `path` may be wrong, or the table is no more.

@@ -24,6 +24,7 @@ mod hashes;
 mod known;
 mod layered;
 mod read;
+mod remembered;
 mod schema;
 mod seal;
 mod snapshot;

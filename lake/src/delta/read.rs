@@ -90,6 +90,16 @@ impl Table {
 
     /// The hashes of the values that a file has in `columns` (see [`super::hash_rows`]), where it says them.
     pub async fn hashes(&self, add: &Add, columns: &[&str]) -> Result<Option<Hashes>> {
+        let path = self.path().file(&add.path);
+        if let Some(known) = self.warehouse.hashes(&path, columns) {
+            return Ok(known);
+        }
+        let read = self.read_hashes(add, columns).await?;
+        self.warehouse.remember_hashes(&path, columns, read.as_ref());
+        Ok(read)
+    }
+
+    async fn read_hashes(&self, add: &Add, columns: &[&str]) -> Result<Option<Hashes>> {
         let failed = || Error::parquet(self.path().file(&add.path));
         let mut file = DataFile::of(self, add)?;
         let footer = file.get_metadata(None).await.map_err(failed())?;

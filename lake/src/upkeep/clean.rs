@@ -18,10 +18,10 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 
 use super::logs;
-use crate::Result;
 use crate::catalog::{Catalog, CatalogSnapshot};
 use crate::delta::{Action, Warehouse};
 use crate::paths::{self, TablePath};
+use crate::{Error, Result};
 
 /// Snapshots of the catalog that are read side by side.
 const SIDE_BY_SIDE: usize = 16;

@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// Rows that are in memory at a time, beside the file in the making.
 const ROWS: usize = 8192;
 
+/// Files of one magnitude differ in size by less than this factor.
+const MAGNITUDE: i64 = 8;
+
 /// How large files are to be, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -43,23 +46,37 @@ pub struct Compacted {
     pub rows: u64,
 }
 
-/// The files that are to become one, group by group. They are of one partition, and neighbours in the order of
-/// their paths, which is the order in which they were made.
+/// The files that are to become one, group by group: of one partition, in the order in which they were made, and of one
+/// magnitude. So a row is written anew a few times in all, however often small files come. Of a day that is over, whatever
+/// is small becomes one.
 pub fn groups<'a>(files: impl Iterator<Item = &'a Arc<Add>>, sizes: &Sizes) -> Vec<Vec<Arc<Add>>> {
-    let mut by_partition: BTreeMap<_, Vec<Vec<Arc<Add>>>> = BTreeMap::new();
-    for add in files.filter(|add| add.size < sizes.target / 2) {
-        let groups = by_partition.entry(&add.partition_values).or_default();
-        let is_full = |group: &Vec<Arc<Add>>| group.iter().map(|add| add.size).sum::<i64>() + add.size > sizes.target;
-        match groups.last_mut().filter(|group| !is_full(group)) {
-            Some(group) => group.push(add.clone()),
-            None => groups.push(vec![add.clone()]),
-        }
+    let mut partitions: BTreeMap<_, Vec<&Arc<Add>>> = BTreeMap::new();
+    for add in files {
+        partitions.entry(&add.partition_values).or_default().push(add);
     }
-    let is_worth_it = |group: &Vec<Arc<Add>>| {
-        let size: i64 = group.iter().map(|add| add.size).sum();
-        group.len() >= sizes.fewest || (group.len() > 1 && size >= sizes.target / 2)
+    let newest = partitions.len().saturating_sub(1);
+    let of_partition = |(place, files): (usize, Vec<&'a Arc<Add>>)| {
+        let mut by_magnitude: BTreeMap<u32, Vec<Vec<Arc<Add>>>> = BTreeMap::new();
+        for add in files.into_iter().filter(|add| add.size < sizes.target / 2) {
+            let magnitude = if place == newest { add.size.max(1).ilog(MAGNITUDE) } else { 0 };
+            let groups = by_magnitude.entry(magnitude).or_default();
+            let is_full = |group: &Vec<Arc<Add>>| bytes_of(group) + add.size > sizes.target;
+            match groups.last_mut().filter(|group| !is_full(group)) {
+                Some(group) => group.push(add.clone()),
+                None => groups.push(vec![add.clone()]),
+            }
+        }
+        let fewest = if place == newest { sizes.fewest } else { 2 };
+        let is_worth_it = move |group: &Vec<Arc<Add>>| {
+            group.len() >= fewest || (group.len() > 1 && bytes_of(group) >= sizes.target / 2)
+        };
+        by_magnitude.into_values().flatten().filter(is_worth_it).collect::<Vec<_>>()
     };
-    by_partition.into_values().flatten().filter(is_worth_it).collect()
+    partitions.into_values().enumerate().flat_map(of_partition).collect()
+}
+
+fn bytes_of(group: &[Arc<Add>]) -> i64 {
+    group.iter().map(|add| add.size).sum()
 }
 
 /// Puts small files of `table` together, whose files have the columns `schema`.

@@ -110,6 +110,33 @@ fn small_files_of_a_partition_are_put_together() {
     assert_eq!(plan(&[file("a", 50, "1"), file("b", 49, "1"), file("c", 49, "1")]), [["b", "c"]], "large ones stay");
     let many: Vec<Arc<Add>> = (0..9).map(|number| file(&number.to_string(), 40, "1")).collect();
     assert_eq!(plan(&many), [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"]], "one is left for later");
+    let mixed = [file("a", 40, "1"), file("b", 2, "1"), file("c", 2, "1"), file("d", 2, "1")];
+    assert_eq!(plan(&mixed), [["b", "c", "d"]], "what is large already is not written for little");
+    assert_eq!(plan(&[&mixed[..], &[file("e", 1, "2")]].concat()), [["a", "b", "c", "d"]], "the day is over");
+}
+
+#[test]
+fn a_row_is_written_anew_a_few_times() {
+    let sizes = Sizes::default();
+    let (mut files, mut written, mut number) = (Vec::new(), 0, 0);
+    let (commits, bytes) = (20_000, 4_000);
+    for commit in 0..commits {
+        number += 1;
+        files.push(file(&format!("{number:08}"), bytes, "1"));
+        if commit % 80 != 0 {
+            continue;
+        }
+        for group in groups(files.iter(), &sizes) {
+            let size = group.iter().map(|add| add.size).sum();
+            files.retain(|add: &Arc<Add>| group.iter().all(|gone| gone.path != add.path));
+            number += 1;
+            files.push(file(&format!("{number:08}"), size, "1"));
+            written += size;
+        }
+    }
+    assert_eq!(files.iter().map(|add| add.size).sum::<i64>(), commits * bytes);
+    assert!(files.len() <= 130, "{} files", files.len());
+    assert!(written <= commits * bytes * 5, "{written} of {} bytes were written anew", commits * bytes);
 }
 
 #[tokio::test]
