@@ -5,6 +5,7 @@ mod changing;
 mod crash;
 mod definitions;
 mod faults;
+mod growth;
 mod incremental;
 mod infer;
 mod listing;
