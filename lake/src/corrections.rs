@@ -9,11 +9,7 @@
 //! though it is null in rows without a match: sorting by it is left out, and groups fall apart. Here the side that may
 //! be null is screened from the join for good, and says nothing of constants and orders.
 //!
-//! *What follows DISTINCT FROM.* The parser (sqlparser 0.62) takes all that follows for the right side: `a IS NOT DISTINCT FROM b AND c`
-//! becomes `a IS NOT DISTINCT FROM (b AND c)`. Where it cannot be told from what was meant, it is refused ([`misread`]).
-//!
-//! *Rows that are there several times.* The plan of EXCEPT ALL and INTERSECT ALL takes a row away, or keeps it, as often as it is
-//! there, whatever is on the other side. Both are refused.
+//! *Text that is read otherwise than it is written* is refused while it is a tree ([`misread`]).
 //!
 //! *Nulls of `IN (SELECT …)`.* Anywhere but at the top of a WHERE it is true or false, where SQL has null: `NOT (a IN (…) AND b)`. Where that
 //! makes a difference it is refused, and so are EXISTS and IN among columns, which cannot be run.
@@ -21,7 +17,6 @@
 //! *Keys of `USING`.* After a RIGHT or FULL JOIN they are those of the left side, null in rows that only the right one has. Refused.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -43,17 +38,11 @@ use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, ReplaceChildrenOptions,
 };
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr as SqlExpr, Query, SetExpr, SetOperator, SetQuantifier, Visit, Visitor,
-};
+
+pub use crate::misread::misread;
 
 type Plan = Arc<dyn ExecutionPlan>;
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
-
-/// What would be read or computed otherwise than it is written: what is wrong, and how to write it.
-pub fn misread<T: Visit>(tree: &T) -> Option<String> {
-    tree.visit(&mut Misread).break_value()
-}
 
 const NULLS: &str = "`IN (SELECT …)` takes null for false within NOT, CASE, IS or OR; write \
                      `EXISTS (SELECT … WHERE …)`, which is never null";
@@ -123,43 +112,6 @@ fn nulls_are_lost(condition: &Expr, is_same: bool, schema: &DFSchema) -> bool {
             });
             lost || walked.is_err()
         }
-    }
-}
-
-/// Looks for such places.
-struct Misread;
-
-impl Visitor for Misread {
-    type Break = String;
-
-    fn pre_visit_expr(&mut self, expression: &SqlExpr) -> ControlFlow<String> {
-        let (SqlExpr::IsDistinctFrom(_, right) | SqlExpr::IsNotDistinctFrom(_, right)) = expression else {
-            return ControlFlow::Continue(());
-        };
-        match right.as_ref() {
-            // In parentheses it would be another node.
-            SqlExpr::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or | BinaryOperator::Xor), .. } => {
-                ControlFlow::Break(format!(
-                    "`{op}` after DISTINCT FROM could belong to its right side; write parentheses: `(a IS NOT DISTINCT FROM b) {op} …`"
-                ))
-            }
-            _ => ControlFlow::Continue(()),
-        }
-    }
-
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<String> {
-        let mut waiting = vec![query.body.as_ref()];
-        while let Some(body) = waiting.pop() {
-            let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { continue };
-            let counts = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
-            if counts && *op != SetOperator::Union {
-                return ControlFlow::Break(format!(
-                    "`{op} ALL` does not count rows here; write `{op}` for rows that differ, or GROUP BY and compare the counts"
-                ));
-            }
-            waiting.extend([left.as_ref(), right.as_ref()]);
-        }
-        ControlFlow::Continue(())
     }
 }
 

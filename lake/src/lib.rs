@@ -41,6 +41,7 @@ pub mod landing;
 pub mod literals;
 pub mod machine;
 pub mod metrics;
+mod misread;
 pub mod paths;
 pub mod provider;
 mod scan;
