@@ -6,6 +6,10 @@
 //!
 //! Here both become functions, into which it does not look, once types have been made to fit. It asks the function which times are on
 //! a day, and compares times then, by which files are left out. So do divisions of integers: of `n / 2 = 3` it would make `n = 6`.
+//!
+//! A chain of operators becomes one function of all its operands, and types are carried up while an expression is walked. The engine
+//! derives the type and the name of a function from those of its arguments, each time it asks: for functions within functions that
+//! takes time in the third power of their depth.
 
 use std::sync::Arc;
 
@@ -15,9 +19,11 @@ use arrow::compute::kernels::numeric::{add, div, mul, sub};
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue, exec_err};
 use datafusion::error::Result;
+use datafusion::logical_expr::binary::BinaryTypeCoercer;
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -29,7 +35,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercionRewriter;
 use datafusion::physical_expr_common::datum::apply;
 
-use crate::literals::in_plan;
+use crate::literals::{compares, in_plan};
 
 /// Makes functions of them, in a plan whose types fit.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ pub(crate) struct ExactlyComputed;
 
 impl AnalyzerRule for ExactlyComputed {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let exact = in_plan(plan, exact)?;
+        let exact = in_plan(plan, exactly)?;
         if !exact.transformed {
             return Ok(exact.data);
         }
@@ -58,43 +64,88 @@ impl AnalyzerRule for ExactlyComputed {
 
 /// An expression whose types fit, with functions in their place.
 pub fn with_exact_arithmetic(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    Ok(expr.transform_up(|expr| Ok(exact(expr, schema)))?.data)
+    exactly(expr, schema).map(|exact| exact.data)
 }
 
-fn exact(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
-    let type_of = |expr: &Expr| expr.get_type(schema).unwrap_or(DataType::Null);
-    // Of a constant some functions have another type, as `round` does, so that it stays one.
-    if let Expr::Cast(Cast { expr: of, field }) = &expr
-        && let (Expr::Literal(of, None), true) = (of.as_ref(), field.metadata().is_empty())
-        && let Ok(constant) = of.cast_to(field.data_type())
-    {
-        return Transformed::yes(lit(constant));
+fn exactly(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let mut walk = Walk { schema, types: Vec::new() };
+    expr.transform_up(|expr| walk.exact(expr))
+}
+
+/// A walk through an expression, from the leaves up.
+struct Walk<'a> {
+    schema: &'a DFSchema,
+    /// For each part whose parent has not been reached: its type, where it is not known at a glance.
+    types: Vec<Option<DataType>>,
+}
+
+impl Walk<'_> {
+    fn exact(&mut self, expr: Expr) -> Result<Transformed<Expr>> {
+        let mut parts = 0;
+        expr.apply_children(|_| {
+            parts += 1;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let of = self.types.split_off(self.types.len().saturating_sub(parts));
+        let (exact, data_type) = self.exact_of(expr, &of);
+        self.types.push(data_type);
+        Ok(exact)
     }
-    match expr {
-        Expr::Cast(Cast { expr, field })
-            if field.metadata().is_empty() && loses(&type_of(&expr), field.data_type()) =>
+
+    /// The type of the part at `place`, which is `expr`.
+    fn type_of(&self, expr: &Expr, of: &[Option<DataType>], place: usize) -> DataType {
+        let known = of.get(place).cloned().flatten();
+        known.or_else(|| expr.get_type(self.schema).ok()).unwrap_or(DataType::Null)
+    }
+
+    /// What takes the place of an expression whose parts have the types `of`, and its type where that is hard to derive again.
+    fn exact_of(&self, expr: Expr, of: &[Option<DataType>]) -> (Transformed<Expr>, Option<DataType>) {
+        // Of a constant some functions have another type, as `round` does, so that it stays one.
+        if let Expr::Cast(Cast { expr: of, field }) = &expr
+            && let (Expr::Literal(of, None), true) = (of.as_ref(), field.metadata().is_empty())
+            && let Ok(constant) = of.cast_to(field.data_type())
         {
-            Transformed::yes(Conversion::call(field.data_type(), false, *expr))
+            return (Transformed::yes(lit(constant)), None);
         }
-        Expr::TryCast(TryCast { expr, field })
-            if field.metadata().is_empty() && loses(&type_of(&expr), field.data_type()) =>
-        {
-            Transformed::yes(Conversion::call(field.data_type(), true, *expr))
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let of = type_of(&left);
-            if KERNELS.iter().any(|(of, ..)| *of == op) && of.is_integer() && of == type_of(&right) {
-                return Transformed::yes(Checked::call(op, *left, *right));
+        match expr {
+            Expr::Cast(Cast { expr, field })
+                if field.metadata().is_empty() && loses(&self.type_of(&expr, of, 0), field.data_type()) =>
+            {
+                let to = field.data_type().clone();
+                (Transformed::yes(Conversion::call(&to, false, *expr)), Some(to))
             }
-            Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))
-        }
-        Expr::Negative(of) if type_of(&of).is_integer() && !matches!(of.as_ref(), Expr::Literal(..)) => {
-            match ScalarValue::new_zero(&type_of(&of)) {
-                Ok(zero) => Transformed::yes(Checked::call(Operator::Minus, lit(zero), *of)),
-                Err(_) => Transformed::no(Expr::Negative(of)),
+            Expr::TryCast(TryCast { expr, field })
+                if field.metadata().is_empty() && loses(&self.type_of(&expr, of, 0), field.data_type()) =>
+            {
+                let to = field.data_type().clone();
+                (Transformed::yes(Conversion::call(&to, true, *expr)), Some(to))
             }
+            Expr::BinaryExpr(BinaryExpr { left, op, right })
+                if compares(op) || matches!(op, Operator::And | Operator::Or) =>
+            {
+                (Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })), Some(DataType::Boolean))
+            }
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                let (lefts, rights) = (self.type_of(&left, of, 0), self.type_of(&right, of, 1));
+                if KERNELS.iter().any(|(of, ..)| *of == op) && lefts.is_integer() && lefts == rights {
+                    return (Transformed::yes(Checked::call(op, &lefts, *left, *right)), Some(lefts));
+                }
+                let result = BinaryTypeCoercer::new(&lefts, &op, &rights).get_result_type().ok();
+                (Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })), result)
+            }
+            Expr::Negative(expr) => {
+                let data_type = self.type_of(&expr, of, 0);
+                if data_type.is_integer()
+                    && !matches!(expr.as_ref(), Expr::Literal(..))
+                    && let Ok(zero) = ScalarValue::new_zero(&data_type)
+                {
+                    let difference = Checked::call(Operator::Minus, &data_type, lit(zero), *expr);
+                    return (Transformed::yes(difference), Some(data_type));
+                }
+                (Transformed::no(Expr::Negative(expr)), Some(data_type))
+            }
+            other => (Transformed::no(other), None),
         }
-        other => Transformed::no(other),
     }
 }
 
@@ -237,45 +288,69 @@ const KERNELS: [(Operator, &str, Kernel); 4] = [
     (Operator::Divide, "quotient_of", div),
 ];
 
-/// A sum, a difference, a product or a quotient of integers that fails where it has no room.
+/// Sums, differences, products and quotients of integers of one type, from the left to the right, that fail where they have no room.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Checked {
-    op: Operator,
+    /// One fewer than there are operands.
+    ops: Vec<Operator>,
+    of: DataType,
+    /// It says the operators: two chains over the same operands are told apart by it.
+    name: String,
     signature: Signature,
 }
 
 impl Checked {
-    fn call(op: Operator, left: Expr, right: Expr) -> Expr {
-        let signature = Signature::any(2, Volatility::Immutable);
-        ScalarUDF::from(Self { op, signature }).call(vec![left, right])
+    /// `left op right`, of integers of type `of`. Where `left` is a chain already, it becomes longer.
+    fn call(op: Operator, of: &DataType, left: Expr, right: Expr) -> Expr {
+        let (mut ops, mut operands) = match left {
+            Expr::ScalarFunction(ScalarFunction { func, args }) => {
+                let chain = func.inner().downcast_ref::<Self>().filter(|chain| chain.of == *of);
+                match chain.map(|chain| chain.ops.clone()) {
+                    Some(ops) => (ops, args),
+                    None => (Vec::new(), vec![Expr::ScalarFunction(ScalarFunction { func, args })]),
+                }
+            }
+            left => (Vec::new(), vec![left]),
+        };
+        ops.push(op);
+        operands.push(right);
+        let name = match KERNELS.iter().find(|(of, ..)| ops.iter().all(|op| op == of)) {
+            Some((_, name, _)) => (*name).to_owned(),
+            None => format!("number_of {}", ops.iter().map(Operator::to_string).collect::<String>()),
+        };
+        let signature = Signature::any(operands.len(), Volatility::Immutable);
+        ScalarUDF::from(Self { ops, of: of.clone(), name, signature }).call(operands)
     }
 }
 
 impl ScalarUDFImpl for Checked {
     fn name(&self) -> &str {
-        KERNELS.iter().find(|(op, ..)| *op == self.op).map_or("number", |(_, name, _)| name)
+        &self.name
     }
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    fn return_type(&self, of: &[DataType]) -> Result<DataType> {
-        Ok(of.first().cloned().unwrap_or(DataType::Null))
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.of.clone())
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        let of: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
         let is_nullable = args.arg_fields.iter().any(|field| field.is_nullable());
-        Ok(Arc::new(Field::new(self.name(), self.return_type(&of)?, is_nullable)))
+        Ok(Arc::new(Field::new(self.name(), self.of.clone(), is_nullable)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [left, right] = args.args.as_slice() else { return exec_err!("{} takes two numbers", self.name()) };
-        match KERNELS.iter().find(|(op, ..)| *op == self.op) {
-            Some((_, _, kernel)) => apply(left, right, kernel),
-            None => exec_err!("no kernel for {}", self.op),
+        let mut operands = args.args.into_iter();
+        let Some(mut number) = operands.next() else { return exec_err!("{} takes numbers", self.name) };
+        for (op, operand) in self.ops.iter().zip(operands) {
+            let Some((_, _, kernel)) = KERNELS.iter().find(|(of, ..)| of == op) else {
+                return exec_err!("no kernel for {op}");
+            };
+            number = apply(&number, &operand, kernel)?;
         }
+        Ok(number)
     }
 }
 
@@ -396,5 +471,41 @@ mod tests {
         }
         let sum = answer(&format!("{NUMBERS} SELECT sum(n * n) FROM t WHERE n < 10")).await;
         assert_eq!(sum, "25");
+    }
+
+    /// A chain is one function of all its operands, whatever is added, subtracted, multiplied and divided in it.
+    #[tokio::test]
+    async fn chains_are_computed_from_the_left() {
+        const NUMBERS: &str = "WITH t AS (SELECT n, arrow_cast(n, 'Int32') AS small FROM (VALUES (7), (NULL)) AS v(n))";
+        for (expression, expected) in [
+            ("n - 1 - 2", "4 "),
+            ("n - (1 - 2)", "8 "),
+            ("n * 3 / 2 + 1 - n", "4 "),
+            ("n + 2 * n - 4 / 2", "19 "),
+            ("small + small + n - small", "14 "),
+            ("small * arrow_cast(2, 'Int32') - small / arrow_cast(2, 'Int32')", "11 "),
+        ] {
+            let got = answer(&format!("{NUMBERS} SELECT {expression} FROM t")).await;
+            assert_eq!(got, expected, "{expression}");
+        }
+        let session = planning_session();
+        let plan = session.sql(&format!("{NUMBERS} SELECT n + 1 - 2 AS a, n - 1 + 2 AS b FROM t")).await.unwrap();
+        let plan = plan.into_optimized_plan().unwrap().display_indent().to_string();
+        assert!(plan.contains("number_of +-") && plan.contains("number_of -+"), "{plan}");
+    }
+
+    /// As functions within functions this takes minutes: their names and types are derived anew at each of them.
+    #[tokio::test]
+    async fn long_chains_are_planned() {
+        for (link, times, expected) in [(" + n", 1000, "1001"), (" + n - n", 500, "1"), (" * n", 1000, "1")] {
+            let chain = link.repeat(times);
+            let sql = format!("SELECT n{chain} FROM (VALUES (1)) AS v(n) WHERE n{chain} > 0");
+            let plan = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(answer(&sql))
+            };
+            let planned = std::thread::Builder::new().stack_size(64 << 20).spawn(plan).unwrap().join().unwrap();
+            assert_eq!(planned, expected, "{link}");
+        }
     }
 }

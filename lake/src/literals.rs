@@ -78,7 +78,7 @@ struct ExactComparisons;
 
 impl AnalyzerRule for ExactComparisons {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        in_plan(plan, comparison).map(|plan| plan.data)
+        in_plan(plan, |expr, schema| expr.transform_up(|expr| Ok(comparison(expr, schema)))).map(|plan| plan.data)
     }
 
     fn name(&self) -> &str {
@@ -89,7 +89,7 @@ impl AnalyzerRule for ExactComparisons {
 /// A plan with other expressions in the place of some, which keep their names.
 pub(crate) fn in_plan(
     plan: LogicalPlan,
-    exact: impl Fn(Expr, &DFSchema) -> Transformed<Expr>,
+    exact: impl Fn(Expr, &DFSchema) -> Result<Transformed<Expr>>,
 ) -> Result<Transformed<LogicalPlan>> {
     plan.transform_up_with_subqueries(|node| {
         let mut schema = merge_schema(&node.inputs());
@@ -103,8 +103,7 @@ pub(crate) fn in_plan(
                 return Ok(Transformed::no(expr));
             }
             let name = names.save(&expr);
-            let changed = expr.transform_up(|expr| Ok(exact(expr, &schema)))?;
-            Ok(changed.update_data(|expr| name.restore(expr)))
+            Ok(exact(expr, &schema)?.update_data(|expr| name.restore(expr)))
         })
     })
 }
@@ -219,6 +218,12 @@ fn beside(left: &Expr, right: &Expr, operator: Operator, schema: &DFSchema) -> O
 
 /// Whether the values of `of` are decimals, and all digits of what comes of them and `number` have room.
 fn fits(number: &Number, of: &Expr, operator: Operator, schema: &DFSchema) -> bool {
+    // What a double was added to is one: of a chain, the type is not derived anew at each operator.
+    if let Expr::BinaryExpr(BinaryExpr { op: Operator::Plus | Operator::Minus | Operator::Multiply, right, .. }) = of
+        && matches!(right.as_ref(), Expr::Literal(ScalarValue::Float64(_), _))
+    {
+        return false;
+    }
     match of.get_type(schema) {
         Ok(DataType::Decimal128(precision, scale)) => together((precision, scale), number, operator).is_some(),
         _ => false,
