@@ -17,7 +17,7 @@ use datafusion::{
             ast::{Statement as Ast, Value, ValueWithSpan, VisitMut, VisitorMut},
             dialect::GenericDialect,
             keywords::Keyword,
-            tokenizer::{Token, Tokenizer},
+            tokenizer::{Token, TokenWithSpan, Tokenizer},
         },
     },
 };
@@ -26,6 +26,8 @@ use starmere_lake::corrections::misread;
 use starmere_lake::sql_times::WithPrecision;
 
 use crate::error::QueryError;
+
+mod limits;
 
 /// A longer text is refused; tickets carry the text.
 pub(crate) const MAX_SQL_BYTES: usize = 1 << 20;
@@ -75,11 +77,13 @@ pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryE
     if sql.len() > MAX_SQL_BYTES {
         return Err(QueryError::invalid(format!("the statement has {} bytes, more than {MAX_SQL_BYTES}", sql.len())));
     }
-    let operators = operators(sql);
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap_or_default();
+    let operators = operators(&tokens);
     if operators > MOST_OPERATORS {
         let message = format!("the statement has {operators} operators, more than {MOST_OPERATORS}");
         return Err(QueryError::invalid(message).with_hint("long lists of values go into IN (…) or VALUES"));
     }
+    check_numbers(&tokens)?;
     let dialect = state.config_options().sql_parser.dialect;
     let mut tree = state.sql_to_statement(sql, &dialect).map_err(|error| at_the_end(error.into(), sql))?;
     check_reads(&tree)?;
@@ -89,8 +93,9 @@ pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryE
 }
 
 /// How many operators there are, in symbols and in words: what a statement can be nested by without parentheses.
-fn operators(sql: &str) -> usize {
-    const WORDS: [Keyword; 12] = [
+fn operators(tokens: &[TokenWithSpan]) -> usize {
+    // `x AT TIME ZONE y` is counted by its last word: columns are called `at`.
+    const WORDS: [Keyword; 22] = [
         Keyword::AND,
         Keyword::OR,
         Keyword::NOT,
@@ -103,15 +108,42 @@ fn operators(sql: &str) -> usize {
         Keyword::UNION,
         Keyword::EXCEPT,
         Keyword::INTERSECT,
+        Keyword::IN,
+        Keyword::XOR,
+        Keyword::DIV,
+        Keyword::ZONE,
+        Keyword::SIMILAR,
+        Keyword::RLIKE,
+        Keyword::REGEXP,
+        Keyword::MATCH,
+        Keyword::MEMBER,
+        Keyword::OVERLAPS,
     ];
-    let is_operator = |token: &&Token| match token {
+    let is_operator = |token: &&TokenWithSpan| match &token.token {
         Token::Word(word) => WORDS.contains(&word.keyword),
         Token::Whitespace(_) | Token::Comma | Token::Period | Token::SemiColon | Token::Placeholder(_) => false,
         Token::LParen | Token::RParen | Token::Number(..) | Token::SingleQuotedString(_) => false,
         _ => true,
     };
-    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().unwrap_or_default();
     tokens.iter().filter(is_operator).count()
+}
+
+/// `1_000` would be the number 1, named `_000`.
+fn check_numbers(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
+    for pair in tokens.windows(2) {
+        if let (Token::Number(number, _), Token::Word(word)) = (&pair[0].token, &pair[1].token)
+            && word.quote_style.is_none()
+            && word.value.starts_with('_')
+        {
+            let message = format!("`{number}{word}` would be the number {number}, named `{word}`");
+            let digits = word.value.replace('_', "");
+            let place = &pair[0].span.start;
+            return Err(QueryError::invalid(message)
+                .at(place.line, place.column)
+                .with_hint(format!("write `{number}{digits}`, or `{number} AS \"{word}\"` for a name")));
+        }
+    }
+    Ok(())
 }
 
 /// The parser gives no place where the text ends too early: it is its end.
@@ -128,7 +160,7 @@ fn check_reads(statement: &Parsed) -> Result<(), QueryError> {
     match statement {
         Parsed::Statement(ast) => match misread(ast.as_ref()) {
             Some(reason) => Err(QueryError::invalid(reason)),
-            None => check_ast_reads(ast),
+            None => check_ast_reads(ast).and_then(|()| limits::check(ast.as_ref())),
         },
         Parsed::Explain(explain) => check_reads(&explain.statement),
         Parsed::CopyTo(_) | Parsed::CreateExternalTable(_) | Parsed::Reset(_) => Err(refuse(&statement.to_string())),

@@ -86,7 +86,8 @@ fn kinds_of_placeholders_are_not_mixed() {
 
 #[test]
 fn long_chains_are_refused_before_they_overflow_the_stack() {
-    for link in [" + 1", " AND true", "::bigint", " IS NULL", " || 'a'"] {
+    let links = [" + 1", " AND true", "::bigint", " IS NULL", " || 'a'", " IN (1)", " XOR 1", " AT TIME ZONE 'UTC'"];
+    for link in links {
         let error = parse_here(&format!("SELECT 1{}", link.repeat(MOST_OPERATORS + 1))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains("operators, more than"), "{link}: {error}");
@@ -121,4 +122,77 @@ fn sets_that_are_not_counted_are_refused() {
         assert!(error.contains("ALL` does not count rows here"), "{wrong}: {error}");
     }
     assert!(parse_here("SELECT 1 EXCEPT SELECT 1 UNION ALL SELECT 2 INTERSECT SELECT 3").is_ok());
+}
+
+/// A name from WITH is planned wherever it is read.
+#[test]
+fn names_that_double_are_refused_before_they_are_planned() {
+    let doubled = |times: usize| {
+        let mut with = "WITH t0 AS (SELECT 1 AS n)".to_owned();
+        for number in 1..=times {
+            let before = number - 1;
+            with.push_str(&format!(", t{number} AS (SELECT a.n FROM t{before} AS a CROSS JOIN T{before} AS b)"));
+        }
+        format!("{with} SELECT count(*) FROM t{times}")
+    };
+    assert!(parse_here(&doubled(8)).is_ok());
+    for sql in [doubled(14), doubled(200), format!("EXPLAIN {}", doubled(14)), format!("SELECT ({})", doubled(14))] {
+        let error = parse_here(&sql).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("more than 1000 tables and SELECTs"), "{error}");
+    }
+    let values = format!("WITH v AS (SELECT n FROM t WHERE n IN (1{})) SELECT * FROM v", ", 2".repeat(100_000));
+    assert!(parse_here(&values).is_ok());
+    let many = (0..9).map(|number| format!(", v AS v{number}")).collect::<String>();
+    assert!(parse_here(&format!("{values}{many}")).unwrap_err().to_string().contains("expressions"));
+}
+
+/// An inner WITH hides the name of an outer one, and a table of another schema is not a name from WITH.
+#[test]
+fn names_are_those_of_their_scope() {
+    let outer = "WITH t AS (SELECT 1 AS n UNION SELECT 2)";
+    let inner = |name: &str| format!("SELECT * FROM (WITH t AS (SELECT 1 AS n) SELECT n FROM {name}) AS s");
+    let many = |name: &str, times: usize| vec![inner(name); times].join(" UNION ALL ");
+    // Three steps each; the outer one would make them four.
+    assert!(parse_here(&format!("{outer} {}", many("t", 300))).is_ok());
+    assert!(parse_here(&format!("{outer} {}", many("a.b.t", 300))).is_ok());
+    assert!(parse_here(&format!("{outer} {}", many("t", 400))).is_err());
+}
+
+#[test]
+fn columns_and_casts_have_limits() {
+    let columns = |count: usize| format!("SELECT {}1", "1,".repeat(count - 1));
+    assert!(parse_here(&columns(4096)).is_ok());
+    assert!(parse_here(&columns(50_000)).unwrap_err().to_string().contains("more than 4096"));
+    assert!(parse_here(&format!("SELECT 1{}", "::int::smallint".repeat(32))).is_ok());
+    for deep in ["::int::smallint".repeat(33), "[1]".repeat(65), ".a".repeat(65)] {
+        assert!(parse_here(&format!("SELECT x{deep}")).unwrap_err().to_string().contains("nested"), "{deep}");
+    }
+    let beside = vec!["x::int"; 500].join(", ");
+    assert!(parse_here(&format!("SELECT {beside}")).is_ok());
+}
+
+#[test]
+fn numbers_with_underscores_are_refused() {
+    let error = parse_here("SELECT n,\n 1_000 FROM t").unwrap_err();
+    assert_eq!((error.line, error.column), (Some(2), Some(2)));
+    assert!(error.hint().is_some_and(|hint| hint.contains("write `1000`")), "{error}");
+    for sql in ["SELECT 1 _000", "SELECT a_1, _1 FROM t", "SELECT 1 AS _000", "SELECT '1_000'"] {
+        assert!(parse_here(sql).is_ok(), "{sql}");
+    }
+}
+
+#[test]
+fn what_would_be_answered_otherwise_is_refused() {
+    for (sql, instead) in [
+        ("SELECT count(*) FROM t TABLESAMPLE BERNOULLI (10)", "random()"),
+        ("EXPLAIN SELECT 'abc' SIMILAR TO 'b'", "LIKE"),
+        ("FROM t LIMIT 1", "SELECT * FROM"),
+        ("SELECT 2^3", "power(2, 3)"),
+        ("SELECT to_char(now(), 'YYYY-MM')", "%Y-%m"),
+    ] {
+        let error = parse_here(sql).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(instead), "{sql}: {error}");
+    }
 }
