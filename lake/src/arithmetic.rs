@@ -10,6 +10,8 @@
 //! A chain of operators becomes one function of all its operands, and types are carried up while an expression is walked. The engine
 //! derives the type and the name of a function from those of its arguments, each time it asks: for functions within functions that
 //! takes time in the third power of their depth.
+//!
+//! Calls of functions that may make large values are bounded in the same walk: see `bounds`.
 
 use std::sync::Arc;
 
@@ -35,6 +37,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercionRewriter;
 use datafusion::physical_expr_common::datum::apply;
 
+use crate::bounds;
 use crate::literals::{compares, in_plan};
 
 /// Makes functions of them, in a plan whose types fit.
@@ -130,6 +133,9 @@ impl Walk<'_> {
                 if KERNELS.iter().any(|(of, ..)| *of == op) && lefts.is_integer() && lefts == rights {
                     return (Transformed::yes(Checked::call(op, &lefts, *left, *right)), Some(lefts));
                 }
+                if op == Operator::StringConcat && lefts.is_string() && lefts == rights {
+                    return (Transformed::yes(bounds::joined(&lefts, *left, *right)), Some(lefts));
+                }
                 let result = BinaryTypeCoercer::new(&lefts, &op, &rights).get_result_type().ok();
                 (Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })), result)
             }
@@ -143,6 +149,14 @@ impl Walk<'_> {
                     return (Transformed::yes(difference), Some(data_type));
                 }
                 (Transformed::no(Expr::Negative(expr)), Some(data_type))
+            }
+            Expr::ScalarFunction(call) => (bounds::bounded_call(call), None),
+            Expr::AggregateFunction(call) => {
+                let counted = bounds::counts_distinct(&call).map(|counted| self.type_of(counted, of, 0));
+                match counted.is_some_and(|counted| counted.is_nested()) {
+                    true => (Transformed::yes(bounds::counted_by_rows(call)), None),
+                    false => (Transformed::no(Expr::AggregateFunction(call)), None),
+                }
             }
             other => (Transformed::no(other), None),
         }

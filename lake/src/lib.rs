@@ -17,6 +17,7 @@
 //! | [`arithmetic`] | casts that lose something, and integers that have no room |
 //! | [`literals`] | numbers with a point in SQL, exact beside decimals |
 //! | [`machine`] | how much memory this process may use |
+//! | `bounds` | how large the values may be that functions of SQL make |
 //! | [`json`] | many paths of a JSON text in one validating pass |
 //! | [`format_number`] | which binaries may write and read a warehouse |
 //! | [`formats`] | what payloads are written in, and how each is read as JSON |
@@ -28,6 +29,7 @@
 //! Invariant of the room: a file that a reader can see is complete, and durable before anybody is told of it.
 
 pub mod arithmetic;
+mod bounds;
 pub mod catalog;
 pub mod corrections;
 pub mod damage;

@@ -23,6 +23,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
+use crate::bounds::{BoundedConstants, bound_functions};
 use crate::sql_times::{self, DateTrunc};
 
 /// A double prints all digits that were written, up to so many.
@@ -35,13 +36,17 @@ pub fn planning_session() -> SessionContext {
     SessionContext::new_with_state(with_exact_numbers(SessionContext::new().state()))
 }
 
-/// A session's state whose SQL has exact numbers, and arithmetic as in [`arithmetic`](crate::arithmetic).
+/// A session's state whose SQL has exact numbers, arithmetic as in [`arithmetic`](crate::arithmetic), and values within bounds.
 pub(crate) fn with_exact_numbers(state: SessionState) -> SessionState {
     let mut rules = state.analyzer().rules.clone();
     let types_are_made_to_fit = rules.iter().position(|rule| rule.name() == "type_coercion").unwrap_or_default();
     rules.insert(types_are_made_to_fit, Arc::new(ExactComparisons));
     rules.push(Arc::new(crate::arithmetic::ExactlyComputed));
-    let mut state = SessionStateBuilder::new_from_existing(state).with_analyzer_rules(rules).build();
+    let mut state = SessionStateBuilder::new_from_existing(state)
+        .with_analyzer_rules(rules)
+        .with_query_planner(Arc::new(BoundedConstants))
+        .build();
+    bound_functions(&mut state).expect("a session takes functions");
     state.register_udf(Arc::new(DateTrunc::default().into())).expect("a session takes functions");
     // Only states that know no planners of expressions refuse one, and DataFusion's knows them.
     state.register_expr_planner(Arc::new(ExactArithmetic)).expect("a session takes planners of expressions");
