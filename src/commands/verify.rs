@@ -12,6 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::row::{Row, RowConverter, SortField};
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use sha2::{Digest, Sha256};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{Add, Snapshot, Table};
@@ -26,6 +27,9 @@ use crate::command_line::{Format, Verify};
 use crate::failure::Mendable;
 use crate::output::{Output, counted};
 use crate::project::Opened;
+
+/// Rows of a file that are unpacked at once: an event may be large.
+const ROWS_AT_ONCE: usize = 1 << 10;
 
 struct Quiet;
 
@@ -134,28 +138,9 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
         .filter_map(|name| all.field_with_name(name).ok().cloned());
     let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     for add in snapshot.files() {
-        let batch = match read_whole(&table, add, &columns).await {
-            Ok(batch) => batch,
-            Err(finding) => {
-                findings.push(format!("{finding}; restore it from a copy"));
-                continue;
-            }
-        };
-        let text = |index: usize| batch.column(index).as_string::<i32>();
-        let partition = batch.column(2).as_primitive::<Int32Type>();
-        let position = batch.column(3).as_primitive::<Int64Type>();
-        let payload = batch.column(4).as_binary::<i32>();
-        let rejection = batch.column(5).as_string::<i32>();
-        let keys = batch.column(6).as_binary::<i32>();
-        for row in 0..batch.num_rows() {
-            let key = keys.is_valid(row).then(|| keys.value(row));
-            let digest = row_digest(position.value(row), payload.value(row), key);
-            there.add(text(0).value(row), text(1).value(row), partition.value(row), 1, digest);
-            if rejection.is_valid(row)
-                && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
-            {
-                findings.extend(kept.damage(table.store()).await.unwrap_or_else(|error| Some(told(error))));
-            }
+        match rows_there(&table, add, &columns, &mut findings).await {
+            Ok(rows) => rows.into_vec().iter().for_each(|tally| there.add_all(tally)),
+            Err(finding) => findings.push(format!("{finding}; restore it from a copy")),
         }
     }
     let mut there: BTreeMap<(String, String, i32), Tally> =
@@ -182,13 +167,54 @@ fn place(tally: &Tally) -> (String, String, i32) {
     (tally.source.clone(), tally.topic.clone(), tally.partition)
 }
 
-/// The rows of a file, or what is wrong with it.
-async fn read_whole(table: &Table, add: &Add, columns: &SchemaRef) -> Result<RecordBatch, String> {
+/// The rows that a file of a stream has, or what is wrong with it. What is wrong with single events comes to `findings`.
+async fn rows_there(
+    table: &Table,
+    add: &Add,
+    columns: &SchemaRef,
+    findings: &mut Vec<String>,
+) -> Result<Tallies, String> {
+    let mut there = Tallies::default();
+    let mut batches = read(table, add, columns).await?;
+    while let Some(batch) = batches.try_next().await.map_err(told)? {
+        let text = |index: usize| batch.column(index).as_string::<i32>();
+        let partition = batch.column(2).as_primitive::<Int32Type>();
+        let position = batch.column(3).as_primitive::<Int64Type>();
+        let payload = batch.column(4).as_binary::<i32>();
+        let rejection = batch.column(5).as_string::<i32>();
+        let keys = batch.column(6).as_binary::<i32>();
+        for row in 0..batch.num_rows() {
+            let key = keys.is_valid(row).then(|| keys.value(row));
+            let digest = row_digest(position.value(row), payload.value(row), key);
+            there.add(text(0).value(row), text(1).value(row), partition.value(row), 1, digest);
+            if rejection.is_valid(row)
+                && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
+            {
+                findings.extend(kept.damage(table.store()).await.unwrap_or_else(|error| Some(told(error))));
+            }
+        }
+    }
+    Ok(there)
+}
+
+/// The rows of a file whose bytes are those that were written, a few at a time; or what is wrong with it.
+async fn read(
+    table: &Table,
+    add: &Add,
+    columns: &SchemaRef,
+) -> Result<BoxStream<'static, starmere_lake::Result<RecordBatch>>, String> {
     match table.damage(add).await {
-        Ok(None) => table.read(add, columns).await.map_err(told),
+        Ok(None) => table.read_by(add, columns, ROWS_AT_ONCE).await.map_err(told),
         Ok(Some(damage)) => Err(damage),
         Err(error) => Err(told(error)),
     }
+}
+
+/// Reads all rows of a file, and tells what is wrong with it.
+async fn read_through(table: &Table, add: &Add, columns: &SchemaRef) -> Result<(), String> {
+    let mut batches = read(table, add, columns).await?;
+    while batches.try_next().await.map_err(told)?.is_some() {}
+    Ok(())
 }
 
 /// What is wrong with published tables.
@@ -352,7 +378,7 @@ async fn unreadable(opened: &Opened, pin: &Pin) -> Option<Vec<String>> {
     let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let mut findings = Vec::new();
     for add in snapshot.files() {
-        if let Err(finding) = read_whole(&table, add, &columns).await {
+        if let Err(finding) = read_through(&table, add, &columns).await {
             findings.push(format!("{finding}; `starmere build --full` makes it anew"));
         }
     }

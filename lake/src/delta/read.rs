@@ -7,7 +7,8 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{FieldRef, Int64Type, SchemaRef};
 use arrow::error::ArrowError;
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter, RowSelection};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
@@ -44,6 +45,28 @@ impl Table {
         let unpacked = groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or_default()).sum();
         let rows = builder.metadata().file_metadata().num_rows().max(1) as usize;
         Ok((self.rows(add, schema, builder.with_batch_size(rows)).await?, unpacked))
+    }
+
+    /// The columns of `schema` of all rows of a file, in its order, so many rows at a time. Of a group of rows, only the packed
+    /// columns are in memory as a whole.
+    pub async fn read_by(
+        &self,
+        add: &Add,
+        schema: &SchemaRef,
+        rows: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let path = self.path().file(&add.path).to_string();
+        let builder = self.reader(add).await?;
+        let names = schema.fields().iter().map(|field| field.name().as_str());
+        let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+        let stream = builder.with_batch_size(rows.max(1)).with_projection(mask).build();
+        let stream = stream.map_err(Error::parquet(path.clone()))?;
+        let schema = schema.clone();
+        let aligned = stream.map(move |batch| {
+            let batch = batch.map_err(Error::parquet(path.clone()))?;
+            align(&batch, &schema).map_err(Error::columns(path.clone()))
+        });
+        Ok(aligned.boxed())
     }
 
     /// The columns of `schema` of these rows of a file, in its order.

@@ -267,6 +267,12 @@ async fn some_rows_of_a_file_are_read() {
         let some = table.read_range(&add, &schema(), range.clone()).await.unwrap();
         assert_eq!(some, whole.slice(range.start, range.len()), "{range:?}");
     }
+    for rows in [1, 64, 100, 2_000] {
+        let batches: Vec<RecordBatch> =
+            table.read_by(&add, &schema(), rows).await.unwrap().try_collect().await.unwrap();
+        assert!(batches.iter().all(|batch| (1..=rows).contains(&batch.num_rows())), "{rows} rows");
+        assert_eq!(arrow::compute::concat_batches(&schema(), &batches).unwrap(), whole);
+    }
     let (ids, unpacked) = table.read_and_weigh(&add, &Arc::new(schema().project(&[0]).unwrap())).await.unwrap();
     assert_eq!((ids.num_rows(), ids.num_columns()), (950, 1));
     assert!(unpacked > 950 * 16, "{unpacked} bytes");
