@@ -25,7 +25,7 @@ use crate::define::ModelName;
 pub use crate::derived::DEFINITION;
 use crate::derived::{Change, Derived};
 use crate::dimension::{self, Index};
-use crate::events::{EventChanges, Payloads, changes};
+use crate::events::{EventChanges, Limits, Payloads, changes};
 use crate::fact::{self, Fact, Mentioned, Room, Staging};
 use crate::resolve::{GeneratedModel, Model, Models};
 use crate::sql_model;
@@ -91,6 +91,8 @@ const SIDE_BY_SIDE: usize = 4;
 const BYTES_OF_A_ROW: u64 = 1 << 10;
 /// So many bytes of events, unpacked, are read at once by each of those who read: a file of the lake as a rule.
 const READ_AT_ONCE: usize = 96 << 20;
+/// Files of the lake whose ids are read side by side.
+const IDS_SIDE_BY_SIDE: usize = 4;
 /// Memory of a build, unless it is told another number.
 const MEMORY: u64 = 2 << 30;
 
@@ -233,6 +235,11 @@ impl Builder {
         scaled(usual, self.memory)
     }
 
+    /// One of so many equal parts of its memory, in bytes. More than [`MEMORY`] is for more models at once.
+    pub(crate) fn share(&self, parts: u64) -> usize {
+        usize::try_from(self.memory.min(MEMORY) / parts).unwrap_or(usize::MAX)
+    }
+
     /// A session for queries over tables; what is beyond its memory goes to the disk.
     pub(crate) fn session(&self) -> Result<SessionContext> {
         let made = self.engine.get_or_init(|| Engine::new(self.warehouse.store(), (self.memory / 2) as usize));
@@ -277,8 +284,12 @@ impl Builder {
         if let (Some(day), None) = (input.cut, from) {
             return Err(Error::CutOff { stream: stream.to_owned(), day });
         }
-        let at_once = self.scaled(READ_AT_ONCE) as u64;
-        let found = Arc::new(changes(&input.table, &input.payloads, from, input.version, at_once).await?);
+        let limits = Limits {
+            part: self.scaled(READ_AT_ONCE) as u64,
+            hashes: self.share(4),
+            side_by_side: self.scaled(IDS_SIDE_BY_SIDE),
+        };
+        let found = Arc::new(changes(&input.table, &input.payloads, from, input.version, limits).await?);
         known.insert((stream.to_owned(), from), found.clone());
         Ok(found)
     }

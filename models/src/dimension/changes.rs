@@ -166,7 +166,8 @@ impl Gathered {
         stream: &str,
         mentions: &mut Mentions,
     ) -> Result<()> {
-        for (batch, rows) in events.taken_back().await? {
+        for file in 0..events.superseded_files() {
+            let (batch, rows) = events.superseded(file).await?;
             self.taken_back.extend(rejects::coordinates(stream, &batch, &rows));
             let mut read = reader.read(&batch, &rows, true)?;
             read.rejects.clear();

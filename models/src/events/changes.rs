@@ -13,9 +13,12 @@
 //! A full reading (`from` is none) finds the same winners as any sequence of increments, since "least of all" does
 //! not depend on the order of looking. Ids are compared by hash first, and by text where hashes agree. An old file is only
 //! read where it says that it may have one of the new ids (see [`Hashes`]).
+//!
+//! The hashes of all new ids may be more than fits into memory. Then the files are read in several passes, each for a part of
+//! the hashes. All copies of an event have one hash, so passes decide nothing in common.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
@@ -27,9 +30,37 @@ use super::lake::lake_columns;
 use super::view::Payloads;
 use crate::{Error, Result};
 
-/// Files read side by side.
-const SIDE_BY_SIDE: usize = 4;
 const SHARD_BITS: u32 = 8;
+const SHARDS: usize = 1 << SHARD_BITS;
+/// What a row takes while copies of events are compared, about: its coordinates and the id.
+const COPY_BYTES: usize = 256;
+/// What tells an event, and what orders its copies.
+const COORDINATES: [&str; 6] = ["event_id", "occurred_at", "source", "topic", "partition", "position"];
+
+/// What a reading may take of memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of events, unpacked, that are given at once, about.
+    pub part: u64,
+    /// Bytes of the hashes of ids that are compared at once.
+    pub hashes: usize,
+    /// Files that are read side by side.
+    pub side_by_side: usize,
+}
+
+impl Limits {
+    /// How often the files of so many rows are read, each time for a part of the shards.
+    fn passes(&self, rows: u64) -> usize {
+        let bytes = rows.saturating_mul(size_of::<(u64, Place)>() as u64);
+        let passes = usize::try_from(bytes.div_ceil(self.hashes.max(1) as u64)).unwrap_or(SHARDS);
+        passes.clamp(1, SHARDS)
+    }
+
+    /// Rows whose coordinates are compared at once.
+    fn copies(&self) -> usize {
+        (self.hashes / COPY_BYTES).max(1)
+    }
+}
 
 /// What is new in a stream.
 #[derive(Debug)]
@@ -92,17 +123,19 @@ impl EventChanges {
         Ok((self.payloads.read(batch, counts, &self.table)?, counts.clone()))
     }
 
-    /// The rows that no longer count, file by file.
-    pub async fn taken_back(&self) -> Result<Vec<(RecordBatch, BooleanArray)>> {
-        let mut taken = Vec::with_capacity(self.superseded.len());
-        for (add, rows) in &self.superseded {
-            // They are few, of files that may be large.
-            let places: Vec<usize> = (0..rows.len()).filter(|&row| rows.value(row)).collect();
-            let batch = self.table.read_at(add, self.payloads.columns(), &places).await?;
-            let all = BooleanArray::from(vec![true; batch.num_rows()]);
-            taken.push((self.payloads.read(batch, &all, &self.table)?, all));
-        }
-        Ok(taken)
+    /// Old files with rows that no longer count.
+    pub fn superseded_files(&self) -> usize {
+        self.superseded.len()
+    }
+
+    /// The rows of an old file that no longer count, which are all that is given.
+    pub async fn superseded(&self, file: usize) -> Result<(RecordBatch, BooleanArray)> {
+        let (add, rows) = &self.superseded[file];
+        // They are few, of files that may be large.
+        let places: Vec<usize> = (0..rows.len()).filter(|&row| rows.value(row)).collect();
+        let batch = self.table.read_at(add, self.payloads.columns(), &places).await?;
+        let all = BooleanArray::from(vec![true; batch.num_rows()]);
+        Ok((self.payloads.read(batch, &all, &self.table)?, all))
     }
 
     async fn rows_of(&self, add: &Add, wanted: &BooleanArray) -> Result<RecordBatch> {
@@ -123,13 +156,15 @@ struct Places {
     shards: Vec<Vec<(u64, Place)>>,
 }
 
-impl Default for Places {
-    fn default() -> Self {
-        Self { shards: vec![Vec::new(); 1 << SHARD_BITS] }
-    }
-}
-
 impl Places {
+    /// For the hashes of about so many rows that are of every `passes`-th shard, from shard `pass` on.
+    fn with_capacity(rows: u64, pass: usize, passes: usize) -> Self {
+        // Hashes are spread evenly: a little more than the mean is enough, where a list that grows would double.
+        let mean = usize::try_from(rows).unwrap_or_default() / SHARDS;
+        let capacity = |shard: usize| if shard % passes == pass { mean + mean / 16 } else { 0 };
+        Self { shards: (0..SHARDS).map(|shard| Vec::with_capacity(capacity(shard))).collect() }
+    }
+
     fn push(&mut self, hash: u64, place: Place) {
         self.shards[shard(hash)].push((hash, place));
     }
@@ -189,13 +224,13 @@ struct Copy {
 }
 
 /// What is new in the stream stored in `table` after version `from` (from the beginning where it is none), up to
-/// version `to`. They are given in parts of about `at_once` bytes, unpacked, or whole files.
+/// version `to`, within `limits` of memory.
 pub async fn changes(
     table: &Table,
     payloads: &Arc<Payloads>,
     from: Option<u64>,
     to: u64,
-    at_once: u64,
+    limits: Limits,
 ) -> Result<EventChanges> {
     let new: Vec<Arc<Add>> = match from {
         None => table.snapshot_at(to).await?.files().cloned().collect(),
@@ -205,83 +240,186 @@ pub async fn changes(
             commits.iter().flat_map(|commit| commit.added().cloned()).map(Arc::new).collect()
         }
     };
-    let (mut counts, mut unpacked) = (Vec::<Vec<bool>>::with_capacity(new.len()), Vec::with_capacity(new.len()));
-    // Of rows that take part.
-    let mut hashes = Places::default();
-    {
-        let mut read = std::pin::pin!(hashes_of(table, &new));
-        while let Some((file, bytes)) = read.try_next().await? {
-            unpacked.push(bytes);
-            let index = counts.len() as u32;
-            let mut takes_part = vec![false; file.len()];
-            for (row, hash) in file.into_iter().enumerate() {
-                if let Some(hash) = hash {
-                    takes_part[row] = true;
-                    hashes.push(hash, Place { file: index, row: row as u32 });
-                }
-            }
-            counts.push(takes_part);
-        }
-    }
-    let hashes = Arc::new(hashes.sorted().await?);
-
-    // Rows whose hash recurs, among the new ones and in the old ones.
-    let mut recurring: Vec<(u64, Place)> = hashes.recurring().flatten().copied().collect();
     let old: Vec<Arc<Add>> = match from {
-        Some(from) if !hashes.is_empty() => {
-            let files = table.snapshot_at(from).await?.files().cloned().collect();
-            with_some_of(table, files, &hashes).await?
-        }
+        Some(from) if !new.is_empty() => table.snapshot_at(from).await?.files().cloned().collect(),
         _ => Vec::new(),
     };
-    let first_old = new.len() as u32;
-    let mut read = std::pin::pin!(hashes_of(table, &old));
-    let mut file = first_old;
-    let mut hit_in_old: Vec<u64> = Vec::new();
-    while let Some((old_hashes, _)) = read.try_next().await? {
-        for (row, hash) in old_hashes.into_iter().enumerate() {
-            let Some(hash) = hash else { continue };
-            if !hashes.of(hash).is_empty() {
-                recurring.push((hash, Place { file, row: row as u32 }));
-                hit_in_old.push(hash);
-            }
-        }
-        file += 1;
+    let passes = limits.passes(new.iter().filter_map(|add| add.rows()).sum());
+    let mut telling =
+        Telling { table, limits, new, old, counts: Vec::new(), unpacked: Vec::new(), superseded: BTreeMap::new() };
+    for pass in 0..passes {
+        telling.pass(pass, passes).await?;
     }
-    hit_in_old.sort_unstable();
-    hit_in_old.dedup();
-    for hash in hit_in_old {
-        // Of several new ones all are there.
-        if let [only] = hashes.of(hash) {
-            recurring.push(*only);
-        }
-    }
-    let superseded = resolve(table, &new, &old, recurring, &mut counts).await?;
+    let Telling { new, counts, unpacked, superseded, .. } = telling;
     let files = new.iter().zip(counts.into_iter().map(BooleanArray::from)).zip(unpacked);
-    let parts = files.flat_map(|((add, counts), bytes)| Part::all(add, &counts, bytes, at_once)).collect();
+    let parts = files.flat_map(|((add, counts), bytes)| Part::all(add, &counts, bytes, limits.part)).collect();
+    let superseded = superseded.into_values().map(|(add, rows)| (add, BooleanArray::from(rows))).collect();
     Ok(EventChanges { table: table.clone(), payloads: payloads.clone(), parts, superseded })
 }
 
-/// Those of the files that may have one of these ids.
-async fn with_some_of(table: &Table, files: Vec<Arc<Add>>, hashes: &Arc<Places>) -> Result<Vec<Arc<Add>>> {
-    let found = futures::stream::iter(files)
-        .map(|add| {
-            let (table, hashes) = (table.clone(), hashes.clone());
-            let task = tokio::spawn(async move {
-                let found = table.hashes(&add, &["event_id"]).await?;
-                let may_have = |found: Hashes| hashes.iter().any(|hash| found.may_hold(hash));
-                Ok(found.is_none_or(may_have).then_some(add))
+/// Tells which rows count.
+struct Telling<'a> {
+    table: &'a Table,
+    limits: Limits,
+    new: Vec<Arc<Add>>,
+    /// All files of before.
+    old: Vec<Arc<Add>>,
+    /// Of each new file, which rows count, and how many bytes it takes unpacked: once it was read.
+    counts: Vec<Vec<bool>>,
+    unpacked: Vec<u64>,
+    /// Old rows that no longer count, by the path of their file.
+    superseded: BTreeMap<String, (Arc<Add>, Vec<bool>)>,
+}
+
+impl Telling<'_> {
+    /// Decides among the copies of events whose hash is in every `passes`-th shard, from shard `pass` on.
+    async fn pass(&mut self, pass: usize, passes: usize) -> Result<()> {
+        let hashes = Arc::new(self.new_hashes(pass, passes).await?);
+        // Rows whose hash recurs, among the new ones and in the old ones.
+        let mut recurring: Vec<(u64, Place)> = hashes.recurring().flatten().copied().collect();
+        let old = match hashes.is_empty() {
+            true => Vec::new(),
+            false => self.with_some_of(&hashes).await?,
+        };
+        let mut hit_in_old: Vec<u64> = Vec::new();
+        {
+            let mut file = self.new.len() as u32;
+            let mut read = std::pin::pin!(hashes_of(self.table, &old, self.limits.side_by_side));
+            while let Some((old_hashes, _)) = read.try_next().await? {
+                for (row, hash) in old_hashes.into_iter().enumerate() {
+                    let Some(hash) = hash else { continue };
+                    if !hashes.of(hash).is_empty() {
+                        recurring.push((hash, Place { file, row: row as u32 }));
+                        hit_in_old.push(hash);
+                    }
+                }
+                file += 1;
+            }
+        }
+        hit_in_old.sort_unstable();
+        hit_in_old.dedup();
+        for hash in hit_in_old {
+            // Of several new ones all are there.
+            if let [only] = hashes.of(hash) {
+                recurring.push(*only);
+            }
+        }
+        drop(hashes);
+        recurring.sort_unstable();
+        for copies in portions(&recurring, self.limits.copies()) {
+            self.resolve(&old, copies.to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    /// The hashes of the rows that take part, and of this pass. The first one notes which rows these are.
+    async fn new_hashes(&mut self, pass: usize, passes: usize) -> Result<Places> {
+        let rows = self.new.iter().filter_map(|add| add.rows()).sum();
+        let mut hashes = Places::with_capacity(rows, pass, passes);
+        let mut read = std::pin::pin!(hashes_of(self.table, &self.new, self.limits.side_by_side));
+        let mut index = 0;
+        while let Some((file, bytes)) = read.try_next().await? {
+            if pass == 0 {
+                self.unpacked.push(bytes);
+                self.counts.push(file.iter().map(Option::is_some).collect());
+            }
+            for (row, hash) in file.into_iter().enumerate() {
+                if let Some(hash) = hash.filter(|&hash| shard(hash) % passes == pass) {
+                    hashes.push(hash, Place { file: index, row: row as u32 });
+                }
+            }
+            index += 1;
+        }
+        hashes.sorted().await
+    }
+
+    /// The old files that may have one of these ids.
+    async fn with_some_of(&self, hashes: &Arc<Places>) -> Result<Vec<Arc<Add>>> {
+        let found = futures::stream::iter(self.old.clone())
+            .map(|add| {
+                let (table, hashes) = (self.table.clone(), hashes.clone());
+                let task = tokio::spawn(async move {
+                    let found = table.hashes(&add, &["event_id"]).await?;
+                    let may_have = |found: Hashes| hashes.iter().any(|hash| found.may_hold(hash));
+                    Ok(found.is_none_or(may_have).then_some(add))
+                });
+                async move { task.await.map_err(|error| Error::Task(error.to_string()))? }
+            })
+            .buffered(self.limits.side_by_side);
+        found.try_filter_map(|add| async { Ok(add) }).try_collect().await
+    }
+
+    /// Decides among copies, all that there are of some hashes: clears the rows of `counts` that do not count and notes the old
+    /// rows that are superseded. Places in old files are those in `old`.
+    async fn resolve(&mut self, old: &[Arc<Add>], mut recurring: Vec<(u64, Place)>) -> Result<()> {
+        recurring.sort_unstable_by_key(|&(_, place)| place);
+        let (first_old, schema) = (self.new.len(), lake_columns(&COORDINATES));
+        let mut copies: HashMap<String, Vec<(Copy, Place)>> = HashMap::new();
+        for of_file in recurring.chunk_by(|a, b| a.1.file == b.1.file) {
+            let file = of_file[0].1.file as usize;
+            let add = if file < first_old { &self.new[file] } else { &old[file - first_old] };
+            let rows: Vec<usize> = of_file.iter().map(|(_, place)| place.row as usize).collect();
+            let batch = self.table.read_at(add, &schema, &rows).await?;
+            let text = |index: usize| batch.column(index).as_string::<i32>();
+            for (row, &(_, place)) in of_file.iter().enumerate() {
+                let copy = Copy {
+                    occurred_at: batch.column(1).as_primitive::<TimestampMicrosecondType>().value(row),
+                    source: text(2).value(row).to_owned(),
+                    topic: text(3).value(row).to_owned(),
+                    partition: batch.column(4).as_primitive::<Int32Type>().value(row),
+                    position: batch.column(5).as_primitive::<Int64Type>().value(row),
+                };
+                copies.entry(text(0).value(row).to_owned()).or_default().push((copy, place));
+            }
+        }
+        let is_old = |place: &Place| place.file as usize >= first_old;
+        for mut group in copies.into_values() {
+            // Copies at the very same coordinates can only be one row that was rewritten; the place decides.
+            group.sort_by(|a, b| match a.0.cmp(&b.0) {
+                Ordering::Equal => a.1.cmp(&b.1),
+                order => order,
             });
-            async move { task.await.map_err(|error| Error::Task(error.to_string()))? }
-        })
-        .buffered(SIDE_BY_SIDE);
-    found.try_filter_map(|add| async { Ok(add) }).try_collect().await
+            let winner = group[0].1;
+            for (_, place) in &group {
+                if !is_old(place) {
+                    self.counts[place.file as usize][place.row as usize] = *place == winner;
+                }
+            }
+            if !is_old(&winner)
+                && let Some((_, least_old)) = group.iter().find(|(_, place)| is_old(place))
+            {
+                self.supersede(&old[least_old.file as usize - first_old], least_old.row as usize);
+            }
+        }
+        Ok(())
+    }
+
+    /// A row of an old file does not count any more.
+    fn supersede(&mut self, add: &Arc<Add>, row: usize) {
+        let rows = add.rows().unwrap_or_default() as usize;
+        let (_, taken) = self.superseded.entry(add.path.clone()).or_insert_with(|| (add.clone(), vec![false; rows]));
+        if let Some(taken) = taken.get_mut(row) {
+            *taken = true;
+        }
+    }
+}
+
+/// Rows with their hashes, in order, in portions of `most` rows. Those with one hash are in one portion, which may be larger.
+fn portions(rows: &[(u64, Place)], most: usize) -> impl Iterator<Item = &[(u64, Place)]> {
+    let mut left = rows;
+    std::iter::from_fn(move || {
+        let last = left.get(most.max(1) - 1).or(left.last())?.0;
+        let (portion, others) = left.split_at(left.partition_point(|&(hash, _)| hash <= last));
+        left = others;
+        Some(portion)
+    })
 }
 
 /// For each file, the hash of each row's event id, none for rows that take no part; and its bytes, unpacked.
 fn hashes_of<'a>(
     table: &'a Table,
     files: &'a [Arc<Add>],
+    side_by_side: usize,
 ) -> impl futures::Stream<Item = Result<(Vec<Option<u64>>, u64)>> + 'a {
     let schema = lake_columns(&["event_id", "rejection"]);
     futures::stream::iter(files)
@@ -298,76 +436,46 @@ fn hashes_of<'a>(
                 task.await.map_err(|error| Error::Task(error.to_string()))?
             }
         })
-        .buffered(SIDE_BY_SIDE)
-}
-
-/// Decides among copies; clears the rows of `counts` that do not count and returns the old rows superseded.
-async fn resolve(
-    table: &Table,
-    new: &[Arc<Add>],
-    old: &[Arc<Add>],
-    mut recurring: Vec<(u64, Place)>,
-    counts: &mut [Vec<bool>],
-) -> Result<Vec<(Arc<Add>, BooleanArray)>> {
-    recurring.sort_unstable_by_key(|&(_, place)| place);
-    let schema = lake_columns(&["event_id", "occurred_at", "source", "topic", "partition", "position"]);
-    let mut copies: HashMap<String, Vec<(Copy, Place)>> = HashMap::new();
-    for of_file in recurring.chunk_by(|a, b| a.1.file == b.1.file) {
-        let file = of_file[0].1.file as usize;
-        let add = if file < new.len() { &new[file] } else { &old[file - new.len()] };
-        let batch = table.read(add, &schema).await?;
-        let text = |index: usize| batch.column(index).as_string::<i32>();
-        for &(_, place) in of_file {
-            let row = place.row as usize;
-            let copy = Copy {
-                occurred_at: batch.column(1).as_primitive::<TimestampMicrosecondType>().value(row),
-                source: text(2).value(row).to_owned(),
-                topic: text(3).value(row).to_owned(),
-                partition: batch.column(4).as_primitive::<Int32Type>().value(row),
-                position: batch.column(5).as_primitive::<Int64Type>().value(row),
-            };
-            copies.entry(text(0).value(row).to_owned()).or_default().push((copy, place));
-        }
-    }
-    let is_old = |place: &Place| place.file as usize >= new.len();
-    let mut superseded: Vec<Place> = Vec::new();
-    for mut group in copies.into_values() {
-        // Copies at the very same coordinates can only be one row that was rewritten; the place decides.
-        group.sort_by(|a, b| match a.0.cmp(&b.0) {
-            Ordering::Equal => a.1.cmp(&b.1),
-            order => order,
-        });
-        let winner = group[0].1;
-        for (_, place) in &group {
-            if !is_old(place) {
-                counts[place.file as usize][place.row as usize] = *place == winner;
-            }
-        }
-        if !is_old(&winner)
-            && let Some((_, least_old)) = group.iter().find(|(_, place)| is_old(place))
-        {
-            superseded.push(*least_old);
-        }
-    }
-    superseded.sort_unstable();
-    let mut result = Vec::new();
-    for of_file in superseded.chunk_by(|a, b| a.file == b.file) {
-        let add = &old[of_file[0].file as usize - new.len()];
-        let rows = add.rows().unwrap_or_default() as usize;
-        let mut taken = vec![false; rows];
-        for place in of_file {
-            if let Some(taken) = taken.get_mut(place.row as usize) {
-                *taken = true;
-            }
-        }
-        result.push((add.clone(), BooleanArray::from(taken)));
-    }
-    Ok(result)
+        .buffered(side_by_side)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hashes_that_do_not_fit_are_compared_in_passes() {
+        let limits = |hashes| Limits { part: 1, hashes, side_by_side: 1 };
+        let passes = |hashes, rows| limits(hashes).passes(rows);
+        assert_eq!([0, 1, 64, 65, 1_000].map(|rows| passes(1 << 10, rows)), [1, 1, 1, 2, 16]);
+        assert_eq!((passes(0, 7), passes(0, u64::MAX), passes(usize::MAX, u64::MAX)), (7 * 16, SHARDS, 1));
+        assert_eq!((limits(0).copies(), limits(1 << 20).copies()), (1, 1 << 12));
+        let hash = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        for passes in [1, 2, 3, 255, SHARDS] {
+            let mut found = 0;
+            for pass in 0..passes {
+                let mut places = Places::with_capacity(1_000, pass, passes);
+                let of_pass = (0..1_000).map(hash).filter(|&hash| shard(hash) % passes == pass);
+                of_pass.for_each(|hash| places.push(hash, Place { file: 0, row: 0 }));
+                found += places.iter().count();
+            }
+            assert_eq!(found, 1_000, "each hash is in one of {passes} passes");
+        }
+    }
+
+    #[test]
+    fn copies_are_compared_in_portions_that_part_no_event() {
+        let of = |hashes: &[u64]| -> Vec<(u64, Place)> {
+            let place = |(row, &hash): (usize, &u64)| (hash, Place { file: 0, row: row as u32 });
+            hashes.iter().enumerate().map(place).collect()
+        };
+        let lengths = |hashes: &[u64], most| portions(&of(hashes), most).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&[], 3), [0_usize; 0]);
+        assert_eq!(lengths(&[1, 1, 2, 2, 2, 3], 1), [2, 3, 1]);
+        assert_eq!(lengths(&[1, 1, 2, 2, 2, 3], 3), [5, 1]);
+        assert_eq!(lengths(&[1, 1, 2, 2, 2, 3], 0), [2, 3, 1]);
+        assert_eq!(lengths(&[1, 1, 2, 2, 2, 3], 100), [6]);
+    }
 
     #[test]
     fn a_large_file_is_read_in_parts() {

@@ -18,7 +18,7 @@ mod sample;
 mod upcast;
 mod view;
 
-pub use changes::{EventChanges, changes};
+pub use changes::{EventChanges, Limits, changes};
 pub(crate) use columns::decimal;
 pub use decode::{Decoded, Decoder, Elements};
 pub(crate) use hops::base;

@@ -250,7 +250,9 @@ impl TakenBack {
 
     async fn add(&mut self, of: &OfStream) -> Result<()> {
         let taken = self;
-        for (batch, which) in of.staging.changes().taken_back().await? {
+        let changes = of.staging.changes();
+        for file in 0..changes.superseded_files() {
+            let (batch, which) = changes.superseded(file).await?;
             taken.coordinates.extend(rejects::coordinates(&of.stream, &batch, &which));
             let only = filter_record_batch(&batch, &which).map_err(Error::columns("events taken back"))?;
             let ids = only.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());

@@ -103,7 +103,8 @@ impl Staging {
             })
             .buffer_unordered(at_once);
         while counted.try_next().await?.is_some() {}
-        for (batch, rows) in self.changes.taken_back().await? {
+        for file in 0..self.changes.superseded_files() {
+            let (batch, rows) = self.changes.superseded(file).await?;
             let (stages, stream) = (self.stages.clone(), self.stream.clone());
             let (mentioned, fact) = (mentioned.clone(), self.fact.clone());
             blocking(move || {
