@@ -6,9 +6,10 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use starmere_lake::delta::FileOptions;
+use starmere_lake::delta::{Add, FileOptions};
 use starmere_lake::events::timestamp;
 
+use crate::build::Builder;
 use crate::derived::{Change, Derived};
 use crate::{Error, Result};
 
@@ -76,12 +77,55 @@ pub(crate) fn coordinates(stream: &str, batch: &RecordBatch, which: &BooleanArra
         .collect()
 }
 
-/// Adds rejects, and takes back those of events that do not count any more.
-pub(crate) async fn change(
-    derived: &Derived,
+/// The part of a build's memory that rejects may take which are in no file yet.
+const SHARE: u64 = 16;
+
+/// What is new for a table of rejects: a few rows in memory, the others in files that its next commit names.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    table: Derived,
     rows: Vec<RecordBatch>,
-    taken_back: &HashSet<Coordinates>,
-) -> Result<Change> {
+    /// What the rows take, and may take.
+    bytes: usize,
+    most: usize,
+    adds: Vec<Add>,
+    taken_back: HashSet<Coordinates>,
+}
+
+impl Gathered {
+    /// Of the table `rejected`.
+    pub(crate) fn new(builder: &Builder, rejected: &Derived) -> Self {
+        let (table, most) = (rejected.clone(), builder.share(SHARE));
+        Self { table, rows: Vec::new(), bytes: 0, most, adds: Vec::new(), taken_back: HashSet::new() }
+    }
+
+    /// Adds rejects; writes those that there are where they have become too many.
+    pub(crate) async fn add(&mut self, rows: Vec<RecordBatch>) -> Result<()> {
+        self.bytes += rows.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
+        self.rows.extend(rows);
+        if self.bytes > self.most {
+            self.bytes = 0;
+            let rows = std::mem::take(&mut self.rows);
+            self.adds.extend(self.table.write(rows, options(), None).await?);
+        }
+        Ok(())
+    }
+
+    /// Takes back the rejects of events that do not count any more.
+    pub(crate) fn take_back(&mut self, events: HashSet<Coordinates>) {
+        self.taken_back.extend(events);
+    }
+
+    /// What a commit to the table changes, whose newest version is in `rejected`.
+    pub(crate) async fn change(self, rejected: &Derived) -> Result<Change> {
+        let mut change = change(rejected, self.rows, &self.taken_back).await?;
+        change.adds.extend(self.adds);
+        Ok(change)
+    }
+}
+
+/// Adds rejects, and takes back those of events that do not count any more.
+async fn change(derived: &Derived, rows: Vec<RecordBatch>, taken_back: &HashSet<Coordinates>) -> Result<Change> {
     let mut change = Change::default();
     if let (Some(snapshot), false) = (&derived.snapshot, taken_back.is_empty()) {
         for add in snapshot.files() {

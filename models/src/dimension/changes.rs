@@ -1,16 +1,15 @@
 //! The change log of a dimension: what events say about its members, in the order in which they came.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
 };
-use arrow::compute::{filter_record_batch, take, take_record_batch};
-use arrow::datatypes::Int64Type;
+use arrow::compute::{filter_record_batch, take};
 use futures::{StreamExt, TryStreamExt};
-use starmere_lake::delta::{FileOptions, Snapshot};
 
+use super::log::ChangeLog;
 use super::{Action, Dimension, Mentions};
 use crate::build::{Builder, Built, Progress};
 use crate::define::As;
@@ -27,21 +26,8 @@ pub const CHANGES: &str = "changes";
 
 /// Files of the lake that are read side by side.
 const FILES_SIDE_BY_SIDE: usize = 2;
-/// Changes of a bucket that are folded at once.
-const BUCKET_CHANGES: usize = 400_000;
-const MAX_BUCKET_BITS: u32 = 12;
-/// The setting of both tables that says by how many bits they are split.
-pub(super) const SETTING: &str = "starmere.buckets";
-
-/// The bucket of a member: the first bits of its durable key, which is a hash of 62 bits.
-fn bucket(durable: i64, bits: u32) -> u32 {
-    if bits == 0 { 0 } else { (durable >> (62 - bits)) as u32 }
-}
-
-/// How many bits the tables of a dimension are split by: settled when its change log was made.
-pub(super) fn bucket_bits(changes: &Snapshot) -> u32 {
-    changes.setting(SETTING).and_then(|bits| bits.parse().ok()).unwrap_or(0).min(MAX_BUCKET_BITS)
-}
+/// Members whose mentions become rows of the change log at once.
+const MENTIONED_AT_ONCE: usize = 1 << 16;
 
 /// Appends to the change log and to the rejects what is new in the streams.
 pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Result<Built> {
@@ -50,39 +36,26 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
     let mut rejected = builder.derived(&dimension.name, &dimension.fingerprint, "rejects").await?;
     let mut built = Built::default();
     if !changes.is_current(&inputs)? {
-        let gathered = Gathered::new(builder, dimension, &changes).await?;
-        built.rows_read = gathered.read;
-        let count: usize = gathered.changes.iter().map(RecordBatch::num_rows).sum();
-        let bits = count.div_ceil(builder.scaled(BUCKET_CHANGES)).next_power_of_two().ilog2().min(MAX_BUCKET_BITS);
-        let snapshot = changes.create(&dimension.changes_schema(), &[(SETTING, bits.to_string())]).await?;
-        let bits = bucket_bits(&snapshot);
+        let events = Events::since(builder, dimension, &changes).await?;
+        built.rows_read = events.rows();
+        let mut log = ChangeLog::new(builder, dimension, changes, events.decoded());
+        let rejects = gather(builder, dimension, &events, &rejected, Some(&mut log)).await?;
+        built.rows_written = log.count() as u64;
         let mut change = Change::default();
-        // Whoever changes has a bucket's log unpacked.
-        let options = FileOptions::default();
-        changes.put_together(&mut change, &dimension.changes_schema(), &options).await?;
-        let (of, gathered_changes) = (dimension.clone(), gathered.changes);
-        let by_bucket = tokio::task::spawn_blocking(move || by_bucket(&of, gathered_changes, bits)).await;
-        let by_bucket = by_bucket.map_err(|error| Error::Task(error.to_string()))??;
-        let mut written = futures::stream::iter(by_bucket)
-            .map(|(group, rows)| changes.write(rows, options.clone(), Some(group)))
-            .buffered(builder.scaled(FILES_SIDE_BY_SIDE));
-        while let Some(add) = written.try_next().await? {
-            change.adds.extend(add);
-        }
-        drop(written);
+        changes = log.finish(&mut change).await?;
         changes.commit(change, &inputs).await?;
-        built.rows_written = count as u64;
         // The usual case: both tables are equally far.
-        if inputs.keys().all(|input| rejected.consumed(input) == gathered.from.get(input).copied().flatten()) {
+        if events.are_since(&rejected) {
             rejected.create(rejects::schema(), &[]).await?;
-            let change = rejects::change(&rejected, gathered.rejects, &gathered.taken_back).await?;
+            let change = rejects.change(&rejected).await?;
             rejected.commit(change, &inputs).await?;
         }
     }
     if !rejected.is_current(&inputs)? {
-        let gathered = Gathered::new(builder, dimension, &rejected).await?;
+        let events = Events::since(builder, dimension, &rejected).await?;
+        let rejects = gather(builder, dimension, &events, &rejected, None).await?;
         rejected.create(rejects::schema(), &[]).await?;
-        let change = rejects::change(&rejected, gathered.rejects, &gathered.taken_back).await?;
+        let change = rejects.change(&rejected).await?;
         rejected.commit(change, &inputs).await?;
     }
     built.rejects = rejected.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
@@ -91,98 +64,137 @@ pub async fn build_changes(builder: &Builder, dimension: &Arc<Dimension>) -> Res
     Ok(built)
 }
 
-/// What is new for a dimension in its streams.
-struct Gathered {
-    changes: Vec<RecordBatch>,
-    rejects: Vec<RecordBatch>,
-    taken_back: HashSet<rejects::Coordinates>,
-    /// The versions from which the streams were read.
-    from: BTreeMap<String, Option<u64>>,
-    read: u64,
+/// What is new in a dimension's streams.
+struct Events {
+    streams: Vec<OfStream>,
 }
 
-impl Gathered {
-    async fn new(builder: &Builder, dimension: &Arc<Dimension>, derived: &Derived) -> Result<Self> {
-        let mut gathered = Self {
-            changes: Vec::new(),
-            rejects: Vec::new(),
-            taken_back: HashSet::new(),
-            from: BTreeMap::new(),
-            read: 0,
-        };
-        let mut mentions = Mentions::default();
+/// What is new in one of them.
+struct OfStream {
+    stream: String,
+    /// As the catalog calls it, and after which of its versions.
+    input: String,
+    since: Option<u64>,
+    events: Arc<EventChanges>,
+    reader: Arc<StreamReader>,
+}
+
+impl Events {
+    async fn since(builder: &Builder, dimension: &Arc<Dimension>, derived: &Derived) -> Result<Self> {
+        let mut streams = Vec::new();
         for stream in dimension.streams() {
             let input = builder.stream_input(stream);
-            let from = derived.consumed(&input);
-            gathered.from.insert(input, from);
-            let events = builder.changes(stream, from).await?;
-            gathered.read += events.rows() as u64;
+            let since = derived.consumed(&input);
+            let events = builder.changes(stream, since).await?;
             let reader = Arc::new(StreamReader::new(dimension, stream)?);
-            if !reader.is_empty() {
-                let progress = builder.progress(&dimension.name);
-                progress.begin("reading", events.len() as u64);
-                let at_once = builder.scaled(FILES_SIDE_BY_SIDE);
-                gathered.read_all(&events, &reader, &mut mentions, &progress, at_once).await?;
-                gathered.take_back(&events, &reader, stream, &mut mentions).await?;
-            }
-            for fact in reader.facts() {
-                builder.mentions(fact, stream, from).await?.add_to(&dimension.name, &mut mentions);
-            }
+            streams.push(OfStream { stream: stream.to_owned(), input, since, events, reader });
         }
-        gathered.changes.extend(mentions.rows(dimension).map_err(Error::columns("mentions"))?);
-        Ok(gathered)
+        Ok(Self { streams })
     }
 
+    fn rows(&self) -> u64 {
+        self.streams.iter().map(|of| of.events.rows() as u64).sum()
+    }
+
+    /// How many of them are decoded for this dimension, and not for facts alone.
+    fn decoded(&self) -> usize {
+        self.streams.iter().filter(|of| !of.reader.is_empty()).map(|of| of.events.rows()).sum()
+    }
+
+    fn are_since(&self, derived: &Derived) -> bool {
+        self.streams.iter().all(|of| derived.consumed(&of.input) == of.since)
+    }
+}
+
+/// Reads the new events: changes go into the `log`, where there is one, and what was `rejected` is returned.
+async fn gather(
+    builder: &Builder,
+    dimension: &Arc<Dimension>,
+    events: &Events,
+    rejected: &Derived,
+    log: Option<&mut ChangeLog<'_>>,
+) -> Result<rejects::Gathered> {
+    let rejects = rejects::Gathered::new(builder, rejected);
+    // Mentions are rows of the change log alone.
+    let counts_mentions = log.is_some();
+    let mut gathering = Gathering { log, mentions: Mentions::default(), rejects };
+    for OfStream { stream, since, events, reader, .. } in &events.streams {
+        if !reader.is_empty() {
+            let progress = builder.progress(&dimension.name);
+            progress.begin("reading", events.len() as u64);
+            let at_once = builder.scaled(FILES_SIDE_BY_SIDE);
+            gathering.read_all(events, reader, &progress, at_once).await?;
+            gathering.take_back(events, reader, stream).await?;
+        }
+        for fact in reader.facts().filter(|_| counts_mentions) {
+            let mentioned = builder.mentions(fact, stream, *since).await?;
+            gathering.mentions.extend(mentioned.take(&dimension.name)?);
+        }
+    }
+    let Gathering { log, mentions, rejects } = gathering;
+    if let Some(log) = log {
+        for rows in mentions.rows(dimension, MENTIONED_AT_ONCE) {
+            log.add(vec![rows.map_err(Error::columns("mentions"))?], 0).await?;
+        }
+    }
+    Ok(rejects)
+}
+
+/// What the new events of a dimension have said so far.
+struct Gathering<'a, 'b> {
+    log: Option<&'a mut ChangeLog<'b>>,
+    mentions: Mentions,
+    rejects: rejects::Gathered,
+}
+
+impl Gathering<'_, '_> {
     async fn read_all(
         &mut self,
         events: &Arc<EventChanges>,
         reader: &Arc<StreamReader>,
-        mentions: &mut Mentions,
         progress: &Progress,
         at_once: usize,
     ) -> Result<()> {
-        let mut files = futures::stream::iter(0..events.len())
-            .map(|file| {
+        let mut parts = futures::stream::iter(0..events.len())
+            .map(|part| {
                 let (events, reader) = (events.clone(), reader.clone());
                 let task = tokio::spawn(async move {
-                    let (batch, counts) = events.read(file).await?;
+                    let (batch, counts) = events.read(part).await?;
+                    let decoded = counts.true_count();
                     let task = tokio::task::spawn_blocking(move || reader.read(&batch, &counts, false));
-                    task.await.map_err(|error| Error::Task(error.to_string()))?
+                    let read = task.await.map_err(|error| Error::Task(error.to_string()))??;
+                    Ok::<_, Error>((read, decoded))
                 });
                 async move { task.await.map_err(|error| Error::Task(error.to_string()))? }
             })
             .buffered(at_once);
-        while let Some(read) = files.try_next().await? {
-            self.add(read, mentions, 1)?;
+        while let Some((read, decoded)) = parts.try_next().await? {
+            self.add(read, 1, decoded).await?;
             progress.add(1);
         }
         Ok(())
     }
 
-    async fn take_back(
-        &mut self,
-        events: &EventChanges,
-        reader: &StreamReader,
-        stream: &str,
-        mentions: &mut Mentions,
-    ) -> Result<()> {
+    async fn take_back(&mut self, events: &EventChanges, reader: &StreamReader, stream: &str) -> Result<()> {
         for file in 0..events.superseded_files() {
             let (batch, rows) = events.superseded(file).await?;
-            self.taken_back.extend(rejects::coordinates(stream, &batch, &rows));
+            self.rejects.take_back(rejects::coordinates(stream, &batch, &rows));
             let mut read = reader.read(&batch, &rows, true)?;
             read.rejects.clear();
-            self.add(read, mentions, -1)?;
+            self.add(read, -1, 0).await?;
         }
         Ok(())
     }
 
-    fn add(&mut self, read: Read, mentions: &mut Mentions, sign: i64) -> Result<()> {
-        self.changes.extend(read.changes);
-        self.rejects.extend(read.rejects);
+    /// Adds what so many events say that were `decoded`.
+    async fn add(&mut self, read: Read, sign: i64, decoded: usize) -> Result<()> {
         for (durable, natural) in read.mentions {
-            mentions.add(&durable, &natural, sign).map_err(Error::columns("mentions"))?;
+            self.mentions.add(&durable, &natural, sign).map_err(Error::columns("mentions"))?;
         }
-        Ok(())
+        if let Some(log) = &mut self.log {
+            log.add(read.changes, decoded).await?;
+        }
+        self.rejects.add(read.rejects).await
     }
 }
 
@@ -439,21 +451,4 @@ fn child_mentions(
         }
     }
     Ok(mentions)
-}
-
-/// The rows of each bucket. What is split is let go, so that few rows are there twice.
-fn by_bucket(dimension: &Dimension, batches: Vec<RecordBatch>, bits: u32) -> Result<BTreeMap<u32, Vec<RecordBatch>>> {
-    let failed = || Error::columns(format!("changes of {}", dimension.name));
-    let mut buckets: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
-    for batch in batches {
-        let mut rows: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (row, &durable) in batch.column(0).as_primitive::<Int64Type>().values().iter().enumerate() {
-            rows.entry(bucket(durable, bits)).or_default().push(row as u32);
-        }
-        for (group, rows) in rows {
-            let taken = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(failed())?;
-            buckets.entry(group).or_default().push(taken);
-        }
-    }
-    Ok(buckets)
 }

@@ -14,6 +14,7 @@ mod as_of;
 mod changes;
 mod fold;
 mod index;
+mod log;
 mod mentions;
 mod versions;
 

@@ -32,8 +32,9 @@ use starmere_lake::delta::{Add, FileOptions, Remove, Snapshot, Table, Wanted};
 use starmere_lake::events::timestamp;
 use starmere_lake::paths;
 
-use super::changes::{CHANGES, SETTING, bucket_bits};
+use super::changes::CHANGES;
 use super::index::{Affected, ByKey, Index, Members, Sieve, those};
+use super::log::{SETTING, bucket_bits};
 use super::{Action, BEGINNING, Dimension, END, FIRST_KEY, as_of, fold};
 use crate::build::{Builder, Built};
 use crate::define::ModelName;

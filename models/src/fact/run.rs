@@ -67,12 +67,13 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
         rows.create(&fact.schema(), &[(DEFINITION, Model::Fact(fact.clone()).made_by().to_string())]).await?;
         let file_rows = builder.scaled(FILE_ROWS) as u64;
         let work = Work { fact: fact.clone(), dimensions, at_once, file_rows };
-        let taken_back = TakenBack::of(&events).await?;
+        let mut rejects = rejects::Gathered::new(builder, &rejected);
+        let taken_back = TakenBack::of(&events, &mut rejects).await?;
         let mut change = Change::default();
         built.mended = work.mend(&rows, &taken_back, &mut change).await?;
         let progress = builder.progress(&fact.name);
         progress.begin("keying", events.files());
-        let (appended, new_rejects) = work.append(&rows, staged, &mut change, &progress).await?;
+        let appended = work.append(&rows, staged, &mut change, &mut rejects, &progress).await?;
         built.rows_written = appended;
         rows.put_together(&mut change, &fact.schema(), &work.options()).await?;
         change.facts = serde_json::json!({ "appended": appended, "mended": built.mended });
@@ -80,20 +81,20 @@ pub async fn build(builder: &Builder, fact: &Arc<Fact>, pins: &BTreeMap<String, 
         // The usual case: both tables are equally far.
         if events.are_since(&rejected) {
             rejected.create(rejects::schema(), &[]).await?;
-            let change = rejects::change(&rejected, new_rejects, &taken_back.coordinates).await?;
+            let change = rejects.change(&rejected).await?;
             rejected.commit(change, &lake_inputs).await?;
         }
     }
     if !rejected.is_current(&lake_inputs)? {
         let events = Events::since(builder, fact, &rejected).await?;
-        let mut new_rejects = Vec::new();
+        let mut rejects = rejects::Gathered::new(builder, &rejected);
         let mut staged = events.staged(builder.scaled(FILES_SIDE_BY_SIDE));
         while let Some(file) = staged.try_next().await? {
-            new_rejects.extend(file.rejects);
+            rejects.add(file.rejects).await?;
         }
-        let taken_back = TakenBack::of(&events).await?;
+        TakenBack::of(&events, &mut rejects).await?;
         rejected.create(rejects::schema(), &[]).await?;
-        let change = rejects::change(&rejected, new_rejects, &taken_back.coordinates).await?;
+        let change = rejects.change(&rejected).await?;
         rejected.commit(change, &lake_inputs).await?;
     }
     let count = |derived: &Derived| derived.snapshot.as_ref().and_then(|snapshot| snapshot.rows()).unwrap_or_default();
@@ -140,7 +141,7 @@ impl Events {
             files.extend((0..of.staging.changes().len()).map(of_file));
         }
         let staged = futures::stream::iter(files).map(|(staging, mentioned, file)| async move {
-            let kept = tokio::task::spawn_blocking(move || mentioned?.take(file)).await;
+            let kept = tokio::task::spawn_blocking(move || mentioned?.take_rows(file)).await;
             match kept.map_err(|error| Error::Task(error.to_string()))? {
                 Some(kept) => Ok(kept),
                 None => staging.file(file).await,
@@ -219,16 +220,16 @@ impl Dimensions {
 struct TakenBack {
     /// By stream and id, since a fact's rows carry these; an id is superseded together with all rows of its old copy.
     events: HashMap<String, HashSet<String>>,
-    coordinates: HashSet<rejects::Coordinates>,
     /// First and last `occurred_at`.
     span: Option<(i64, i64)>,
 }
 
 impl TakenBack {
-    async fn of(events: &Events) -> Result<Self> {
+    /// Those of `events`, whose rejects do not count any more either.
+    async fn of(events: &Events, rejects: &mut rejects::Gathered) -> Result<Self> {
         let mut taken = Self::default();
         for of in &events.streams {
-            taken.add(of).await?;
+            taken.add(of, rejects).await?;
         }
         Ok(taken)
     }
@@ -248,12 +249,12 @@ impl TakenBack {
         Some((0..batch.num_rows()).map(row).collect())
     }
 
-    async fn add(&mut self, of: &OfStream) -> Result<()> {
+    async fn add(&mut self, of: &OfStream, rejects: &mut rejects::Gathered) -> Result<()> {
         let taken = self;
         let changes = of.staging.changes();
         for file in 0..changes.superseded_files() {
             let (batch, which) = changes.superseded(file).await?;
-            taken.coordinates.extend(rejects::coordinates(&of.stream, &batch, &which));
+            rejects.take_back(rejects::coordinates(&of.stream, &batch, &which));
             let only = filter_record_batch(&batch, &which).map_err(Error::columns("events taken back"))?;
             let ids = only.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
             let known = taken.events.entry(of.stream.clone()).or_default();
@@ -382,14 +383,15 @@ impl Work {
         }
     }
 
-    /// Keys and writes the rows of new events. Returns how many, and what was rejected.
+    /// Keys and writes the rows of new events. Returns how many; `rejects` get what was rejected.
     async fn append(
         &self,
         rows: &Derived,
         staged: BoxStream<'_, Result<StagedFile>>,
         change: &mut Change,
+        rejects: &mut rejects::Gathered,
         progress: &Progress,
-    ) -> Result<(u64, Vec<RecordBatch>)> {
+    ) -> Result<u64> {
         let mut keyed = staged
             .map(|file| {
                 let (fact, dimensions) = (self.fact.clone(), self.dimensions.clone());
@@ -403,17 +405,17 @@ impl Work {
             })
             .buffered(self.at_once);
         let mut files = Writing::begin(&rows.table, self.fact.schema(), self.options(), self.file_rows);
-        let (mut appended, mut rejects) = (0, Vec::new());
+        let mut appended = 0;
         while let Some((batches, rejected)) = keyed.try_next().await? {
             for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
                 appended += batch.num_rows() as u64;
                 files.write(batch).await?;
             }
-            rejects.extend(rejected);
+            rejects.add(rejected).await?;
             progress.add(1);
         }
         change.adds.extend(files.finish().await?);
-        Ok((appended, rejects))
+        Ok(appended)
     }
 
     fn options(&self) -> FileOptions {

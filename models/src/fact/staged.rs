@@ -155,7 +155,8 @@ impl Room {
 /// Whom the new events of a stream mention, and their staged rows.
 #[derive(Debug, Default)]
 pub(crate) struct Mentioned {
-    by_dimension: Mutex<BTreeMap<ModelName, Mentions>>,
+    /// None: its dimension has taken them.
+    by_dimension: Mutex<BTreeMap<ModelName, Option<Mentions>>>,
     kept: Mutex<Kept>,
 }
 
@@ -191,12 +192,17 @@ struct SpilledRows {
 }
 
 impl Mentioned {
-    /// Adds the mentions of a dimension to `all`.
-    pub(crate) fn add_to(&self, dimension: &ModelName, all: &mut Mentions) {
-        let by_dimension = self.by_dimension.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mentions) = by_dimension.get(dimension) {
-            all.extend(mentions);
-        }
+    /// The mentions of a dimension, which are kept no longer.
+    ///
+    /// # Errors
+    ///
+    /// If somebody has taken them before: to say that there are none would lose them.
+    pub(crate) fn take(&self, dimension: &ModelName) -> Result<Mentions> {
+        let mut by_dimension = self.by_dimension.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mentions) = by_dimension.get_mut(dimension) else { return Ok(Mentions::default()) };
+        mentions
+            .take()
+            .ok_or_else(|| Error::Task(format!("the mentions of `{dimension}` are taken twice in one build")))
     }
 
     /// Counts the mentions of rows; their natural keys are not needed any more.
@@ -206,7 +212,7 @@ impl Mentioned {
             let keys = staged.durable.iter().zip(std::mem::take(&mut staged.natural));
             for (role, (durable, natural)) in fact.roles.iter().zip(keys) {
                 if let Target::Dimension { name, accepts: true, .. } = &role.target {
-                    let mentions = by_dimension.entry(name.clone()).or_default();
+                    let mentions = by_dimension.entry(name.clone()).or_default().get_or_insert_default();
                     mentions.add(durable, &natural, sign).map_err(Error::columns("mentions"))?;
                 }
             }
@@ -238,7 +244,7 @@ impl Mentioned {
     }
 
     /// The rows of a file, where they were kept; they are not any more.
-    pub(super) fn take(&self, file: usize) -> Option<StagedFile> {
+    pub(super) fn take_rows(&self, file: usize) -> Option<StagedFile> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match kept.files.remove(&file)? {
             KeptFile::InMemory { staged, bytes } => {
@@ -330,16 +336,26 @@ mod tests {
         }
         assert!(mentioned.kept.lock().unwrap().spill.is_some(), "not all fit into memory");
         for (file, first, rows) in [(0, 10, 1_000), (1, 7, 0), (5, 1, 2_000), (2, 0, 10)] {
-            let (found, expected) = (mentioned.take(file).unwrap(), staged(first, rows));
+            let (found, expected) = (mentioned.take_rows(file).unwrap(), staged(first, rows));
             assert_eq!(found.rows[0].columns, expected.rows[0].columns, "file {file}");
             assert_eq!(found.rows[0].durable, expected.rows[0].durable, "file {file}");
             assert_eq!(found.rows(), rows as usize);
-            assert!(mentioned.take(file).is_none(), "file {file} is taken once");
+            assert!(mentioned.take_rows(file).is_none(), "file {file} is taken once");
         }
-        assert!(mentioned.take(3).is_none());
+        assert!(mentioned.take_rows(3).is_none());
         let kept = mentioned.kept.lock().unwrap();
         assert_eq!(kept.room.as_ref().unwrap().memory.load(Ordering::Relaxed), room, "memory is given back");
         assert!(kept.spill.is_none(), "the file is gone");
+    }
+
+    #[test]
+    fn mentions_are_taken_once() {
+        let mentioned = Mentioned::default();
+        let [customer, product] = ["customer", "product"].map(|name| ModelName::new("sales", name));
+        mentioned.by_dimension.lock().unwrap().insert(customer.clone(), Some(Mentions::default()));
+        assert!(mentioned.take(&customer).is_ok());
+        assert!(mentioned.take(&customer).is_err(), "they are gone, which is not that there are none");
+        assert!(mentioned.take(&product).is_ok() && mentioned.take(&product).is_ok(), "nobody mentions it");
     }
 
     #[test]
@@ -348,9 +364,9 @@ mod tests {
         let mentioned = mentioned(0, some.bytes());
         mentioned.keep(0, some);
         mentioned.keep(1, staged(0, 1_000));
-        assert!(mentioned.take(0).is_some() && mentioned.take(1).is_none());
+        assert!(mentioned.take_rows(0).is_some() && mentioned.take_rows(1).is_none());
         let nobody_takes = Mentioned::default();
         nobody_takes.keep(0, staged(0, 1));
-        assert!(nobody_takes.take(0).is_none());
+        assert!(nobody_takes.take_rows(0).is_none());
     }
 }
