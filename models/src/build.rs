@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 use chrono::NaiveDate;
 use datafusion::prelude::SessionContext;
@@ -89,6 +89,10 @@ impl Progress {
 const SIDE_BY_SIDE: usize = 4;
 /// What a row takes that is read and made into others, about.
 const BYTES_OF_A_ROW: u64 = 1 << 10;
+/// What a SELECT takes at most, beside the memory that queries share: columns on their way from the store, rows on their way
+/// into files. Where all of its rows are made, there are more of these.
+const BYTES_OF_A_SELECT: u64 = 128 << 20;
+const BYTES_OF_A_FILL: u64 = 512 << 20;
 /// So many bytes of events, unpacked, are read at once by each of those who read: a file of the lake as a rule.
 const READ_AT_ONCE: usize = 96 << 20;
 /// Files of the lake whose ids are read side by side.
@@ -125,7 +129,7 @@ pub struct Builder {
     generations: BTreeMap<ModelName, String>,
     /// Versions that were published, by path.
     published: BTreeMap<TablePath, u64>,
-    indexes: Mutex<HashMap<(TablePath, u64), Arc<Index>>>,
+    indexes: Mutex<Indexes>,
     /// What models that are built side by side may take, about; half of it is for their queries.
     memory: u64,
     /// Made when a model wants it.
@@ -142,6 +146,28 @@ pub struct Builder {
 
 /// Made once, by whoever asks first.
 type Once<T> = Arc<OnceCell<Arc<T>>>;
+
+/// Indexes of dimensions, shared by the models that want them at the same time.
+#[derive(Debug, Default)]
+struct Indexes {
+    known: HashMap<(TablePath, u64), Weak<Index>>,
+    /// Those that later models find as well: small ones, which take so many bytes together. Of the others, the last model
+    /// that has one lets it go.
+    kept: Vec<Arc<Index>>,
+    bytes: usize,
+}
+
+impl Indexes {
+    /// Keeps an index if all that are kept take no more than `most` bytes.
+    fn learn(&mut self, key: (TablePath, u64), index: &Arc<Index>, most: usize) {
+        let bytes = self.bytes.saturating_add(index.bytes());
+        if bytes <= most {
+            self.kept.push(index.clone());
+            self.bytes = bytes;
+        }
+        self.known.insert(key, Arc::downgrade(index));
+    }
+}
 
 impl Builder {
     /// Pins the newest versions of `models`' streams. With `full`, everything is built from the lake, aside.
@@ -320,11 +346,11 @@ impl Builder {
     pub(crate) async fn index(&self, table: &Table, snapshot: &Snapshot, name: &str) -> Result<Arc<Index>> {
         let mut known = self.indexes.lock().await;
         let key = (table.path().clone(), snapshot.version());
-        if let Some(found) = known.get(&key) {
-            return Ok(found.clone());
+        if let Some(found) = known.known.get(&key).and_then(Weak::upgrade) {
+            return Ok(found);
         }
         let loaded = Arc::new(Index::load(table, snapshot, name, None).await?);
-        known.insert(key, loaded.clone());
+        known.learn(key, &loaded, self.share(16));
         Ok(loaded)
     }
 
@@ -366,14 +392,14 @@ impl Builder {
         let mut pins: BTreeMap<String, Pin> = self.stream_pins();
         let mut waiting: Vec<&Model> = models.models.iter().collect();
         let mut running = FuturesUnordered::new();
-        // Rows that those that run have before them.
-        let mut load = 0;
+        // Rows that those that run have before them, and rows that those have which are built.
+        let (mut load, mut rows) = (0, BTreeMap::new());
         loop {
             while running.len() < SIDE_BY_SIDE {
                 let is_ready =
                     |model: &&Model| model.inputs().iter().all(|input| pins.contains_key(&input.to_string()));
                 let Some(place) = waiting.iter().position(is_ready) else { break };
-                let weight = self.weight(waiting[place]);
+                let weight = self.weight(waiting[place], &rows);
                 if !running.is_empty() && load + weight > self.memory / BYTES_OF_A_ROW {
                     break;
                 }
@@ -387,6 +413,7 @@ impl Builder {
             let built = built?;
             load -= weight;
             watch.done(model, &built);
+            rows.insert(model.name(), built.rows);
             pins.extend(built.pins);
         }
         match waiting.first() {
@@ -411,13 +438,21 @@ impl Builder {
         }
     }
 
-    /// How much a model has before it: the rows of its streams, where no table of it is published to go on from.
-    fn weight(&self, model: &Model) -> u64 {
-        if self.published.contains_key(&self.path(model.name(), model.fingerprint(), "rows")) {
-            return 0;
+    /// How much a model has before it, in rows: those of its streams, where no table of it is published to go on from; of a
+    /// SELECT, those of its inputs.
+    fn weight(&self, model: &Model, built: &BTreeMap<&ModelName, u64>) -> u64 {
+        let is_published = self.published.contains_key(&self.path(model.name(), model.fingerprint(), "rows"));
+        match model {
+            Model::Sql(_) => {
+                let inputs = model.inputs().into_iter().filter_map(|input| built.get(input)).sum();
+                weight_of_select(inputs, is_published)
+            }
+            _ if is_published => 0,
+            _ => {
+                let streams = model.streams().into_iter().filter_map(|stream| self.streams.get(stream));
+                streams.map(|input| input.rows).sum()
+            }
         }
-        let streams = model.streams().into_iter().filter_map(|stream| self.streams.get(stream));
-        streams.map(|input| input.rows).sum()
     }
 
     async fn generated(&self, model: &GeneratedModel) -> Result<Built> {
@@ -434,6 +469,11 @@ impl Builder {
         let pins = [(model.name.to_string(), derived.pin(&BTreeMap::new())?)].into();
         Ok(Built { rows, pins, ..Built::default() })
     }
+}
+
+/// In rows, what a SELECT takes over so many rows of its inputs; it goes on from a table that is published, or not. Pure.
+fn weight_of_select(inputs: u64, is_published: bool) -> u64 {
+    inputs.min(if is_published { BYTES_OF_A_SELECT } else { BYTES_OF_A_FILL } / BYTES_OF_A_ROW)
 }
 
 fn scaled(usual: usize, memory: u64) -> usize {
@@ -456,6 +496,31 @@ fn name_aside() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn selects_over_many_rows_share_the_memory() {
+        let at_once = |memory: u64, rows, is_published| {
+            let most = memory / BYTES_OF_A_ROW;
+            (1..=SIDE_BY_SIDE as u64).rev().find(|count| count * weight_of_select(rows, is_published) <= most)
+        };
+        assert_eq!([true, false].map(|is_published| at_once(MEMORY, 1 << 30, is_published)), [Some(4), Some(4)]);
+        // One model is always built.
+        assert_eq!([true, false].map(|is_published| at_once(MEMORY / 8, 1 << 30, is_published)), [Some(2), None]);
+        assert_eq!([true, false].map(|is_published| at_once(MEMORY / 8, 1_000, is_published)), [Some(4), Some(4)]);
+    }
+
+    #[test]
+    fn small_indexes_are_kept_for_later_models() {
+        let path = |name: &str| (TablePath::model("sales", name, "f", "rows"), 1);
+        let mut indexes = Indexes::default();
+        let (small, large) = (Arc::new(Index::default()), Arc::new(Index::with_capacity(1_000)));
+        indexes.learn(path("small"), &small, 1_000);
+        indexes.learn(path("large"), &large, 1_000);
+        let found = |indexes: &Indexes, name: &str| indexes.known[&path(name)].upgrade().is_some();
+        assert!(found(&indexes, "small") && found(&indexes, "large"), "both while somebody has them");
+        drop((small, large));
+        assert!(found(&indexes, "small") && !found(&indexes, "large"));
+    }
 
     #[test]
     fn less_memory_means_less_at_once() {

@@ -160,6 +160,19 @@ impl Index {
         Ok(index)
     }
 
+    /// The memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        // Of a hash table, each place has a byte beside it.
+        let place = size_of::<(i64, (u32, u32))>() + 1;
+        self.members.capacity() * place + self.versions.capacity() * size_of::<(i64, i64)>()
+    }
+
+    /// An index of nobody, with room for so many versions.
+    #[cfg(test)]
+    pub(crate) fn with_capacity(versions: usize) -> Self {
+        Self { versions: Vec::with_capacity(versions), ..Self::default() }
+    }
+
     /// The key of the version of `durable` that held at `occurred_at`; 0 where there is no such member.
     pub fn key(&self, durable: i64, occurred_at: i64) -> i64 {
         let Some(&(start, count)) = self.members.get(&durable) else { return UNKNOWN };
