@@ -171,6 +171,13 @@ impl World {
         self.read(&pins).await
     }
 
+    /// The same with so many bytes of memory.
+    pub(crate) async fn build_within(&self, memory: u64, full: bool) -> Result<Tables> {
+        let builder = Builder::new(&self.warehouse, self.models, full).await?.within(memory);
+        let pins = builder.build(self.models, &Quiet).await?;
+        self.read(&pins).await
+    }
+
     /// A build that dies at its `pauses`-th pause, if it takes as many.
     pub(crate) async fn build_and_die(&self, pauses: u32) -> Result<()> {
         let builder = Builder::new(&self.warehouse, self.models, false).await?;
