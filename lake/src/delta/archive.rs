@@ -65,6 +65,16 @@ pub(super) async fn is_packed(store: &Store, table: &TablePath, version: u64) ->
     store.exists(&path_of(table, version)).await
 }
 
+/// The last version of the first archive that has one of the commits `from` to `to`, if there is any.
+pub(super) async fn reaching(store: &Store, table: &TablePath, from: u64, to: u64) -> Result<Option<u64>> {
+    for (from, _) in by_archive(from, to) {
+        if is_packed(store, table, from).await? {
+            return Ok(Some(last_of(from)));
+        }
+    }
+    Ok(None)
+}
+
 /// The texts of the commits in the archive of `version`; none where there is no archive.
 pub(crate) async fn texts(store: &Store, table: &TablePath, version: u64) -> Result<Option<Vec<(u64, Bytes)>>> {
     let path = path_of(table, version);

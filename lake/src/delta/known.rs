@@ -13,7 +13,7 @@ use crate::store::Store;
 
 /// Snapshots of a table that are remembered beside the newest one: those that were asked for last.
 const OLDER: usize = 8;
-/// Within this time, no commit is made and packed: upkeep leaves an hour.
+/// Within this time, no commit is made and packed: upkeep leaves an hour, by the store's clock.
 const LATELY: Duration = Duration::from_secs(10 * 60);
 
 /// A warehouse's tables, with some known snapshots of each kept in memory.
@@ -24,8 +24,8 @@ pub struct Warehouse {
     hashes: Arc<Mutex<Remembered>>,
 }
 
-/// When somebody looked for the newest version of a table, by two clocks: one stands still while the machine sleeps, the
-/// other one can be set.
+/// When it was made sure that there is nothing after a version of a table, neither in the log nor packed; by two clocks:
+/// one stands still while the machine sleeps, the other one can be set.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Looked {
     instant: Instant,
@@ -78,7 +78,7 @@ impl Warehouse {
         }
     }
 
-    /// The newest version that is known, and when it was the newest.
+    /// The newest version that is known, and when nothing came after it.
     pub(super) fn newest(&self, path: &TablePath) -> Option<(Arc<Snapshot>, Looked)> {
         self.with(path, |known| known.newest.clone())
     }

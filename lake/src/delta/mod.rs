@@ -148,29 +148,51 @@ impl Table {
 
     /// The newest version; `None` where the table does not exist.
     pub async fn snapshot(&self) -> Result<Option<Arc<Snapshot>>> {
-        let looked = Looked::now();
-        let mut known = None;
-        if let Some((newest, last)) = self.warehouse.newest(&self.path) {
-            let is_there = last.is_lately() || !self.is_behind_the_log(&newest).await?;
-            known = is_there.then_some(newest);
+        let known = self.warehouse.newest(&self.path);
+        if let Some((newest, proven)) = &known
+            && proven.is_lately()
+        {
+            let newest = snapshot::advance(self.store(), newest.clone()).await?;
+            // Who was asleep meanwhile does not know. What was proven stays as old as it is: where clocks differ, commits
+            // may be packed too early, and who only ever looks for the next one would never find it.
+            if proven.is_lately() {
+                self.warehouse.learn(&newest, *proven);
+                return Ok(Some(newest));
+            }
         }
-        let known = match known {
-            Some(known) => known,
-            None => match snapshot::load(self.store(), &self.path, None).await? {
-                Some(loaded) => Arc::new(loaded),
-                None => return Ok(None),
-            },
-        };
-        let newest = snapshot::advance(self.store(), known).await?;
-        self.warehouse.learn(&newest, looked);
-        Ok(Some(newest))
+        let looked = Looked::now();
+        let newest = self.look(known.map(|(newest, _)| newest)).await?;
+        if let Some(newest) = &newest {
+            self.warehouse.learn(newest, looked);
+        }
+        Ok(newest)
     }
 
-    /// Commits after `known` are in the log no more: read one by one, it would look as if the table ended there.
-    async fn is_behind_the_log(&self, known: &Snapshot) -> Result<bool> {
-        match known.version().checked_add(1) {
-            Some(next) => archive::is_packed(self.store(), &self.path, next).await,
-            None => Ok(false),
+    /// The newest version, where it is not known when `known` was the newest. The next commit may have been packed at any
+    /// time, so it is in the log no more, or there is what a writer left that came too late. That nothing of what was read
+    /// commit by commit is in an archive, nor the commit that was not there, is looked at after reading: so it does not
+    /// matter when somebody packs.
+    async fn look(&self, known: Option<Arc<Snapshot>>) -> Result<Option<Arc<Snapshot>>> {
+        let mut begin = match known {
+            // Where its own commit is packed, or gone with all of the table, much has happened.
+            Some(known) if self.store().exists(&self.path.commit(known.version())).await? => Some(known),
+            _ => None,
+        };
+        loop {
+            let begun = match begin.take() {
+                Some(begun) => begun,
+                None => match snapshot::load(self.store(), &self.path, None).await? {
+                    Some(loaded) => Arc::new(loaded),
+                    None => return Ok(None),
+                },
+            };
+            let newest = snapshot::advance(self.store(), begun.clone()).await?;
+            let (from, to) = (begun.version().saturating_add(1), newest.version().saturating_add(1));
+            let Some(end) = archive::reaching(self.store(), &self.path, from, to).await? else {
+                return Ok(Some(newest));
+            };
+            let missing = || Error::Missing { object: format!("a commit of {} up to version {end}", self.path) };
+            begin = Some(self.go_on(begun, end).await?.ok_or_else(missing)?);
         }
     }
 
@@ -248,6 +270,7 @@ impl Table {
         actions.extend(commit.adds.into_iter().map(Action::Add));
         let bytes = actions::encode(&mut actions)?;
         let conflict = || Error::Conflict { table: self.path.to_string(), version };
+        let looked = Looked::now();
         match self.make(version, &bytes).await {
             Ok(Made::Ours) => {}
             Ok(Made::Others) => return Err(conflict()),
@@ -264,7 +287,8 @@ impl Table {
         let mut next = base.clone();
         next.apply(Committed { version, actions })?;
         let next = Arc::new(next);
-        self.warehouse.learn(&next, Looked::now());
+        // There was none after it when it was begun; since then, the writer may have slept.
+        self.warehouse.learn(&next, looked);
         if version.is_multiple_of(CHECKPOINT_EVERY)
             && let Err(error) = checkpoint::write(self.store(), &next).await
         {

@@ -3,10 +3,13 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
+use object_store::memory::InMemory;
+
 use super::*;
 use crate::damage;
 use crate::provider::PinnedTable;
 use crate::session::Engine;
+use crate::store::scripted::Scripted;
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -124,6 +127,70 @@ async fn who_slept_while_commits_were_packed_sees_what_came() {
     // What it leaves when it dies before that is nobody's.
     table.store().write(&table.path().commit(5), "{}".into()).await.unwrap();
     assert_eq!(fresh(&table).commits(4, 5).await.unwrap()[0].added().count(), 1);
+}
+
+/// A table in `memory`, as one process sees it and another one by way of a script.
+fn scripted(memory: &Arc<InMemory>) -> (Table, Table, Arc<Scripted>) {
+    let path = TablePath::stream("sales", "orders");
+    let script = Scripted::new(memory);
+    let reader = Warehouse::new(script.opened()).table(path.clone());
+    (Warehouse::new(Store::over(memory.clone(), "memory://writer")).table(path), reader, script)
+}
+
+async fn position(table: &Table, base: &Snapshot, position: i64) -> Arc<Snapshot> {
+    let txns = vec![Txn::now("reader".into(), position)];
+    table.commit(base, Commit { txns, operation: "WRITE", ..Commit::default() }).await.unwrap()
+}
+
+/// Tries to make a reader take what is packed for what never was, or a commit that came too late for one of the table:
+/// others pack, and something late arrives, before each single operation of a reader that was away for long.
+#[tokio::test]
+async fn who_looks_while_commits_are_packed_finds_the_newest_version() {
+    let mut moments = 0;
+    loop {
+        let (writer, reader, script) = scripted(&Arc::new(InMemory::new()));
+        let mut newest = writer.open_or_create(&schema(), &[]).await.unwrap();
+        for version in 1..=3 {
+            newest = position(&writer, &newest, version).await;
+        }
+        let old = reader.snapshot().await.unwrap().unwrap();
+        assert_eq!(old.version(), 3);
+        for version in 4..=130 {
+            newest = position(&writer, &newest, version).await;
+        }
+        reader.warehouse.learn(&old, Looked::long_ago());
+        let others = fresh(&writer);
+        script.before(moments, async move {
+            pack(&others, 100).await;
+            for version in [4, 23] {
+                let late = "{\"txn\":{\"appId\":\"late\",\"version\":1}}\n";
+                others.store().write(&others.path().commit(version), late.into()).await.unwrap();
+            }
+        });
+        let found = reader.snapshot().await.unwrap().unwrap();
+        let all = !script.has_happened();
+        for found in [found, reader.snapshot().await.unwrap().unwrap()] {
+            let seen = (found.version(), found.txn("reader"), found.txn("late"));
+            assert_eq!(seen, (130, Some(130), None), "before operation {moments}");
+        }
+        if all {
+            break;
+        }
+        moments += 1;
+    }
+    assert!(moments > 20, "{moments} operations are too few");
+}
+
+#[tokio::test]
+async fn a_commit_that_a_listing_lacks_is_no_hole() {
+    let (writer, reader, script) = scripted(&Arc::new(InMemory::new()));
+    let mut newest = writer.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 1..=6 {
+        newest = position(&writer, &newest, version).await;
+    }
+    // They came while a folder was listed.
+    [0, 2, 3, 6].into_iter().for_each(|version| script.hide(reader.path().commit(version)));
+    assert_eq!(reader.snapshot().await.unwrap().unwrap().txn("reader"), Some(6));
 }
 
 #[tokio::test]

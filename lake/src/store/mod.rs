@@ -10,6 +10,8 @@ mod counted;
 mod folder;
 mod promises;
 #[cfg(test)]
+pub(crate) mod scripted;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path as FolderPath;
