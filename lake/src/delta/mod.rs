@@ -18,7 +18,7 @@
 
 mod actions;
 pub(crate) mod archive;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod file;
 mod hashes;
 mod known;

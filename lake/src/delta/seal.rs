@@ -91,7 +91,7 @@ impl Seal {
 }
 
 /// Where the footer of an encoded Parquet file begins.
-fn footer_start(file: &[u8]) -> Option<usize> {
+pub(super) fn footer_start(file: &[u8]) -> Option<usize> {
     let end = file.len().checked_sub(FOOTER_END)?;
     let length: [u8; 4] = file.get(end..end + 4)?.try_into().ok()?;
     end.checked_sub(u32::from_le_bytes(length) as usize)

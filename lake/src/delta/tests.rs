@@ -474,6 +474,65 @@ async fn a_changed_bit_of_a_commit_is_damage() {
     assert_eq!(actions::decode("x", &whole).unwrap().len(), 2);
 }
 
+/// Positions in a checkpoint say what is read next, and its statistics answer queries.
+#[tokio::test]
+async fn a_changed_bit_of_a_checkpoint_is_damage() {
+    let table = table();
+    let mut snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 0..CHECKPOINT_EVERY as i64 {
+        snapshot = append(&table, &snapshot, version..version + 1).await.unwrap();
+    }
+    let all = |snapshot: &Snapshot| {
+        let files = snapshot.files().map(|add| (add.path.clone(), add.size, add.stats.clone(), add.tags.clone()));
+        (snapshot.version(), snapshot.txn("reader"), files.collect::<Vec<_>>())
+    };
+    let path = table.path().checkpoint(CHECKPOINT_EVERY);
+    let whole = table.store().read(&path).await.unwrap().unwrap();
+    let (mut random, mut noticed) = (fastrand::Rng::with_seed(27), 0);
+    for _ in 0..500 {
+        let mut changed = whole.to_vec();
+        let place = random.usize(0..changed.len());
+        changed[place] ^= 1 << random.u32(0..8);
+        table.store().write(&path, changed.into()).await.unwrap();
+        match fresh(&table).snapshot().await {
+            Ok(read) => assert_eq!(all(&read.unwrap()), all(&snapshot), "byte {place}"),
+            Err(error) => {
+                noticed += 1;
+                let text = error.to_string();
+                assert!(text.contains(path.as_ref()) && text.contains("is damaged"), "byte {place}: {text}");
+            }
+        }
+    }
+    assert!(noticed > 480, "{noticed} noticed");
+    // One of before, without a digest, is read; without any, the commits are.
+    let digest = seal::footer_start(&whole).unwrap() - 16;
+    let old = [&whole[..digest], &whole[digest + 16..]].concat();
+    table.store().write(&path, old.into()).await.unwrap();
+    assert_eq!(all(&fresh(&table).snapshot().await.unwrap().unwrap()), all(&snapshot));
+    table.store().delete([path]).await.unwrap();
+    assert_eq!(all(&fresh(&table).snapshot().await.unwrap().unwrap()), all(&snapshot));
+}
+
+/// A writer may sleep between its commit and its checkpoint, and an answer that was lost may arrive.
+#[tokio::test]
+async fn a_checkpoint_that_comes_late_leads_nobody_back() {
+    let table = table();
+    let mut snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 1..=2 * CHECKPOINT_EVERY as i64 {
+        snapshot = position(&table, &snapshot, version).await;
+    }
+    let (store, path) = (table.store(), table.path());
+    let old = table.snapshot_at(CHECKPOINT_EVERY).await.unwrap();
+    checkpoint::write(store, &old).await.unwrap();
+    assert_eq!(checkpoint::hint(store, path).await.unwrap(), Some(2 * CHECKPOINT_EVERY));
+    store.write(&path.last_checkpoint(), "{\"version\":50,\"size\":3}".into()).await.unwrap();
+    checkpoint::announce_again(store, path, 50, 100).await.unwrap();
+    assert_eq!(checkpoint::hint(store, path).await.unwrap(), Some(50), "it is one of those that stay");
+    checkpoint::announce_again(store, path, 51, 100).await.unwrap();
+    let hint = store.read(&path.last_checkpoint()).await.unwrap().unwrap();
+    assert_eq!(hint, "{\"version\":100,\"size\":3}", "protocol, metadata, a position");
+}
+
 #[tokio::test]
 async fn a_file_without_digests_is_read_and_a_tag_that_lies_is_damage() {
     let (table, _, add) = with_a_file().await;

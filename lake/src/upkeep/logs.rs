@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectMeta;
 
 use super::{Cleaned, Keep};
-use crate::delta::{CHECKPOINT_EVERY, archive};
+use crate::delta::{CHECKPOINT_EVERY, archive, checkpoint};
 use crate::paths::{self, TablePath};
 use crate::store::Store;
 use crate::{Error, Result};
@@ -122,6 +122,10 @@ pub(super) async fn tidy(
 ) -> Result<()> {
     let log = Log::of(table, objects);
     let plan = decide(&log, keep.logs_since);
+    let mut newest = log.checkpoints.keys().rev().copied();
+    if !dry && let (Some(newest), Some(second)) = (newest.next(), newest.next()) {
+        checkpoint::announce_again(store, table, second, newest).await?;
+    }
     for first in plan.pack {
         if !dry && !packed(store, table, first).await? {
             continue;

@@ -355,6 +355,26 @@ async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
     }
 }
 
+/// Some engines read from the checkpoint that is announced, and on until a commit is missing.
+#[tokio::test]
+async fn what_is_announced_leads_to_the_newest_version_after_every_clean_up() {
+    let world = World::new();
+    let mut newest = world.stream.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 1..=230 {
+        newest = world.stream.commit(&newest, counted(version)).await.unwrap();
+    }
+    // It came late.
+    let (store, path) = (world.warehouse.store(), world.stream.path());
+    store.write(&path.last_checkpoint(), "{\"version\":50,\"size\":3}".into()).await.unwrap();
+    assert_eq!(world.clean(8, 30).await.packed as u64, 140 / archive::PACK * archive::PACK);
+    let hint = store.read(&path.last_checkpoint()).await.unwrap().unwrap();
+    let announced = serde_json::from_slice::<Value>(&hint).unwrap()["version"].as_u64().unwrap();
+    assert!(store.exists(&path.checkpoint(announced)).await.unwrap());
+    for version in announced + 1..=newest.version() {
+        assert!(store.exists(&path.commit(version)).await.unwrap(), "{version} is not behind {announced}");
+    }
+}
+
 #[tokio::test]
 async fn a_look_at_a_table_costs_what_is_new() {
     let store = Arc::new(InMemory::new());
