@@ -244,6 +244,11 @@ impl Probe {
         Path::from("_starmere/probe/kept.json")
     }
 
+    /// Written to see what time the store says it is.
+    pub(crate) fn clock() -> Path {
+        Path::from("_starmere/probe/clock")
+    }
+
     pub(crate) fn folder(&self) -> Path {
         Path::from(self.0.as_str())
     }

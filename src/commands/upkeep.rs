@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{Days, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use starmere_lake::catalog::Catalog;
 use starmere_lake::events::{file_options, file_schema};
 use starmere_lake::troubles::{self, About};
@@ -42,7 +42,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) ->
         let name = parsed.definition.stream.as_str();
         let step = output.step(format!("stream {name}"));
         if arguments.dry_run {
-            let due = match cut(opened, name) {
+            let due = match cut(opened, name, Utc::now()) {
                 Some(day) => due(opened.stream(name)?.0.table(), day).await?,
                 None => 0,
             };
@@ -54,9 +54,13 @@ pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) ->
         }
     }
     let step = output.step("clean-up");
-    let now = Utc::now().timestamp_millis();
-    let cleaned =
-        clean_up(&opened.warehouse, &Keep::at(now, opened.project.file.snapshot_days()), arguments.dry_run).await?;
+    let days = opened.project.file.snapshot_days();
+    // To ask the store for the time takes a write, and a dry run writes nothing.
+    let keep = match arguments.dry_run {
+        true => Keep::at(Utc::now().timestamp_millis(), days),
+        false => Keep::now(opened.warehouse.store(), days).await?,
+    };
+    let cleaned = clean_up(&opened.warehouse, &keep, arguments.dry_run).await?;
     let what = format!(
         "{} of {} and {}",
         counted(cleaned.files as u64, "object", "objects"),
@@ -91,14 +95,19 @@ fn words(forgotten: u64, compacted: &Compacted) -> String {
 }
 
 /// The day before which everything of a stream is to be forgotten.
-fn cut(opened: &Opened, stream: &str) -> Option<NaiveDate> {
+fn cut(opened: &Opened, stream: &str, now: DateTime<Utc>) -> Option<NaiveDate> {
     let parsed = opened.project.streams.iter().find(|parsed| *parsed.definition.stream == stream)?;
     let days = parsed.definition.retention_days.as_ref()?;
-    Utc::now().date_naive().checked_sub_days(Days::new(u64::from(days.value)))
+    now.date_naive().checked_sub_days(Days::new(u64::from(days.value)))
 }
 
 async fn forget(opened: &Opened, stream: &str) -> anyhow::Result<u64> {
-    let Some(day) = cut(opened, stream) else { return Ok(0) };
+    if cut(opened, stream, Utc::now()).is_none() {
+        return Ok(0);
+    }
+    // What is forgotten is gone for good, so our clock alone does not say what is old.
+    let now = DateTime::from_timestamp_millis(opened.warehouse.store().time().await?).unwrap_or_default();
+    let Some(day) = cut(opened, stream, now) else { return Ok(0) };
     let (stream, _) = opened.stream(stream)?;
     Ok(retain(stream.table(), day).await?)
 }
@@ -136,8 +145,11 @@ pub(super) async fn continuously(current: &Current, stop: &CancellationToken) {
             }
             if cleans {
                 clean_at = tokio::time::Instant::now() + CLEAN_EVERY;
-                let keep = Keep::at(Utc::now().timestamp_millis(), opened.project.file.snapshot_days());
-                match clean_up(&opened.warehouse, &keep, false).await {
+                let cleaned = async {
+                    let keep = Keep::now(opened.warehouse.store(), opened.project.file.snapshot_days()).await?;
+                    clean_up(&opened.warehouse, &keep, false).await
+                };
+                match cleaned.await {
                     Ok(_) => troubles::well(About::Upkeep, CLEAN_UP),
                     Err(error) => troubles::failed(About::Upkeep, CLEAN_UP, &troubles::causes(&error)),
                 }

@@ -32,6 +32,7 @@ use url::Url;
 pub use backoff::Backoff;
 pub use folder::Folder;
 
+use crate::paths::Probe;
 use crate::{Error, Result};
 
 /// Objects that are deleted side by side.
@@ -131,6 +132,17 @@ impl Store {
     pub async fn try_promises(&self) -> Result<()> {
         self.tried.get_or_try_init(|| promises::check(self)).await?;
         Ok(())
+    }
+
+    /// The time by the store's clock, or by ours where that is behind; in milliseconds since 1970. How old an object is
+    /// can be told by it. Writes an object.
+    pub async fn time(&self) -> Result<i64> {
+        let path = Probe::clock();
+        self.write(&path, Bytes::from_static(b"what time is it?")).await?;
+        let written = self.objects.head(&path).await;
+        let failed = |source| Error::Store { action: "read", path: path.to_string(), source };
+        let theirs = written.map_err(failed)?.last_modified.timestamp_millis();
+        Ok(theirs.min(chrono::Utc::now().timestamp_millis()))
     }
 
     /// The object's bytes; `None` where it does not exist.

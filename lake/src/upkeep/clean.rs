@@ -6,7 +6,11 @@
 //! - it was added to a table after the version that another one of a retained snapshot has consumed of it (of a stream only where
 //!   its rows were new then: what compactions have made is not read by whoever follows a stream), or
 //! - the newest version of its table has it, or
-//! - it is young: somebody may be about to commit it, or be reading the version before.
+//! - it is young: somebody may be about to commit it, or
+//! - it went out of its table lately: somebody may be reading the version before.
+//!
+//! How old an object is, the store says. So what time it is, the store is asked as well: by a clock that is wrong by a week,
+//! what was written a moment ago would go.
 //!
 //! Logs of tables that are needed are packed ([`super::logs`]): every commit can still be read. A table of a model that
 //! no retained snapshot pins, and to which nothing young belongs, is deleted whole. Snapshots of the catalog older than
@@ -15,12 +19,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use super::logs;
 use crate::catalog::{Catalog, CatalogSnapshot};
 use crate::delta::{Action, Warehouse};
 use crate::paths::{self, TablePath};
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// Snapshots of the catalog that are read side by side.
@@ -35,6 +41,8 @@ pub struct Keep {
     pub snapshots_since: i64,
     /// Objects made after this, in milliseconds since 1970.
     pub objects_since: i64,
+    /// Files that went out of their tables after this, in milliseconds since 1970.
+    pub removed_since: i64,
     /// Commits and checkpoints made after this, in milliseconds since 1970.
     pub logs_since: i64,
 }
@@ -45,10 +53,28 @@ impl Keep {
     /// Who reads a table's newest version, commit by commit, may be so far behind.
     pub const LOGS: i64 = 60 * 60 * 1000;
 
+    /// Nobody reads one version of a table for longer; retained snapshots pin theirs.
+    const READING: i64 = 24 * 60 * 60 * 1000;
+
     /// At `now`, in milliseconds since 1970, with snapshots retained for so many days.
     pub fn at(now: i64, snapshot_days: u32) -> Self {
-        let snapshots_since = now - i64::from(snapshot_days) * 24 * 60 * 60 * 1000;
-        Self { snapshots_since, objects_since: now - Self::YOUNG, logs_since: now - Self::LOGS }
+        // Whoever publishes the next one has read the newest a while ago.
+        let snapshots_since = now - (i64::from(snapshot_days) * 24 * 60 * 60 * 1000).max(Self::LOGS);
+        Self {
+            snapshots_since,
+            objects_since: now - Self::YOUNG,
+            removed_since: now - Self::READING,
+            logs_since: now - Self::LOGS,
+        }
+    }
+
+    /// The same now, by the clock of the store.
+    ///
+    /// # Errors
+    ///
+    /// The store does not say what time it is.
+    pub async fn now(store: &Store, snapshot_days: u32) -> Result<Self> {
+        Ok(Self::at(store.time().await?, snapshot_days))
     }
 }
 
@@ -80,7 +106,7 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
     if !dry {
         warehouse.store().delete(expired).await?;
     }
-    let mut objects: BTreeMap<TablePath, Vec<object_store::ObjectMeta>> = BTreeMap::new();
+    let mut objects: BTreeMap<TablePath, Vec<ObjectMeta>> = BTreeMap::new();
     for folder in paths::table_folders() {
         for object in warehouse.store().list(&folder, None).await? {
             if let Some(table) = paths::table_of(&object.location) {
@@ -89,8 +115,8 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
         }
     }
     for (path, objects) in objects {
-        let is_young = |object: &object_store::ObjectMeta| object.last_modified.timestamp_millis() > keep.objects_since;
-        let doomed: Vec<&object_store::ObjectMeta> = if needed.is_dropped(&path) {
+        let is_young = |object: &ObjectMeta| object.last_modified.timestamp_millis() > keep.objects_since;
+        let doomed: Vec<&ObjectMeta> = if needed.is_dropped(&path) {
             if objects.iter().any(is_young) {
                 continue;
             }
@@ -98,9 +124,9 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
             objects.iter().collect()
         } else {
             logs::tidy(warehouse.store(), &path, &objects, keep, dry, &mut cleaned).await?;
-            let files = needed.files(warehouse, &path).await?;
-            let is_file = |object: &&object_store::ObjectMeta| paths::is_data_file(&path, &object.location);
-            let unneeded = |object: &&object_store::ObjectMeta| !files.contains(&object.location);
+            let files = needed.files(warehouse, &path, &objects, keep.removed_since).await?;
+            let is_file = |object: &&ObjectMeta| paths::is_data_file(&path, &object.location);
+            let unneeded = |object: &&ObjectMeta| !files.contains(&object.location);
             objects.iter().filter(|object| !is_young(object)).filter(is_file).filter(unneeded).collect()
         };
         cleaned.files += doomed.len();
@@ -147,6 +173,8 @@ impl Needed {
             match catalog.at(number).await {
                 // Nobody can read it, and a newer one is published: what it pinned serves nobody.
                 Err(Error::DamagedSnapshot { .. }) if newest != Some(number) => Ok(None),
+                // Another clean-up has deleted it meanwhile.
+                Err(Error::Missing { .. }) if newest != Some(number) => Ok(None),
                 read => read.map(Some),
             }
         };
@@ -187,8 +215,14 @@ impl Needed {
         !path.is_stream() && !self.pinned.contains_key(path)
     }
 
-    /// The files that are needed of a table.
-    async fn files(&self, warehouse: &Warehouse, path: &TablePath) -> Result<HashSet<Path>> {
+    /// The files that are needed of a table which has these objects.
+    async fn files(
+        &self,
+        warehouse: &Warehouse,
+        path: &TablePath,
+        objects: &[ObjectMeta],
+        removed_since: i64,
+    ) -> Result<HashSet<Path>> {
         let table = warehouse.table(path.clone());
         let mut needed = HashSet::new();
         let Some(newest) = table.snapshot().await? else { return Ok(needed) };
@@ -203,11 +237,18 @@ impl Needed {
             needed.extend(table.snapshot_at(first).await?.files().map(|add| path.file(&add.path)));
         }
         let consumed = self.consumed.get(path).copied();
-        let Some(from) = first.into_iter().chain(consumed).min() else { return Ok(needed) };
+        let younger = before_what_is_younger(path, objects, removed_since);
+        let Some(from) = first.into_iter().chain(consumed).chain(younger).min() else { return Ok(needed) };
         // The log is read once, however many versions are pinned: files that came after the last pin, and are there yet.
         let mut lately: HashSet<String> = HashSet::new();
         let mut history = std::pin::pin!(table.history(from, newest.version()));
         while let Some(commit) = history.try_next().await? {
+            needed.extend(commit.actions.iter().filter_map(|action| match action {
+                Action::Remove(removed) if removed.deletion_timestamp.is_none_or(|at| at > removed_since) => {
+                    Some(path.file(&removed.path))
+                }
+                _ => None,
+            }));
             if consumed.is_some_and(|consumed| commit.version > consumed) {
                 needed.extend(commit.added().map(|add| path.file(&add.path)));
                 // Who follows a model's table compares versions of it.
@@ -233,6 +274,17 @@ impl Needed {
         }
         Ok(needed)
     }
+}
+
+/// A version that has all commits before it that are not younger than `since`, as far as the objects of the log tell.
+fn before_what_is_younger(table: &TablePath, objects: &[ObjectMeta], since: i64) -> Option<u64> {
+    let younger = objects.iter().filter(|object| object.last_modified.timestamp_millis() > since);
+    let first = younger.filter_map(|object| match table.is_log(&object.location) {
+        true => paths::commit_version(&object.location),
+        // Commits are packed later than they are made.
+        false => paths::archive_version(&object.location),
+    });
+    first.min().map(|first| first.saturating_sub(1))
 }
 
 /// Runs of versions before `newest`, in order and apart.

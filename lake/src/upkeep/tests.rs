@@ -21,6 +21,7 @@ use crate::catalog::{Catalog, CatalogSnapshot, Pin};
 use crate::delta::{Add, CHECKPOINT_EVERY, Commit, EncodedFile, FileOptions, Snapshot, Table, Txn, Warehouse, archive};
 use crate::paths::TablePath;
 use crate::store::Store;
+use crate::store::scripted::Scripted;
 
 const HOUR: i64 = 60 * 60 * 1000;
 const DAY: i64 = 24 * HOUR;
@@ -36,7 +37,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let warehouse = Warehouse::new(Store::memory());
+        Self::over(Store::memory())
+    }
+
+    fn over(store: Store) -> Self {
+        let warehouse = Warehouse::new(store);
         let stream = warehouse.table(TablePath::stream("d", "s"));
         Self { warehouse, stream }
     }
@@ -44,10 +49,14 @@ impl World {
     /// Adds a file with one row.
     async fn add(&self, table: &Table, number: i64) -> Arc<Snapshot> {
         let snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+        let add = self.upload(table, number).await;
+        table.commit(&snapshot, Commit { adds: vec![add], operation: "WRITE", ..Commit::default() }).await.unwrap()
+    }
+
+    async fn upload(&self, table: &Table, number: i64) -> Add {
         let batch = RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from(vec![number]))]).unwrap();
         let file = EncodedFile::of(&schema(), &[batch], &FileOptions::default()).unwrap();
-        let add = table.upload(file).await.unwrap();
-        table.commit(&snapshot, Commit { adds: vec![add], operation: "WRITE", ..Commit::default() }).await.unwrap()
+        table.upload(file).await.unwrap()
     }
 
     async fn compact(&self) -> Compacted {
@@ -212,6 +221,65 @@ async fn however_often_versions_are_pinned_each_can_be_read_until_its_days_are_o
     objects.retain(|object| crate::paths::is_data_file(world.stream.path(), &object.location));
     assert_eq!(objects.len(), newest.files().len(), "{cleaned:?}");
     assert_eq!(world.numbers(None).await, (0..90).collect::<Vec<_>>());
+}
+
+/// `up` of two machines that were started together clean up at the same moments.
+#[tokio::test]
+async fn two_clean_ups_at_once_do_not_fail() {
+    for moment in 0.. {
+        let memory = Arc::new(InMemory::new());
+        let world = World::over(Store::over(memory.clone(), "memory://world"));
+        for number in 0..4 {
+            let newest = world.add(&world.stream, number).await;
+            world.publish(newest.version(), None).await;
+        }
+        let keep = Keep::at(chrono::Utc::now().timestamp_millis() + 40 * DAY, 30);
+        let (script, other) = (Scripted::new(&memory), world.warehouse.clone());
+        script.before(moment, async move {
+            clean_up(&other, &keep, false).await.unwrap();
+        });
+        clean_up(&Warehouse::new(script.opened()), &keep, false).await.unwrap();
+        assert_eq!(Catalog::new(&world.warehouse).numbers().await.unwrap(), [4]);
+        assert_eq!(world.numbers(None).await, [0, 1, 2, 3]);
+        if !script.has_happened() {
+            assert!(moment > 4, "a clean-up has more than {moment} operations");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_that_went_out_of_a_table_lately_can_be_read_on() {
+    let world = World::new();
+    for number in 0..4 {
+        world.add(&world.stream, number).await;
+    }
+    world.compact().await;
+    // They are old, and were put together a moment ago, while somebody reads them. Nothing has been published.
+    let now = chrono::Utc::now().timestamp_millis();
+    let keep = Keep { objects_since: now + DAY, ..Keep::at(now, 30) };
+    assert_eq!(clean_up(&world.warehouse, &keep, false).await.unwrap(), Cleaned::default());
+    assert_eq!(world.numbers(Some(4)).await, [0, 1, 2, 3]);
+    assert_eq!(world.clean(8, 30).await.files, 4);
+    assert_eq!(world.numbers(None).await, [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_makes_nothing_old() {
+    let script = Scripted::new(&Arc::new(InMemory::new()));
+    script.set_behind(chrono::TimeDelta::days(9));
+    let world = World::over(script.opened());
+    world.add(&world.stream, 1).await;
+    // Somebody is about to commit it.
+    world.upload(&world.stream, 2).await;
+    let by_ours = Keep::at(chrono::Utc::now().timestamp_millis(), 30);
+    assert_eq!(clean_up(&world.warehouse, &by_ours, true).await.unwrap().files, 1);
+    let keep = Keep::now(world.warehouse.store(), 30).await.unwrap();
+    assert_eq!(clean_up(&world.warehouse, &keep, false).await.unwrap(), Cleaned::default());
+    // Where our clock is behind, it counts.
+    script.set_behind(chrono::TimeDelta::days(-9));
+    let keep = Keep::now(world.warehouse.store(), 30).await.unwrap();
+    assert!(keep.objects_since <= chrono::Utc::now().timestamp_millis() - Keep::YOUNG);
 }
 
 /// A store for whoever dies after so many operations.
