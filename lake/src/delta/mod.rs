@@ -66,6 +66,9 @@ pub const REWRITE: &str = "starmere/rewrite";
 const DIGEST: &str = "starmere.xxh3";
 /// A checkpoint is written at every version divisible by this.
 pub(crate) const CHECKPOINT_EVERY: u64 = 50;
+/// A file that was written longer ago is not committed, in milliseconds: clean-up deletes what nobody has committed for a
+/// week, and a writer may have slept for so long.
+const OVERDUE: i64 = 5 * 24 * 60 * 60 * 1000;
 /// From a known version to one so far ahead, commits are read; to one that is further, a checkpoint.
 const NEAR: u64 = 4 * CHECKPOINT_EVERY;
 
@@ -258,18 +261,23 @@ impl Table {
         Err(Error::Corrupt { path: self.path.to_string(), reason })
     }
 
-    /// Makes the version after `base`, or nothing. [`Error::Conflict`]: somebody else made it. Any other error:
-    /// the outcome is unknown. After either, read the table again and decide again.
+    /// Makes the version after `base`, or nothing. [`Error::Conflict`]: somebody else made it, or the files are so old
+    /// that they may be gone. Any other error: the outcome is unknown. After either, read the table again and decide again.
     pub async fn commit(&self, base: &Snapshot, commit: Commit) -> Result<Arc<Snapshot>> {
         base.check_writer()?;
         let version = base.version() + 1;
+        let conflict = || Error::Conflict { table: self.path.to_string(), version };
+        let overdue = chrono::Utc::now().timestamp_millis() - OVERDUE;
+        if let Some(add) = commit.adds.iter().find(|add| add.modification_time < overdue) {
+            tracing::warn!(table = %self.path, version, file = add.path, "a file that was written days ago is not committed");
+            return Err(conflict());
+        }
         let mut actions = Vec::with_capacity(1 + commit.adds.len() + commit.removes.len() + commit.txns.len());
         actions.push(Action::CommitInfo(CommitInfo::new(commit.operation, commit.facts)));
         actions.extend(commit.txns.into_iter().map(Action::Txn));
         actions.extend(commit.removes.into_iter().map(Action::Remove));
         actions.extend(commit.adds.into_iter().map(Action::Add));
         let bytes = actions::encode(&mut actions)?;
-        let conflict = || Error::Conflict { table: self.path.to_string(), version };
         let looked = Looked::now();
         match self.make(version, &bytes).await {
             Ok(Made::Ours) => {}

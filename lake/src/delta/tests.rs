@@ -181,6 +181,22 @@ async fn who_looks_while_commits_are_packed_finds_the_newest_version() {
     assert!(moments > 20, "{moments} operations are too few");
 }
 
+/// A machine may sleep for a week between writing a file and committing it, while clean-up deletes what nobody needs.
+#[tokio::test]
+async fn a_file_that_was_written_days_ago_is_not_committed() {
+    let table = table();
+    let base = table.open_or_create(&schema(), &[]).await.unwrap();
+    let file = EncodedFile::of(&schema(), &[batch(0..3)], &FileOptions::default()).unwrap();
+    let mut add = table.upload(file).await.unwrap();
+    let commit = |add: &Add| Commit { adds: vec![add.clone()], operation: "WRITE", ..Commit::default() };
+    add.modification_time -= OVERDUE + 1;
+    let refused = table.commit(&base, commit(&add)).await.unwrap_err();
+    assert!(matches!(refused, Error::Conflict { version: 1, .. }), "{refused}");
+    assert_eq!(table.snapshot().await.unwrap().unwrap().version(), 0);
+    add.modification_time += 60_000;
+    assert_eq!(table.commit(&base, commit(&add)).await.unwrap().rows(), Some(3));
+}
+
 #[tokio::test]
 async fn a_commit_that_a_listing_lacks_is_no_hole() {
     let (writer, reader, script) = scripted(&Arc::new(InMemory::new()));
