@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use crate::delta::Warehouse;
+use crate::delta::{Looked, Warehouse};
 use crate::paths::{self, TablePath};
 use crate::store::Backoff;
 use crate::{Error, Result};
@@ -307,6 +307,7 @@ impl Catalog {
         let publish_id = uuid::Uuid::new_v4().to_string();
         let mut backoff = Backoff::default();
         loop {
+            let looked = Looked::now();
             let newest = read(self.newest().await)?;
             if newest.publish_id == publish_id {
                 return Ok(newest);
@@ -328,9 +329,14 @@ impl Catalog {
             let bytes = serde_json::to_vec_pretty(&snapshot)
                 .map_err(|error| Error::Invalid { what: "a catalog snapshot".into(), reason: error.to_string() })?;
             match self.warehouse.store().create(&self.path(number), bytes.into()).await {
-                Ok(true) => {
+                Ok(true) if looked.is_lately() => {
                     self.learn(number).await;
                     return Ok(snapshot);
+                }
+                // Others may have published this number while we slept, and clean-up deleted it: then nobody reads ours.
+                Ok(true) => {
+                    backoff = Backoff::default();
+                    continue;
                 }
                 // Ours by a request that was sent twice, or somebody else's: the next round reads it.
                 Ok(false) => {}
@@ -421,6 +427,40 @@ mod tests {
         store.delete((1..150).map(|number| fresh().path(number))).await.unwrap();
         assert_eq!(fresh().newest().await.unwrap().number, 200);
         assert_eq!(fresh().numbers().await.unwrap().len(), 51);
+    }
+
+    /// Tries to make a publisher believe that it has published what nobody ever reads: while it sleeps, others publish, and
+    /// what they published first is deleted.
+    #[tokio::test]
+    async fn who_sleeps_before_publishing_publishes_on_top() {
+        for moment in 0.. {
+            let memory = Arc::new(object_store::memory::InMemory::new());
+            let others = Catalog::new(&Warehouse::new(Store::over(memory.clone(), "memory://others")));
+            others.publish_next(|_| Ok(Some(with("a")))).await.unwrap();
+            let script = crate::store::scripted::Scripted::new(&memory);
+            let sleeper = Catalog::new(&Warehouse::new(script.opened()));
+            let meanwhile = others.clone();
+            script.before(moment, async move {
+                for _ in 0..3 {
+                    meanwhile.publish_next(|_| Ok(Some(with("b")))).await.unwrap();
+                }
+                let numbers = meanwhile.numbers().await.unwrap();
+                let old = numbers.iter().rev().skip(1).map(|&number| meanwhile.path(number));
+                meanwhile.warehouse.store().delete(old.collect::<Vec<_>>()).await.unwrap();
+                Looked::sleep();
+            });
+            let mine = sleeper.publish_next(|newest| {
+                let is_there = newest.tables.contains_key("mine");
+                Ok((!is_there).then(|| with("mine")))
+            });
+            // What it has listed may be gone by the time it reads it.
+            let Ok(mine) = mine.await else { continue };
+            assert_eq!(Catalog::new(&others.warehouse).newest().await.unwrap(), mine, "before operation {moment}");
+            if !script.has_happened() {
+                assert!(moment > 2, "to publish takes more than {moment} operations");
+                break;
+            }
+        }
     }
 
     #[tokio::test]

@@ -27,23 +27,38 @@ pub struct Warehouse {
 /// When it was made sure that there is nothing after a version of a table, neither in the log nor packed; by two clocks:
 /// one stands still while the machine sleeps, the other one can be set.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Looked {
+pub(crate) struct Looked {
     instant: Instant,
     time: SystemTime,
 }
 
+#[cfg(test)]
+thread_local! {
+    static SLEPT: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
 impl Looked {
-    pub(super) fn now() -> Self {
-        Self { instant: Instant::now(), time: SystemTime::now() }
+    pub(crate) fn now() -> Self {
+        Self { instant: Instant::now(), time: Self::clock() }
     }
 
+    pub(crate) fn is_lately(&self) -> bool {
+        let since = Self::clock().duration_since(self.time);
+        self.instant.elapsed() < LATELY && since.is_ok_and(|since| since < LATELY)
+    }
+
+    fn clock() -> SystemTime {
+        #[cfg(test)]
+        let slept = SLEPT.get();
+        #[cfg(not(test))]
+        let slept = Duration::ZERO;
+        SystemTime::now() + slept
+    }
+
+    /// The thread of a test has slept for long.
     #[cfg(test)]
-    pub(super) fn long_ago() -> Self {
-        Self { instant: Instant::now(), time: SystemTime::now() - 2 * LATELY }
-    }
-
-    pub(super) fn is_lately(&self) -> bool {
-        self.instant.elapsed() < LATELY && self.time.elapsed().is_ok_and(|since| since < LATELY)
+    pub(crate) fn sleep() {
+        SLEPT.set(SLEPT.get() + 2 * LATELY);
     }
 }
 

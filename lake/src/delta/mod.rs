@@ -45,6 +45,7 @@ use object_store::ObjectStoreExt;
 pub use actions::{Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn};
 pub use file::DataFile;
 pub use hashes::{Hashes, append_value, hash_rows};
+pub(crate) use known::Looked;
 pub use known::Warehouse;
 pub use read::Wanted;
 pub(crate) use read::align;
@@ -52,8 +53,6 @@ pub use schema::{from_delta as schema_from_delta, to_delta as schema_to_delta};
 pub(crate) use seal::{Seal, Sums};
 pub use snapshot::Snapshot;
 pub use write::{EncodedFile, FileOptions, FileWriter};
-
-use known::Looked;
 
 use crate::paths::{self, TablePath};
 use crate::store::Store;
