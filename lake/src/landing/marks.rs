@@ -3,7 +3,8 @@
 //! The cache (`_starmere/landed/<version>.json`) is the fold up to a version. It is made from the log and may be
 //! lost, stale or torn at any time: what follows is read from the log again. It has a record for every file that ever
 //! landed, so it is written when the log has grown by a share of it, and the newest two are kept: whoever has listed
-//! the one before the newest can still read it.
+//! the one before the newest can still read it. It says which commit it goes up to: in a warehouse that was restored from
+//! copies, the log may have been older than the cache, and have other commits under the same versions by now.
 
 use std::collections::HashMap;
 
@@ -12,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{SourcePartition, Stream, parts};
-use crate::Result;
-use crate::delta::{Snapshot, Table};
+use crate::delta::{Committed, Snapshot, Table};
 use crate::paths;
+use crate::{Error, Result};
 
 /// The cache is renewed when the log has grown by this many commits ...
 const LEAST_COMMITS: u64 = 256;
@@ -32,10 +33,27 @@ struct Cached {
     mark: Value,
 }
 
+/// The cache.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// The name of the commit that it goes up to. Caches that were written before are the marks alone.
+    commit: String,
+    marks: Vec<Cached>,
+}
+
+/// What tells a commit from any other one under its version.
+fn name(commit: &Committed) -> String {
+    let info = commit.info();
+    let attempt = info.and_then(|info| info.attempt.as_deref()).unwrap_or_default();
+    format!("{} {attempt}", info.map_or(0, |info| info.timestamp))
+}
+
 /// The newest marks up to a version.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
     version: u64,
+    /// The name of the commit that made it.
+    commit: String,
     /// The version of the newest cache that was read or written.
     cached: u64,
     /// In the order in which the partitions began.
@@ -84,6 +102,7 @@ impl Fold {
                 }
             }
             self.version = commit.version;
+            self.commit = name(&commit);
         }
         if is_due(to - self.cached, self.order.len() as u64) {
             self.write(table).await;
@@ -102,11 +121,17 @@ impl Fold {
                     is_gone = true;
                     continue;
                 };
-                if let Ok(cached) = serde_json::from_slice::<Vec<Cached>>(&bytes) {
-                    let mut fold = Self { version: number, cached: number, ..Self::default() };
-                    cached.into_iter().for_each(|cached| fold.insert(cached.partition, cached.mark));
-                    return Ok(fold);
+                let stored = serde_json::from_slice::<Stored>(&bytes);
+                let stored = stored.or_else(|_| {
+                    serde_json::from_slice(&bytes).map(|marks| Stored { commit: String::new(), marks })
+                });
+                let Ok(Stored { commit, marks }) = stored else { continue };
+                if !commit.is_empty() && commit != name_of(table, number).await? {
+                    continue;
                 }
+                let mut fold = Self { version: number, cached: number, commit, ..Self::default() };
+                marks.into_iter().for_each(|cached| fold.insert(cached.partition, cached.mark));
+                return Ok(fold);
             }
             if !is_gone {
                 break;
@@ -122,10 +147,13 @@ impl Fold {
             .iter()
             .map(|(partition, mark)| Cached { partition: partition.clone(), mark: mark.clone() })
             .collect();
-        let Ok(bytes) = serde_json::to_vec(&records) else { return };
+        let stored = Stored { commit: self.commit.clone(), marks: records };
+        let Ok(bytes) = serde_json::to_vec(&stored) else { return };
         let written = async {
             table.store().write(&table.path().landed(self.version), bytes.into()).await?;
             let mut numbers = numbers(table).await?;
+            // Newer ones may be of a log that is lost.
+            numbers.retain(|&number| number <= self.version);
             numbers.truncate(numbers.len().saturating_sub(KEPT));
             table.store().delete(numbers.into_iter().map(|number| table.path().landed(number))).await
         };
@@ -135,6 +163,15 @@ impl Fold {
                 tracing::warn!(table = %table.path(), %error, "the fold of marks was not kept; the next start takes longer");
             }
         }
+    }
+}
+
+/// The name of the commit that made a version; nothing, where it is not there.
+async fn name_of(table: &Table, version: u64) -> Result<String> {
+    match table.commits(version.saturating_sub(1), version).await {
+        Ok(commits) => Ok(commits.last().map(name).unwrap_or_default()),
+        Err(Error::Missing { .. }) => Ok(String::new()),
+        Err(error) => Err(error),
     }
 }
 
@@ -205,6 +242,30 @@ mod tests {
         // An earlier version has what was said by then.
         let earlier = all.table().snapshot_at(300).await.unwrap();
         assert_eq!(all.marks(&earlier, "f").await.unwrap(), expected[..3_499]);
+    }
+
+    /// A copy of a warehouse may have a log that is older than its caches.
+    #[tokio::test]
+    async fn a_cache_of_commits_that_are_lost_is_not_believed() {
+        let store = Store::memory();
+        let all = stream(&store);
+        for file in 0..LEAST_COMMITS as u32 + 40 {
+            let snapshot = land(&all, file..file + 1).await;
+            all.marks(&snapshot, "f").await.unwrap();
+        }
+        assert_eq!(numbers(all.table()).await.unwrap(), [LEAST_COMMITS]);
+        let versions = 101..=LEAST_COMMITS + 40;
+        store.delete(versions.clone().map(|version| all.table().path().commit(version))).await.unwrap();
+        store.delete(versions.map(|version| all.table().path().checkpoint(version))).await.unwrap();
+        let restored = stream(&store);
+        for file in 1_100..1_300 {
+            land(&restored, file..file + 1).await;
+        }
+        let snapshot = restored.open().await.unwrap();
+        assert_eq!(snapshot.version(), 300);
+        let marks = stream(&store).marks(&snapshot, "f").await.unwrap();
+        let files: Vec<u32> = marks.iter().map(|(partition, _)| partition.topic.parse().unwrap()).collect();
+        assert_eq!(files, (0..100).chain(1_100..1_300).collect::<Vec<_>>());
     }
 
     #[test]
