@@ -333,7 +333,7 @@ impl Catalog {
                     self.learn(number).await;
                     return Ok(snapshot);
                 }
-                // Others may have published this number while we slept, and clean-up deleted it: then nobody reads ours.
+                // Others may have published this number while we slept, and clean-up deleted it: nobody reads ours.
                 Ok(true) => {
                     backoff = Backoff::default();
                     continue;
@@ -429,8 +429,8 @@ mod tests {
         assert_eq!(fresh().numbers().await.unwrap().len(), 51);
     }
 
-    /// Tries to make a publisher believe that it has published what nobody ever reads: while it sleeps, others publish, and
-    /// what they published first is deleted.
+    /// Tries to make a publisher believe that it has published what nobody ever reads: while it sleeps, others publish,
+    /// and what they published first is deleted.
     #[tokio::test]
     async fn who_sleeps_before_publishing_publishes_on_top() {
         for moment in 0.. {

@@ -3,8 +3,8 @@
 //! Rows are made from and turned into the same JSON shapes as the log's lines, by Arrow's JSON codec, so the
 //! format is described once, by [`columns`]. A crash between checkpoint and hint leaves the old hint, which is
 //! as right as the new one: both only say where reading may begin. Some engines read nothing before the hinted one and
-//! nothing behind a commit that is missing, so a writer that comes late does not lead them back, and clean-up announces the
-//! newest checkpoint again before it takes commits out of the log.
+//! nothing behind a commit that is missing. So a writer that comes late does not lead them back, and clean-up announces
+//! the newest checkpoint again before it takes commits out of the log.
 //!
 //! Eight letters and the XXH3 of all other bytes stand before a checkpoint's footer, where other readers pass them by:
 //! positions and statistics in it are as good as data.

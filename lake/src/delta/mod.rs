@@ -65,8 +65,8 @@ pub const REWRITE: &str = "starmere/rewrite";
 const DIGEST: &str = "starmere.xxh3";
 /// A checkpoint is written at every version divisible by this.
 pub(crate) const CHECKPOINT_EVERY: u64 = 50;
-/// A file that was written longer ago is not committed, in milliseconds: clean-up deletes what nobody has committed for a
-/// week, and a writer may have slept for so long.
+/// A file that was written longer ago is not committed, in milliseconds: clean-up deletes what nobody has committed for
+/// a week, and a writer may have slept for so long.
 const OVERDUE: i64 = 5 * 24 * 60 * 60 * 1000;
 /// From a known version to one so far ahead, commits are read; to one that is further, a checkpoint.
 const NEAR: u64 = 4 * CHECKPOINT_EVERY;
@@ -155,8 +155,8 @@ impl Table {
             && proven.is_lately()
         {
             let newest = snapshot::advance(self.store(), newest.clone()).await?;
-            // Who was asleep meanwhile does not know. What was proven stays as old as it is: where clocks differ, commits
-            // may be packed too early, and who only ever looks for the next one would never find it.
+            // Who was asleep meanwhile does not know. What was proven stays as old as it is: where clocks differ,
+            // commits may be packed too early, and who only ever looks for the next one would never find it.
             if proven.is_lately() {
                 self.warehouse.learn(&newest, *proven);
                 return Ok(Some(newest));
@@ -170,10 +170,9 @@ impl Table {
         Ok(newest)
     }
 
-    /// The newest version, where it is not known when `known` was the newest. The next commit may have been packed at any
-    /// time, so it is in the log no more, or there is what a writer left that came too late. That nothing of what was read
-    /// commit by commit is in an archive, nor the commit that was not there, is looked at after reading: so it does not
-    /// matter when somebody packs.
+    /// The newest version, where it was long ago that nothing came after `known`. The next commit may have been packed at
+    /// any time: then the log lacks it, or has what a writer left there that came too late. So what was read commit by
+    /// commit, and what was missing then, is looked for in archives afterwards: it does not matter when somebody packs.
     async fn look(&self, known: Option<Arc<Snapshot>>) -> Result<Option<Arc<Snapshot>>> {
         let mut begin = match known {
             // Where its own commit is packed, or gone with all of the table, much has happened.
@@ -261,14 +260,16 @@ impl Table {
     }
 
     /// Makes the version after `base`, or nothing. [`Error::Conflict`]: somebody else made it, or the files are so old
-    /// that they may be gone. Any other error: the outcome is unknown. After either, read the table again and decide again.
+    /// that they may be gone. Any other error: the outcome is unknown. After either, read the table again and decide
+    /// again.
     pub async fn commit(&self, base: &Snapshot, commit: Commit) -> Result<Arc<Snapshot>> {
         base.check_writer()?;
         let version = base.version() + 1;
         let conflict = || Error::Conflict { table: self.path.to_string(), version };
         let overdue = chrono::Utc::now().timestamp_millis() - OVERDUE;
         if let Some(add) = commit.adds.iter().find(|add| add.modification_time < overdue) {
-            tracing::warn!(table = %self.path, version, file = add.path, "a file that was written days ago is not committed");
+            let file = &add.path;
+            tracing::warn!(table = %self.path, version, file, "a file that was written days ago is not committed");
             return Err(conflict());
         }
         let mut actions = Vec::with_capacity(1 + commit.adds.len() + commit.removes.len() + commit.txns.len());

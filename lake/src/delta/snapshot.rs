@@ -256,8 +256,8 @@ impl Listed {
         let start = self.commits.partition_point(|&commit| commit < from);
         for &found in self.commits[start..].iter().take_while(|&&commit| commit <= to) {
             while expected < found {
-                // A folder that is listed while commits come may lack one and have the next. The log is asked first: who
-                // packs a commit makes the archive before.
+                // A folder that is listed while commits come may lack one and have the next. The log is asked first:
+                // who packs a commit makes the archive before.
                 if store.exists(&table.commit(expected)).await? {
                     expected += 1;
                     continue;

@@ -3,8 +3,8 @@
 //! The cache (`_starmere/landed/<version>.json`) is the fold up to a version. It is made from the log and may be
 //! lost, stale or torn at any time: what follows is read from the log again. It has a record for every file that ever
 //! landed, so it is written when the log has grown by a share of it, and the newest two are kept: whoever has listed
-//! the one before the newest can still read it. It says which commit it goes up to: in a warehouse that was restored from
-//! copies, the log may have been older than the cache, and have other commits under the same versions by now.
+//! the one before the newest can still read it. It says which commit it goes up to: in a warehouse that was restored
+//! from copies, the log may have been older than the cache, and have other commits under the same versions by now.
 
 use std::collections::HashMap;
 

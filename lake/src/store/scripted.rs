@@ -1,4 +1,4 @@
-//! A store in memory for tests, in which something else happens before an operation, answers are lost, and clocks differ.
+//! A store in memory for tests: something else happens before an operation, answers are lost, and clocks differ.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

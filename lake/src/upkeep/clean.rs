@@ -9,8 +9,8 @@
 //! - it is young: somebody may be about to commit it, or
 //! - it went out of its table lately: somebody may be reading the version before.
 //!
-//! How old an object is, the store says. So what time it is, the store is asked as well: by a clock that is wrong by a week,
-//! what was written a moment ago would go.
+//! How old an object is, the store says. So the store is asked what time it is as well: by a clock that is wrong by a
+//! week, what was written a moment ago would go.
 //!
 //! Logs of tables that are needed are packed ([`super::logs`]): every commit can still be read. A table of a model that
 //! no retained snapshot pins, and to which nothing young belongs, is deleted whole. Snapshots of the catalog older than

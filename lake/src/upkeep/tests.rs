@@ -18,7 +18,9 @@ use serde_json::Value;
 use super::*;
 use crate::Error;
 use crate::catalog::{Catalog, CatalogSnapshot, Pin};
-use crate::delta::{Add, CHECKPOINT_EVERY, Commit, EncodedFile, FileOptions, Snapshot, Table, Txn, Warehouse, archive};
+use crate::delta::{
+    Add, CHECKPOINT_EVERY, Commit, EncodedFile, FileOptions, Looked, Snapshot, Table, Txn, Warehouse, archive,
+};
 use crate::paths::TablePath;
 use crate::store::Store;
 use crate::store::scripted::Scripted;
@@ -366,8 +368,19 @@ fn counted(version: u64) -> Commit {
     Commit { txns, operation: "WRITE", facts: version.into(), ..Commit::default() }
 }
 
-/// Tries to lose commits, to change them, or to have some twice, by clean-ups that die at any operation, and by writers
-/// that read the table, sleep while their version is made, packed and deleted, and then go on as if nothing had happened.
+/// A writer whose commit is on its way for long, while the writer gives up.
+async fn lost(store: &Arc<InMemory>, path: &TablePath) -> Arc<Scripted> {
+    let script = Scripted::new(store);
+    let table = Warehouse::new(script.opened()).table(path.clone());
+    let base = table.snapshot().await.unwrap().unwrap();
+    script.lose("_delta_log");
+    assert!(table.commit(&base, counted(base.version() + 1)).await.is_err());
+    script
+}
+
+/// Tries to lose commits, to change them, or to have some twice, by clean-ups that die at any operation, by writers
+/// that read the table, sleep while their version is made, packed and deleted, and go on as if nothing had happened, and
+/// by commits that arrive when nobody waits for them any more; and to mislead a reader that looks now and then.
 #[tokio::test]
 async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
     let path = TablePath::stream("d", "s");
@@ -378,7 +391,8 @@ async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
         let open = || warehouse().table(path.clone());
         let keep = Keep::at(chrono::Utc::now().timestamp_millis() + 2 * HOUR, 30);
         let mut newest = open().open_or_create(&schema(), &[]).await.unwrap();
-        let mut asleep: Vec<(Table, Arc<Snapshot>)> = Vec::new();
+        let (mut asleep, mut late): (Vec<(Table, Arc<Snapshot>)>, Vec<Arc<Scripted>>) = Default::default();
+        let reader = open();
         for _ in 0..random.usize(1..5) {
             for _ in 0..random.usize(1..90) {
                 if random.u32(0..10) == 0 {
@@ -386,8 +400,20 @@ async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
                     let base = table.snapshot().await.unwrap().unwrap();
                     asleep.push((table, base));
                 }
+                if random.u32(0..20) == 0 {
+                    late.push(lost(&store, &path).await);
+                }
+                if random.u32(0..20) == 0 {
+                    let arrives = random.usize(0..=late.len());
+                    for script in late.split_off(arrives) {
+                        script.deliver().await;
+                    }
+                    newest = open().snapshot().await.unwrap().unwrap();
+                }
                 newest = open().commit(&newest, counted(newest.version() + 1)).await.unwrap();
             }
+            // Commits are packed an hour later.
+            Looked::sleep();
             for _ in 0..random.usize(0..4) {
                 let dying = Dying::new(&store, random.usize(0..250));
                 _ = clean_up(&dying.warehouse(), &keep, false).await;
@@ -407,9 +433,17 @@ async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
                     assert!(attempts < 5, "seed {seed}: the writer never gets up");
                 };
             }
+            let arrives = random.usize(0..=late.len());
+            for script in late.split_off(arrives) {
+                script.deliver().await;
+            }
             let table = open();
-            let version = table.snapshot().await.unwrap().unwrap().version();
-            assert_eq!(version, newest.version(), "seed {seed}: each commit is there once");
+            let acknowledged = newest.version();
+            newest = table.snapshot().await.unwrap().unwrap();
+            let version = newest.version();
+            assert!(version >= acknowledged, "seed {seed}: what was acknowledged is there");
+            let seen = reader.snapshot().await.unwrap().unwrap();
+            assert_eq!((seen.version(), seen.txn("n")), (version, Some(version as i64)), "seed {seed}: it sees all");
             let commits = table.commits(0, version).await.unwrap();
             let said = commits.iter().map(|commit| commit.info().unwrap().starmere.as_u64().unwrap());
             assert!(said.eq(1..=version), "seed {seed}: the log says what it said");
