@@ -24,8 +24,8 @@ pub struct Warehouse {
     hashes: Arc<Mutex<Remembered>>,
 }
 
-/// When it was made sure that nothing comes after a version of a table, neither in the log nor packed; by two clocks: one
-/// stands still while the machine sleeps, the other one can be set.
+/// When it was made sure that nothing comes after a version of a table, neither in the log nor packed; by two clocks:
+/// one stands still while the machine sleeps, the other one can be set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Looked {
     instant: Instant,

@@ -170,8 +170,8 @@ impl Table {
         Ok(newest)
     }
 
-    /// The newest version, where it was long ago that nothing came after `known`. The next commit may have been packed at
-    /// any time: then the log lacks it, or has what a writer left there that came too late. So what was read commit by
+    /// The newest version, where it was long ago that nothing came after `known`. The next commit may have been packed
+    /// at any time: then the log lacks it, or has what a writer left there that came too late. So what was read commit by
     /// commit, and what was missing then, is looked for in archives afterwards: it does not matter when somebody packs.
     async fn look(&self, known: Option<Arc<Snapshot>>) -> Result<Option<Arc<Snapshot>>> {
         let mut begin = match known {

@@ -180,6 +180,30 @@ async fn who_looks_while_commits_are_packed_finds_the_newest_version() {
     assert!(moments > 20, "{moments} operations are too few");
 }
 
+/// Who copies a warehouse while it is used may have copied a log before its commits were packed, and archives afterwards.
+#[tokio::test]
+async fn archives_that_are_newer_than_the_log_count() {
+    let table = table();
+    let mut newest = table.open_or_create(&schema(), &[]).await.unwrap();
+    let mut copied = Vec::new();
+    for version in 1..=130 {
+        newest = position(&table, &newest, version).await;
+        if version == 30 {
+            copied = table.store().list(&table.path().log(), None).await.unwrap();
+        }
+    }
+    let texts = futures::future::join_all(copied.iter().map(|object| table.store().read(&object.location))).await;
+    pack(&table, 100).await;
+    let log = table.store().list(&table.path().log(), None).await.unwrap();
+    table.store().delete(log.into_iter().map(|object| object.location)).await.unwrap();
+    for (object, text) in copied.iter().zip(texts) {
+        table.store().write(&object.location, text.unwrap().unwrap()).await.unwrap();
+    }
+    let found = fresh(&table).snapshot().await.unwrap().unwrap();
+    assert_eq!((found.version(), found.txn("reader")), (99, Some(99)));
+    assert_eq!(position(&fresh(&table), &found, 100).await.version(), 100);
+}
+
 /// Tries to make a writer say that nothing came after its commit, which it made long ago.
 #[tokio::test]
 async fn who_sleeps_after_a_commit_finds_what_came_after_it() {

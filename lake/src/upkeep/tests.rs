@@ -379,8 +379,8 @@ async fn lost(store: &Arc<InMemory>, path: &TablePath) -> Arc<Scripted> {
 }
 
 /// Tries to lose commits, to change them, or to have some twice, by clean-ups that die at any operation, by writers
-/// that read the table, sleep while their version is made, packed and deleted, and go on as if nothing had happened, and
-/// by commits that arrive when nobody waits for them any more; and to mislead a reader that looks now and then.
+/// that read the table, sleep while their version is made, packed and deleted, and go on as if nothing had happened,
+/// and by commits that arrive when nobody waits for them any more; and to mislead a reader that looks now and then.
 #[tokio::test]
 async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
     let path = TablePath::stream("d", "s");
