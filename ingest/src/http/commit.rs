@@ -192,7 +192,13 @@ impl Run {
         let snapshot = match rows.land(&self.stream).await? {
             Outcome::Landed(snapshot) => snapshot,
             // Nobody else writes this run's partition: an earlier attempt at this very group has landed.
-            Outcome::Behind(snapshot) => snapshot,
+            Outcome::Behind(snapshot) if self.stream.position(&snapshot, &self.partition) >= Some(next) => snapshot,
+            // Unless the table has lost versions under us. The group is the first of another run then.
+            Outcome::Behind(snapshot) => {
+                (self.partition.topic, self.position) = (uuid::Uuid::now_v7().to_string(), 0);
+                let (table, version) = (self.stream.table().path().to_string(), snapshot.version() + 1);
+                return Err(starmere_lake::Error::Conflict { table, version }.into());
+            }
         };
         self.position = next;
         Ok((snapshot.version(), answers))
@@ -237,4 +243,41 @@ fn gathered(
 /// digest of its bytes, so that a key used again for other events makes other ids.
 pub(super) fn made_id(key: &str, number: usize, event: &[u8]) -> String {
     format!("{key}/{number}/{:032x}", xxhash_rust::xxh3::xxh3_128(event))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use starmere_lake::delta::Warehouse;
+    use starmere_lake::paths::TablePath;
+    use starmere_lake::store::Store;
+
+    use super::*;
+    use crate::envelope::TypeOf;
+
+    fn events(text: &'static str) -> Arc<Vec<Events>> {
+        let ranges = vec![0..text.len()];
+        Arc::new(vec![Events { body: Bytes::from_static(text.as_bytes()), ranges, headers: Vec::new(), key: None, at: 0 }])
+    }
+
+    /// Tries to have events acknowledged that are nowhere: an older log is restored while the listener runs.
+    #[tokio::test]
+    async fn what_is_acknowledged_is_there_although_the_table_has_lost_versions() {
+        let store = Store::memory();
+        let stream = || Stream::new("s", Warehouse::new(store.clone()).table(TablePath::stream("d", "s")));
+        let partition =
+            SourcePartition { source: "http".into(), topic: "first run".into(), incarnation: 0, partition: 0 };
+        let mapping = Mapping::new(TypeOf::Constant("x".into()), None);
+        let mut run = Run { stream: stream(), mapping, partition, gather: Duration::ZERO, position: 0 };
+        for text in ["{\"a\":1}", "{\"a\":2}", "{\"a\":3}"] {
+            run.offer(&events(text)).await.unwrap();
+        }
+        let table = stream().table().clone();
+        store.delete([2, 3].map(|version| table.path().commit(version))).await.unwrap();
+        run.stream = stream();
+        run.offer(&events("{\"a\":4}")).await.unwrap_err();
+        let (version, answers) = run.offer(&events("{\"a\":4}")).await.unwrap();
+        assert_eq!((version, answers.len()), (2, 1));
+        assert_eq!(stream().open().await.unwrap().rows(), Some(2));
+    }
 }
