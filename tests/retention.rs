@@ -1,19 +1,25 @@
 //! A stream that forgets: what is published stays, what cannot be made again is said, and `verify` still reconciles.
 
+use std::sync::Arc;
+
 use chrono::{Days, Utc};
+use object_store::memory::InMemory;
 use starmere_ingest::envelope::Reader;
 use starmere_ingest::rows::Batch;
+use starmere_lake::delta::{Commit, Warehouse};
 use starmere_lake::formats::Incoming;
 use starmere_lake::landing::{Outcome, SourcePartition, Stream};
+use starmere_lake::upkeep::retain;
 
 use crate::support::events::STREAMS;
 use crate::support::models::mapping;
 use crate::support::project::{ORDERS, Project};
+use crate::support::stores::{Interrupt, plain, tampered};
 use crate::support::tables;
 
 /// Lands orders as if it were so many days ago.
-async fn land(project: &Project, days_ago: u64, orders: std::ops::Range<i64>) {
-    let stream = Stream::new(STREAMS[1], tables::stream(&project.warehouse(), STREAMS[1]));
+async fn land(warehouse: &Warehouse, days_ago: u64, orders: std::ops::Range<i64>) {
+    let stream = Stream::new(STREAMS[1], tables::stream(warehouse, STREAMS[1]));
     let mut reader = Reader::new(mapping(), &Default::default());
     let landed_at = Utc::now().checked_sub_days(Days::new(days_ago)).unwrap().timestamp_micros();
     let mut batch = Batch::landed_at(landed_at);
@@ -37,14 +43,14 @@ async fn orders(project: &Project) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_forgotten_stays_published_and_cannot_be_built_again() {
     let project = Project::new();
-    land(&project, 100, 0..5).await;
-    land(&project, 40, 5..8).await;
+    land(&project.warehouse(), 100, 0..5).await;
+    land(&project.warehouse(), 40, 5..8).await;
     project.succeed(&["build"]).await;
     assert_eq!(orders(&project).await, "7", "one was no order");
     project.write("streams/orders.yaml", &ORDERS.replace("domain: sales", "domain: sales\nretention_days: 30"));
     project.succeed(&["upkeep"]).await;
     project.succeed(&["upkeep"]).await;
-    land(&project, 0, 8..10).await;
+    land(&project.warehouse(), 0, 8..10).await;
     project.succeed(&["build"]).await;
     assert_eq!(orders(&project).await, "9", "what was built stays");
     assert_eq!(project.landed().await[1].len(), 2, "and is gone from the lake");
@@ -63,4 +69,21 @@ async fn what_is_forgotten_stays_published_and_cannot_be_built_again() {
     std::fs::remove_file(project.root().join("warehouse").join(table.path().file(&add).as_ref())).unwrap();
     let verified = project.run(&["verify", "--lake-only"]).await;
     assert!(verified.status.code() == Some(2) && verified.output.contains("is gone"), "{}", verified.output);
+}
+
+/// Tries to keep a stream from ever forgetting: to count what is forgotten takes longer than others take to commit.
+#[tokio::test]
+async fn what_is_forgotten_is_read_once_however_often_others_commit() {
+    let store = Arc::new(InMemory::new());
+    land(&plain(&store), 100, 0..5).await;
+    let others = tables::stream(&plain(&store), STREAMS[1]);
+    let interrupt = Interrupt::before_write(0, async move {
+        let snapshot = others.snapshot().await.unwrap().unwrap();
+        let files: Vec<_> = snapshot.files().map(|add| others.path().file(&add.path)).collect();
+        others.store().delete(files).await.unwrap();
+        others.commit(&snapshot, Commit { operation: "WRITE", ..Commit::default() }).await.unwrap();
+    });
+    let table = tables::stream(&tampered(&store, &interrupt), STREAMS[1]);
+    assert_eq!(retain(&table, Utc::now().date_naive()).await.unwrap(), 5);
+    assert!(interrupt.happened());
 }

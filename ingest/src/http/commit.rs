@@ -247,7 +247,7 @@ pub(super) fn made_id(key: &str, number: usize, event: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Bytes;
+    use bytes::Bytes;
     use starmere_lake::delta::Warehouse;
     use starmere_lake::paths::TablePath;
     use starmere_lake::store::Store;
@@ -256,8 +256,8 @@ mod tests {
     use crate::envelope::TypeOf;
 
     fn events(text: &'static str) -> Arc<Vec<Events>> {
-        let ranges = vec![0..text.len()];
-        Arc::new(vec![Events { body: Bytes::from_static(text.as_bytes()), ranges, headers: Vec::new(), key: None, at: 0 }])
+        let (body, range) = (Bytes::from_static(text.as_bytes()), 0..text.len());
+        Arc::new(vec![Events { body, ranges: Vec::from([range]), headers: Vec::new(), key: None, at: 0 }])
     }
 
     /// Tries to have events acknowledged that are nowhere: an older log is restored while the listener runs.

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 /// The `txn` application id whose version is the day before which everything is forgotten, in days since 1970.
 const CUT: &str = "starmere/cut";
-/// Attempts begin for so long while others commit in between; each reads what is forgotten.
+/// Attempts begin for so long while others commit in between.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The day before which everything that landed is forgotten, if there is one.
@@ -50,31 +50,37 @@ fn older(snapshot: &Snapshot, day: NaiveDate) -> Vec<Arc<Add>> {
 pub async fn retain(table: &Table, day: NaiveDate) -> Result<u64> {
     let days = day.signed_duration_since(NaiveDate::default()).num_days();
     let mut backoff = Backoff::lasting(PATIENCE);
+    // To count takes longer than others take to commit: it is done once, as long as nobody has replaced the files.
+    let mut known: Option<(Vec<Arc<Add>>, Counted)> = None;
     loop {
         let Some(snapshot) = table.snapshot().await? else { return Ok(0) };
         let old = older(&snapshot, day);
         if old.is_empty() {
             return Ok(0);
         }
-        let Counted { sums, oversized } = count(table, &old).await?;
-        let rows = sums.iter().map(|sum| sum.rows).sum();
+        let is_same = |files: &[Arc<Add>]| files.iter().map(|add| &add.path).eq(old.iter().map(|add| &add.path));
+        let counted = match known.take() {
+            Some((files, counted)) if is_same(&files) => counted,
+            _ => count(table, &old).await?,
+        };
         let commit = Commit {
             removes: old.iter().map(|add| add.remove()).collect(),
             txns: vec![Txn::now(REWRITE.to_owned(), snapshot.version() as i64 + 1), Txn::now(CUT.to_owned(), days)],
             operation: "DELETE",
-            facts: serde_json::json!({ "forgotten": sums }),
+            facts: serde_json::json!({ "forgotten": counted.sums }),
             ..Commit::default()
         };
         match table.commit(&snapshot, commit).await {
             Ok(_) => {
-                table.store().delete(oversized).await?;
-                return Ok(rows);
+                table.store().delete(counted.oversized).await?;
+                return Ok(counted.sums.iter().map(|sum| sum.rows).sum());
             }
             // Somebody else was first: what is old is looked for again.
             Err(error) => {
                 if !matches!(error, Error::Conflict { .. }) || !backoff.pause().await {
                     return Err(error);
                 }
+                known = Some((old, counted));
             }
         }
     }
