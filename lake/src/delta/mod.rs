@@ -174,11 +174,12 @@ impl Table {
     /// at any time: then the log lacks it, or has what a writer left there that came too late. So what was read commit by
     /// commit, and what was missing then, is looked for in archives afterwards: it does not matter when somebody packs.
     async fn look(&self, known: Option<Arc<Snapshot>>) -> Result<Option<Arc<Snapshot>>> {
-        let mut begin = match known {
-            // Where its own commit is packed, or gone with all of the table, much has happened.
-            Some(known) if self.store().exists(&self.path.commit(known.version())).await? => Some(known),
-            _ => None,
+        // Where its own commit is packed, or gone with all of the table, much has happened.
+        let is_there = match &known {
+            Some(known) => self.store().exists(&self.path.commit(known.version())).await?,
+            None => false,
         };
+        let mut begin = known.filter(|_| is_there);
         loop {
             let begun = match begin.take() {
                 Some(begun) => begun,
