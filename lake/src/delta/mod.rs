@@ -171,8 +171,9 @@ impl Table {
     }
 
     /// The newest version, where it was long ago that nothing came after `known`. The next commit may have been packed
-    /// at any time: then the log lacks it, or has what a writer left there that came too late. So what was read commit by
-    /// commit, and what was missing then, is looked for in archives afterwards: it does not matter when somebody packs.
+    /// at any time: then the log lacks it, or has what a writer left there that came too late. So what was read commit
+    /// by commit, and what was missing then, is looked for in archives afterwards: it does not matter when somebody
+    /// packs.
     async fn look(&self, known: Option<Arc<Snapshot>>) -> Result<Option<Arc<Snapshot>>> {
         // Where its own commit is packed, or gone with all of the table, much has happened.
         let is_there = match &known {

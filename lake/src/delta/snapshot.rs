@@ -201,7 +201,7 @@ async fn load_once(store: &Store, table: &TablePath, version: Option<u64>) -> Re
     }
     let Some(newest) = listed.newest else { return Ok(None) };
     let to = version.unwrap_or(newest);
-    if to > newest {
+    if to > newest && !archive::is_packed(store, table, to).await? {
         return Ok(None);
     }
     let from = match listed.base {

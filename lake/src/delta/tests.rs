@@ -180,7 +180,7 @@ async fn who_looks_while_commits_are_packed_finds_the_newest_version() {
     assert!(moments > 20, "{moments} operations are too few");
 }
 
-/// Who copies a warehouse while it is used may have copied a log before its commits were packed, and archives afterwards.
+/// Who copies a warehouse while it is used may copy a log before its commits are packed, and the archives afterwards.
 #[tokio::test]
 async fn archives_that_are_newer_than_the_log_count() {
     let table = table();
@@ -201,6 +201,7 @@ async fn archives_that_are_newer_than_the_log_count() {
     }
     let found = fresh(&table).snapshot().await.unwrap().unwrap();
     assert_eq!((found.version(), found.txn("reader")), (99, Some(99)));
+    assert_eq!(fresh(&table).snapshot_at(77).await.unwrap().txn("reader"), Some(77));
     assert_eq!(position(&fresh(&table), &found, 100).await.version(), 100);
 }
 

@@ -9,6 +9,8 @@
 //! - it is young: somebody may be about to commit it, or
 //! - it went out of its table lately: somebody may be reading the version before.
 //!
+//! Of a table that has lost a part of its log, all files are kept: they are what a log that is restored speaks of.
+//!
 //! How old an object is, the store says. So the store is asked what time it is as well: by a clock that is wrong by a
 //! week, what was written a moment ago would go.
 //!
@@ -225,7 +227,12 @@ impl Needed {
     ) -> Result<HashSet<Path>> {
         let table = warehouse.table(path.clone());
         let mut needed = HashSet::new();
-        let Some(newest) = table.snapshot().await? else { return Ok(needed) };
+        let published = self.pinned.get(path).into_iter().flatten().map(|(_, last)| *last).max();
+        let newest = match table.snapshot().await? {
+            Some(newest) if published.is_none_or(|published| published <= newest.version()) => newest,
+            // A part of the log is lost. Until somebody restores it, nobody knows which files it has.
+            _ => return Ok(objects.iter().map(|object| object.location.clone()).collect()),
+        };
         needed.extend(newest.files().map(|add| path.file(&add.path)));
         let runs = runs(self.pinned.get(path).into_iter().flatten().copied(), newest.version());
         let is_pinned = |version: u64| {

@@ -266,6 +266,31 @@ async fn files_that_went_out_of_a_table_lately_can_be_read_on() {
     assert_eq!(world.numbers(None).await, [0, 1, 2, 3]);
 }
 
+/// Whoever restores the log from a copy finds the files.
+#[tokio::test]
+async fn files_of_a_log_that_is_lost_are_kept() {
+    for lost in [4..=5, 0..=5] {
+        let store = Store::memory();
+        let world = World::over(store.clone());
+        for number in 0..5 {
+            world.add(&world.stream, number).await;
+        }
+        world.publish(5, None).await;
+        let mut log = Vec::new();
+        for version in lost {
+            let path = world.stream.path().commit(version);
+            log.push((path.clone(), store.read(&path).await.unwrap().unwrap()));
+            store.delete([path]).await.unwrap();
+        }
+        let restarted = World::over(store.clone());
+        assert_eq!(restarted.clean(8, 30).await, Cleaned::default());
+        for (path, commit) in log {
+            store.write(&path, commit).await.unwrap();
+        }
+        assert_eq!(World::over(store).numbers(None).await, [0, 1, 2, 3, 4]);
+    }
+}
+
 #[tokio::test]
 async fn a_clock_that_is_ahead_makes_nothing_old() {
     let script = Scripted::new(&Arc::new(InMemory::new()));
