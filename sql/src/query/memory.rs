@@ -26,13 +26,14 @@ pub(super) fn keep_within(inner: &Arc<Inner>) {
     let inner = Arc::downgrade(inner);
     let looks = move || {
         loop {
-            thread::sleep(EVERY);
+            // Nobody unparks this thread.
+            thread::park_timeout(EVERY);
             let Some(inner) = inner.upgrade() else { return };
             let Some(in_use) = machine::resident() else { continue };
             let stopped = relieve(&inner.registry, in_use, most);
             drop(inner);
             if stopped {
-                thread::sleep(GRACE);
+                thread::park_timeout(GRACE);
             }
         }
     };

@@ -300,8 +300,7 @@ async fn small_queries_are_answered_beside_many_that_yield_nothing() {
     }
     until_busy(&queries, 8).await;
     for user in ["ana", "ben"] {
-        let caller = Caller { user: user.to_owned() };
-        assert_eq!(rows(&queries, Query::new("SELECT 1", caller)).await.unwrap().len(), 1);
+        assert_eq!(rows(&queries, Query::new("SELECT 1", Caller::named(user))).await.unwrap().len(), 1);
     }
     // A large one waits for a slot, and leaves the room for small ones meanwhile.
     let large = queries.start(Query::new(ENDLESS, ana()));
