@@ -43,6 +43,7 @@ pub use self::{limits::Limits, registry::RunningQuery};
 use self::{
     admission::{Admission, Room, Wants},
     lanes::{Lanes, Seat, Slot},
+    pieces::pieces,
     registry::{Registered, Registry, Stop},
     spool::{Budget, Spool},
 };
@@ -59,6 +60,7 @@ mod admission;
 mod lanes;
 mod limits;
 mod memory;
+mod pieces;
 mod registry;
 pub(crate) mod size;
 mod spool;
@@ -369,8 +371,10 @@ async fn forward(
         if batch.num_rows() == 0 {
             continue;
         }
-        if !spool.push(wire_batch(&batch, &promised)?, (slot.as_ref(), &admission, user.as_str())).await? {
-            break;
+        for piece in pieces(wire_batch(&batch, &promised)?) {
+            if !spool.push(piece?, (slot.as_ref(), &admission, user.as_str())).await? {
+                return Ok(());
+            }
         }
     }
     Ok(())

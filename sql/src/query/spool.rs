@@ -4,13 +4,13 @@
 //! share is used up does the engine wait, without its slot:
 //!
 //! ```text
-//!   engine ──► memory, up to a share ──► disk, up to a share ──► waits until half has been read
-//!                  └──────────────────────────┴──► reader, in order
+//!   engine ──► memory, up to a share ──► disk, up to a share ──► two batches ──► waits until half has been read
+//!                  └──────────────────────────┴──────────────────────┴──► reader, in order
 //! ```
 //!
-//! All answers together have a [`Budget`], and each may take a quarter of it; two batches it may have always. On disk
-//! the rows are in segments: files that have no name, so a crash leaves nothing behind, and that go as soon as all of
-//! a segment has been read.
+//! All answers together have a [`Budget`], and each may take a quarter of it; two batches, which are small
+//! (`pieces`), it may have always. On disk the rows are in segments: files that have no name, so a
+//! crash leaves nothing behind, and that go as soon as all of a segment has been read.
 
 use std::{
     collections::VecDeque,
@@ -161,34 +161,47 @@ impl Spool {
                 Kept::Full => {}
             }
             slot.leave();
-            while self.is_more_than_half_full() {
+            // Something has to be read first, whatever this answer has: others may take all the room.
+            loop {
                 self.drained.notified().await;
+                if !self.is_more_than_half_full() {
+                    break;
+                }
             }
             slot.enter(admission.place(user, Wants::Again).await?);
         }
     }
 
     fn keep(&self, batch: &RecordBatch) -> Result<Kept, QueryError> {
-        let bytes = batch.get_array_memory_size() as u64;
-        {
-            let mut state = self.state();
-            if state.outcome.is_some() {
-                return Ok(Kept::Ended);
-            }
-            let always = state.items.len() < ALWAYS;
-            let fits = state.memory + bytes <= self.budget.memory.most / SHARE && self.budget.memory.try_take(bytes);
-            if always && !fits {
-                self.budget.memory.take(bytes);
-            }
-            if always || fits {
-                state.memory += bytes;
-                state.items.push_back(Item::Memory(batch.clone(), bytes));
-                drop(state);
-                self.filled.notify_one();
-                return Ok(Kept::Yes);
-            }
+        if let Some(kept) = self.keep_in_memory(batch, false) {
+            return Ok(kept);
         }
-        self.keep_on_disk(batch)
+        match self.keep_on_disk(batch) {
+            Ok(Kept::Full) => Ok(self.keep_in_memory(batch, true).unwrap_or(Kept::Full)),
+            Ok(kept) => Ok(kept),
+            Err(error) => self.keep_in_memory(batch, true).ok_or(error),
+        }
+    }
+
+    /// None where memory has no room; beyond its room few batches are kept, if `always`.
+    fn keep_in_memory(&self, batch: &RecordBatch, always: bool) -> Option<Kept> {
+        let bytes = batch.get_array_memory_size() as u64;
+        let mut state = self.state();
+        if state.outcome.is_some() {
+            return Some(Kept::Ended);
+        }
+        let fits = state.memory + bytes <= self.budget.memory.most / SHARE && self.budget.memory.try_take(bytes);
+        if !fits {
+            if !always || state.items.len() >= ALWAYS {
+                return None;
+            }
+            self.budget.memory.take(bytes);
+        }
+        state.memory += bytes;
+        state.items.push_back(Item::Memory(batch.clone(), bytes));
+        drop(state);
+        self.filled.notify_one();
+        Some(Kept::Yes)
     }
 
     /// Written without the lock: the reader does not wait for the disk.
@@ -248,6 +261,11 @@ impl Spool {
         drop(items);
         self.filled.notify_one();
         self.drained.notify_one();
+    }
+
+    /// Bytes of memory that the rows take.
+    pub(super) fn in_memory(&self) -> u64 {
+        self.state().memory
     }
 
     /// When the reader took something, or the answer began.
@@ -434,6 +452,33 @@ mod tests {
         assert!(third.await.unwrap());
         assert_eq!(first(&spool.next().await.unwrap().unwrap()), 1);
         assert_eq!(first(&spool.next().await.unwrap().unwrap()), 2);
+        assert_eq!(budget.used(), (0, 0));
+    }
+
+    /// It does not try again and again, and keeps two batches beyond the room that there is.
+    #[tokio::test]
+    async fn where_others_take_all_the_room_the_reader_is_waited_for() {
+        let (others, budget) = spool(40_000, 40_000);
+        let all: Vec<Spool> = (0..4).map(|_| Spool::new(&budget)).collect();
+        for spool in all.iter().chain([&others]) {
+            while spool.keep(&batch(0)).unwrap() == Kept::Yes {}
+        }
+        let answer = Spool::new(&budget);
+        let admission = Arc::new(Admission::new(&Limits { running: 1, small: 0, ..Limits::default() }));
+        let slot = Slot::with(admission.place("ana", Wants::General).await.unwrap());
+        let at = || (&slot, &admission, "ana");
+        for number in 0..2 {
+            assert!(answer.push(batch(number), at()).await.unwrap());
+        }
+        let mut third = Box::pin(answer.push(batch(2), at()));
+        assert!(third.as_mut().now_or_never().is_none());
+        assert_eq!(admission.taken(), (0, 0), "the slot is left");
+        assert_eq!(first(&answer.next().await.unwrap().unwrap()), 0);
+        assert!(third.await.unwrap());
+        for number in 1..3 {
+            assert_eq!(first(&answer.next().await.unwrap().unwrap()), number);
+        }
+        drop((answer, all, others));
         assert_eq!(budget.used(), (0, 0));
     }
 
