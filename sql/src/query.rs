@@ -190,14 +190,14 @@ impl Queries {
     /// What a statement would give, for these rows of parameters or for unknown ones.
     ///
     /// # Errors
-    /// `Busy` when too many wait, those of planning, `Cancelled`, `TimedOut`.
+    /// `Busy` when too many wait or are unread, those of planning, `Cancelled`, `TimedOut`.
     pub async fn describe(
         &self,
         sql: &str,
         rows: Arc<[Params]>,
         caller: &Caller,
     ) -> Result<Description, QueryError> {
-        let registered = self.inner.registry.enter(None, sql, caller);
+        let registered = self.inner.enter(None, sql, caller)?;
         let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
         let seat = self.inner.seat(&caller.user, Wants::Either, &stop).await?;
         let deadline = Instant::now() + self.inner.limits.time;
@@ -216,10 +216,10 @@ impl Queries {
     /// Starts a query: waits for a slot, plans, and returns when the first row can be asked for.
     ///
     /// # Errors
-    /// `Busy` when too many wait, those of planning, `Cancelled`, `TimedOut`.
+    /// `Busy` when too many wait or are unread, those of planning, `Cancelled`, `TimedOut`.
     pub async fn start(&self, query: Query) -> Result<Answer, QueryError> {
         let inner = &self.inner;
-        let registered = inner.registry.enter(query.id, &query.sql, &query.caller);
+        let registered = inner.enter(query.id, &query.sql, &query.caller)?;
         let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
         let query = Arc::new(query);
         let mut wants = Wants::Either;
@@ -239,6 +239,7 @@ impl Queries {
         let Begun { snapshot, ready, .. } = begun;
         let schema = Arc::clone(&ready.schema);
         let spool = Arc::new(Spool::new(&inner.budget));
+        stop.answers(&spool);
         let (admission, user) = (Arc::clone(&inner.admission), query.caller.user.clone());
         let engine = seat.spawn(forward(ready, Arc::clone(&spool), Arc::clone(seat.slot()), admission, user));
         let attended = Attended { id, stop, deadline, seat, spool: Arc::clone(&spool) };
@@ -264,6 +265,17 @@ impl Queries {
 }
 
 impl Inner {
+    /// Enters a query, unless there are too many, or too many of this user.
+    fn enter(&self, wanted: Option<Uuid>, sql: &str, caller: &Caller) -> Result<Registered, QueryError> {
+        let most = self.limits.queries();
+        let (all, own) = self.registry.count(&caller.user);
+        if all >= most || own >= Limits::share_of_slots(most) {
+            let message = format!("{all} queries run, wait or are being read, {own} of them by `{}`", caller.user);
+            return Err(QueryError::busy(message).with_hint("read answers to their end, or close them, and try again"));
+        }
+        Ok(self.registry.enter(wanted, sql, caller))
+    }
+
     /// A slot, and threads.
     async fn seat(&self, user: &str, wants: Wants, stop: &Stop) -> Result<Seat, QueryError> {
         let place = tokio::select! {

@@ -37,6 +37,9 @@ pub struct Limits {
 /// Of the memory for answers on disk or in memory, the share that one answer may take.
 pub(super) const SHARE: u64 = 4;
 
+/// So many answers may be unread, or read, beside the queries that run and wait.
+const UNREAD: usize = 100;
+
 const MIB: u64 = 1 << 20;
 
 impl Limits {
@@ -57,6 +60,12 @@ impl Limits {
             prepared_memory: 64 << 20,
             resident: Some(machine.memory / 10 * 9),
         }
+    }
+
+    /// How many queries there may be: those that run, that wait, and of which not all has been read. Each has some
+    /// memory, or threads, whatever other limits say. One user may have a share of them.
+    pub(super) fn queries(&self) -> usize {
+        self.running.saturating_add(self.small).saturating_add(self.waiting).saturating_add(UNREAD)
     }
 
     /// How many of so many slots one user may have.

@@ -49,7 +49,7 @@ fn relieve(registry: &Registry, in_use: u64, most: u64) -> bool {
     }
     let Some((query, stop)) = registry.largest(in_use) else { return false };
     let mib = |bytes: u64| bytes >> 20;
-    let reserved = stop.watch().reserved() as u64;
+    let held = stop.holds();
     let message = format!(
         "query `{}` was stopped: it needs too much memory ({} MiB of {} MiB are in use)",
         query.id,
@@ -57,7 +57,7 @@ fn relieve(registry: &Registry, in_use: u64, most: u64) -> bool {
         mib(most)
     );
     let RunningQuery { id, user, .. } = &query;
-    tracing::warn!(query = %id, %user, in_use, most, reserved, "stopped a query that needs too much memory");
+    tracing::warn!(query = %id, %user, in_use, most, held, "stopped a query that needs too much memory");
     let hint = "ask for less at once: fewer rows, or shorter values; or give the server more memory";
     stop.because(QueryError::unavailable(message).with_hint(hint));
     true
@@ -65,8 +65,19 @@ fn relieve(registry: &Registry, in_use: u64, most: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+
     use super::*;
-    use crate::{ErrorKind, testing::ana};
+    use crate::{
+        ErrorKind,
+        query::{
+            Limits,
+            admission::{Admission, Wants},
+            lanes::Slot,
+            spool::{Budget, Spool},
+        },
+        testing::ana,
+    };
 
     #[test]
     fn the_largest_query_that_computes_is_stopped_first() {
@@ -86,5 +97,24 @@ mod tests {
         assert!(first.stop().reason().is_some());
         assert!(!relieve(&registry, 101, 100), "what waits has nothing to give");
         assert!(waits.stop().reason().is_none());
+    }
+
+    #[tokio::test]
+    async fn rows_that_nobody_reads_can_be_given_back() {
+        let (registry, limits) = (Registry::default(), Limits::default());
+        let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let rows = RecordBatch::try_from_iter([("n", rows)]).unwrap();
+        let answer = Arc::new(Spool::new(&Arc::new(Budget::new(&limits))));
+        let admission = Arc::new(Admission::new(&limits));
+        let slot = Slot::with(admission.place("ana", Wants::General).await.unwrap());
+        assert!(answer.push(rows, (&slot, &admission, "ana")).await.unwrap());
+        let unread = registry.enter(None, "unread", &ana());
+        unread.stop().answers(&answer);
+        let runs = registry.enter(None, "runs", &ana());
+        runs.stop().computes(true);
+        assert!(relieve(&registry, 20_000, 10_000));
+        assert!(unread.stop().reason().is_some() && runs.stop().reason().is_none());
+        assert!(relieve(&registry, 20_000_000, 10_000_000));
+        assert!(runs.stop().reason().is_some(), "of the others it is the one that computes");
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -13,6 +13,7 @@ use starmere_lake::watch::Watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::spool::Spool;
 use crate::{
     access::Caller,
     error::{ErrorKind, QueryError},
@@ -47,9 +48,22 @@ pub(super) struct Stop {
     watch: Arc<Watch>,
     why: OnceLock<QueryError>,
     computes: AtomicBool,
+    /// What it gives, once it runs.
+    answer: OnceLock<Weak<Spool>>,
 }
 
 impl Stop {
+    /// Notes where the query's rows are until they are read.
+    pub(super) fn answers(&self, answer: &Arc<Spool>) {
+        let _once = self.answer.set(Arc::downgrade(answer));
+    }
+
+    /// Bytes of memory that the query's operators have reserved, and that its unread rows take.
+    pub(super) fn holds(&self) -> u64 {
+        let unread = self.answer.get().and_then(Weak::upgrade).map_or(0, |answer| answer.in_memory());
+        (self.watch.reserved() as u64).saturating_add(unread)
+    }
+
     /// Notes whether the query has the engine: it does while it is planned and run, not while it waits or is read.
     pub(super) fn computes(&self, computes: bool) {
         self.computes.store(computes, Ordering::Relaxed);
@@ -114,18 +128,23 @@ impl Registry {
         }
     }
 
-    /// How to stop the query that takes most memory, and that query. Memory that no operator reserved is in nobody's
-    /// account: where no query has reserved a tenth of `in_use`, it is the one that began last.
-    pub(super) fn largest(&self, in_use: u64) -> Option<(RunningQuery, Arc<Stop>)> {
+    /// How many queries there are, and how many of this user.
+    pub(super) fn count(&self, user: &str) -> (usize, usize) {
         let entries = self.entries();
-        let goes_on = entries.values().filter(|entry| {
-            entry.stop.computes.load(Ordering::Relaxed) && entry.stop.reason().is_none()
-        });
-        let size = |entry: &&Entry| {
-            let reserved = entry.stop.watch().reserved() as u64;
-            (if reserved >= in_use / 10 { reserved } else { 0 }, entry.query.started_at)
-        };
-        goes_on.max_by_key(size).map(|entry| (entry.query.clone(), Arc::clone(&entry.stop)))
+        (entries.len(), entries.values().filter(|entry| entry.query.user == user).count())
+    }
+
+    /// How to stop the query that takes most memory, and that query: one that computes, or whose unread rows take much.
+    /// Memory that no operator reserved is in nobody's account: where no query holds a tenth of `in_use`, it is the one
+    /// that computes and began last.
+    pub(super) fn largest(&self, in_use: u64) -> Option<(RunningQuery, Arc<Stop>)> {
+        let much = (in_use / 10).max(1);
+        let entries = self.entries();
+        let goes_on = entries.values().filter(|entry| entry.stop.reason().is_none());
+        let sized = goes_on.map(|entry| (Some(entry.stop.holds()).filter(|held| *held >= much), entry));
+        let can_give = sized.filter(|(held, entry)| held.is_some() || entry.stop.computes.load(Ordering::Relaxed));
+        let (_, largest) = can_give.max_by_key(|(held, entry)| (*held, entry.query.started_at))?;
+        Some((largest.query.clone(), Arc::clone(&largest.stop)))
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Uuid, Entry>> {

@@ -340,6 +340,27 @@ async fn an_answer_that_nobody_reads_holds_no_slot() {
     }
 }
 
+/// Each has some memory, whatever the budget says.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_in_number() {
+    let queries = queries(quick());
+    let mut unread = Vec::new();
+    let refused = loop {
+        until_busy(&queries, 0).await;
+        match queries.start(Query::new("SELECT 1", ana())).await {
+            Ok(answer) => unread.push(answer),
+            Err(error) => break error,
+        }
+        assert!(unread.len() < 200);
+    };
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    assert!(refused.hint().is_some_and(|hint| hint.contains("to their end")), "{refused}");
+    assert_eq!(rows(&queries, Query::new("SELECT 1", Caller::named("ben"))).await.unwrap().len(), 1);
+    drop(unread.pop());
+    until_busy(&queries, 0).await;
+    assert!(queries.start(Query::new("SELECT 1", ana())).await.is_ok());
+}
+
 #[tokio::test]
 async fn an_answer_that_is_never_read_is_dropped() {
     let time = Duration::from_millis(1500);
