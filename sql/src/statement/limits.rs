@@ -6,7 +6,11 @@
 
 use std::{collections::HashMap, ops::ControlFlow};
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, ObjectNamePart, Query, Select, Visit, Visitor};
+use arrow::datatypes::DataType;
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select,
+    TypedString, Visit, Visitor,
+};
 
 use crate::error::QueryError;
 
@@ -18,6 +22,8 @@ const MOST_EXPRESSIONS: u64 = 1 << 19;
 const MOST_COLUMNS: usize = 4096;
 /// Casts, fields and elements within each other: names of the inner ones are derived at each.
 const DEEPEST: usize = 64;
+/// Elements of a value of a type that says how many it has: also a NULL of it takes the memory of all of them.
+const MOST_ELEMENTS: u64 = 4096;
 
 /// What a statement comes to is within limits.
 ///
@@ -121,6 +127,19 @@ impl Visitor for Sizes {
     }
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<QueryError> {
+        let elements = match expression {
+            Expr::Cast { data_type, .. } | Expr::TypedString(TypedString { data_type, .. }) => {
+                elements_as_written(&data_type.to_string())
+            }
+            Expr::Function(call) if is_arrow_cast(call) => elements_of_call(call),
+            _ => 1,
+        };
+        if elements > MOST_ELEMENTS {
+            let shown: String = expression.to_string().chars().take(100).collect();
+            let message = format!("each value of `{shown}` would have more than {MOST_ELEMENTS} elements");
+            let hint = "leave the number of elements out, as in `BIGINT[]`; the type of `arrow_cast` is one text";
+            return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
+        }
         let depth = match expression {
             Expr::Cast { .. } => {
                 self.casts += 1;
@@ -149,4 +168,68 @@ impl Visitor for Sizes {
 /// A name, as the planner compares it.
 fn normalized(name: &Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+}
+
+/// How many elements a value has of a type as SQL writes it: `REAL[3][4]` has 12.
+fn elements_as_written(data_type: &str) -> u64 {
+    let sizes = data_type.split('[').skip(1).filter_map(|behind| behind.split(']').next()?.parse::<u64>().ok());
+    sizes.fold(1, |all, size| all.saturating_mul(size.max(1)))
+}
+
+/// Whether the function casts to a type of Arrow, which is given as a text.
+fn is_arrow_cast(call: &Function) -> bool {
+    match call.name.0.as_slice() {
+        [ObjectNamePart::Identifier(name)] => ["arrow_cast", "arrow_try_cast"].contains(&normalized(name).as_str()),
+        _ => false,
+    }
+}
+
+/// The same of the type that the function is given. One that is not written there could become any.
+fn elements_of_call(call: &Function) -> u64 {
+    let FunctionArguments::List(list) = &call.args else { return 1 };
+    let type_of = |arg: &FunctionArg| {
+        let (FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. } | FunctionArg::Unnamed(arg)) = arg;
+        match arg {
+            FunctionArgExpr::Expr(expr) => text_of(expr),
+            _ => None,
+        }
+    };
+    match list.args.get(1).map(type_of) {
+        // What cannot be read is refused by the engine.
+        Some(Some(data_type)) => data_type.parse::<DataType>().map_or(1, |data_type| elements(&data_type)),
+        Some(None) => u64::MAX,
+        None => 1,
+    }
+}
+
+/// The text that stands there, if it is one.
+fn text_of(expression: &Expr) -> Option<String> {
+    match expression {
+        Expr::Nested(inner) => text_of(inner),
+        Expr::Value(value) => value.value.clone().into_string(),
+        _ => None,
+    }
+}
+
+fn elements(of: &DataType) -> u64 {
+    let fixed = |size: i32| u64::try_from(size).unwrap_or_default().max(1);
+    match of {
+        DataType::FixedSizeList(element, size) => fixed(*size).saturating_mul(elements(element.data_type())),
+        // As many as its bytes have room for.
+        DataType::FixedSizeBinary(bytes) => fixed(*bytes).div_ceil(8),
+        DataType::List(element)
+        | DataType::LargeList(element)
+        | DataType::ListView(element)
+        | DataType::LargeListView(element)
+        | DataType::Map(element, _)
+        | DataType::RunEndEncoded(_, element) => elements(element.data_type()),
+        DataType::Struct(fields) => {
+            fields.iter().fold(0, |all, field| u64::saturating_add(all, elements(field.data_type())))
+        }
+        DataType::Union(fields, _) => {
+            fields.iter().fold(0, |all, (_, field)| u64::saturating_add(all, elements(field.data_type())))
+        }
+        DataType::Dictionary(_, values) => elements(values),
+        _ => 1,
+    }
 }

@@ -172,6 +172,36 @@ fn columns_and_casts_have_limits() {
     assert!(parse_here(&format!("SELECT {beside}")).is_ok());
 }
 
+/// A NULL of such a type takes as much memory as any value.
+#[test]
+fn types_of_a_large_fixed_size_are_refused() {
+    for wide in [
+        "CAST(NULL AS BIGINT[1000000000])",
+        "NULL::REAL[100][100]",
+        "TRY_CAST(x AS INT[2147483647])",
+        "arrow_cast(NULL, 'FixedSizeList(1000000000, Int64)')",
+        "arrow_cast(NULL, 'List(FixedSizeList(65536 x Int64))')",
+        "ARROW_TRY_CAST(NULL, ('FixedSizeBinary(2000000000)'))",
+        "array_length(arrow_cast(NULL, 'FixedSizeList(' || '1000000000, Int64)'))",
+    ] {
+        // Arguments of functions in FROM are computed while the statement is planned.
+        for sql in [format!("SELECT {wide}"), format!("EXPLAIN SELECT * FROM generate_series(1, {wide})")] {
+            let error = parse_here(&sql).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains("more than 4096 elements"), "{sql}: {error}");
+        }
+    }
+    for narrow in [
+        "CAST(x AS REAL[1536])",
+        "CAST(NULL AS BIGINT[])",
+        "arrow_cast(x, 'FixedSizeList(1536, Float32)')",
+        "arrow_cast(x, 'Timestamp(Microsecond, None)')",
+        "arrow_cast(x, 'nonsense')",
+    ] {
+        assert!(parse_here(&format!("SELECT {narrow} FROM t")).is_ok(), "{narrow}");
+    }
+}
+
 #[test]
 fn numbers_with_underscores_are_refused() {
     let error = parse_here("SELECT n,\n 1_000 FROM t").unwrap_err();
