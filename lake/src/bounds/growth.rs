@@ -173,9 +173,12 @@ pub(super) fn sizes_of(array: &ArrayRef) -> Vec<u64> {
         DataType::BinaryView => array.as_binary_view().views().iter().map(|view| u64::from(*view as u32)).collect(),
         DataType::List(_) => of_lists(array.as_list::<i32>().value_offsets(), array.as_list::<i32>().values()),
         DataType::LargeList(_) => of_lists(array.as_list::<i64>().value_offsets(), array.as_list::<i64>().values()),
-        DataType::FixedSizeList(_, length) => {
-            let elements = sizes_of(array.as_fixed_size_list().values());
+        DataType::FixedSizeList(of, length) => {
             let length = usize::try_from(*length).unwrap_or_default();
+            if let Some(width) = width(of.data_type()) {
+                return vec![length as u64 * (width + ELEMENT); array.len()];
+            }
+            let elements = sizes_of(array.as_fixed_size_list().values());
             let of_row = |row: usize| {
                 let of = elements.get(row * length..(row + 1) * length).unwrap_or_default();
                 of.iter().map(|size| size + ELEMENT).sum::<u64>()
@@ -197,13 +200,22 @@ pub(super) fn sizes_of(array: &ArrayRef) -> Vec<u64> {
     }
 }
 
+/// Bytes of each value of a type, where all have the same: then nothing has to be made for each element of a list, which
+/// may take less than a byte itself.
+fn width(of: &DataType) -> Option<u64> {
+    match of {
+        DataType::Null | DataType::Boolean => Some(1),
+        other => other.primitive_width().map(|width| width as u64),
+    }
+}
+
 fn between<O: OffsetSizeTrait>(offsets: &[O]) -> Vec<u64> {
     offsets.windows(2).map(|ends| (ends[1] - ends[0]).as_usize() as u64).collect()
 }
 
 fn of_lists<O: OffsetSizeTrait>(offsets: &[O], elements: &ArrayRef) -> Vec<u64> {
-    if let Some(width) = elements.data_type().primitive_width() {
-        return between(offsets).into_iter().map(|count| count * (width as u64 + ELEMENT)).collect();
+    if let Some(width) = width(elements.data_type()) {
+        return between(offsets).into_iter().map(|count| count * (width + ELEMENT)).collect();
     }
     // Lists of few rows of many share the elements of all.
     let (first, last) =

@@ -1,3 +1,5 @@
+use arrow::array::{LargeListArray, NullArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::util::display::array_value_to_string;
 use datafusion::prelude::SessionContext;
 
@@ -203,4 +205,13 @@ async fn what_is_bounded_is_the_same() {
         };
         assert_eq!(types(&ours), types(&plain), "{query}");
     }
+}
+
+/// Elements that take no room are not counted one by one.
+#[test]
+fn lists_of_nulls_are_measured_at_once() {
+    let (field, many) = (Arc::new(Field::new_list_field(DataType::Null, true)), 1 << 40);
+    let nulls = LargeListArray::new(field, OffsetBuffer::from_lengths([many]), Arc::new(NullArray::new(many)), None);
+    let nulls: ArrayRef = Arc::new(nulls);
+    assert_eq!(sizes_of(&nulls), [5 << 40]);
 }

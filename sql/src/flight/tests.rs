@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, UnionArray},
+    array::{
+        ArrayRef, AsArray, Float64Array, Int64Array, ListArray, NullArray, RecordBatch, StringArray, UnionArray,
+    },
+    buffer::OffsetBuffer,
     datatypes::{DataType, Field, Int32Type, Int64Type, Schema, UnionFields},
     error::ArrowError,
 };
@@ -188,7 +191,10 @@ async fn a_union_stands_for_the_value_in_it() {
 async fn sent_parameters() -> Vec<FlightData> {
     let ids: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("ccc")]));
     let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
-    let batch = RecordBatch::try_from_iter([("0", ids), ("1", numbers)]).unwrap();
+    sent(RecordBatch::try_from_iter([("0", ids), ("1", numbers)]).unwrap()).await
+}
+
+async fn sent(batch: RecordBatch) -> Vec<FlightData> {
     let encoder = FlightDataEncoderBuilder::new().build(stream::iter([Ok(batch)]));
     encoder.try_collect().await.unwrap()
 }
@@ -209,6 +215,13 @@ async fn parameters_that_are_damaged_are_refused_in_words() {
     let error = bind(short).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("a buffer lies outside of its message"), "{error}");
+
+    // Half a billion values in no bytes.
+    let (field, many) = (Arc::new(Field::new_list_field(DataType::Null, true)), 500_000_000);
+    let nulls = ListArray::new(field, OffsetBuffer::from_lengths([many]), Arc::new(NullArray::new(many)), None);
+    let error = bind(sent(RecordBatch::try_from_iter([("0", Arc::new(nulls) as ArrayRef)]).unwrap()).await).await;
+    let error = error.unwrap_err();
+    assert!(error.message().contains("more values than a message can hold"), "{error}");
 
     let mut state = 20_261_130_u64;
     let mut random = move |below: usize| {
