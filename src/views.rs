@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -55,6 +56,18 @@ struct Pinned {
     tables: Arc<[TableInfo]>,
     /// Every log could be read.
     is_whole: bool,
+    at: Instant,
+}
+
+/// A log that is damaged is looked at again after this time, for it may be restored: not by each query, which would
+/// wait for each other.
+const LOOKS_AGAIN: Duration = Duration::from_secs(1);
+
+impl Pinned {
+    /// Whether it may be handed out for this snapshot.
+    fn is_of(&self, snapshot: &CatalogSnapshot) -> bool {
+        self.number == snapshot.number && (self.is_whole || self.at.elapsed() < LOOKS_AGAIN)
+    }
 }
 
 impl std::fmt::Debug for Pinned {
@@ -76,20 +89,28 @@ impl ProjectViews {
         Self { opened, definitions, base, cached: Mutex::new(None), told: AtomicU64::new(0) }
     }
 
-    async fn view(&self, snapshot: CatalogSnapshot, cache: bool) -> anyhow::Result<View> {
+    /// The newest snapshot's tables: opened by one of those who ask at once.
+    async fn newest_pinned(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Arc<Pinned>> {
         let mut cached = self.cached.lock().await;
-        let pinned = match &*cached {
-            Some(pinned) if pinned.number == snapshot.number => pinned.clone(),
-            _ => {
-                let pinned = Arc::new(self.pin(&snapshot).await?);
-                // A log that is damaged is looked at again, for it may be restored.
-                if cache && pinned.is_whole {
-                    *cached = Some(pinned.clone());
-                }
-                pinned
-            }
-        };
-        drop(cached);
+        if let Some(pinned) = cached.as_ref().filter(|pinned| pinned.is_of(snapshot)) {
+            return Ok(pinned.clone());
+        }
+        let pinned = Arc::new(self.pin(snapshot).await?);
+        *cached = Some(pinned.clone());
+        Ok(pinned)
+    }
+
+    /// Any snapshot's tables. Clients choose its number: nobody waits for them to be opened, and they wait for nobody.
+    async fn pinned(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Arc<Pinned>> {
+        let cached = self.cached.try_lock().ok().and_then(|cached| cached.clone());
+        match cached.filter(|pinned| pinned.is_of(snapshot)) {
+            Some(pinned) => Ok(pinned),
+            None => Ok(Arc::new(self.pin(snapshot).await?)),
+        }
+    }
+
+    async fn view(&self, snapshot: CatalogSnapshot, cache: bool) -> anyhow::Result<View> {
+        let pinned = if cache { self.newest_pinned(&snapshot).await? } else { self.pinned(&snapshot).await? };
         let list = MemoryCatalogProviderList::new();
         for (name, catalog) in &pinned.catalogs {
             list.register_catalog(name.clone(), catalog.clone());
@@ -177,7 +198,8 @@ impl ProjectViews {
             let ports = damaged.join(", ");
             tracing::error!(snapshot = snapshot.number, %ports, "the logs of published tables are damaged");
         }
-        Ok(Pinned { number: snapshot.number, catalogs, tables: infos.into(), is_whole: damaged.is_empty() })
+        let (number, is_whole) = (snapshot.number, damaged.is_empty());
+        Ok(Pinned { number, catalogs, tables: infos.into(), is_whole, at: Instant::now() })
     }
 }
 
@@ -350,5 +372,26 @@ impl SchemaProvider for LakeSchema {
 
     fn table_exist(&self, name: &str) -> bool {
         self.streams.iter().any(|stream| stream == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::project::Project;
+
+    #[tokio::test]
+    async fn who_asks_for_an_earlier_snapshot_waits_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("starmere.yaml"), "project: p\nwarehouse: memory://\n").unwrap();
+        let views = ProjectViews::new(&Project::load(folder.path()).unwrap().open(None).unwrap());
+        // Somebody opens the tables of the newest one.
+        let opening = views.cached.lock().await;
+        let earlier = views.at(0).now_or_never().expect("it waits for somebody").unwrap();
+        assert_eq!(earlier.snapshot, 0);
+        drop(opening);
+        assert_eq!(views.newest().await.unwrap().snapshot, 0);
     }
 }
