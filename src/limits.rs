@@ -13,6 +13,8 @@ const MIB: u64 = 1 << 20;
 const MEMORY: std::ops::RangeInclusive<u64> = 64 * MIB..=8 << 30;
 /// Bytes that queries may have spilled at a time, unless the project says otherwise.
 const SPILL: u64 = 32 << 30;
+/// Longer is as good as for ever, and can still be counted from any moment on: ten years, in seconds.
+const LONGEST: u64 = 10 * 365 * 86_400;
 /// The least memory that queries run in, in MiB.
 const LEAST_MEMORY_MIB: u64 = 16;
 
@@ -68,7 +70,9 @@ impl QueryLimits {
     pub(crate) fn limits(&self, machine: Machine) -> Limits {
         let default = Limits::of(machine);
         let running = self.slots.as_ref().map_or(default.running, |slots| slots.value);
-        let seconds = |seconds: Option<u64>, otherwise| seconds.map_or(otherwise, Duration::from_secs);
+        let seconds = |seconds: Option<u64>, otherwise| {
+            seconds.map_or(otherwise, |seconds| Duration::from_secs(seconds.min(LONGEST)))
+        };
         Limits {
             running,
             small: self.small_slots.unwrap_or(default.small),
@@ -155,6 +159,20 @@ mod tests {
         assert_eq!(limits.resident, Some(500 << 20));
         assert_eq!((written.memory(machine(64, 1)), written.spill()), (100 << 20, 0));
         assert!(written.mistakes("starmere.yaml").is_empty());
+    }
+
+    #[test]
+    fn for_ever_can_be_counted() {
+        let written = QueryLimits {
+            time_seconds: Some(Placed::from(u64::MAX)),
+            wait_seconds: Some(u64::MAX),
+            slots: Some(Placed::from(usize::MAX)),
+            ..QueryLimits::default()
+        };
+        let limits = written.limits(machine(1, 1));
+        let now = std::time::Instant::now();
+        assert!(now.checked_add(limits.time).is_some() && now.checked_add(limits.patience).is_some());
+        assert_eq!(limits.per_user, usize::MAX - usize::MAX / 4);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Limits {
 
     /// How many of so many slots one user may have.
     pub fn share_of_slots(running: usize) -> usize {
-        (running * 3).div_ceil(4)
+        running - running / 4
     }
 }
 
