@@ -1,9 +1,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{
-        ArrayRef, AsArray, Float64Array, Int64Array, ListArray, NullArray, RecordBatch, StringArray, UnionArray,
-    },
+    array::{ArrayRef, AsArray, Float64Array, Int64Array, ListArray, NullArray, RecordBatch, StringArray, UnionArray},
     buffer::OffsetBuffer,
     datatypes::{DataType, Field, Int32Type, Int64Type, Schema, UnionFields},
     error::ArrowError,
