@@ -200,8 +200,8 @@ pub(super) fn sizes_of(array: &ArrayRef) -> Vec<u64> {
     }
 }
 
-/// Bytes of each value of a type, where all have the same: then nothing has to be made for each element of a list, which
-/// may take less than a byte itself.
+/// Bytes of each value of a type, where all have the same: then nothing has to be made for each element of a list,
+/// which may take less than a byte itself.
 fn width(of: &DataType) -> Option<u64> {
     match of {
         DataType::Null | DataType::Boolean => Some(1),
