@@ -14,7 +14,11 @@ ORDERS ?= 10000
 SCALE  ?= 1
 BENCH  ?= $(TARGET)/bench
 
-.PHONY: help demo test check fmt bench
+# For `make soak`: so many commits of a stream, and where the project and its readings go.
+COMMITS ?= 50000
+SOAK    ?= $(TARGET)/soak
+
+.PHONY: help demo test check fmt bench soak
 .NOTPARALLEL:
 
 help:
@@ -22,6 +26,7 @@ help:
 	@echo "make test     everything that must hold"
 	@echo "make check    formatting and lints"
 	@echo "make fmt      format the code"
+	@echo "make soak     months of \`starmere up\`, compressed   (COMMITS=$(COMMITS))"
 	@echo "make bench    landing, the Star Schema Benchmark, building stars, beside others (SCALE=$(SCALE)); growth; JSON"
 
 # The binary is the one that the tests use: somewhat slower than what is shipped, but built once.
@@ -51,3 +56,12 @@ bench:
 	@$(PYTHON) bench/stars.py $(TARGET)/release/starmere $(BENCH)/stars
 	@$(PYTHON) bench/growth.py $(TARGET)/release/starmere $(BENCH)/growth
 	@cargo test --workspace --release --lib throughput -- --ignored --nocapture
+
+# Longer than `make test` may take: posts as fast as they are answered, restarts, and what must stay flat meanwhile.
+soak:
+	@scripts/install.sh test
+	cargo build --workspace --release
+	@rm -rf $(SOAK)
+	@mkdir -p $(SOAK)
+	@$(PYTHON) scripts/soak.py $(TARGET)/release/starmere $(SOAK)/project --commits $(COMMITS) \
+		--out bench/results/soak.json --draw docs/pictures/soak.svg

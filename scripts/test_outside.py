@@ -13,6 +13,7 @@
     formats   the same orders in every format, as files, over Kafka and HTTP
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
+    abuse     five minutes of malice beside 1,000 events a second and a client that asks every 100 ms
 
 Servers listen on ports that the system chooses and are stopped by their own process ids. The last line says how
 many checks passed and failed; exit 1 if any failed.
@@ -407,6 +408,7 @@ def main() -> None:
     arguments.add_argument("--orders", type=int, default=2000, help="size of the shop (default: 2000)")
     arguments.add_argument("--queries", type=int, default=300, help="random queries (default: 300)")
     arguments.add_argument("--flights", type=int, metavar="N", help="only the first N flights (default: all)")
+    arguments.add_argument("--abuse", type=float, default=300, help="seconds of abuse (default: 300)")
     arguments.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and leave it there")
     options = arguments.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then, too
@@ -424,7 +426,9 @@ def main() -> None:
                             ("formats", lambda: tests.suite("the same orders in every format", sys.executable,
                                                             PYTHON_TESTS / "formats.py", starmere, work / "formats")),
                             ("many", lambda: many(tests, starmere, work / "many")),
-                            ("flights", lambda: flights(tests, starmere, work / "flights", options.flights))):
+                            ("flights", lambda: flights(tests, starmere, work / "flights", options.flights)),
+                            ("abuse", lambda: tests.suite("abuse", sys.executable, PYTHON_TESTS / "abuse.py", starmere,
+                                                          work / "abuse", "--seconds", options.abuse))):
             try:
                 group()
             except (Failed, OSError) as error:

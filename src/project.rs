@@ -95,7 +95,8 @@ impl ProjectFile {
 
     /// The memory of a build, in bytes.
     pub(crate) fn build_memory(&self) -> u64 {
-        let mib = self.build_memory_mib.as_ref().map_or_else(|| build_memory_of(Machine::here().memory), |mib| mib.value);
+        let mib =
+            self.build_memory_mib.as_ref().map_or_else(|| build_memory_of(Machine::here().memory), |mib| mib.value);
         mib.saturating_mul(1 << 20)
     }
 

@@ -20,7 +20,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 
 use crate::delta::{DataFile, Seal, Sums};
 
@@ -115,7 +115,7 @@ impl AsyncFileReader for CheckedReader {
         options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
-            let wants_index = options.is_some_and(ArrowReaderOptions::page_index);
+            let wants_index = options.is_some_and(|options| options.column_index_policy() != PageIndexPolicy::Skip);
             if let Some(known) = self.known()
                 && (!wants_index || known.column_index().is_some())
             {

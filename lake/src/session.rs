@@ -45,10 +45,8 @@ impl Engine {
         let top = std::num::NonZeroUsize::new(5).expect("5 is not 0");
         let pool = TrackConsumersPool::new(FairSpillPool::new(memory), top);
         let disk = DiskManagerBuilder::default().with_max_temp_directory_size(spill);
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(pool))
-            .with_disk_manager_builder(disk)
-            .build_arc()?;
+        let runtime =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).with_disk_manager_builder(disk).build_arc()?;
         runtime.register_object_store(store.url(), store.objects().clone());
         let partitions = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Self { runtime, partitions })

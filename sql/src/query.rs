@@ -39,7 +39,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-pub use self::{limits::Limits, registry::RunningQuery};
 use self::{
     admission::{Admission, Room, Wants},
     lanes::{Lanes, Seat, Slot},
@@ -47,6 +46,7 @@ use self::{
     registry::{Registered, Registry, Stop},
     spool::{Budget, Spool},
 };
+pub use self::{limits::Limits, registry::RunningQuery};
 use crate::{
     access::Caller,
     error::{ErrorKind, QueryError},
@@ -191,12 +191,7 @@ impl Queries {
     ///
     /// # Errors
     /// `Busy` when too many wait or are unread, those of planning, `Cancelled`, `TimedOut`.
-    pub async fn describe(
-        &self,
-        sql: &str,
-        rows: Arc<[Params]>,
-        caller: &Caller,
-    ) -> Result<Description, QueryError> {
+    pub async fn describe(&self, sql: &str, rows: Arc<[Params]>, caller: &Caller) -> Result<Description, QueryError> {
         let registered = self.inner.enter(None, sql, caller)?;
         let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
         let seat = self.inner.seat(&caller.user, Wants::Either, &stop).await?;
@@ -440,7 +435,8 @@ impl Batches {
             let registered = registered.filter(|_| next.is_ok());
             Some((next, (spool, registered)))
         });
-        Self(rows.boxed())
+        // Readers may ask once more after the end.
+        Self(rows.fuse().boxed())
     }
 }
 

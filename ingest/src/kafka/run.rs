@@ -88,7 +88,7 @@ pub async fn land(
         let consumer = consumer::consumer(&source, once, Some(of_partition(&source, ahead.as_ref())?));
         let consumer = consumer.map_err(|error| Error::kafka(&source.name, error))?;
         let gather = Gather::new(stream, reader, source.registry.clone(), runtime, progress, memory);
-        Run::new(source, consumer, gather, until, dropped, ahead).to_the_end()
+        Run::new(source, consumer, gather, until, dropped, ahead).run_to_the_end()
     };
     tokio::task::spawn_blocking(running).await.map_err(|error| Error::Task(error.to_string()))?
 }
@@ -239,7 +239,7 @@ impl<C: Client> Run<C> {
     }
 
     /// Reads until `until`. Blocks its thread.
-    pub(super) fn to_the_end(mut self) -> Result<Report> {
+    pub(super) fn run_to_the_end(mut self) -> Result<Report> {
         let outcome = self.join().and_then(|()| self.run());
         self.client.close();
         outcome.map(|()| self.report)

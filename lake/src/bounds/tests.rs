@@ -157,11 +157,11 @@ async fn different_pairs_are_counted_within_little_memory() {
     let session = Engine::new(&Store::memory(), 64 << 20).unwrap().session();
     for (query, expected) in [
         (
-            "SELECT count(DISTINCT n % 300), count(DISTINCT (n % 300, n % 70)) FROM generate_series(1, 30000) AS v(n)",
+            "SELECT count(DISTINCT n % 300), count(DISTINCT struct(n % 300, n % 70)) FROM generate_series(1, 30000) AS v(n)",
             "300|2100",
         ),
         (
-            "SELECT n % 2, count(DISTINCT (n % 300, n % 70)), count(DISTINCT n) FROM generate_series(1, 30000) AS v(n)
+            "SELECT n % 2, count(DISTINCT struct(n % 300, n % 70)), count(DISTINCT n) FROM generate_series(1, 30000) AS v(n)
              GROUP BY 1 ORDER BY 1",
             "0|1050|15000 1|1050|15000",
         ),

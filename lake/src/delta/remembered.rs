@@ -94,7 +94,7 @@ mod tests {
         let (large, small) = (some(1 << 20), some(10));
         let mut remembered = Remembered::default();
         let file = |number: u32| Path::from(format!("{number}.parquet"));
-        for number in 0..300 {
+        for number in 0..300_u32 {
             for live in number.saturating_sub(8)..number {
                 assert!(remembered.get(&file(live), &["id"]).is_some(), "{live} before {number}");
             }

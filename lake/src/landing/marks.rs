@@ -122,9 +122,8 @@ impl Fold {
                     continue;
                 };
                 let stored = serde_json::from_slice::<Stored>(&bytes);
-                let stored = stored.or_else(|_| {
-                    serde_json::from_slice(&bytes).map(|marks| Stored { commit: String::new(), marks })
-                });
+                let stored = stored
+                    .or_else(|_| serde_json::from_slice(&bytes).map(|marks| Stored { commit: String::new(), marks }));
                 let Ok(Stored { commit, marks }) = stored else { continue };
                 if !commit.is_empty() && commit != name_of(table, number).await? {
                     continue;

@@ -152,9 +152,10 @@ impl ObjectStore for Scripted {
             let script = self.script();
             (script.unlisted.clone(), script.behind)
         };
-        let listed = self.store.list(prefix).map(move |listed| {
-            listed.map(|meta| ObjectMeta { last_modified: meta.last_modified - behind, ..meta })
-        });
+        let listed = self
+            .store
+            .list(prefix)
+            .map(move |listed| listed.map(|meta| ObjectMeta { last_modified: meta.last_modified - behind, ..meta }));
         let is_listed = move |meta: &Result<ObjectMeta>| {
             let is_unlisted = meta.as_ref().is_ok_and(|meta| unlisted.contains(&meta.location));
             std::future::ready(!is_unlisted)

@@ -416,7 +416,8 @@ async fn a_packed_log_says_what_it_said_whoever_dies_or_sleeps() {
         let open = || warehouse().table(path.clone());
         let keep = Keep::at(chrono::Utc::now().timestamp_millis() + 2 * HOUR, 30);
         let mut newest = open().open_or_create(&schema(), &[]).await.unwrap();
-        let (mut asleep, mut late): (Vec<(Table, Arc<Snapshot>)>, Vec<Arc<Scripted>>) = Default::default();
+        let mut asleep: Vec<(Table, Arc<Snapshot>)> = Vec::new();
+        let mut late: Vec<Arc<Scripted>> = Vec::new();
         let reader = open();
         for _ in 0..random.usize(1..5) {
             for _ in 0..random.usize(1..90) {

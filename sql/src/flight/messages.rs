@@ -21,18 +21,16 @@ pub(super) fn check(message: &FlightData) -> Result<(), QueryError> {
         return Ok(());
     }
     let read = ipc::root_as_message(&message.data_header)
-        .map_err(|error| damaged("a message cannot be read").caused_by(error))?;
+        .map_err(|error| damaged(&format!("a message cannot be read: {error}")))?;
     match read.header_type() {
         ipc::MessageHeader::RecordBatch => match read.header_as_record_batch() {
             Some(batch) => check_batch(&batch, message.data_body.len()),
             None => Err(damaged("a message has no header")),
         },
-        ipc::MessageHeader::DictionaryBatch => {
-            match read.header_as_dictionary_batch().and_then(|batch| batch.data()) {
-                Some(batch) => check_batch(&batch, message.data_body.len()),
-                None => Err(damaged("a dictionary has no values")),
-            }
-        }
+        ipc::MessageHeader::DictionaryBatch => match read.header_as_dictionary_batch().and_then(|batch| batch.data()) {
+            Some(batch) => check_batch(&batch, message.data_body.len()),
+            None => Err(damaged("a dictionary has no values")),
+        },
         _ => Ok(()),
     }
 }

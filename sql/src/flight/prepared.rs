@@ -133,7 +133,7 @@ impl PreparedStatements {
             .filter(|(other, entry)| entry.user == caller.user && **other != handle)
             .map(|(other, entry)| (entry.used, other.clone(), entry.bytes))
             .collect();
-        own.sort_unstable_by(|left, right| right.0.cmp(&left.0));
+        own.sort_unstable_by_key(|(used, ..)| std::cmp::Reverse(*used));
         let of_own: usize = own.iter().map(|(_, _, bytes)| bytes).sum();
         let replaced = entries.get(&handle).map_or(0, |entry| entry.bytes);
         let of_all: usize = entries.values().map(|entry| entry.bytes).sum();

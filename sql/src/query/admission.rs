@@ -226,9 +226,7 @@ impl State {
     /// Who comes next, with the place that was taken for them.
     fn next(&mut self, limits: &Limits) -> Option<(Waiting, Room)> {
         let can = |waiting: &Waiting| self.free(limits, &waiting.user, waiting.wants).is_some();
-        let order = |waiting: &Waiting| {
-            (waiting.wants != Wants::Again, self.slots_of(&waiting.user), waiting.number)
-        };
+        let order = |waiting: &Waiting| (waiting.wants != Wants::Again, self.slots_of(&waiting.user), waiting.number);
         let of = |(place, waiting): (usize, &Waiting)| can(waiting).then(|| (order(waiting), place));
         let (_, place) = self.waiting.iter().enumerate().filter_map(of).min()?;
         let waiting = self.waiting.remove(place);

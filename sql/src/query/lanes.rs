@@ -62,9 +62,7 @@ impl Lanes {
                 .thread_name("query")
                 .thread_stack_size(STACK_BYTES)
                 .build()
-                .map_err(|error| {
-                    QueryError::unavailable("could not start the threads of a query").caused_by(error)
-                })?,
+                .map_err(|error| QueryError::unavailable("could not start the threads of a query").caused_by(error))?,
         };
         Ok(Lane { runtime: Some(runtime), lanes: Arc::clone(self) })
     }

@@ -137,14 +137,8 @@ enum Kept {
 
 impl Spool {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        let state = State {
-            items: VecDeque::new(),
-            memory: 0,
-            disk: 0,
-            segment: None,
-            outcome: None,
-            read_at: Instant::now(),
-        };
+        let state =
+            State { items: VecDeque::new(), memory: 0, disk: 0, segment: None, outcome: None, read_at: Instant::now() };
         Self { budget: Arc::clone(budget), state: Mutex::new(state), filled: Notify::new(), drained: Notify::new() }
     }
 
@@ -206,9 +200,8 @@ impl Spool {
 
     /// Written without the lock: the reader does not wait for the disk.
     fn keep_on_disk(&self, batch: &RecordBatch) -> Result<Kept, QueryError> {
-        let written = encoded(batch).map_err(|error| {
-            QueryError::internal("could not write rows of an answer for later").caused_by(error)
-        })?;
+        let written = encoded(batch)
+            .map_err(|error| QueryError::internal("could not write rows of an answer for later").caused_by(error))?;
         let bytes = written.len() as u64;
         if self.state().disk + bytes > self.budget.disk.most / SHARE || !self.budget.disk.try_take(bytes) {
             return Ok(Kept::Full);

@@ -20,6 +20,8 @@ const MOST_STEPS: u64 = 1000;
 const MOST_EXPRESSIONS: u64 = 1 << 19;
 /// Columns of one SELECT: names are compared with each other.
 const MOST_COLUMNS: usize = 4096;
+/// Operators within each other, as a chain of them is: types of the inner ones are derived at each.
+const LONGEST_CHAIN: usize = 1000;
 /// Casts, fields and elements within each other: names of the inner ones are derived at each.
 const DEEPEST: usize = 64;
 /// Elements of a value of a type that says how many it has: also a NULL of it takes the memory of all of them.
@@ -64,6 +66,7 @@ struct Scope {
 struct Sizes {
     scopes: Vec<Scope>,
     casts: usize,
+    operators: usize,
 }
 
 impl Sizes {
@@ -140,6 +143,14 @@ impl Visitor for Sizes {
             let hint = "leave the number of elements out, as in `BIGINT[]`; the type of `arrow_cast` is one text";
             return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
         }
+        if matches!(expression, Expr::BinaryOp { .. }) {
+            self.operators += 1;
+            if self.operators > LONGEST_CHAIN {
+                let message = format!("a chain of operators is longer than {LONGEST_CHAIN}");
+                let hint = "write IN (…) for a chain of OR; else compute parts of it in a subquery, and name them";
+                return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
+            }
+        }
         let depth = match expression {
             Expr::Cast { .. } => {
                 self.casts += 1;
@@ -158,8 +169,10 @@ impl Visitor for Sizes {
     }
 
     fn post_visit_expr(&mut self, expression: &Expr) -> ControlFlow<QueryError> {
-        if matches!(expression, Expr::Cast { .. }) {
-            self.casts = self.casts.saturating_sub(1);
+        match expression {
+            Expr::Cast { .. } => self.casts = self.casts.saturating_sub(1),
+            Expr::BinaryOp { .. } => self.operators = self.operators.saturating_sub(1),
+            _ => {}
         }
         ControlFlow::Continue(())
     }

@@ -93,6 +93,13 @@ fn long_chains_are_refused_before_they_overflow_the_stack() {
         assert!(error.to_string().contains("operators, more than"), "{link}: {error}");
     }
     parse_here(&format!("SELECT 1 IN (1{})", ", 2".repeat(50_000))).unwrap();
+    for link in [" + 1", " OR true", " * a"] {
+        assert!(parse_here(&format!("SELECT 1{} FROM t", link.repeat(1000))).is_ok(), "{link}");
+        let error = parse_here(&format!("SELECT 1{} FROM t", link.repeat(1001))).unwrap_err();
+        assert!(error.to_string().contains("a chain of operators is longer than 1000"), "{link}: {error}");
+    }
+    // Each chain counts for itself.
+    assert!(parse_here(&format!("SELECT 1{chain}, 2{chain} FROM t", chain = " + 1".repeat(900))).is_ok());
 }
 
 /// The parser takes all of it for the right side.

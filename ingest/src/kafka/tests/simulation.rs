@@ -75,7 +75,7 @@ impl Process {
         let gather = Gather::new(stream, reader, None, Handle::current(), Arc::default(), Memory::new(8 << 20));
         let mut run = Run::new(source(), member, gather, Until::Stopped(stop.clone()), kill.clone(), None);
         run.batch_age = batch_age;
-        Self { id, stop, kill, running: tokio::task::spawn_blocking(move || run.to_the_end()) }
+        Self { id, stop, kill, running: tokio::task::spawn_blocking(move || run.run_to_the_end()) }
     }
 
     async fn leaves(self) {
@@ -114,8 +114,8 @@ async fn run(seed: u64) {
     let batch_age = Duration::from_millis(random.u64(0..20));
     let mut processes = Vec::new();
     let mut numbers = 0..;
-    for _ in 0..random.usize(5..25) {
-        for number in numbers.by_ref().take(random.usize(0..40)) {
+    for _ in 0..random.usize(4..14) {
+        for number in numbers.by_ref().take(random.usize(0..24)) {
             broker.produce(event(number));
         }
         let chosen = if processes.is_empty() { 0 } else { random.usize(0..processes.len()) };
@@ -184,7 +184,7 @@ async fn a_partition_whose_last_commit_has_no_mark_is_read_on() {
         let end = broker.ends()[&(TOPIC.to_owned(), 0)];
         let partition = SourcePartition { source: "kafka".into(), topic: TOPIC.into(), incarnation: 0, partition: 0 };
         let begun = Instant::now();
-        while stream.position(&*stream.open().await.unwrap(), &partition) != Some(end) {
+        while stream.position(&stream.open().await.unwrap(), &partition) != Some(end) {
             assert!(begun.elapsed() < PATIENCE, "it is stalled");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

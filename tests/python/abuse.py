@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""Malice beside work: `starmere up` takes 1,000 events a second and answers a client every 100 ms, while strangers try
+what they can.
+
+    python tests/python/abuse.py target/debug/starmere FOLDER [--seconds 300]
+
+Afterwards: no accepted event is lost or doubled, no answer to the client came late, resident memory stayed within its
+limit, and the process that began is the one that ends. Each kind of abuse must have been tried, or the test fails.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import socket
+import sys
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from typing import Callable
+
+sys.path.insert(0, str(Path(__file__).parent))
+from till import COUNT, LANDED, Client, Failed, Server, event, resident_mib, write_project  # noqa: E402
+
+RATE = 1000  # events a second
+POSTERS = 4
+LATE_SECONDS = 2.0
+QUERY_MIB = 512
+LIMIT_MIB = 2048  # resident: queries, ingestion, builds, and what the process itself needs
+SETTINGS = f"""
+queries: {{ memory_mib: {QUERY_MIB}, time_seconds: 20 }}
+ingest_memory_mib: 128
+build_memory_mib: 256
+"""
+
+# Each would take gigabytes, or a processor for minutes, if it were let.
+GREEDY = [
+    "SELECT array_length(array_repeat(1, 1000000000))",
+    "SELECT length(lpad('x', 1000000000, 'ab'))",
+    "SELECT length(repeat('abc', 1000000000))",
+    "SELECT length(string_agg(repeat('x', 1000), '')) FROM generate_series(1, 20000000)",
+    "SELECT array_length(array_agg(value)) FROM generate_series(1, 200000000)",
+    "SELECT count(*) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b WHERE a.value + b.value < 0",
+    "SELECT count(*) FROM generate_series(1, 1000000) a JOIN generate_series(1, 1000000) b ON a.value % 7 = b.value % 7 WHERE a.value + b.value < 0",
+    "SELECT value FROM generate_series(1, 100000000) ORDER BY random() LIMIT 1000000",
+    "SELECT " + " + ".join(["value"] * 4000) + " AS n FROM generate_series(1, 10)",
+    "WITH " + ", ".join(["t0 AS (SELECT 1 AS a)"] + [f"t{n} AS (SELECT x.a FROM t{n-1} x JOIN t{n-1} y ON x.a = y.a)"
+                                                        for n in range(1, 15)]) + " SELECT * FROM t14",
+    "WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM r) SELECT count(*) FROM r",
+    "SELECT " + ", ".join(f"{n} AS c{n}" for n in range(50000)),
+    "SELECT count(DISTINCT (event_id, till)) FROM shop.sales_v1.sales",
+]
+
+
+class Abuse:
+    def __init__(self, server: Server, seconds: float) -> None:
+        self.server, self.seconds = server, seconds
+        self.at = urllib.parse.urlparse(server.http)
+        self.ended = threading.Event()
+        self.lock = threading.Lock()
+        self.accepted: set[int] = set()
+        self.sent = 0
+        self.refused_posts = 0
+        self.answers: list[tuple[float, str]] = []
+        self.tried: dict[str, int] = {}
+        self.answered: dict[int, int] = {}
+        self.failures: list[str] = []
+        self.most_mib = 0.0
+
+    # Work.
+
+    def post(self) -> None:
+        client, since, due = Client(self.server.http), time.monotonic(), 0.0
+        while not self.ended.is_set():
+            # What has come since the last post, as a gateway does: an answer takes as long as posts are gathered.
+            now = time.monotonic()
+            due, since = due + (now - since) * RATE / POSTERS, now
+            size, due = int(due), due % 1
+            if size == 0:
+                self.ended.wait(0.05)
+                continue
+            with self.lock:
+                first = self.sent
+                self.sent += size
+            numbers = range(first, first + size)
+            try:
+                status = client.post([event(number) for number in numbers])
+            except OSError as error:
+                status = 0
+                self.failures.append(f"a post failed: {error}")
+            if status == 200:
+                self.accepted.update(numbers)
+            else:
+                self.refused_posts += 1
+            self.ended.wait(0.05)
+
+    def ask(self) -> None:
+        client = Client(self.server.http)
+        questions = ["SELECT 1 AS one", "SELECT till, sum(quantity) AS q FROM shop.sales_v1.sales GROUP BY till"]
+        number = 0
+        while not self.ended.is_set():
+            number += 1
+            question, began = questions[number % 10 == 0], time.monotonic()
+            try:
+                client.ask(question)
+            except (Failed, OSError) as error:
+                self.failures.append(f"`{question}`: {str(error)[:300]}")
+            self.answers.append((time.monotonic() - began, question))
+            self.ended.wait(max(0.0, 0.1 - (time.monotonic() - began)))
+
+    def watch(self) -> None:
+        while not self.ended.is_set():
+            if self.server.process.poll() is not None:
+                self.failures.append(f"the server died: {self.server.words()}")
+                self.ended.set()
+                return
+            self.most_mib = max(self.most_mib, resident_mib(self.server.process))
+            time.sleep(0.02)
+
+    # Abuse.
+
+    def again_and_again(self, name: str, act: Callable[[random.Random], None], seed: int) -> None:
+        chance = random.Random(seed)
+        while not self.ended.is_set():
+            self.tried[name] = self.tried.get(name, 0) + 1
+            with contextlib.suppress(OSError, Failed):
+                act(chance)
+            self.ended.wait(chance.random())
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.at.hostname, self.at.port), timeout=30)
+
+    def greedy(self, chance: random.Random) -> None:
+        """Asks for too much, and waits for the answer or hangs up."""
+        sql = chance.choice(GREEDY)
+        client = Client(self.server.http, patience=chance.choice([0.5, 2, 40]))
+        with contextlib.closing(client):
+            status, _ = client.request("POST", "/v1/sql", json.dumps({"sql": sql}).encode())
+            self.answered[status] = self.answered.get(status, 0) + 1
+
+    def unread(self, chance: random.Random) -> None:
+        """Asks for a large answer, and does not read it."""
+        body = json.dumps({"sql": "SELECT repeat('x', 100) AS x FROM generate_series(1, 3000000)"}).encode()
+        with self.connect() as connection:
+            connection.sendall(b"POST /v1/sql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                               b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            self.ended.wait(chance.uniform(1, 10))
+
+    def stalled(self, chance: random.Random) -> None:
+        """Announces 64 MiB of events and sends nothing, or a little now and then."""
+        with self.connect() as connection:
+            connection.sendall(b"POST /v1/streams/sales/events HTTP/1.1\r\nHost: localhost\r\n"
+                               b"Content-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
+            for _ in range(chance.randrange(20)):
+                if self.ended.wait(1):
+                    return
+                if chance.random() < 0.5:
+                    connection.sendall(b"{")
+
+    def crowd(self, chance: random.Random) -> None:
+        """Opens connections and says little."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(50):
+                connection = stack.enter_context(self.connect())
+                connection.sendall(chance.choice([b"", b"GET / HT", b"POST /v1/sql HTTP/1.1\r\nX: "]))
+            self.ended.wait(chance.uniform(1, 5))
+
+    def page(self, chance: random.Random) -> None:
+        """A page in a browser posts across origins; a name that leads here, by rebinding."""
+        client = Client(self.server.http)
+        with contextlib.closing(client):
+            if chance.random() < 0.5:
+                headers = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+                status, _ = client.request("POST", "/v1/streams/sales/events", b'{"id":"page"}', "text/plain", headers)
+            else:
+                status, _ = client.request("POST", "/v1/sql", b"SELECT 1", "text/plain", {"Host": "rebound.example"})
+            if status < 400:
+                self.failures.append(f"a foreign page was answered {status}")
+
+    def noise(self, chance: random.Random) -> None:
+        """Bytes that are no protocol, to both listeners."""
+        port = chance.choice([self.at.port, urllib.parse.urlparse(self.server.flight).port])
+        with socket.create_connection((self.at.hostname, port), timeout=5) as connection:
+            start = chance.choice([b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"POST /v1/sql HTTP/1.1\r\n"])
+            connection.sendall(start + chance.randbytes(chance.randrange(1, 5000)))
+            self.ended.wait(0.2)
+
+    def flight(self, chance: random.Random) -> None:
+        """Prepares statements with large parameters, and forgets them; asks for answers and reads none."""
+        import adbc_driver_flightsql.dbapi as flight_sql
+        import pyarrow
+
+        with contextlib.suppress(flight_sql.Error):
+            with flight_sql.connect(self.server.flight, autocommit=True) as connection:
+                cursor = connection.cursor()
+                if chance.random() < 0.5:
+                    cursor.adbc_prepare("SELECT ? AS x")
+                    cursor.adbc_statement.bind(pyarrow.record_batch({"x": ["x" * 7_000_000]}))
+                    cursor.adbc_statement.execute_query()
+                else:
+                    cursor.execute("SELECT repeat('x', 100) AS x FROM generate_series(1, 3000000)")
+                    self.ended.wait(chance.uniform(0, 5))
+
+    def run(self) -> None:
+        threads = [threading.Thread(target=self.post) for _ in range(POSTERS)]
+        threads += [threading.Thread(target=self.ask), threading.Thread(target=self.watch)]
+        kinds = [(self.greedy, 4), (self.unread, 3), (self.stalled, 10), (self.crowd, 2), (self.page, 1), (self.noise, 1),
+                 (self.flight, 2)]
+        for act, times in kinds:
+            threads += [threading.Thread(target=self.again_and_again, args=(act.__name__, act, seed))
+                        for seed in range(times)]
+        for thread in threads:
+            thread.start()
+        self.ended.wait(self.seconds)
+        self.ended.set()
+        for thread in threads:
+            thread.join(60)
+        if missing := [act.__name__ for act, _ in kinds if not self.tried.get(act.__name__)]:
+            self.failures.append(f"not tried: {', '.join(missing)}")
+
+    def judge(self) -> list[tuple[str, str]]:
+        """Each point, and what is wrong with it."""
+        client = Client(self.server.http)
+        until, found = time.monotonic() + 120, {}
+        while time.monotonic() < until:
+            found = client.ask(LANDED)[0]
+            if client.ask(COUNT)[0]["n"] == found["ids"]:
+                break
+            time.sleep(0.5)
+        ids = {row["event_id"] for row in client.ask("SELECT event_id FROM shop.sales_v1.sales")}
+        lost = [number for number in self.accepted if f"e{number}" not in ids]
+        late = sorted(self.answers)[-1:]
+        seconds = late[0][0] if late else 0.0
+        expected = self.seconds * RATE * 0.9
+        points = [
+            ("the process lives, and answers", "; ".join(self.failures[:3])),
+            ("no accepted event is lost", f"{len(lost)} are, such as e{lost[0]}" if lost else ""),
+            ("each event counts once", "" if found["ids"] == len(ids) else f"{len(ids)} in the star, landed {found}"),
+            ("events were accepted", "" if len(self.accepted) >= expected else
+             f"{len(self.accepted)} were, {self.refused_posts} posts refused; at least {expected:.0f} are expected"),
+            ("no answer is late", "" if seconds <= LATE_SECONDS else f"one took {seconds:.1f} s: {late[0][1]}"),
+            ("memory keeps to its limit", "" if self.most_mib <= LIMIT_MIB else f"{self.most_mib:.0f} MiB resident"),
+        ]
+        print(f"{len(self.accepted)} events accepted, {self.refused_posts} posts refused; {len(self.answers)} answers, "
+              f"the last of them after {seconds:.2f} s; {self.most_mib:.0f} MiB; tried {self.tried}; greedy queries "
+              f"answered {self.answered}", flush=True)
+        return points
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("starmere", type=Path)
+    arguments.add_argument("project", type=Path, help="a new folder")
+    arguments.add_argument("--seconds", type=float, default=300)
+    options = arguments.parse_args()
+    write_project(options.starmere.resolve(), options.project, SETTINGS)
+    with Server(options.starmere.resolve(), options.project.resolve(), "up") as server:
+        abuse = Abuse(server, options.seconds)
+        abuse.run()
+        points = abuse.judge()
+    failed = 0
+    for point, wrong in points:
+        print(f"{'ok    ' if not wrong else 'FAILED'} {point}{': ' + wrong if wrong else ''}", flush=True)
+        failed += bool(wrong)
+    print(f"{len(points) - failed} passed, {failed} failed")
+    sys.stdout.flush()
+    os._exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
