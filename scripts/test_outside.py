@@ -8,8 +8,7 @@
               the driver's conformance; what README.md shows; the warehouse read by delta-rs, polars and
               ClickHouse; `verify`
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
-    kafka     topics of a real broker: drained, then followed by two processes, of which one is killed; members
-              restarted one after the other under load
+    kafka     topics of a real broker: drained, then followed by two processes, of which one is killed
     formats   the same orders in every format, as files, over Kafka and HTTP
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
@@ -30,7 +29,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -296,47 +294,6 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
         members[1].terminate()
         same(members[1].wait(30), 0)
 
-    def member() -> subprocess.Popen:
-        process = subprocess.Popen([starmere, "ingest", "--project", project, "--quiet"])
-        members.append(process)
-        return process
-
-    def restarted(producer: Producer) -> None:
-        """Members come and go, each told to stop, while records keep coming."""
-        first, last = 6500, 6500
-        done = threading.Event()
-
-        def load() -> None:
-            nonlocal last
-            while not done.is_set():
-                produce(producer, last, last + 100)
-                last += 100
-                done.wait(0.1)
-
-        loading = threading.Thread(target=load)
-        stays = member()
-        loading.start()
-        try:
-            for _ in range(3):
-                joins = member()
-                time.sleep(4)
-                # The one that came leaves again: what it had goes back to the one that stays, which has gathered more.
-                joins.terminate()
-                same(joins.wait(30), 0)
-                time.sleep(2)
-            joins = member()
-            time.sleep(4)
-            stays.terminate()
-            same(stays.wait(30), 0)
-        finally:
-            done.set()
-            loading.join()
-        if last <= first:
-            raise Failed("no record was produced")
-        has_once(last)
-        joins.terminate()
-        same(joins.wait(30), 0)
-
     with kafka_broker() as address:
         try:
             producer = begin(address)
@@ -347,7 +304,6 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
                      if row.startswith("s,k,")], [["s", "k", "orders", str(number), "", str(end)]
                                                   for number, end in enumerate([2167, 2167, 2166])]))
                 tests.check("kafka: small files are put together", lambda: (starmere_does("upkeep"), has_once(6500)))
-                tests.check("kafka: rolling restarts under load", lambda: restarted(producer))
                 tests.check("kafka: verified", lambda: starmere_does("verify", "--lake-only"))
         finally:
             for member in members:

@@ -21,7 +21,8 @@ import adbc_driver_flightsql.dbapi as flight_sql
 import duckdb
 import pyarrow
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 1.0
+MOST_JOINED = 20_000_000  # rows of a join
 MOST_ROWS = 200_000
 SHOWN = 3  # differing rows printed for a query
 SAMPLES = 40  # values of each column that conditions are made of
@@ -81,6 +82,7 @@ class Query:
         columns = ", ".join(f"{expression} AS {name}" for expression, name in zip(select, shown))
         distinct = "DISTINCT " if not group and self.random.random() < 0.15 else ""
         self.sql = f"SELECT {distinct}{columns} FROM {source}{where}{group}"
+        self.joined = f"SELECT count(*) AS n FROM {source}"
         if not group and len(select) == 1 and self.random.random() < 0.5:
             self.sql += self.union(self.kinds[0])
         self.ordered = self.random.random() < 0.5
@@ -260,16 +262,20 @@ def main() -> None:
             for field in content.schema:
                 kind = kind_of(field.type)
                 if kind is not None:
-                    values = content[field.name].drop_null().unique().to_pylist()
+                    # Sorted, so that a seed's query does not depend on how rows lie in files.
+                    values = sorted(content[field.name].drop_null().unique().to_pylist())
                     sampled = random.Random(field.name).sample(values, min(SAMPLES, len(values)))
                     columns.append(Column(field.name, kind, sampled))
             tables.append(Table(name, columns))
         for seed in range(options.first, options.first + options.seeds):
             query = Query(seed, tables)
-            theirs_sql = query.sql
+            theirs_sql, joined = query.sql, query.joined
             for name in sorted(options.tables, key=len, reverse=True):
                 theirs_sql = theirs_sql.replace(f"{name} ", f"{name.replace('.', '_')} ")
-            theirs = answer(duck, theirs_sql)
+                joined = joined.replace(f"{name} ", f"{name.replace('.', '_')} ")
+            # DuckDB counts billions of joined rows without making them; whoever makes them takes minutes.
+            count = answer(duck, joined)
+            theirs = answer(duck, theirs_sql) if count and int(count[0][0]) <= MOST_JOINED else None
             if theirs is None:
                 left_out += 1
                 continue

@@ -81,11 +81,12 @@ pub(super) fn out_of_range(client: &impl Client, state: &mut State) -> Asks {
     }
 }
 
-/// What follows from `end`, where the broker says that a partition ends of which nothing comes. Not every broker answers
-/// a fetch behind the end with an error.
+/// What follows from `end`, where the broker says that a partition ends whose first record does not come. Not every
+/// broker answers a fetch behind the end with an error. Where the record before our position did come, the partition is
+/// not shorter, whatever the broker says: some tell an end that is too low.
 pub(super) fn ends_at(state: &mut State, end: i64) -> Asks {
     match state.next {
-        Some(position) if end < position => {
+        Some(position) if end < position && state.expect.is_some() => {
             state.short += 1;
             if state.short >= SHORT { Asks::Stop(Why::MadeAgain { position }) } else { Asks::Nothing }
         }

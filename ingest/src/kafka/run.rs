@@ -38,7 +38,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The fold of marks is renewed after so many commits, so that the next start reads few of them.
 const MARKS_EVERY: u64 = 100;
-/// Of a partition that sends nothing for so long, the broker is asked where it ends; of one at a time, this often.
+/// Of a partition whose first record does not come for so long, the broker is asked where it ends; of one at a time,
+/// this often.
 const SILENT: Duration = Duration::from_secs(3);
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// How long that may hold up the others.
@@ -343,13 +344,14 @@ impl<C: Client> Run<C> {
         Ok(())
     }
 
-    /// Asks the broker where a partition ends that has sent nothing for a while: it may be shorter than our position.
+    /// Asks the broker where a partition ends that does not send the record before our position: it may be shorter.
     fn ask_for_an_end(&mut self) -> Result<()> {
         if self.asked.elapsed() < ASK_EVERY {
             return Ok(());
         }
         self.asked = Instant::now();
-        let is_silent = |state: &State| state.stopped.is_none() && state.heard.elapsed() >= SILENT;
+        let is_silent =
+            |state: &State| state.stopped.is_none() && state.expect.is_some() && state.heard.elapsed() >= SILENT;
         let silent = self.claims.iter_mut().filter(|(_, claim)| is_silent(&claim.state));
         let Some((key, claim)) = silent.min_by_key(|(_, claim)| claim.state.heard) else { return Ok(()) };
         claim.state.heard = Instant::now();

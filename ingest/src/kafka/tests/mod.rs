@@ -243,6 +243,50 @@ async fn members_of_a_group_share_partitions_and_land_each_record_once() {
     world.has_once(0..2400).await;
 }
 
+/// What stalled a source for good: a member comes under load, and leaves, so that its partitions go back to one that has
+/// gathered more of its own meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_are_restarted_one_after_the_other_under_load_stall_nothing() {
+    let world = World::new(4);
+    let member = || {
+        let stop = CancellationToken::new();
+        let (stream, source, until) = (world.stream.clone(), world.source(), Until::Stopped(stop.clone()));
+        let running = tokio::spawn(async move {
+            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
+        });
+        (stop, running)
+    };
+    let mut produced = 0;
+    let mut members = vec![member()];
+    for round in 0..4 {
+        members.push(member());
+        // The last round is of the one that stayed until then.
+        for leaves in [false, true] {
+            for _ in 0..20 {
+                world.produce(4, produced..produced + 50);
+                produced += 50;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            if leaves {
+                let (stop, running) = members.remove(if round == 3 { 0 } else { 1 });
+                stop.cancel();
+                running.await.unwrap();
+            }
+        }
+    }
+    for _ in 0..600 {
+        if world.stream.open().await.unwrap().rows() >= Some(produced as u64) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for (stop, running) in members {
+        stop.cancel();
+        running.await.unwrap();
+    }
+    world.has_once(0..produced).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_was_made_again_stops_until_it_is_told_to_go_on() {
     for (before, after) in [(50, 200), (200, 50)] {
