@@ -11,14 +11,21 @@
 //!
 //! `link` fails where the name exists, which makes `PutMode::Create` atomic. Reading and listing are
 //! `object_store`'s; it does not list names that end in `#` and digits.
+//!
+//! A volume may go away under a process, and leaves an empty folder where it was mounted. Whoever wrote there would be
+//! told that it is durable, and whoever read there that a table has no rows. So a folder is known by its device and inode:
+//! in another one nothing is written, nothing is acknowledged, and nothing is missing; once the volume is back, all goes on.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path as FolderPath, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::StreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -29,8 +36,48 @@ use object_store::{
 /// A folder whose writes are durable when they are acknowledged.
 #[derive(Debug)]
 pub struct Folder {
-    root: PathBuf,
+    root: Arc<Root>,
     reader: LocalFileSystem,
+}
+
+/// The folder itself, as it was when it was opened.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Root {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let found = fs::metadata(&path)?;
+        Ok(Self { path, device: found.dev(), inode: found.ino() })
+    }
+
+    /// Fails where another folder, or none, has taken its place.
+    fn check(&self) -> io::Result<()> {
+        let reason = match fs::metadata(&self.path) {
+            Ok(found) if found.dev() == self.device && found.ino() == self.inode => return Ok(()),
+            Ok(_) => "another folder has taken its place".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(io::Error::other(format!(
+            "the folder `{}` is not the one that was opened any more ({reason}): bring its volume back, or start again",
+            self.path.display()
+        )))
+    }
+
+    /// The same, of a request that has found nothing.
+    fn checked<T>(&self, found: Result<T>) -> Result<T> {
+        match found {
+            Err(Error::NotFound { .. }) => self.check().map_err(generic).and(found),
+            _ => found,
+        }
+    }
+}
+
+fn generic(error: io::Error) -> Error {
+    Error::Generic { store: "folder", source: error.into() }
 }
 
 impl Folder {
@@ -39,17 +86,24 @@ impl Folder {
         fs::create_dir_all(root)?;
         let root = root.canonicalize()?;
         let reader = LocalFileSystem::new_with_prefix(&root).map_err(io::Error::other)?;
-        Ok(Self { root, reader })
+        Ok(Self { root: Arc::new(Root::open(root)?), reader })
     }
 
     fn place(&self, location: &Path) -> Result<PathBuf> {
         self.reader.path_to_filesystem(location)
     }
+
+    /// What is listed, and an error where that was another folder.
+    fn listed(&self, objects: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let root = self.root.clone();
+        let checked = stream::once(async move { root.check().err().map(|error| Err(generic(error))) });
+        objects.chain(checked.filter_map(futures::future::ready)).boxed()
+    }
 }
 
 impl fmt::Display for Folder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "folder {}", self.root.display())
+        write!(f, "folder {}", self.root.path.display())
     }
 }
 
@@ -69,7 +123,7 @@ impl ObjectStore for Folder {
             }
         };
         blocking(location, move || {
-            let staged = Staged::beside(&root, place)?;
+            let staged = Staged::beside(root, place)?;
             let mut file = File::create(&staged.path)?;
             for part in &payload {
                 file.write_all(part)?;
@@ -83,21 +137,21 @@ impl ObjectStore for Folder {
         let place = self.place(location)?;
         let root = self.root.clone();
         let (staged, file) = blocking(location, move || {
-            let staged = Staged::beside(&root, place)?;
+            let staged = Staged::beside(root, place)?;
             let file = File::create(&staged.path)?;
             Ok((staged, file))
         })
         .await?;
-        let file = std::sync::Arc::new(file);
+        let file = Arc::new(file);
         Ok(Box::new(Upload { location: location.clone(), parts: Some((staged, file)), offset: 0 }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.reader.get_opts(location, options).await
+        self.root.checked(self.reader.get_opts(location, options).await)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[std::ops::Range<u64>]) -> Result<Vec<bytes::Bytes>> {
-        self.reader.get_ranges(location, ranges).await
+        self.root.checked(self.reader.get_ranges(location, ranges).await)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -105,15 +159,17 @@ impl ObjectStore for Folder {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.reader.list(prefix)
+        self.listed(self.reader.list(prefix))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.reader.list_with_offset(prefix, offset)
+        self.listed(self.reader.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.reader.list_with_delimiter(prefix).await
+        let listed = self.reader.list_with_delimiter(prefix).await;
+        self.root.check().map_err(generic)?;
+        listed
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
@@ -130,6 +186,7 @@ impl ObjectStore for Folder {
 /// An object that is being written beside its place. Dropping it removes what was written.
 #[derive(Debug)]
 struct Staged {
+    root: Arc<Root>,
     path: PathBuf,
     place: PathBuf,
     /// Folders whose entries changed, innermost first.
@@ -137,8 +194,9 @@ struct Staged {
 }
 
 impl Staged {
-    fn beside(root: &FolderPath, place: PathBuf) -> io::Result<Self> {
-        let folder = place.parent().unwrap_or(root).to_path_buf();
+    fn beside(root: Arc<Root>, place: PathBuf) -> io::Result<Self> {
+        root.check()?;
+        let folder = place.parent().unwrap_or(&root.path).to_path_buf();
         let mut folders = vec![folder.clone()];
         let mut missing = folder.as_path();
         while !missing.exists() {
@@ -149,7 +207,7 @@ impl Staged {
         fs::create_dir_all(&folder)?;
         // `object_store` hides names that end in `#` and digits.
         let path = folder.join(format!("staged#{}", uuid::Uuid::new_v4().as_u128()));
-        Ok(Self { path, place, folders })
+        Ok(Self { root, path, place, folders })
     }
 
     fn publish(self, file: File, exclusive: bool) -> io::Result<PutResult> {
@@ -163,6 +221,8 @@ impl Staged {
         for folder in &self.folders {
             File::open(folder)?.sync_all()?;
         }
+        // Where it went away meanwhile, nobody knows what was written where.
+        self.root.check()?;
         Ok(PutResult { e_tag: None, version: None })
     }
 }
@@ -178,7 +238,7 @@ impl Drop for Staged {
 #[derive(Debug)]
 struct Upload {
     location: Path,
-    parts: Option<(Staged, std::sync::Arc<File>)>,
+    parts: Option<(Staged, Arc<File>)>,
     offset: u64,
 }
 
@@ -214,7 +274,7 @@ impl MultipartUpload for Upload {
         let (staged, file) = self.parts.take().ok_or_else(|| self.ended())?;
         blocking(&self.location, move || {
             let file =
-                std::sync::Arc::try_unwrap(file).map_err(|_| io::Error::other("a part is still being written"))?;
+                Arc::try_unwrap(file).map_err(|_| io::Error::other("a part is still being written"))?;
             staged.publish(file, false)
         })
         .await
@@ -237,6 +297,6 @@ async fn blocking<T: Send + 'static>(
         io::ErrorKind::AlreadyExists => Error::AlreadyExists { path, source: error.into() },
         io::ErrorKind::NotFound => Error::NotFound { path, source: error.into() },
         io::ErrorKind::PermissionDenied => Error::PermissionDenied { path, source: error.into() },
-        _ => Error::Generic { store: "folder", source: error.into() },
+        _ => generic(error),
     })
 }

@@ -240,3 +240,41 @@ async fn a_store_that_does_not_answer_is_no_verdict() {
     let objects = Broken { objects: Default::default(), breaks: Breaks::Everything };
     Store::over(Arc::new(objects), "s3://bucket").try_promises().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_folder_whose_volume_went_away_is_neither_written_nor_empty() {
+    let parent = tempfile::tempdir().unwrap();
+    let place = parent.path().join("warehouse");
+    let store = Store::over(std::sync::Arc::new(Folder::open(&place).unwrap()), "warehouse");
+    let (path, next) = (Path::from("log/1"), Path::from("log/2"));
+    assert!(store.create(&path, "first".into()).await.unwrap());
+    let mut upload = store.objects().put_multipart(&Path::from("large")).await.unwrap();
+    upload.put_part("part".into()).await.unwrap();
+
+    let away = parent.path().join("away");
+    std::fs::rename(&place, &away).unwrap();
+    for hollow in [false, true] {
+        if hollow {
+            std::fs::create_dir(&place).unwrap();
+        }
+        let told = |error: crate::Error| {
+            let words = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+            assert!(words.contains("bring its volume back"), "{words}");
+        };
+        told(store.create(&next, "second".into()).await.unwrap_err());
+        told(store.write(&path, "second".into()).await.unwrap_err());
+        told(store.read(&path).await.unwrap_err());
+        told(store.list(&Path::from("log"), None).await.unwrap_err());
+        told(store.list(&Path::from("log"), Some(&path)).await.unwrap_err());
+        store.objects().list_with_delimiter(None).await.unwrap_err();
+        store.objects().put_multipart(&Path::from("another")).await.unwrap_err();
+    }
+    upload.complete().await.unwrap_err();
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "nothing is written where the volume was");
+
+    std::fs::remove_dir(&place).unwrap();
+    std::fs::rename(&away, &place).unwrap();
+    assert_eq!(store.read(&path).await.unwrap().unwrap(), "first");
+    assert_eq!(store.read(&next).await.unwrap(), None);
+    assert!(store.create(&next, "second".into()).await.unwrap(), "all goes on once it is back");
+}
