@@ -8,7 +8,7 @@
               the driver's conformance; what README.md shows; the warehouse read by delta-rs, polars and
               ClickHouse; `verify`
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
-    kafka     topics of a real broker: drained, then followed by two processes, of which one is killed
+    kafka     topics of a real broker: drained; followed by processes that are killed and restarted in turn under load; deleted
     formats   the same orders in every format, as files, over Kafka and HTTP
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
@@ -29,6 +29,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -251,15 +252,22 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
             producer.produce("orders", event, key=str(number), partition=number % partitions)
         same(producer.flush(30), 0)
 
-    def has_once(count: int) -> None:
+    def has_once(count: int, folder: Path = project) -> None:
         sql = "SELECT count(*), count(DISTINCT event_id), count(key) FROM lake.d.s WHERE rejection IS NULL"
         found = ""
         for _ in range(300):
-            found = starmere_does("--format", "csv", "sql", sql).split()[-1]
+            found = must(starmere, "--format", "csv", "sql", sql, "--project", folder).split()[-1]
             if found == f"{count},{count},{count}":
                 return
             time.sleep(0.2)
         raise Failed(f"{count} events were produced; rows, ids, keys: {found}")
+
+    def make(folder: Path, address: str, topics: str) -> None:
+        must(starmere, "init", folder)
+        (folder / "streams" / "s.yaml").write_text(ONE_STREAM, encoding="utf-8")
+        text = (folder / "starmere.yaml").read_text(encoding="utf-8")
+        source = f"sources:\n  k:\n    stream: s\n    kafka:\n      brokers: {address}\n      topics: [{topics}]\n"
+        (folder / "starmere.yaml").write_text(text.replace("sources: {}\n", source), encoding="utf-8")
 
     def begin(address: str) -> Producer:
         settings = {"bootstrap.servers": address, "log_level": 0}
@@ -268,12 +276,7 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
             admin.create_topics([NewTopic("orders", partitions, 1)])["orders"].result(30)
         except KafkaException as error:
             raise Failed(f"the broker made no topic: {error}") from None
-        must(starmere, "init", project)
-        (project / "streams" / "s.yaml").write_text(ONE_STREAM, encoding="utf-8")
-        text = (project / "starmere.yaml").read_text(encoding="utf-8")
-        source = (f"sources:\n  k:\n    stream: s\n    kafka:\n      brokers: {address}\n      topics: [orders]\n"
-                  "      settings: { session.timeout.ms: '10000' }\n")
-        (project / "starmere.yaml").write_text(text.replace("sources: {}\n", source), encoding="utf-8")
+        make(project, address, "orders")
         return Producer(settings)
 
     def drained(producer: Producer) -> None:
@@ -294,6 +297,80 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
         members[1].terminate()
         same(members[1].wait(30), 0)
 
+    def rolled(address: str) -> None:
+        """Members join, end and are killed while 1,500 records a second come; each lands once."""
+        folder, produced, ended = project / "rolled", 0, threading.Event()
+        AdminClient({"bootstrap.servers": address, "log_level": 0}).create_topics(
+            [NewTopic("rolled", 4, 1)])["rolled"].result(30)
+        make(folder, address, "rolled")
+        producer = Producer({"bootstrap.servers": address, "log_level": 0, "linger.ms": 20})
+
+        def load() -> None:
+            nonlocal produced
+            while not ended.wait(0.1):
+                for number in range(produced, produced + 150):
+                    event = f'{{"id":{number},"at":"2024-01-01T00:00:00Z"}}'
+                    producer.produce("rolled", event, key=str(number), partition=number % 4)
+                produced += 150
+                producer.poll(0)
+            same(producer.flush(30), 0)
+
+        def member() -> subprocess.Popen:
+            members.append(subprocess.Popen([starmere, "ingest", "--project", folder, "--quiet"]))
+            return members[-1]
+
+        loading, first = threading.Thread(target=load), member()
+        loading.start()
+        try:
+            for pause in (3, 6, 4):
+                joined = member()
+                time.sleep(pause)
+                joined.terminate()
+                same(joined.wait(30), 0)
+            killed = member()
+            time.sleep(5)
+            first.terminate()
+            same(first.wait(30), 0)
+            last = member()
+            time.sleep(5)
+            killed.kill()
+        finally:
+            ended.set()
+            loading.join()
+        has_once(produced, folder)
+        last.terminate()
+        same(last.wait(30), 0)
+        must(starmere, "verify", "--lake-only", "--project", folder)
+
+    def deleted(address: str) -> None:
+        """A topic that goes while it is followed ends nobody, and what comes by the other one lands."""
+        folder = project / "deleted"
+        admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
+        for made in admin.create_topics([NewTopic("stays", 1, 1), NewTopic("goes", 2, 1)]).values():
+            made.result(30)
+        make(folder, address, "stays, goes")
+        producer = Producer({"bootstrap.servers": address, "log_level": 0, "batch.num.messages": 1})
+
+        def produce_to(topic: str, first: int, end: int) -> None:
+            for number in range(first, end):
+                producer.produce(topic, f'{{"id":{number},"at":"2024-01-01T00:00:00Z"}}', key="k", partition=0)
+            same(producer.flush(30), 0)
+
+        produce_to("stays", 0, 100)
+        produce_to("goes", 100, 200)
+        member = subprocess.Popen([starmere, "ingest", "--project", folder, "--quiet"])
+        members.append(member)
+        has_once(200, folder)
+        for gone in admin.delete_topics(["goes"]).values():
+            gone.result(30)
+        for first in range(200, 400, 20):
+            produce_to("stays", first, first + 20)
+            has_once(first + 20, folder)
+            time.sleep(1)
+        same(member.poll(), None)
+        member.terminate()
+        same(member.wait(30), 0)
+
     with kafka_broker() as address:
         try:
             producer = begin(address)
@@ -305,6 +382,8 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
                                                   for number, end in enumerate([2167, 2167, 2166])]))
                 tests.check("kafka: small files are put together", lambda: (starmere_does("upkeep"), has_once(6500)))
                 tests.check("kafka: verified", lambda: starmere_does("verify", "--lake-only"))
+                tests.check("kafka: members are restarted in turn under load", lambda: rolled(address))
+                tests.check("kafka: a topic is deleted while it is followed", lambda: deleted(address))
         finally:
             for member in members:
                 member.kill()
