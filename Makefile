@@ -27,7 +27,7 @@ help:
 	@echo "make check    formatting and lints"
 	@echo "make fmt      format the code"
 	@echo "make soak     months of \`starmere up\`, compressed   (COMMITS=$(COMMITS))"
-	@echo "make bench    landing, the Star Schema Benchmark, building stars, beside others (SCALE=$(SCALE)); growth; JSON"
+	@echo "make bench    landing, the Star Schema Benchmark, building stars, beside others (SCALE=$(SCALE)); growth; memory; JSON"
 
 # The binary is the one that the tests use: somewhat slower than what is shipped, but built once.
 demo:
@@ -55,6 +55,7 @@ bench:
 	@$(PYTHON) bench/bench.py $(TARGET)/release/starmere $(BENCH) $(SCALE)
 	@$(PYTHON) bench/stars.py $(TARGET)/release/starmere $(BENCH)/stars
 	@$(PYTHON) bench/growth.py $(TARGET)/release/starmere $(BENCH)/growth
+	@$(PYTHON) bench/memory.py $(TARGET)/release/starmere $(BENCH)/memory
 	@cargo test --workspace --release --lib throughput -- --ignored --nocapture
 
 # Longer than `make test` may take: posts as fast as they are answered, restarts, and what must stay flat meanwhile.

@@ -9,6 +9,7 @@ mod growth;
 mod incremental;
 mod infer;
 mod listing;
+mod memory;
 mod moments;
 mod operations;
 mod pages;

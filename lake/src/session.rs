@@ -24,6 +24,8 @@ use crate::store::Store;
 /// repartitioned for it (DataFusion's own default is 1 MiB).
 const BROADCAST_BYTES: usize = 256 << 20;
 const BROADCAST_ROWS: usize = 8_000_000;
+/// Of the memory of an engine: the largest dimension that is shared, and, of that again, what each sort holds back.
+const SHARE: usize = 4;
 /// Bytes that an engine may have spilled at a time, unless it is told otherwise.
 const SPILL_BYTES: u64 = 100 << 30;
 
@@ -31,6 +33,7 @@ const SPILL_BYTES: u64 = 100 << 30;
 #[derive(Clone, Debug)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
+    memory: usize,
     partitions: usize,
 }
 
@@ -49,7 +52,7 @@ impl Engine {
             RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).with_disk_manager_builder(disk).build_arc()?;
         runtime.register_object_store(store.url(), store.objects().clone());
         let partitions = std::thread::available_parallelism().map_or(2, usize::from);
-        Ok(Self { runtime, partitions })
+        Ok(Self { runtime, memory, partitions })
     }
 
     /// How many tasks a query is split into.
@@ -73,8 +76,10 @@ impl Engine {
             .with_information_schema(true)
             .with_create_default_catalog_and_schema(default_schema);
         let options = config.options_mut();
-        options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
+        options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES.min(self.memory / SHARE);
         options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
+        let reservation = options.execution.sort_spill_reservation_bytes;
+        options.execution.sort_spill_reservation_bytes = reservation.min(self.memory / SHARE / SHARE);
         options.execution.time_zone = Some("UTC".into());
         let state = SessionStateBuilder::new()
             .with_config(config)

@@ -106,6 +106,30 @@ impl Input {
 
 /// Computes again what the changes of the inputs touch.
 pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTreeMap<String, Pin>) -> Result<Built> {
+    match attempt(builder, model, pins, Joins::Hashed).await {
+        Err(error @ Error::Memory { .. }) => {
+            tracing::debug!(model = %model.name, %error, "rows are joined in order");
+            attempt(builder, model, pins, Joins::Sorted).await
+        }
+        built => built,
+    }
+}
+
+/// How rows are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joins {
+    /// One side is held in memory: quick, and it must have room there.
+    Hashed,
+    /// Both sides are sorted, and what has no room goes to the disk.
+    Sorted,
+}
+
+async fn attempt(
+    builder: &Builder,
+    model: &Arc<SqlModel>,
+    pins: &BTreeMap<String, Pin>,
+    joins: Joins,
+) -> Result<Built> {
     let mut inputs: BTreeMap<String, u64> = BTreeMap::new();
     for name in model.inputs() {
         let pin = pins
@@ -129,7 +153,7 @@ pub(crate) async fn build(builder: &Builder, model: &Arc<SqlModel>, pins: &BTree
         let bits = snapshot.setting(SETTING).and_then(|bits| bits.parse().ok()).unwrap_or(0).min(MAX_BUCKET_BITS);
         let look_ups = Vec::new();
         let mut work =
-            Work { builder, model: model.clone(), inputs: opened, snapshot, bits, watermark: None, look_ups };
+            Work { builder, model: model.clone(), inputs: opened, snapshot, bits, watermark: None, look_ups, joins };
         work.watermark = work.watermark(model.query.watermark(|_, model| work.now(model))).await?;
         work.look_ups = work.look_ups(pins).await?;
         builder.progress(&model.name).begin("computing", 0);
@@ -187,6 +211,7 @@ struct Work<'a> {
     watermark: Option<ScalarValue>,
     /// The model's, in order.
     look_ups: Vec<Dimension>,
+    joins: Joins,
 }
 
 /// A dimension in which keys are looked up.
@@ -198,12 +223,11 @@ struct Dimension {
 
 impl Work<'_> {
     fn session(&self) -> Result<SessionContext> {
-        let session = self.builder.session()?;
-        if self.model.kind != PERIODIC {
-            return Ok(session);
+        let mut state = self.builder.session()?.state();
+        if self.model.kind == PERIODIC {
+            *state.config_mut() = state.config().clone().with_batch_size(PERIODIC_BATCH_ROWS);
         }
-        let mut state = session.state();
-        *state.config_mut() = state.config().clone().with_batch_size(PERIODIC_BATCH_ROWS);
+        state.config_mut().options_mut().optimizer.prefer_hash_join = self.joins == Joins::Hashed;
         Ok(SessionContext::new_with_state(state))
     }
 
