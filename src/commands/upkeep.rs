@@ -18,10 +18,12 @@ use crate::project::Opened;
 
 /// Streams are compacted this often while events come.
 const COMPACT_EVERY: Duration = Duration::from_secs(20);
-/// Retention and clean-up are looked after this often ...
+/// Retention, catalog snapshots and logs are looked after this often ...
 const CLEAN_EVERY: Duration = Duration::from_secs(60 * 60);
 /// ... and so long after the start: a process that is restarted every hour cleans up as well.
 const FIRST_CLEAN: Duration = Duration::from_secs(5 * 60);
+/// Data files are looked after the first time, and then every so many times: that reads all that was retained.
+const FILES_EVERY: u64 = 24;
 /// The object of troubles about clean-up.
 const CLEAN_UP: &str = "clean-up";
 
@@ -121,6 +123,7 @@ async fn compacted(opened: &Opened, stream: &str) -> anyhow::Result<Compacted> {
 pub(super) async fn continuously(current: &Current, stop: &CancellationToken) {
     let work = async {
         let mut clean_at = tokio::time::Instant::now() + FIRST_CLEAN;
+        let mut times = 0_u64;
         loop {
             tokio::time::sleep(COMPACT_EVERY).await;
             let opened = &current.now();
@@ -145,8 +148,11 @@ pub(super) async fn continuously(current: &Current, stop: &CancellationToken) {
             }
             if cleans {
                 clean_at = tokio::time::Instant::now() + CLEAN_EVERY;
+                let with_files = times.is_multiple_of(FILES_EVERY);
+                times += 1;
                 let cleaned = async {
                     let keep = Keep::now(opened.warehouse.store(), opened.project.file.snapshot_days()).await?;
+                    let keep = if with_files { keep } else { keep.with_all_files() };
                     clean_up(&opened.warehouse, &keep, false).await
                 };
                 match cleaned.await {

@@ -70,7 +70,14 @@ impl Keep {
         }
     }
 
-    /// The same now, by the clock of the store.
+    /// The same, and all data files: to know which of them nobody needs takes reading what happened since the oldest
+    /// retained snapshot.
+    #[must_use]
+    pub fn with_all_files(self) -> Self {
+        Self { objects_since: i64::MIN, ..self }
+    }
+
+    /// What is kept now, by the clock of the store.
     ///
     /// # Errors
     ///
@@ -126,10 +133,13 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
             objects.iter().collect()
         } else {
             logs::tidy(warehouse.store(), &path, &objects, keep, dry, &mut cleaned).await?;
-            let files = needed.files(warehouse, &path, &objects, keep.removed_since).await?;
             let is_file = |object: &&ObjectMeta| paths::is_data_file(&path, &object.location);
-            let unneeded = |object: &&ObjectMeta| !files.contains(&object.location);
-            objects.iter().filter(|object| !is_young(object)).filter(is_file).filter(unneeded).collect()
+            let old: Vec<&ObjectMeta> = objects.iter().filter(|object| !is_young(object)).filter(is_file).collect();
+            if old.is_empty() {
+                continue;
+            }
+            let files = needed.files(warehouse, &path, &objects, keep.removed_since).await?;
+            old.into_iter().filter(|object| !files.contains(&object.location)).collect()
         };
         cleaned.files += doomed.len();
         cleaned.bytes += doomed.iter().map(|object| object.size).sum::<u64>();
