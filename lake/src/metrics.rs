@@ -119,6 +119,8 @@ metrics! {
     QUERY_SECONDS: Histogram "starmere_query_seconds", "Seconds from a query's arrival to its last batch or its end";
     HTTP_REQUESTS: Counter "starmere_http_requests_total", "Requests over HTTP that were answered";
 
+    CACHED_HASHES: Gauge "starmere_cached_hashes_bytes", "Memory of the hashes of files that are remembered";
+
     TROUBLE: Gauge "starmere_trouble", "1 for each trouble that lasts, with what it is about and which object";
     TROUBLE_SINCE: Gauge "starmere_trouble_since_timestamp_seconds", "When it began";
     TROUBLES: Counter "starmere_troubles_total", "Failures, those included that are over";
@@ -161,6 +163,8 @@ pub static QUERY_SECONDS: Histogram =
     Histogram::new(names::QUERY_SECONDS, &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0]);
 /// Requests over HTTP, by route and class of status.
 pub static HTTP_REQUESTS: Family = Family::new(names::HTTP_REQUESTS, &["route", "status"]);
+/// Memory of remembered hashes of files.
+pub static CACHED_HASHES: Gauge = Gauge::new(names::CACHED_HASHES);
 /// Failures, by what they are about and their object.
 pub static TROUBLES: Family = Family::new(names::TROUBLES, &["about", "object"]);
 
@@ -184,7 +188,7 @@ pub fn counted(text: &mut Text) {
             text.line(&family.metric, "", labels, value);
         }
     }
-    for gauge in [&QUERIES_WAITING, &QUERIES_RUNNING] {
+    for gauge in [&QUERIES_WAITING, &QUERIES_RUNNING, &CACHED_HASHES] {
         text.line(&gauge.metric, "", "", gauge.value.load(Ordering::Relaxed));
     }
     for histogram in [&BUILD_SECONDS, &QUERY_SECONDS] {
@@ -230,6 +234,11 @@ impl Gauge {
     /// Adds to it, or takes away.
     pub fn add(&self, change: i64) {
         self.value.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// It is so much now.
+    pub fn set(&self, value: usize) {
+        self.value.store(i64::try_from(value).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use object_store::path::Path;
 
 use super::Hashes;
+use crate::metrics::CACHED_HASHES;
 
 /// So many bytes are remembered, about: the hashes of some 40 million rows.
 const MOST: usize = 128 << 20;
@@ -63,6 +64,7 @@ impl Remembered {
         if let Some(before) = self.by_file.insert(key(file, columns), entry) {
             self.bytes -= before.bytes();
         }
+        CACHED_HASHES.set(self.bytes);
     }
 
     /// Forgets what nobody has asked for while all others could have been asked for several times.
