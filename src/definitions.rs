@@ -13,12 +13,16 @@
 //! ```
 //!
 //! So two processes with different files do not revert each other: the later act stands.
+//!
+//! One start is no such act. A snapshot remembers the definitions that others have replaced. An `up` that begins with those
+//! was started again with old files, by a supervisor after a crash perhaps: it is superseded from its start on. To go back
+//! on purpose takes a `build`, which says so, or a change of the files while `up` runs.
 
 use std::collections::BTreeMap;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use starmere_lake::catalog::Definitions;
+use starmere_lake::catalog::{CatalogSnapshot, Definitions};
 use starmere_marts::meaning::Meaning;
 use starmere_models::define::{Parsed, StreamFile};
 use starmere_models::resolve::Models;
@@ -57,6 +61,15 @@ pub(crate) enum Standing {
     Superseded(Definitions),
 }
 
+/// By what `up` takes up definitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// It begins. Who started it may not have meant these files.
+    Start,
+    /// Its files have changed.
+    Change,
+}
+
 /// A deliberate act: definitions, and up to which number they may replace others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
@@ -73,6 +86,16 @@ impl Claim {
             None => 0,
         };
         Self { fingerprint: fingerprint.to_owned(), over }
+    }
+
+    /// The claim that `up` makes by an act. A start with definitions that others have replaced claims no more than what
+    /// they had replaced themselves.
+    pub(crate) fn by(act: Act, fingerprint: &str, newest: &CatalogSnapshot) -> Self {
+        let claim = Self::over(fingerprint, newest.definitions.as_ref());
+        match newest.superseded_as(fingerprint) {
+            Some(own) if act == Act::Start => Self { over: own.min(claim.over.saturating_sub(1)), ..claim },
+            _ => claim,
+        }
     }
 
     /// What may be done where these are published.
@@ -200,6 +223,26 @@ mod tests {
         assert_eq!(up.standing(Some(&second)), Standing::Superseded(second.clone()));
         // Its files become the same: it goes on.
         assert_eq!(Claim::over("new", Some(&second)).standing(Some(&second)), Standing::Ours(second));
+    }
+
+    #[test]
+    fn a_start_with_definitions_that_others_have_replaced_replaces_nothing() {
+        let of = |number, fingerprint: &str| Definitions { number, fingerprint: fingerprint.to_owned() };
+        let newest = CatalogSnapshot {
+            definitions: Some(of(3, "new")),
+            superseded: vec![of(1, "old"), of(2, "between")],
+            ..CatalogSnapshot::default()
+        };
+        let standing =
+            |act, fingerprint: &str, now: Definitions| Claim::by(act, fingerprint, &newest).standing(Some(&now));
+        for old in ["old", "between"] {
+            assert_eq!(standing(Act::Start, old, of(3, "new")), Standing::Superseded(of(3, "new")));
+            assert_eq!(standing(Act::Change, old, of(3, "new")), Standing::Succeeds(of(4, old)));
+            // Somebody has published them again, on purpose.
+            assert_eq!(standing(Act::Start, old, of(4, old)), Standing::Ours(of(4, old)));
+        }
+        assert_eq!(standing(Act::Start, "newer", of(3, "new")), Standing::Succeeds(of(4, "newer")));
+        assert_eq!(standing(Act::Start, "new", of(3, "new")), Standing::Ours(of(3, "new")));
     }
 
     #[test]

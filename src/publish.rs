@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::changes::{BREAKS, changes};
-use crate::definitions::{Claim, Standing, again};
+use crate::definitions::{Act, Claim, Standing, again};
 use crate::failure::Mendable;
 use crate::output::{Output, Step, count, counted};
 use crate::project::Opened;
@@ -46,9 +46,37 @@ pub(crate) struct How {
 /// What came of a build by somebody who publishes again and again.
 #[derive(Debug)]
 pub(crate) enum Kept {
-    Published(CatalogSnapshot),
+    /// The snapshot of this number was published.
+    Published(u64),
+    /// The newest snapshot has all of it.
+    HoldsAll,
     /// Somebody else has published other definitions since: nothing was built.
-    Superseded(Definitions),
+    Superseded(Superseded),
+}
+
+/// Definitions that others have replaced.
+#[derive(Clone, Debug)]
+pub(crate) struct Superseded {
+    /// Those that are published.
+    pub(crate) by: Definitions,
+    /// Since when, in milliseconds since 1970.
+    pub(crate) since: Option<i64>,
+    /// The number that ours had, where they were published.
+    pub(crate) own: Option<u64>,
+}
+
+impl Superseded {
+    fn of(fingerprint: &str, newest: &CatalogSnapshot, by: Definitions) -> Self {
+        Self { by, since: newest.defined_at, own: newest.superseded_as(fingerprint) }
+    }
+
+    /// Which definitions are published, and which ones the files are.
+    pub(crate) fn words(&self) -> String {
+        let since = self.since.and_then(chrono::DateTime::from_timestamp_millis);
+        let since = since.map_or_else(String::new, |at| format!(" (since {})", at.format("%Y-%m-%d %H:%M:%S UTC")));
+        let own = self.own.map_or_else(|| "others".to_owned(), |own| format!("those of number {own}"));
+        format!("definitions number {} are published{since}, and the files here are {own}", self.by.number)
+    }
 }
 
 /// Builds `only` (everything where it is empty) and what hangs on the same streams, and publishes it: a deliberate act,
@@ -70,6 +98,9 @@ pub(crate) async fn build_and_publish(
         let newest = opened.catalog.newest().await?;
         // Where others are published while it runs, it is the same act still, on top of theirs.
         let claim = Claim::over(&opened.project.fingerprint, newest.definitions.as_ref());
+        if let Some(words) = goes_back(opened, &newest).filter(|_| attempt == 1) {
+            output.say(words);
+        }
         match once(opened, &models, how, (&newest, &claim), &mut aside, output).await {
             Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
                 tracing::info!(attempt, "another build was first; beginning anew");
@@ -77,22 +108,38 @@ pub(crate) async fn build_and_publish(
                 backoff.pause().await;
             }
             Err(error) if is_conflict(&error) => return Err(overtaken(&error)),
-            other => return other,
+            other => return other.map(|(snapshot, _)| snapshot),
         }
     }
 }
 
+/// What is said where a build publishes definitions again that others have replaced: files were rolled back.
+pub(crate) fn goes_back(opened: &Opened, newest: &CatalogSnapshot) -> Option<String> {
+    let fingerprint = &opened.project.fingerprint;
+    newest.superseded_as(fingerprint)?;
+    let by = newest.definitions.clone()?;
+    let next = by.number + 1;
+    let words = Superseded::of(fingerprint, newest, by).words();
+    Some(format!("{words}: a build goes back to them, and they become number {next}"))
+}
+
 /// Builds and publishes everything, by the claim that was made when these definitions were taken up; makes the claim
-/// where there is none yet.
-pub(crate) async fn keep_built(opened: &Opened, claim: &mut Option<Claim>, output: &Output) -> anyhow::Result<Kept> {
+/// where there is none yet, by `act`.
+pub(crate) async fn keep_built(
+    opened: &Opened,
+    claim: &mut Option<Claim>,
+    act: Act,
+    output: &Output,
+) -> anyhow::Result<Kept> {
+    let fingerprint = &opened.project.fingerprint;
     let (models, how) = (&opened.project.models, How::default());
     let mut attempt = 1;
     loop {
         let newest = opened.catalog.newest().await?;
         let published = newest.definitions.as_ref();
-        let ours = &*claim.get_or_insert_with(|| Claim::over(&opened.project.fingerprint, published));
+        let ours = &*claim.get_or_insert_with(|| Claim::by(act, fingerprint, &newest));
         if let Standing::Superseded(by) = ours.standing(published) {
-            return Ok(Kept::Superseded(by));
+            return Ok(Kept::Superseded(Superseded::of(fingerprint, &newest, by)));
         }
         match once(opened, models, &how, (&newest, ours), &mut None, output).await {
             Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
@@ -100,7 +147,9 @@ pub(crate) async fn keep_built(opened: &Opened, claim: &mut Option<Claim>, outpu
                 attempt += 1;
             }
             Err(error) if is_conflict(&error) => return Err(overtaken(&error)),
-            built => return built.map(Kept::Published),
+            Ok((snapshot, true)) => return Ok(Kept::Published(snapshot.number)),
+            Ok((_, false)) => return Ok(Kept::HoldsAll),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -178,7 +227,7 @@ pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<Ca
         }
         Err(error) => return Err(error.into()),
     };
-    let published = catalog.publish_over_damage(|newest| {
+    let published = catalog.publish_over_damage(&earlier, |newest| {
         let is_lost = newest.publish_id.is_empty() && newest.number > 0;
         let same = newest.tables == earlier.tables && newest.meaning == earlier.meaning;
         Ok((!same || is_lost).then(|| Next {
@@ -197,6 +246,7 @@ fn is_conflict(error: &anyhow::Error) -> bool {
     })
 }
 
+/// Builds once. The snapshot that holds all of it, and whether this build has published it.
 async fn once(
     opened: &Opened,
     models: &Models,
@@ -204,7 +254,7 @@ async fn once(
     (newest, claim): (&CatalogSnapshot, &Claim),
     aside: &mut Option<String>,
     output: &Output,
-) -> anyhow::Result<CatalogSnapshot> {
+) -> anyhow::Result<(CatalogSnapshot, bool)> {
     format_number::may_write(opened.warehouse.store()).await?;
     keep_what_is_newer(opened, newest)?;
     keep_promises(opened, newest, how)?;
@@ -224,12 +274,18 @@ async fn once(
     let meaning = serde_json::to_value(&opened.project.meaning)?;
     let known: BTreeSet<String> = names(&opened.project.models);
     let facts = Facts { before: &newest.tables, pins: &pins, meaning: &meaning, known: &known, claim, lost: &lost };
-    let publish = opened.catalog.publish_next(|newest| match decide(newest, &facts) {
-        Decision::Publish(next) => Ok(Some(next)),
-        Decision::HoldsAll => Ok(None),
-        Decision::BeginAnew => Err(LakeError::Conflict { table: "catalog".into(), version: newest.number }),
+    let mut publishes = false;
+    let publish = opened.catalog.publish_next(|newest| {
+        let decision = decide(newest, &facts);
+        publishes = matches!(decision, Decision::Publish(_));
+        match decision {
+            Decision::Publish(next) => Ok(Some(next)),
+            Decision::HoldsAll => Ok(None),
+            Decision::BeginAnew => Err(LakeError::Conflict { table: "catalog".into(), version: newest.number }),
+        }
     });
-    Ok(publish.await?)
+    let snapshot = publish.await?;
+    Ok((snapshot, publishes))
 }
 
 /// The streams, by their names in the catalog, that have lost versions which were published, where that is accepted.
@@ -600,6 +656,19 @@ mod tests {
         // Definitions alone may differ, too: the wording of a product.
         let words = Build::of(old.clone(), [stream(1), model("a", "old", 7)]);
         assert_eq!(published(&words, &old).definitions.unwrap().number, 5);
+    }
+
+    #[test]
+    fn files_that_others_have_replaced_are_told_by_their_numbers() {
+        let by = Definitions { number: 4, fingerprint: "new".to_owned() };
+        let mut newest = CatalogSnapshot { definitions: Some(by.clone()), ..CatalogSnapshot::default() };
+        let words = |newest: &CatalogSnapshot| Superseded::of("old", newest, by.clone()).words();
+        assert_eq!(words(&newest), "definitions number 4 are published, and the files here are others");
+        newest.superseded = vec![Definitions { number: 2, fingerprint: "old".to_owned() }];
+        newest.defined_at = Some(1_800_000_000_000);
+        let expected = "definitions number 4 are published (since 2027-01-15 08:00:00 UTC), and the files here are those \
+                        of number 2";
+        assert_eq!(words(&newest), expected);
     }
 
     #[test]

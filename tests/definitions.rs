@@ -96,7 +96,8 @@ async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
     project.write("inbox/orders/b.jsonl", &order("B", 3));
     until("events land all the same", async || project.landed().await[1].len() == 2).await;
     let status = project.run(&["status"]).await;
-    assert!(status.errors.contains("definitions number 2 are published, and the files here"), "{}", status.errors);
+    let words = ["definitions number 2 are published (since ", "and the files here are those of number 1: nothing is built"];
+    assert!(words.iter().all(|words| status.errors.contains(words)), "{}", status.errors);
     assert_eq!(project.snapshot().await.number, published.number, "nobody has published since");
     // The files become the newer ones: it is no act of its own, so the number stays.
     project.write(LINES, &tenfold());
@@ -108,6 +109,51 @@ async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
     project.write(LINES, ORDER_LINES);
     until("`up` publishes its own change", async || quantity(&project).await == 5).await;
     assert_eq!(project.snapshot().await.definitions.unwrap().number, 3);
+    server.terminate();
+    server.end().await;
+}
+
+/// An `up` that is killed and started again with its old files reverts nothing: its start is no deliberate act. A build is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_with_old_files_reverts_nothing() {
+    let project = Project::new();
+    project.write("inbox/orders/a.jsonl", &order("A", 2));
+    let server = Server::start_as(project.root(), "up").await;
+    until("`up` has published its definitions", async || {
+        !project.snapshot().await.tables.is_empty() && quantity(&project).await == 2
+    })
+    .await;
+    let newer = beside(&project);
+    newer.write(LINES, &tenfold());
+    newer.succeed(&["build"]).await;
+    let published = project.snapshot().await;
+    server.kill().await;
+    let server = Server::start_as(project.root(), "up").await;
+    project.write("inbox/orders/b.jsonl", &order("B", 3));
+    until("events land", async || project.landed().await[1].len() == 2).await;
+    until("`up` says which definitions it has", async || {
+        let status = project.run(&["status"]).await;
+        let words = ["definitions number 2 are published", "those of number 1", "`starmere build`"];
+        words.iter().all(|words| status.errors.contains(words))
+    })
+    .await;
+    assert_eq!(metric(&server, "starmere_definitions_superseded").await, Some(1.0));
+    assert_eq!(project.snapshot().await, published, "nobody has published since");
+    // Files that are rolled back on purpose are built, and the build says what it does.
+    let build = project.run(&["build"]).await;
+    assert!(build.errors.contains("goes back to them, and they become number 3"), "{}", build.errors);
+    build.good();
+    assert_eq!((quantity(&project).await, project.snapshot().await.definitions.unwrap().number), (5, 3));
+    until("`up` builds again", async || metric(&server, "starmere_definitions_superseded").await == Some(0.0)).await;
+    server.terminate();
+    server.end().await;
+    // So is the way back by a snapshot's number, and the next start reverts neither.
+    project.succeed(&["build", "--back-to", &published.number.to_string()]).await;
+    let back = project.snapshot().await;
+    assert_eq!((quantity(&project).await, back.definitions.clone().unwrap().number), (20, 4));
+    let server = Server::start_as(project.root(), "up").await;
+    until("the start is superseded", async || metric(&server, "starmere_definitions_superseded").await == Some(1.0)).await;
+    assert_eq!(project.snapshot().await, back);
     server.terminate();
     server.end().await;
 }

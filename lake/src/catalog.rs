@@ -14,7 +14,8 @@
 //! snapshot before it is the newest; numbers are never reused.
 //!
 //! A snapshot carries which [`Definitions`] its tables follow, so that two processes with different files do not
-//! revert each other. Keys that this binary does not know are kept from snapshot to snapshot. A newest snapshot that
+//! revert each other; and the newest of those that others have replaced, so that a process which is started again with
+//! old files is recognised. Keys that this binary does not know are kept from snapshot to snapshot. A newest snapshot that
 //! cannot be read stops everybody: what it pinned is not guessed. An earlier one can be published over it
 //! ([`Catalog::publish_over_damage`]).
 
@@ -32,6 +33,9 @@ use crate::{Error, Result};
 
 /// A hint is written with every snapshot whose number is divisible by this: who begins anew lists as many at most.
 const HINT_EVERY: u64 = 64;
+
+/// So many definitions that others have replaced are remembered, the newest of them: some 3 KB of a snapshot.
+const MOST_SUPERSEDED: usize = 32;
 
 /// Where listing may begin.
 #[derive(Serialize, Deserialize)]
@@ -82,6 +86,12 @@ pub struct CatalogSnapshot {
     /// None where it was published before snapshots carried them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definitions: Option<Definitions>,
+    /// When its definitions were published first under their number, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defined_at: Option<i64>,
+    /// Definitions that were published before, until others replaced them; the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<Definitions>,
     /// Keys of a newer binary: carried from snapshot to snapshot.
     #[serde(flatten)]
     pub rest: serde_json::Map<String, serde_json::Value>,
@@ -112,6 +122,29 @@ impl CatalogSnapshot {
     pub fn version_of(&self, path: &TablePath) -> Option<u64> {
         self.tables.values().find(|pin| pin.path == *path).map(|pin| pin.version)
     }
+
+    /// The number under which definitions of this fingerprint were published before others replaced them.
+    pub fn superseded_as(&self, fingerprint: &str) -> Option<u64> {
+        let is_newest = self.definitions.as_ref().is_some_and(|newest| newest.fingerprint == fingerprint);
+        let before = self.superseded.iter().rev().find(|before| before.fingerprint == fingerprint);
+        before.filter(|_| !is_newest).map(|before| before.number)
+    }
+}
+
+/// The definitions that others have replaced once `next` are published on top of `newest`. Pure.
+fn superseded(newest: &CatalogSnapshot, next: Option<&Definitions>) -> Vec<Definitions> {
+    let replaced = newest.definitions.as_ref();
+    let is_of = |of: Option<&Definitions>, before: &Definitions| {
+        of.is_some_and(|definitions| definitions.fingerprint == before.fingerprint)
+    };
+    // A binary that does not know the list may have published definitions again that are in it.
+    let before = newest.superseded.iter().filter(|before| !is_of(replaced, before));
+    let all: Vec<Definitions> = before
+        .chain(replaced)
+        .filter(|before| !before.fingerprint.is_empty() && !is_of(next, before))
+        .cloned()
+        .collect();
+    all[all.len().saturating_sub(MOST_SUPERSEDED)..].to_vec()
 }
 
 /// The tables whose inputs are pinned at other versions than they consumed.
@@ -287,13 +320,17 @@ impl Catalog {
     }
 
     /// The same where the newest snapshot may be damaged: `decide` gets an empty one then, with its number and without a
-    /// publish id.
+    /// publish id. What snapshots carry on comes from `earlier` then.
     pub async fn publish_over_damage(
         &self,
+        earlier: &CatalogSnapshot,
         decide: impl FnMut(&CatalogSnapshot) -> Result<Option<Next>>,
     ) -> Result<CatalogSnapshot> {
         let over_damage = |newest: Result<CatalogSnapshot>| match newest {
-            Err(Error::DamagedSnapshot { number, .. }) => Ok(CatalogSnapshot { number, ..CatalogSnapshot::default() }),
+            Err(Error::DamagedSnapshot { number, .. }) => {
+                let (superseded, rest) = (earlier.superseded.clone(), earlier.rest.clone());
+                Ok(CatalogSnapshot { number, superseded, rest, ..CatalogSnapshot::default() })
+            }
             newest => newest,
         };
         self.publish_after(over_damage, decide).await
@@ -317,13 +354,17 @@ impl Catalog {
                 return Err(misfit.refused());
             }
             let number = newest.number + 1;
+            let published_at = chrono::Utc::now().timestamp_millis();
+            let are_same = newest.definitions == definitions;
             let snapshot = CatalogSnapshot {
                 number,
                 publish_id: publish_id.clone(),
-                published_at: chrono::Utc::now().timestamp_millis(),
+                published_at,
                 tables,
                 meaning,
+                superseded: superseded(&newest, definitions.as_ref()),
                 definitions,
+                defined_at: if are_same { newest.defined_at } else { Some(published_at) },
                 rest: newest.rest,
             };
             let bytes = serde_json::to_vec_pretty(&snapshot)
@@ -499,6 +540,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn definitions_that_were_replaced_are_remembered_as_far_as_they_are_bounded() {
+        let catalog = Catalog::new(&Warehouse::new(Store::memory()));
+        let publish = async |number: u64, fingerprint: &str| {
+            let definitions = Some(Definitions { number, fingerprint: fingerprint.to_owned() });
+            let next = Next { definitions, ..with("a") };
+            catalog.publish_next(|_| Ok(Some(next.clone()))).await.unwrap()
+        };
+        let first = publish(1, "a").await;
+        let same = publish(1, "a").await;
+        assert_eq!((same.defined_at, same.superseded.len()), (first.defined_at, 0));
+        assert!(same.defined_at.is_some() && same.superseded_as("a").is_none());
+        let second = publish(2, "b").await;
+        assert_eq!((second.superseded_as("a"), second.superseded_as("b")), (Some(1), None));
+        // What is published again is the newest, and what it replaces is not.
+        let third = publish(3, "a").await;
+        assert_eq!((third.superseded_as("a"), third.superseded_as("b")), (None, Some(2)));
+        for number in 4..4 + MOST_SUPERSEDED as u64 {
+            publish(number, &format!("other {number}")).await;
+        }
+        let newest = catalog.newest().await.unwrap();
+        assert_eq!((newest.superseded.len(), newest.superseded_as("b")), (MOST_SUPERSEDED, None));
+        assert_eq!((newest.superseded_as("a"), newest.superseded_as("other 4")), (Some(3), Some(4)));
+        assert_eq!(catalog.at(newest.number).await.unwrap(), newest);
+    }
+
+    /// A binary that does not know the list carries it on as it was.
+    #[test]
+    fn definitions_are_superseded_or_the_newest_and_never_both() {
+        let of = |number, fingerprint: &str| Definitions { number, fingerprint: fingerprint.to_owned() };
+        let newest = CatalogSnapshot {
+            definitions: Some(of(3, "a")),
+            superseded: vec![of(1, "a"), of(2, "b")],
+            ..CatalogSnapshot::default()
+        };
+        assert_eq!(newest.superseded_as("a"), None);
+        assert_eq!(superseded(&newest, Some(&of(4, "c"))), [of(2, "b"), of(3, "a")]);
+        assert_eq!(superseded(&newest, Some(&of(4, "b"))), [of(3, "a")]);
+        assert_eq!(superseded(&newest, None), [of(2, "b"), of(3, "a")]);
+    }
+
+    #[tokio::test]
     async fn a_damaged_newest_snapshot_is_told_and_published_over() {
         let warehouse = Warehouse::new(Store::memory());
         let catalog = Catalog::new(&warehouse);
@@ -513,7 +595,8 @@ mod tests {
             assert!(error.hint().unwrap().contains("--back-to 1"), "{error:?}");
             assert!(catalog.publish_next(|_| Ok(Some(with("c")))).await.is_err());
         }
-        let over = fresh.publish_over_damage(|newest| {
+        let earlier = fresh.at(1).await.unwrap();
+        let over = fresh.publish_over_damage(&earlier, |newest| {
             assert_eq!((newest.number, newest.publish_id.as_str()), (2, ""));
             Ok(Some(with("a")))
         });

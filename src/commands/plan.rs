@@ -14,6 +14,7 @@ use crate::changes::{BREAKS, COMPATIBLE, changes, edits as changed};
 use crate::command_line::Format;
 use crate::output::{Output, counted};
 use crate::project::Opened;
+use crate::publish::goes_back;
 
 /// Edits of a definition that are shown; the rest are counted.
 const EDITS: usize = 8;
@@ -51,7 +52,11 @@ impl Step {
 
 /// Lists what a build would do: to people as a tree, to programs as rows.
 pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()> {
-    let steps = steps(opened).await?;
+    let newest = opened.catalog.newest().await?;
+    if let Some(words) = goes_back(opened, &newest) {
+        output.say(words);
+    }
+    let steps = steps(opened, &newest).await?;
     if output.format() == Format::Table {
         return output.text(&tree(&steps));
     }
@@ -84,8 +89,7 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
     listing(output, &columns, &rows.collect::<Vec<_>>())
 }
 
-async fn steps(opened: &Opened) -> anyhow::Result<Vec<Step>> {
-    let newest = opened.catalog.newest().await?;
+async fn steps(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     let mut moved: BTreeMap<String, bool> = BTreeMap::new();
     // What a model is made of comes before it: whether that moves is known then.
@@ -94,7 +98,7 @@ async fn steps(opened: &Opened) -> anyhow::Result<Vec<Step>> {
         let names: Vec<String> = waiting.iter().map(|model| model.name().to_string()).collect();
         let is_ready = |model: &&Model| !model.inputs().iter().any(|input| names.contains(&input.to_string()));
         let model = waiting.remove(waiting.iter().position(is_ready).unwrap_or_default());
-        let step = step(opened, &newest, model, &moved).await?;
+        let step = step(opened, newest, model, &moved).await?;
         moved.insert(step.name.clone(), step.action != "keep");
         steps.push(step);
     }
@@ -104,7 +108,7 @@ async fn steps(opened: &Opened) -> anyhow::Result<Vec<Step>> {
             steps.push(Step { kind: "model", name: name.clone(), action, why, ..Step::default() });
         }
     }
-    let published = Meaning::of(&newest)?;
+    let published = Meaning::of(newest)?;
     for change in changes(&published, &opened.project.meaning) {
         let why = format!("{}: {}", change.why, if change.breaks { BREAKS } else { COMPATIBLE });
         let breaks = Some(change.breaks);

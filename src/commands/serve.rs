@@ -22,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::reload::{Current, Watcher};
 use super::{TO_STOP, ingest, told_to_stop, upkeep};
 use crate::command_line::Serve;
+use crate::definitions::Act;
 use crate::failure::Mendable;
 use crate::output::Output;
 use crate::project::Opened;
-use crate::publish::{Kept, keep_built};
+use crate::publish::{Kept, Superseded, keep_built};
 use crate::views::ProjectViews;
 use crate::{builds, health, reports};
 
@@ -311,7 +312,7 @@ async fn build(current: &Current, output: &Output) {
     /// The object of troubles about definitions.
     const DEFINITIONS: &str = "definitions";
     let quiet = output.silent();
-    let (mut number, mut claim, mut built_by, mut asked) = (None, None, String::new(), None);
+    let (mut act, mut claim, mut built_by, mut asked) = (Act::Start, None, String::new(), None);
     loop {
         let opened = current.now();
         if opened.project.fingerprint != built_by {
@@ -323,40 +324,38 @@ async fn build(current: &Current, output: &Output) {
             Some(_) => None,
             None => {
                 let ports = opened.project.meaning.ports.len();
-                builds::watched(ports, keep_built(&opened, &mut claim, &quiet)).await
+                builds::watched(ports, keep_built(&opened, &mut claim, act, &quiet)).await
             }
         };
+        if claim.is_some() {
+            act = Act::Change;
+        }
         let is_superseded = matches!(kept, Some(Kept::Superseded(_)));
         opened.watched.is_superseded.store(is_superseded, Ordering::Relaxed);
         if !is_superseded {
             troubles::well(About::Build, DEFINITIONS);
         }
         match kept {
-            Some(Kept::Published(snapshot)) => {
-                if number != Some(snapshot.number) {
-                    output.say(format!("published catalog snapshot {}", snapshot.number));
-                }
-                number = Some(snapshot.number);
-            }
+            Some(Kept::Published(number)) => output.say(format!("published catalog snapshot {number}")),
             // Perhaps the files are these by now; else it is told the next time.
-            Some(Kept::Superseded(by)) if asked != Some(by.number) => {
-                asked = Some(by.number);
+            Some(Kept::Superseded(ours)) if asked != Some(ours.by.number) => {
+                asked = Some(ours.by.number);
                 current.reread();
             }
-            Some(Kept::Superseded(by)) => troubles::failed(About::Build, DEFINITIONS, &superseded(by.number)),
+            Some(Kept::Superseded(ours)) => troubles::failed(About::Build, DEFINITIONS, &superseded(&ours)),
             // What failed was told.
-            None => {}
+            Some(Kept::HoldsAll) | None => {}
         }
         tokio::time::sleep(current.now().project.file.publish_every()).await;
     }
 }
 
 /// Why nothing is built, where somebody else has published other definitions.
-fn superseded(number: u64) -> String {
+fn superseded(ours: &Superseded) -> String {
     format!(
-        "definitions number {number} are published, and the files here are others: nothing is built until they are the \
-         same; events are landed and queries answered; hint: bring the files up to date, or publish those that are here \
-         with `starmere build`"
+        "{}: nothing is built until they are the same; events are landed and queries answered; hint: bring the files up \
+         to date, or publish those that are here with `starmere build`, which makes them the newest",
+        ours.words()
     )
 }
 

@@ -139,6 +139,11 @@ impl Server {
         assert!(told.success(), "`kill` ended with {told}");
     }
 
+    /// Kills it, and waits until it is gone.
+    pub(crate) async fn kill(mut self) {
+        tokio::time::timeout(PATIENCE, self.child.kill()).await.expect("a killed server is gone").expect("it ran");
+    }
+
     /// Waits until it has ended, after it was told to, which must be in good order.
     pub(crate) async fn end(mut self) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("a server that is told to ends");
