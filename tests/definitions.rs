@@ -1,7 +1,5 @@
 //! Definitions that differ: processes do not revert each other, files that change are taken up, wrong ones stop nothing.
 
-use std::time::Duration;
-
 use fastrand::Rng;
 use serde_json::json;
 use starmere_lake::catalog::Catalog;
@@ -10,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use crate::support::events::events;
 use crate::support::http;
-use crate::support::process::{Ended, PATIENCE, Server};
+use crate::support::process::{Ended, Server, until};
 use crate::support::producer::Producer;
 use crate::support::project::{ORDER_LINES, ORDERS, Project};
 
@@ -35,16 +33,6 @@ fn order(id: &str, quantity: u32) -> String {
     let at = "2024-02-01T00:00:00Z";
     let order = json!({ "id": id, "type": "order_placed", "at": at, "order": id, "customer": "c1", "lines": lines });
     format!("{order}\n")
-}
-
-/// Waits until `holds`.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("it never came: {what}"));
 }
 
 async fn quantity(project: &Project) -> i64 {
@@ -96,7 +84,8 @@ async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
     project.write("inbox/orders/b.jsonl", &order("B", 3));
     until("events land all the same", async || project.landed().await[1].len() == 2).await;
     let status = project.run(&["status"]).await;
-    let words = ["definitions number 2 are published (since ", "and the files here are those of number 1: nothing is built"];
+    let words =
+        ["definitions number 2 are published (since ", "and the files here are those of number 1: nothing is built"];
     assert!(words.iter().all(|words| status.errors.contains(words)), "{}", status.errors);
     assert_eq!(project.snapshot().await.number, published.number, "nobody has published since");
     // The files become the newer ones: it is no act of its own, so the number stays.
@@ -152,7 +141,8 @@ async fn a_restart_with_old_files_reverts_nothing() {
     let back = project.snapshot().await;
     assert_eq!((quantity(&project).await, back.definitions.clone().unwrap().number), (20, 4));
     let server = Server::start_as(project.root(), "up").await;
-    until("the start is superseded", async || metric(&server, "starmere_definitions_superseded").await == Some(1.0)).await;
+    until("the start is superseded", async || metric(&server, "starmere_definitions_superseded").await == Some(1.0))
+        .await;
     assert_eq!(project.snapshot().await, back);
     server.terminate();
     server.end().await;

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 use starmere_lake::paths;
+use tokio::task::spawn_blocking;
 
+use crate::support::http;
+use crate::support::process::{Server, until};
 use crate::support::project::Project;
 
 fn order(id: &str) -> String {
@@ -112,6 +115,49 @@ async fn a_warehouse_of_a_newer_binary_is_not_written() {
     std::fs::remove_file(&place).unwrap();
     project.succeed(&["ingest", "--once"]).await;
     assert_eq!(std::fs::read_to_string(&place).unwrap(), ours);
+}
+
+/// A newer binary raises the format while an older `up` runs: it stops landing and building, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_up_stops_writing_a_warehouse_whose_format_is_raised() {
+    let project = Project::new();
+    project.write("inbox/orders/A.jsonl", &order("A"));
+    let server = Server::start_as(project.root(), "up").await;
+    let post = async |id: &str| {
+        let (address, event) = (server.address.clone(), order(id));
+        spawn_blocking(move || http::post(&address, "/v1/streams/orders/events", &event)).await.unwrap().unwrap()
+    };
+    assert_eq!(post("B").await.status, 200);
+    until("both orders are published", async || {
+        !project.snapshot().await.tables.is_empty() && lines(&project).await == 2
+    })
+    .await;
+    let place = project.root().join("warehouse").join(paths::format_number().to_string());
+    let ours = std::fs::read_to_string(&place).unwrap();
+    std::fs::write(&place, r#"{"format":9,"reader":1,"written_by":"7.0.0"}"#).unwrap();
+    until("posts are refused", async || post("C").await.status == 503).await;
+    let refused = post("C").await.text();
+    assert!(refused.contains("has format 9") && refused.contains("Starmere 7.0.0"), "{refused}");
+    let landed = project.landed().await[1].len();
+    project.write("inbox/orders/D.jsonl", &order("D"));
+    until("`status` says so", async || {
+        let status = project.run(&["status"]).await.errors;
+        status.contains("format warehouse has failed") && status.contains("source order_files has failed")
+    })
+    .await;
+    let scraped = {
+        let address = server.address.clone();
+        spawn_blocking(move || http::get(&address, "/metrics")).await.unwrap().unwrap().text()
+    };
+    let trouble = r#"starmere_trouble{about="format",object="warehouse"} 1"#;
+    assert!(scraped.contains(trouble), "{scraped}");
+    assert_eq!(project.landed().await[1].len(), landed, "nothing lands");
+    // The newer binary is gone again, and the copy from before it is restored.
+    std::fs::write(&place, ours).unwrap();
+    until("landing goes on", async || post("E").await.status == 200).await;
+    until("the file has landed", async || project.landed().await[1].len() == landed + 2).await;
+    server.terminate();
+    server.end().await;
 }
 
 /// Models of a kind that only a newer binary knows are not dropped.

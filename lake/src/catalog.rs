@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::delta::{Looked, Warehouse};
 use crate::paths::{self, TablePath};
 use crate::store::Backoff;
-use crate::{Error, Result};
+use crate::{Error, Result, format_number};
 
 /// A hint is written with every snapshot whose number is divisible by this: who begins anew lists as many at most.
 const HINT_EVERY: u64 = 64;
@@ -341,6 +341,7 @@ impl Catalog {
         read: impl Fn(Result<CatalogSnapshot>) -> Result<CatalogSnapshot>,
         mut decide: impl FnMut(&CatalogSnapshot) -> Result<Option<Next>>,
     ) -> Result<CatalogSnapshot> {
+        format_number::as_noted(self.warehouse.store())?;
         let publish_id = uuid::Uuid::new_v4().to_string();
         let mut backoff = Backoff::default();
         loop {

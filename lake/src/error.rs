@@ -102,6 +102,12 @@ impl Error {
                  that keeps conditional writes (`If-None-Match: *`)"
                     .into(),
             ),
+            // No command goes on without it, `verify` included.
+            Self::Corrupt { path, .. } if *path == crate::paths::format_number().to_string() => Some(
+                "restore the object from a copy; or, where no newer version of Starmere has written the warehouse, delete it: \
+                 the next command that writes makes it again"
+                    .into(),
+            ),
             // What is made of the lake can be made again.
             Self::Corrupt { path, .. } if path.starts_with("models/") => Some(
                 "fill the models again with `starmere build --full`, or restore the object from a copy; \

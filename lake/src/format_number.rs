@@ -5,15 +5,33 @@
 //! beyond the number that it knows. A warehouse without the object was made before there was one: it has format 1, and
 //! gets the object from the next process that writes.
 //!
-//! Commands ask once, when they begin; builds ask each time.
+//! Commands ask once, when they begin; builds ask each time. A process that goes on looks every few seconds
+//! ([`keep_looking`]): a newer binary may have raised the number meanwhile. What a look finds is noted with the opened store,
+//! and whoever is about to write asks that ([`as_noted`]), which takes no request:
+//!
+//! ```text
+//! keep_looking ─► may_write ─► noted: refused ─► streams are not opened to land, no commit, no snapshot, no clean-up
+//!                         └──► noted: known   ─► writing goes on
+//! ```
+//!
+//! A look that fails leaves what is noted as it was.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::store::Store;
-use crate::{Error, Result, paths};
+use crate::troubles::{self, About};
+use crate::{Error, Kind, Result, paths};
 
 /// The newest format that this binary knows, and the one that it writes.
 pub const FORMAT: u64 = 1;
+
+/// A process that goes on looks at the number this often.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// The object of troubles about the format.
+const WAREHOUSE: &str = "warehouse";
 
 /// What the object says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +46,53 @@ struct Stored {
     written_by: String,
 }
 
-/// Refuses a warehouse that this binary must not write, and gives one without a format number its own.
+/// The numbers that the last look found, where this binary must not write the warehouse any more. Of one opened store.
+#[derive(Debug, Default)]
+pub(crate) struct Noted(RwLock<Option<Stored>>);
+
+/// Refuses a warehouse that this binary must not write, and gives one without a format number its own. Notes what it finds.
 ///
 /// # Errors
 ///
 /// [`Error::Format`] where the number is beyond [`FORMAT`]; errors of the store.
 pub async fn may_write(store: &Store) -> Result<()> {
+    let found = read_or_made(store).await?;
+    let refused = refused(&found, true);
+    let noted = refused.is_some().then_some(found);
+    *store.noted().0.write().unwrap_or_else(PoisonError::into_inner) = noted;
+    refused.map_or(Ok(()), Err)
+}
+
+/// The same as the last look of [`may_write`] found it: takes no request.
+///
+/// # Errors
+///
+/// [`Error::Format`].
+pub fn as_noted(store: &Store) -> Result<()> {
+    let noted = store.noted().0.read().unwrap_or_else(PoisonError::into_inner);
+    noted.as_ref().and_then(|found| refused(found, true)).map_or(Ok(()), Err)
+}
+
+/// Looks at the number every few seconds, as long as it is not dropped, and tells the trouble where it is beyond ours.
+pub async fn keep_looking(store: &Store) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match may_write(store).await {
+            Ok(()) => troubles::well(About::Format, WAREHOUSE),
+            // A store that does not answer is told by whoever needs it.
+            Err(error) if error.kind() == Kind::Unavailable => {
+                tracing::debug!(%error, "the format number could not be read");
+            }
+            Err(error) => {
+                let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+                troubles::failed(About::Format, WAREHOUSE, &format!("{}{hint}", troubles::causes(&error)));
+            }
+        }
+    }
+}
+
+/// The numbers of a warehouse; one without them gets ours.
+async fn read_or_made(store: &Store) -> Result<Stored> {
     let path = paths::format_number();
     let bytes = match store.read(&path).await? {
         Some(bytes) => bytes,
@@ -43,13 +102,13 @@ pub async fn may_write(store: &Store) -> Result<()> {
             let bytes = serde_json::to_vec(&ours)
                 .map_err(|error| Error::Invalid { what: "the format number".into(), reason: error.to_string() })?;
             if store.create(&path, bytes.into()).await? {
-                return Ok(());
+                return Ok(ours);
             }
             let created = store.read(&path).await?;
             created.ok_or_else(|| Error::Missing { object: path.to_string() })?
         }
     };
-    refused(&stored(&bytes)?, true).map_or(Ok(()), Err)
+    stored(&bytes)
 }
 
 /// Refuses a warehouse that this binary cannot read.
@@ -122,8 +181,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_number_that_is_raised_while_a_process_runs_stops_its_writing_until_it_is_put_back() {
+        let warehouse = crate::delta::Warehouse::new(Store::memory());
+        let store = warehouse.store();
+        let table = warehouse.table(paths::TablePath::stream("d", "s"));
+        let stream = crate::landing::Stream::new("s", table.clone());
+        let catalog = crate::catalog::Catalog::new(&warehouse);
+        may_write(store).await.unwrap();
+        let opened = stream.open().await.unwrap();
+        store.write(&paths::format_number(), r#"{"format":7,"reader":1}"#.into()).await.unwrap();
+        stream.land(&[], Vec::new()).await.unwrap();
+        assert!(as_noted(store).is_ok(), "nobody has looked yet");
+        let words = may_write(store).await.unwrap_err().to_string();
+        let publish = catalog.publish_next(|_| Ok(Some(crate::catalog::Next::default())));
+        let refused = [
+            as_noted(store).unwrap_err(),
+            stream.open().await.unwrap_err(),
+            stream.land(&[], Vec::new()).await.unwrap_err(),
+            table.commit(&opened, crate::delta::Commit::default()).await.unwrap_err(),
+            publish.await.unwrap_err(),
+        ];
+        assert!(refused.iter().all(|error| error.to_string() == words), "{refused:?}");
+        // What only reads goes on.
+        assert_eq!(stream.newest().await.unwrap().unwrap().version(), 1);
+        // A look that fails tells nothing new.
+        store.write(&paths::format_number(), "{".into()).await.unwrap();
+        assert_eq!(may_write(store).await.unwrap_err().kind(), Kind::Corrupt);
+        assert!(as_noted(store).is_err());
+        store.write(&paths::format_number(), r#"{"format":1}"#.into()).await.unwrap();
+        may_write(store).await.unwrap();
+        stream.land(&[], Vec::new()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_damaged_number_is_told() {
         let error = may_read(&with("{\"form").await).await.unwrap_err();
         assert!(error.to_string().contains("_starmere/format.json"), "{error}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("delete") && !hint.contains("verify"), "{hint}");
     }
 }

@@ -39,7 +39,7 @@ use crate::delta::{Add, Commit, Committed, EncodedFile, Snapshot, Table, Txn};
 use crate::events;
 use crate::paths::{escape, unescape};
 use crate::store::{Backoff, Store};
-use crate::{Error, Result};
+use crate::{Error, Result, format_number};
 
 /// One ordered sequence of events: a Kafka partition, a file, a run of the HTTP listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -231,8 +231,13 @@ impl Stream {
         &self.table
     }
 
-    /// The newest version; the table is made if it does not exist.
+    /// The newest version, for who lands; the table is made if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] where the warehouse has got a newer format, as far as somebody has looked.
     pub async fn open(&self) -> Result<Arc<Snapshot>> {
+        format_number::as_noted(self.table.store())?;
         self.checked.get_or_try_init(|| self.check()).await?;
         self.table.open_or_create(events::table_schema(), &[events::INGEST_DATE]).await
     }

@@ -45,6 +45,8 @@ pub enum About {
     Upkeep,
     /// The warehouse, or a stream's table, cannot be read. The object is `warehouse`, or the stream.
     Warehouse,
+    /// A newer binary has raised the warehouse's format number: this one writes nothing any more. The object is `warehouse`.
+    Format,
 }
 
 impl About {
@@ -60,6 +62,7 @@ impl About {
             Self::Stopped => "stopped",
             Self::Upkeep => "upkeep",
             Self::Warehouse => "warehouse",
+            Self::Format => "format",
         }
     }
 
@@ -74,6 +77,7 @@ impl About {
             Self::Stopped => "a partition is not read on",
             Self::Upkeep => "no upkeep; trying again later",
             Self::Warehouse => "the warehouse could not be read; trying again",
+            Self::Format => "the warehouse's format is not known; looking again",
         }
     }
 }

@@ -105,6 +105,9 @@ async fn to_write(opened: Opened) -> anyhow::Result<Opened> {
     // Whoever writes to a store that breaks its promises loses events without a word.
     opened.warehouse.store().try_promises().await?;
     format_number::may_write(opened.warehouse.store()).await?;
+    // A newer binary may raise the number at any time. Ends with the process.
+    let store = opened.warehouse.store().clone();
+    tokio::spawn(async move { format_number::keep_looking(&store).await });
     Ok(opened)
 }
 

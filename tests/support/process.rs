@@ -11,6 +11,16 @@ use tokio::task::JoinHandle;
 /// Nothing here takes longer; whatever does is stuck.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Waits until `holds`.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("it never came: {what}"));
+}
+
 /// A process that runs. It is killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {

@@ -40,7 +40,8 @@ pub(super) struct Answer {
 struct Request {
     events: Events,
     came: Instant,
-    answer: oneshot::Sender<Answer>,
+    /// Or why its events will not land.
+    answer: oneshot::Sender<Result<Answer, String>>,
     /// Memory, given back when the request is answered.
     share: Share,
 }
@@ -92,7 +93,8 @@ impl Committer {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint)
         };
         match tokio::time::timeout(wait, answered).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Err(reason))) => Err(unknown(&reason)),
             Ok(Err(_)) => Err(unknown("the listener has ended")),
             Err(_) => Err(unknown("the store does not answer")),
         }
@@ -158,7 +160,7 @@ impl Run {
         }
     }
 
-    /// Lands the group, however long the store takes.
+    /// Lands the group, however long the store takes; unless it must not be written any more.
     async fn commit(&mut self, group: Vec<Request>) {
         let apart = |Request { events, answer, share, .. }: Request| (events, (answer, share));
         let (events, waiting): (Vec<Events>, Vec<_>) = group.into_iter().map(apart).unzip();
@@ -169,7 +171,16 @@ impl Run {
                 Ok((version, answers)) => {
                     for ((waits, _share), answer) in waiting.into_iter().zip(answers) {
                         // Whoever no longer waits has got 503 and may send again.
-                        let _ = waits.send(Answer { version, ..answer });
+                        let _ = waits.send(Ok(Answer { version, ..answer }));
+                    }
+                    return;
+                }
+                // To offer it again does not help.
+                Err(Error::Lake(error @ starmere_lake::Error::Format { .. })) => {
+                    // An earlier attempt may have landed: what comes next must not be taken for it.
+                    self.begin_run();
+                    for (waits, _share) in waiting {
+                        let _ = waits.send(Err(error.to_string()));
                     }
                     return;
                 }
@@ -181,6 +192,11 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// What comes next is the first of another run.
+    fn begin_run(&mut self) {
+        (self.partition.topic, self.position) = (uuid::Uuid::now_v7().to_string(), 0);
     }
 
     async fn offer(&mut self, group: &Arc<Vec<Events>>) -> Result<(u64, Vec<Answer>)> {
@@ -195,7 +211,7 @@ impl Run {
             Outcome::Behind(snapshot) if self.stream.position(&snapshot, &self.partition) >= Some(next) => snapshot,
             // Unless the table has lost versions under us. The group is the first of another run then.
             Outcome::Behind(snapshot) => {
-                (self.partition.topic, self.position) = (uuid::Uuid::now_v7().to_string(), 0);
+                self.begin_run();
                 let (table, version) = (self.stream.table().path().to_string(), snapshot.version() + 1);
                 return Err(starmere_lake::Error::Conflict { table, version }.into());
             }

@@ -17,7 +17,8 @@
 //! Definitions may change while the listener runs ([`Listener::renew`]): requests that came before land by the old ones.
 //!
 //! When the store does not answer, a batch is offered again until its outcome is known; meanwhile its requests
-//! are answered 503 after a while, and new ones 429 when the queue is full. Nothing is dropped silently: an answer
+//! are answered 503 after a while, and new ones 429 when the queue is full. In a warehouse whose format a newer binary has
+//! raised nothing lands any more: requests are answered 503 at once. Nothing is dropped silently: an answer
 //! that is not 2xx means that the request may have landed or not, and is safe to repeat with the same ids.
 
 mod commit;
@@ -34,8 +35,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use starmere_lake::format_number;
 use starmere_lake::landing::Stream;
 use starmere_lake::paths::TablePath;
+use starmere_lake::store::Store;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +55,17 @@ struct Endpoint {
     committer: Committer,
     mapping: Mapping,
     table: TablePath,
+    store: Store,
+}
+
+impl Endpoint {
+    /// Refuses events that cannot land: a newer binary has raised the warehouse's format. Takes no request to the store.
+    fn may_land(&self) -> Result<(), Refusal> {
+        format_number::as_noted(&self.store).map_err(|error| {
+            let hint = error.hint().unwrap_or_default();
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; nothing has landed"), hint)
+        })
+    }
 }
 
 /// The listener's streams, and what it allows.
@@ -116,9 +130,9 @@ impl Listener {
                 Some(old) if is_same(&old) => old,
                 replaced => {
                     before.extend(replaced.map(|replaced| (name.clone(), replaced)));
-                    let table = stream.table().path().clone();
+                    let (table, store) = (stream.table().path().clone(), stream.table().store().clone());
                     let committer = Committer::start(stream, mapping.clone(), self.limits.gather, self.stop.clone());
-                    Arc::new(Endpoint { committer, mapping, table })
+                    Arc::new(Endpoint { committer, mapping, table, store })
                 }
             };
             endpoints.insert(name, endpoint);
@@ -198,6 +212,7 @@ async fn post(
     body: axum::body::Body,
 ) -> Result<Response, Refusal> {
     let endpoint = listener.endpoint(&name)?;
+    endpoint.may_land()?;
     let (body, mut share) = request::whole(body, &headers, &listener.limits, &listener.memory).await?;
     let events = request::events(body, &headers, &endpoint.mapping)?;
     request::room(&events, &mut share, &listener.memory).await?;

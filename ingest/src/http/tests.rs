@@ -93,6 +93,51 @@ async fn what_cannot_be_read_as_a_whole_lands_nothing_and_says_what_to_do() {
     assert_eq!(stream.open().await.unwrap().version(), 0);
 }
 
+/// Raises the warehouse's format, or puts it back, and looks.
+async fn formatted(stream: &Stream, text: &'static str) -> bool {
+    let store = stream.table().store();
+    store.write(&starmere_lake::paths::format_number(), text.into()).await.unwrap();
+    format_number::may_write(store).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_warehouse_of_a_newer_format_is_answered_503_at_once() {
+    let stop = CancellationToken::new();
+    let (listener, stream) = listener(&stop);
+    assert_eq!(send(&listener, "orders", &[], EVENT.into()).await.0, 200);
+    assert!(!formatted(&stream, r#"{"format":9,"reader":1}"#).await);
+    let (status, body) = send(&listener, "orders", &[], EVENT.into()).await;
+    assert_eq!((status, body["error"]["kind"].as_str()), (503, Some("unavailable")), "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("has format 9"), "{body}");
+    assert!(body["error"]["hint"].as_str().unwrap().contains("a newer one"), "{body}");
+    assert!(formatted(&stream, r#"{"format":1}"#).await);
+    assert_eq!(send(&listener, "orders", &[], EVENT.into()).await.0, 200);
+    assert_eq!(stream.open().await.unwrap().rows(), Some(2));
+}
+
+/// What waits for its commit when the format is raised is answered as well, and does not keep the process from its end.
+#[tokio::test]
+async fn what_is_queued_when_the_format_is_raised_is_answered_503() {
+    let stop = CancellationToken::new();
+    let limits =
+        Limits { gather: Duration::from_secs(60 * 60), wait: Duration::from_secs(60 * 60), ..Limits::default() };
+    let (listener, stream) = listener_of(limits, &Memory::default(), &stop);
+    let early = {
+        let listener = listener.clone();
+        tokio::spawn(async move { send(&listener, "orders", &[], EVENT.into()).await })
+    };
+    // One thread, and nobody has anything else to wait for: by then, it is queued.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!formatted(&stream, r#"{"format":9,"reader":1}"#).await);
+    stop.cancel();
+    let (status, body) = early.await.unwrap();
+    assert!(status == 503 && body["error"]["message"].as_str().unwrap().contains("has format 9"), "{body}");
+    listener.finished().await;
+    assert!(stream.newest().await.unwrap().is_none(), "nothing has landed");
+}
+
 #[tokio::test]
 async fn requests_are_grouped_and_none_is_lost_at_the_end() {
     let stop = CancellationToken::new();

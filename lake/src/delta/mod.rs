@@ -56,7 +56,7 @@ pub use write::{EncodedFile, FileOptions, FileWriter};
 
 use crate::paths::{self, TablePath};
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::{Error, Result, format_number};
 
 /// The `txn` application id of commits that rewrite files without changing rows' meaning.
 pub const REWRITE: &str = "starmere/rewrite";
@@ -263,8 +263,9 @@ impl Table {
 
     /// Makes the version after `base`, or nothing. [`Error::Conflict`]: somebody else made it, or the files are so old
     /// that they may be gone. Any other error: the outcome is unknown. After either, read the table again and decide
-    /// again.
+    /// again. Nothing is made in a warehouse that has got a newer format ([`Error::Format`]).
     pub async fn commit(&self, base: &Snapshot, commit: Commit) -> Result<Arc<Snapshot>> {
+        format_number::as_noted(self.store())?;
         base.check_writer()?;
         let version = base.version() + 1;
         let conflict = || Error::Conflict { table: self.path.to_string(), version };

@@ -32,6 +32,7 @@ use url::Url;
 pub use backoff::Backoff;
 pub use folder::Folder;
 
+use crate::format_number::Noted;
 use crate::paths::Probe;
 use crate::{Error, Result};
 
@@ -47,6 +48,8 @@ pub struct Store {
     location: String,
     /// Asked once a process.
     tried: Arc<OnceCell<()>>,
+    /// What the last look at the warehouse's format number found.
+    noted: Arc<Noted>,
 }
 
 /// A bucket of S3 or of what speaks like it, of Google's or of Azure's. Its connections live on the runtime that opens
@@ -109,7 +112,7 @@ impl Store {
         let objects = Arc::new(counted::Counted(objects));
         let unique = uuid::Uuid::new_v4().simple();
         let url = Url::parse(&format!("starmere://{unique}/")).expect("a scheme and a host make a URL");
-        Self { objects, url, location: location.to_owned(), tried: Arc::default() }
+        Self { objects, url, location: location.to_owned(), tried: Arc::default(), noted: Arc::default() }
     }
 
     /// The store itself, for readers of Parquet.
@@ -125,6 +128,10 @@ impl Store {
     /// As the user named it.
     pub fn location(&self) -> &str {
         &self.location
+    }
+
+    pub(crate) fn noted(&self) -> &Noted {
+        &self.noted
     }
 
     /// Fails where the store does not keep the promises that writers need, as far as that can be tried (see the `promises`
