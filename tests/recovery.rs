@@ -117,6 +117,58 @@ async fn a_warehouse_of_a_newer_binary_is_not_written() {
     assert_eq!(std::fs::read_to_string(&place).unwrap(), ours);
 }
 
+/// Landing needs no catalog: neither sources nor posts wait until it is mended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_land_while_the_newest_catalog_is_damaged() {
+    let project = built(&["A", "B"]).await;
+    let newest = project.snapshot().await.number;
+    let place = project.root().join("warehouse").join(paths::catalog(None, newest).to_string());
+    std::fs::write(place, "{").unwrap();
+    project.write("inbox/orders/C.jsonl", &order("C"));
+    project.succeed(&["ingest", "--once"]).await;
+    assert_eq!(project.landed().await[1].len(), 3);
+    let server = Server::start_as(project.root(), "up").await;
+    let address = server.address.clone();
+    let asked = spawn_blocking(move || {
+        let posted = http::post(&address, "/v1/streams/orders/events", &order("D")).unwrap();
+        (posted.status, http::get(&address, "/readyz").unwrap().status)
+    });
+    assert_eq!(asked.await.unwrap(), (200, 200));
+    server.terminate();
+    server.end().await;
+    project.succeed(&["build", "--back-to", &(newest - 1).to_string()]).await;
+    project.succeed(&["build"]).await;
+    assert_eq!(lines(&project).await, 4);
+}
+
+/// A file of a model that is cut, or gone: queries and builds say which one it is, and what they say to do helps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_file_of_a_model_is_told_with_a_way_out_that_works() {
+    for is_gone in [false, true] {
+        let project = built(&["A", "B"]).await;
+        let pin = project.snapshot().await.tables["sales.order_lines"].clone();
+        let table = project.warehouse().table(pin.path.clone()).snapshot_at(pin.version).await.unwrap();
+        let path = pin.path.file(&table.files().next().unwrap().path).to_string();
+        let place = project.root().join("warehouse").join(&path);
+        if is_gone {
+            std::fs::remove_file(&place).unwrap();
+        } else {
+            let bytes = std::fs::read(&place).unwrap();
+            std::fs::write(&place, &bytes[..bytes.len() / 2]).unwrap();
+        }
+        project.write("inbox/orders/C.jsonl", &order("C"));
+        project.succeed(&["ingest", "--once"]).await;
+        let way_out = "starmere build --full sales.order_lines";
+        for command in [&["sql", "SELECT sum(quantity) FROM sales.orders_v1.order_lines"][..], &["build"]] {
+            let refused = project.run(command).await;
+            let said = refused.errors.contains(&path) && refused.errors.contains(way_out);
+            assert!(!refused.status.success() && said, "{command:?}\n{}", refused.errors);
+        }
+        project.succeed(&["build", "--full", "sales.order_lines"]).await;
+        assert_eq!(lines(&project).await, 3);
+    }
+}
+
 /// A newer binary raises the format while an older `up` runs: it stops landing and building, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_up_stops_writing_a_warehouse_whose_format_is_raised() {

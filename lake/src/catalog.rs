@@ -16,7 +16,7 @@
 //! A snapshot carries which [`Definitions`] its tables follow, so that two processes with different files do not
 //! revert each other; and the newest of those that others have replaced, so that a process which is started again with
 //! old files is recognised. Keys that this binary does not know are kept from snapshot to snapshot. A newest snapshot that
-//! cannot be read stops everybody: what it pinned is not guessed. An earlier one can be published over it
+//! cannot be read stops everybody but landing: what it pinned is not guessed. An earlier one can be published over it
 //! ([`Catalog::publish_over_damage`]).
 
 use std::collections::BTreeMap;
@@ -219,13 +219,56 @@ impl Catalog {
             None => Ok(CatalogSnapshot::default()),
             Some(number) => {
                 self.known.fetch_max(number, Ordering::Relaxed);
-                self.at(number).await
+                match self.at(number).await {
+                    Err(Error::DamagedSnapshot { number, path, reason, .. }) => {
+                        let before = self.readable_before(number).await;
+                        Err(Error::DamagedSnapshot { number, path, reason, before })
+                    }
+                    newest => newest,
+                }
             }
         }
     }
 
+    /// The newest snapshot that can be read: an earlier one, or an empty one, where the newest is damaged. For whoever
+    /// wants to know something that was published, and need not know all.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn newest_readable(&self) -> Result<CatalogSnapshot> {
+        match self.newest().await {
+            Err(Error::DamagedSnapshot { before: Some(before), .. }) if before > 0 => self.at(before).await,
+            Err(Error::DamagedSnapshot { .. }) => Ok(CatalogSnapshot::default()),
+            newest => newest,
+        }
+    }
+
+    /// The newest snapshot before `number` that can be read; 0 where there is none, None where nobody can tell.
+    async fn readable_before(&self, number: u64) -> Option<u64> {
+        // Most often it is the one before; to list all may take long.
+        let one_before = number.checked_sub(1).filter(|&before| before > 0);
+        let mut candidates = Vec::from_iter(one_before);
+        let mut all_listed = false;
+        loop {
+            while let Some(candidate) = candidates.pop() {
+                match self.at(candidate).await {
+                    Ok(_) => return Some(candidate),
+                    Err(Error::DamagedSnapshot { .. } | Error::Missing { .. }) => {}
+                    Err(_) => return None,
+                }
+            }
+            if all_listed {
+                return Some(0);
+            }
+            candidates = self.numbers().await.ok()?.into_iter().filter(|&listed| listed < number).collect();
+            all_listed = true;
+        }
+    }
+
     fn damaged(&self, number: u64, reason: impl Into<String>) -> Error {
-        Error::DamagedSnapshot { number, path: self.path(number).to_string(), reason: reason.into() }
+        let path = self.path(number).to_string();
+        Error::DamagedSnapshot { number, path, reason: reason.into(), before: None }
     }
 
     async fn newest_number(&self) -> Result<Option<u64>> {
@@ -603,6 +646,34 @@ mod tests {
         });
         assert_eq!(over.await.unwrap().number, 3);
         assert!(catalog.newest().await.unwrap().tables.contains_key("a"));
+    }
+
+    #[tokio::test]
+    async fn the_way_out_of_damage_names_a_snapshot_that_can_be_read() {
+        let warehouse = Warehouse::new(Store::memory());
+        let catalog = Catalog::new(&warehouse);
+        for name in ["a", "b", "c", "d"] {
+            catalog.publish_next(|_| Ok(Some(with(name)))).await.unwrap();
+        }
+        let damage = async |number| {
+            warehouse.store().write(&catalog.path(number), bytes::Bytes::from_static(b"{")).await.unwrap();
+        };
+        let hint = async || catalog.newest().await.unwrap_err().hint().unwrap().into_owned();
+        damage(4).await;
+        assert!(hint().await.contains("--back-to 3`"), "{}", hint().await);
+        // Clean-up has taken one, and another is damaged as well.
+        warehouse.store().delete([catalog.path(3)]).await.unwrap();
+        damage(2).await;
+        assert!(hint().await.contains("--back-to 1`"), "{}", hint().await);
+        assert!(catalog.newest_readable().await.unwrap().tables.contains_key("a"));
+        warehouse.store().delete([catalog.path(1)]).await.unwrap();
+        assert!(hint().await.contains("--back-to 0`"), "{}", hint().await);
+        assert_eq!(catalog.newest_readable().await.unwrap(), CatalogSnapshot::default());
+        // Of an earlier one, and of a catalog that is gone, there is no snapshot before that could be named.
+        let error = catalog.at(2).await.unwrap_err();
+        assert_eq!(error.hint().unwrap(), "restore the object from a copy");
+        warehouse.store().delete([2, 4].map(|number| catalog.path(number))).await.unwrap();
+        assert_eq!(hint().await, "restore the object from a copy");
     }
 
     #[tokio::test]

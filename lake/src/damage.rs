@@ -53,7 +53,11 @@ mod tests {
         let wrapped = DataFusionError::from(ParquetError::External(Box::new(ours))).context("while scanning");
         let damage = among(&wrapped).unwrap();
         assert_eq!(damage.to_string(), "`models/a/b` is damaged: it is cut");
-        assert!(damage.hint().unwrap().contains("build --full"));
+        assert!(damage.hint().unwrap().contains("build --full`"));
+        let of_model = damaged(&"models/d/m/f00/rows/a.parquet", "it is gone");
+        assert!(of_model.hint().unwrap().contains("`starmere build --full d.m`"), "{of_model:?}");
+        let version = Error::Missing { object: "version 3 of models/d/m/f00/rows".into() };
+        assert!(version.hint().unwrap().contains("`starmere build --full d.m`"), "{version:?}");
         assert!(among(&DataFusionError::Plan("no".to_owned())).is_none());
     }
 }

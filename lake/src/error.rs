@@ -49,7 +49,13 @@ pub enum Error {
     Corrupt { path: String, reason: String },
     /// The newest catalog snapshot cannot be read, or is gone.
     #[error("catalog snapshot {number} is damaged: `{path}`: {reason}")]
-    DamagedSnapshot { number: u64, path: String, reason: String },
+    DamagedSnapshot {
+        number: u64,
+        path: String,
+        reason: String,
+        /// Of the newest: the snapshot before it that can be read; 0 where there is none, as before the first publish.
+        before: Option<u64>,
+    },
     /// The warehouse was written by a newer binary, in a format that this one does not know.
     #[error("the warehouse has format {found}, and this binary knows formats up to {known}: it does not {action} it")]
     Format { action: &'static str, found: u64, known: u64, written_by: String },
@@ -63,6 +69,13 @@ pub enum Error {
         #[source]
         source: arrow::error::ArrowError,
     },
+}
+
+/// How to get a model's table back whose object at `path` is damaged or gone.
+fn refill(path: &str) -> Cow<'static, str> {
+    let model = crate::paths::model_of(path).map(|model| format!(" {model}")).unwrap_or_default();
+    let fill = format!("fill the model again with `starmere build --full{model}`, or restore the object from a copy");
+    format!("{fill}; `starmere verify` lists what else is damaged").into()
 }
 
 impl Error {
@@ -109,22 +122,22 @@ impl Error {
                     .into(),
             ),
             // What is made of the lake can be made again.
-            Self::Corrupt { path, .. } if path.starts_with("models/") => Some(
-                "fill the models again with `starmere build --full`, or restore the object from a copy; \
-                 `starmere verify` lists what else is damaged"
-                    .into(),
-            ),
+            Self::Corrupt { path, .. } if path.starts_with("models/") => Some(refill(path)),
+            // A version of a table: its path comes last.
+            Self::Missing { object } if object.contains(" models/") => {
+                Some(refill(object.rsplit(' ').next().unwrap_or(object)))
+            }
             Self::Corrupt { .. } => {
                 Some("restore the object from a copy; `starmere verify` lists what else is damaged".into())
             }
-            Self::DamagedSnapshot { number, .. } => Some(
+            Self::DamagedSnapshot { before: Some(before), .. } => Some(
                 format!(
-                    "restore the object from a copy; or publish the snapshot before it again, \
-                     `starmere build --back-to {}`, and then `starmere build`",
-                    number.saturating_sub(1)
+                    "restore the object from a copy; or publish what was published before it, \
+                     `starmere build --back-to {before}`, and then `starmere build`"
                 )
                 .into(),
             ),
+            Self::DamagedSnapshot { before: None, .. } => Some("restore the object from a copy".into()),
             Self::Format { written_by, .. } => {
                 Some(format!("use {written_by}, or a newer one; or restore a copy from before the upgrade").into())
             }

@@ -250,8 +250,9 @@ impl Stream {
 
     async fn check(&self) -> Result<()> {
         let Some(catalog) = &self.catalog else { return Ok(()) };
-        // The catalog first: the table may only be ahead of it.
-        let published = catalog.newest().await?.version_of(self.table.path());
+        // The catalog first: the table may only be ahead of it. Events land although its newest snapshot is damaged:
+        // the one before it tells of nearly all versions that were published.
+        let published = catalog.newest_readable().await?.version_of(self.table.path());
         let newest = self.table.snapshot().await?.map(|snapshot| snapshot.version());
         match lost(newest, published) {
             None => Ok(()),
@@ -472,6 +473,27 @@ mod tests {
         publish(2).await;
         let error = stream().land(&[], Vec::new()).await.unwrap_err();
         assert!(error.to_string().contains("version 2 of the stream is published"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_catalog_keeps_no_events_from_landing() {
+        let warehouse = Warehouse::new(Store::memory());
+        let (table, catalog) = (warehouse.table(TablePath::stream("d", "s")), Catalog::new(&warehouse));
+        let stream = || Stream::new("s", table.clone()).published_in(&Catalog::new(&warehouse));
+        for version in [0, 7, 7] {
+            let pin = Pin { path: table.path().clone(), version, consumed: BTreeMap::new() };
+            let decide = |_: &CatalogSnapshot| Ok(Some(([("s".to_owned(), pin.clone())].into(), Value::Null)));
+            catalog.publish(decide).await.unwrap();
+        }
+        let damage = async |number| warehouse.store().write(&catalog.path(number), "{".into()).await.unwrap();
+        damage(3).await;
+        // What can be read is heeded still.
+        let error = stream().open().await.unwrap_err();
+        assert!(error.to_string().contains("version 7 of the stream is published"), "{error}");
+        damage(2).await;
+        damage(1).await;
+        stream().land(&[], Vec::new()).await.unwrap();
+        assert_eq!(stream().newest().await.unwrap().unwrap().version(), 1);
     }
 
     #[tokio::test]

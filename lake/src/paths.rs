@@ -195,6 +195,14 @@ pub fn models() -> Path {
     Path::from("models")
 }
 
+/// The model, as commands name it, that an object with this path belongs to.
+pub fn model_of(object: &str) -> Option<String> {
+    match object.split('/').collect::<Vec<_>>().as_slice() {
+        ["models", domain, model, _, ..] => Some(format!("{domain}.{model}")),
+        _ => None,
+    }
+}
+
 /// The table that an object belongs to.
 pub fn table_of(object: &Path) -> Option<TablePath> {
     let parts: Vec<_> = object.parts().collect();
@@ -372,6 +380,9 @@ mod tests {
             assert!(!is_data_file(&table, &table.checkpoint(3)) && !is_data_file(&table, &table.landed(3)));
         }
         assert_eq!(table_of(&catalog(None, 3)), None);
+        let of_model = TablePath::model("d", "m", "f00", "rows").file("a.parquet");
+        assert_eq!(model_of(of_model.as_ref()).as_deref(), Some("d.m"));
+        assert_eq!((model_of(TablePath::stream("d", "s").as_str()), model_of("models/d/m")), (None, None));
         assert_eq!((number(&catalog(None, 3)), number(&catalog_hint(None))), (Some(3), None));
         assert_eq!(environment_of(&catalog(Some("ann"), 3)).as_deref(), Some("ann"));
         assert_eq!(environment_of(&catalog(None, 3)), None);

@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
+use starmere_lake::Error as LakeError;
 use starmere_lake::machine::Machine;
 use starmere_lake::metrics;
 use starmere_lake::troubles::{self, About};
@@ -166,16 +167,17 @@ impl Ready {
     }
 
     async fn try_the_warehouse(&self) -> bool {
-        let cause = match tokio::time::timeout(WAREHOUSE_WAITS, self.opened.catalog.newest()).await {
+        let (cause, answered) = match tokio::time::timeout(WAREHOUSE_WAITS, self.opened.catalog.newest()).await {
             Ok(Ok(_)) => {
                 troubles::well(About::Warehouse, health::WAREHOUSE);
                 return true;
             }
-            Ok(Err(error)) => troubles::causes(&error),
-            Err(_) => format!("no answer within {} s", WAREHOUSE_WAITS.as_secs()),
+            // Events land all the same, so whoever sends requests is to go on.
+            Ok(Err(error)) => (troubles::causes(&error), matches!(error, LakeError::DamagedSnapshot { .. })),
+            Err(_) => (format!("no answer within {} s", WAREHOUSE_WAITS.as_secs()), false),
         };
         troubles::failed(About::Warehouse, health::WAREHOUSE, &cause);
-        false
+        answered
     }
 }
 

@@ -113,6 +113,9 @@ impl DataFile {
 
     /// A store says of bytes that an object does not have what it says of a broken connection. The object's length tells.
     async fn failed(&self, source: object_store::Error) -> Error {
+        if matches!(source, object_store::Error::NotFound { .. }) {
+            return damaged(&self.path, "it is gone");
+        }
         if matches!(source, object_store::Error::Generic { .. })
             && let Ok(found) = self.objects.head(&self.path).await
             && found.size != self.size
