@@ -15,7 +15,7 @@
 //!
 //! A snapshot carries which [`Definitions`] its tables follow, so that two processes with different files do not
 //! revert each other; and the newest of those that others have replaced, so that a process which is started again with
-//! old files is recognised. Keys that this binary does not know are kept from snapshot to snapshot. A newest snapshot that
+//! old files is recognised. Keys at its top that this binary does not know are kept from snapshot to snapshot. A newest snapshot that
 //! cannot be read stops everybody but landing: what it pinned is not guessed. An earlier one can be published over it
 //! ([`Catalog::publish_over_damage`]).
 

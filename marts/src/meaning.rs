@@ -90,3 +90,102 @@ pub struct ForeignKey {
     pub to: [String; 3],
     pub to_columns: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde_json::Value;
+    use starmere_lake::catalog::{Definitions, Pin};
+    use starmere_lake::format_number::FORMAT;
+    use starmere_lake::paths::TablePath;
+
+    use super::*;
+
+    /// A snapshot in which nothing is left out.
+    fn full() -> CatalogSnapshot {
+        let some = || Some("x".to_owned());
+        let described = Described { name: "x".into(), kind: "x".into(), description: some() };
+        let column = Column {
+            name: "x".into(),
+            from: "x".into(),
+            data_type: "int".into(),
+            nullable: true,
+            means: some(),
+            description: some(),
+        };
+        let to = ["x", "x", "x"].map(str::to_owned);
+        let foreign_key = ForeignKey { columns: vec!["x".into()], to, to_columns: vec!["x".into()] };
+        let port = Port {
+            domain: "x".into(),
+            product: "x".into(),
+            version: 1,
+            name: "x".into(),
+            table: "x".into(),
+            kind: "x".into(),
+            description: some(),
+            owner: some(),
+            columns: vec![column],
+            primary_key: vec!["x".into()],
+            foreign_keys: vec![foreign_key],
+        };
+        let meaning = Meaning { ports: vec![port], models: vec![described.clone()], streams: vec![described] };
+        let consumed = BTreeMap::from([("any".to_owned(), 1)]);
+        let pin = Pin { path: TablePath::stream("d", "s"), version: 1, consumed };
+        let definitions = Definitions { number: 1, fingerprint: "x".into() };
+        CatalogSnapshot {
+            tables: BTreeMap::from([("any".to_owned(), pin)]),
+            meaning: serde_json::to_value(meaning).unwrap(),
+            defined_at: Some(1),
+            superseded: vec![definitions.clone()],
+            definitions: Some(definitions),
+            ..CatalogSnapshot::default()
+        }
+    }
+
+    /// Adds the keys in `value`, by their paths from the top.
+    fn add(keys: &mut BTreeSet<String>, path: &str, value: &Value) {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    let path = format!("{path}.{key}");
+                    add(keys, &path, value);
+                    keys.insert(path);
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| add(keys, path, value)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_key_below_the_top_of_a_snapshot_raises_the_format() {
+        let mut keys = BTreeSet::new();
+        add(&mut keys, "", &serde_json::to_value(full()).unwrap());
+        let top = "defined_at definitions meaning number publish_id published_at superseded tables";
+        let below = [
+            (".definitions", "fingerprint number"),
+            (".meaning", "models ports streams"),
+            (".meaning.models", "description kind name"),
+            (
+                ".meaning.ports",
+                "columns description domain foreign_keys kind name owner primary_key product table version",
+            ),
+            (".meaning.ports.columns", "description from means name nullable type"),
+            (".meaning.ports.foreign_keys", "columns to to_columns"),
+            (".meaning.streams", "description kind name"),
+            (".superseded", "fingerprint number"),
+            (".tables", "any"),
+            (".tables.any", "consumed path version"),
+            (".tables.any.consumed", "any"),
+        ];
+        let expected = std::iter::once(("", top)).chain(below);
+        let expected: BTreeSet<String> =
+            expected.flat_map(|(path, keys)| keys.split(' ').map(move |key| format!("{path}.{key}"))).collect();
+        assert_eq!(
+            (FORMAT, keys),
+            (1, expected),
+            "binaries of this format drop keys below the top: raise `FORMAT` where one must not be lost"
+        );
+    }
+}
