@@ -14,9 +14,9 @@
 //!
 //! So two processes with different files do not revert each other: the later act stands.
 //!
-//! One start is no such act. A snapshot remembers the definitions that others have replaced. An `up` that begins with those
-//! was started again with old files, by a supervisor after a crash perhaps: it is superseded from its start on. To go back
-//! on purpose takes a `build`, which says so, or a change of the files while `up` runs.
+//! One start is no such act. A snapshot remembers the definitions that others have replaced. An `up` that begins with
+//! those was started again with old files, by a supervisor after a crash perhaps: it is superseded from its start on.
+//! To go back on purpose takes a `build`, which says so, or a change of the files while `up` runs.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! What went wrong, for the user: hints, and the exit status.
 
 use starmere_lake::Kind;
-use starmere_models::define::Problem;
+use starmere_models::define::{Problem, is_advice};
 
 /// Definitions are wrong.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,7 @@ const BREACH: &str = "nothing of this build is published: readers keep the forme
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let own = cause.downcast_ref::<Mendable>().map(|mendable| mendable.hint.clone());
+        let own = own.filter(|hint| is_advice(hint));
         let lake = cause.downcast_ref::<starmere_lake::Error>().and_then(starmere_lake::Error::hint).map(Into::into);
         let ingest =
             cause.downcast_ref::<starmere_ingest::Error>().and_then(starmere_ingest::Error::hint).map(Into::into);
@@ -83,6 +84,15 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hint_that_says_nothing_to_do_is_not_told() {
+        let none = starmere_models::define::suggestion("salse", []);
+        for hint in [String::new(), none] {
+            assert_eq!(super::hint(&Mendable::error("there is no model `salse`", hint)), None);
+        }
+        assert_eq!(super::hint(&Mendable::error("wrong", "mend it")).as_deref(), Some("mend it"));
+    }
 
     #[test]
     fn a_breach_of_contract_says_what_to_do() {

@@ -218,12 +218,8 @@ pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<Ca
         Ok(earlier) => earlier,
         Err(LakeError::Missing { .. }) if number == 0 => CatalogSnapshot::default(),
         Err(LakeError::Missing { .. }) => {
-            let numbers = catalog.numbers().await?;
-            let known = match (numbers.first(), numbers.last()) {
-                (Some(first), Some(last)) => format!("there are {first} to {last}"),
-                _ => "nothing was published yet".to_owned(),
-            };
-            return Err(Mendable::error(format!("there is no catalog snapshot {number}"), known));
+            let there = nearest(&catalog.numbers().await?, number);
+            return Err(Mendable::error(format!("there is no catalog snapshot {number}"), there));
         }
         Err(error) => return Err(error.into()),
     };
@@ -237,6 +233,17 @@ pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<Ca
         }))
     });
     Ok(published.await?)
+}
+
+/// Which snapshots are there instead. Clean-up leaves gaps.
+fn nearest(numbers: &[u64], number: u64) -> String {
+    let before = numbers.iter().rev().find(|&&there| there < number);
+    let after = numbers.iter().find(|&&there| there > number);
+    match (before, after) {
+        (Some(before), Some(after)) => format!("those nearest to it are {before} and {after}"),
+        (Some(one), None) | (None, Some(one)) => format!("the one nearest to it is {one}"),
+        (None, None) => "nothing was published yet".to_owned(),
+    }
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {
@@ -659,6 +666,14 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_that_are_named_are_there() {
+        assert_eq!(nearest(&[1, 5, 9], 6), "those nearest to it are 5 and 9");
+        assert_eq!(nearest(&[1, 5, 9], 99), "the one nearest to it is 9");
+        assert_eq!(nearest(&[5, 9], 1), "the one nearest to it is 5");
+        assert_eq!(nearest(&[], 1), "nothing was published yet");
+    }
+
+    #[test]
     fn files_that_others_have_replaced_are_told_by_their_numbers() {
         let by = Definitions { number: 4, fingerprint: "new".to_owned() };
         let mut newest = CatalogSnapshot { definitions: Some(by.clone()), ..CatalogSnapshot::default() };
@@ -666,8 +681,8 @@ mod tests {
         assert_eq!(words(&newest), "definitions number 4 are published, and the files here are others");
         newest.superseded = vec![Definitions { number: 2, fingerprint: "old".to_owned() }];
         newest.defined_at = Some(1_800_000_000_000);
-        let expected = "definitions number 4 are published (since 2027-01-15 08:00:00 UTC), and the files here are those \
-                        of number 2";
+        let expected = "definitions number 4 are published (since 2027-01-15 08:00:00 UTC), and the files here are \
+                        those of number 2";
         assert_eq!(words(&newest), expected);
     }
 

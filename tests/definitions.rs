@@ -102,7 +102,7 @@ async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
     server.end().await;
 }
 
-/// An `up` that is killed and started again with its old files reverts nothing: its start is no deliberate act. A build is.
+/// An `up` that is killed and started again with its old files reverts nothing; a build with them does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_with_old_files_reverts_nothing() {
     let project = Project::new();
@@ -222,6 +222,51 @@ async fn wrong_files_stop_nothing_and_right_ones_are_taken_up() {
     project.write("more/a.jsonl", "{}\n");
     project.write("starmere.yaml", &more);
     until("a new source is read", async || project.landed().await[0].len() == 1).await;
+    server.terminate();
+    server.end().await;
+}
+
+/// What a process says of its files is so; who sends SIGHUP is always told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_of_files_is_so() {
+    const PRODUCT: &str = "domains/sales/products/orders_v1.yaml";
+    let project = Project::new();
+    project.write("inbox/orders/a.jsonl", &order("A", 2));
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    let server = Server::start_as(project.root(), "up").await;
+    until("`up` has built", async || {
+        metric(&server, "starmere_build_last_success_timestamp_seconds").await.is_some_and(|at| at > 0.0)
+    })
+    .await;
+    server.signal("-HUP");
+    server.says("the files are read again, and say the same", 1).await;
+    let main = std::fs::read_to_string(project.root().join("starmere.yaml")).unwrap();
+    project.write("starmere.yaml", &main.replace("gather_ms: 1", "gather_ms: 2"));
+    server.says("`listeners` has changed, and takes effect at the next start", 1).await;
+    project.write("starmere.yaml", &main);
+    server.says("`listeners` is again what it was when this process began", 1).await;
+    assert_eq!(server.said().matches("takes effect at the next start").count(), 1);
+    project.write("domains/sales/models/wrong.yaml", "fact: wrong\nmeasurs: {}\n");
+    let refused = "the files are not taken up as they are now";
+    server.says(refused, 1).await;
+    server.signal("-HUP");
+    server.says(refused, 2).await;
+    std::fs::remove_file(project.root().join("domains/sales/models/wrong.yaml")).unwrap();
+    until("the files are right", async || metric(&server, "starmere_definitions_refused").await == Some(0.0)).await;
+    // Somebody else publishes another column: these files, which lack it, have not changed.
+    let newer = beside(&project);
+    let product = std::fs::read_to_string(newer.root().join(PRODUCT)).unwrap();
+    let quantity = "      quantity: { type: int, nullable: false }\n";
+    let more = format!("{quantity}      pieces: {{ from: quantity, type: int, nullable: false }}\n");
+    newer.write(PRODUCT, &product.replace(quantity, &more));
+    newer.succeed(&["build"]).await;
+    server.says("and the files here are those of number 1", 1).await;
+    assert_eq!(metric(&server, "starmere_definitions_refused").await, Some(0.0));
+    let said = server.said();
+    assert!(!said.contains("--accept-breaking") && !said.lines().any(|line| line.trim() == "hint:"), "{said}");
+    // It has published nothing: all was there.
+    assert!(!said.contains("published catalog snapshot"), "{said}");
     server.terminate();
     server.end().await;
 }

@@ -15,9 +15,9 @@
 //!
 //! A snapshot carries which [`Definitions`] its tables follow, so that two processes with different files do not
 //! revert each other; and the newest of those that others have replaced, so that a process which is started again with
-//! old files is recognised. Keys at its top that this binary does not know are kept from snapshot to snapshot. A newest snapshot that
-//! cannot be read stops everybody but landing: what it pinned is not guessed. An earlier one can be published over it
-//! ([`Catalog::publish_over_damage`]).
+//! old files is recognised. Keys at its top that this binary does not know are kept from snapshot to snapshot. A newest
+//! snapshot that cannot be read stops everybody but landing: what it pinned is not guessed. An earlier one can be
+//! published over it ([`Catalog::publish_over_damage`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -235,11 +235,15 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// Those of the store.
+    /// Those of the store; [`Error::DamagedSnapshot`] where the store does not tell what was before it.
     pub async fn newest_readable(&self) -> Result<CatalogSnapshot> {
         match self.newest().await {
-            Err(Error::DamagedSnapshot { before: Some(before), .. }) if before > 0 => self.at(before).await,
-            Err(Error::DamagedSnapshot { .. }) => Ok(CatalogSnapshot::default()),
+            Err(Error::DamagedSnapshot { before: Some(0), .. }) => Ok(CatalogSnapshot::default()),
+            Err(Error::DamagedSnapshot { before: Some(before), .. }) => self.at(before).await,
+            Err(error @ Error::DamagedSnapshot { before: None, .. }) => match self.numbers().await?.is_empty() {
+                true => Ok(CatalogSnapshot::default()),
+                false => Err(error),
+            },
             newest => newest,
         }
     }
@@ -674,6 +678,7 @@ mod tests {
         assert_eq!(error.hint().unwrap(), "restore the object from a copy");
         warehouse.store().delete([2, 4].map(|number| catalog.path(number))).await.unwrap();
         assert_eq!(hint().await, "restore the object from a copy");
+        assert_eq!(catalog.newest_readable().await.unwrap(), CatalogSnapshot::default());
     }
 
     #[tokio::test]

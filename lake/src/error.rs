@@ -117,8 +117,8 @@ impl Error {
             ),
             // No command goes on without it, `verify` included.
             Self::Corrupt { path, .. } if *path == crate::paths::format_number().to_string() => Some(
-                "restore the object from a copy; or, where no newer version of Starmere has written the warehouse, delete it: \
-                 the next command that writes makes it again"
+                "restore the object from a copy; or, where no newer version of Starmere has written the warehouse, \
+                 delete it: the next command that writes makes it again"
                     .into(),
             ),
             // What is made of the lake can be made again.

@@ -5,14 +5,15 @@
 //! beyond the number that it knows. A warehouse without the object was made before there was one: it has format 1, and
 //! gets the object from the next process that writes.
 //!
-//! What raises it, of a catalog snapshot: a key below the top level that must not be lost. A binary carries on the keys that
-//! it does not know at the top of a snapshot and of its meaning, and drops those below. To keep them there as well would be
-//! wrong: pins, ports and columns are made anew from the files, and a key that is kept from the snapshot before would speak
-//! of another pin or port. A test of `starmere-marts` (`meaning.rs`) lists all keys, and fails where one is added.
+//! What raises it, of a catalog snapshot: a key below the top level that must not be lost. A binary carries on the keys
+//! that it does not know at the top of a snapshot and of its meaning, and drops those below. To keep them there as well
+//! would be wrong: pins, ports and columns are made anew from the files, and a key that is kept from the snapshot
+//! before would speak of another pin or port. A test of `starmere-marts` (`meaning.rs`) lists all keys, and fails where
+//! one is added.
 //!
-//! Commands ask once, when they begin; builds ask each time. A process that goes on looks every few seconds
-//! ([`keep_looking`]): a newer binary may have raised the number meanwhile. What a look finds is noted with the opened store,
-//! and whoever is about to write asks that ([`as_noted`]), which takes no request:
+//! Commands ask once, when they begin; builds ask each time. A process that writes looks every few seconds
+//! ([`keep_looking`]): a newer binary may have raised the number meanwhile. What a look finds is noted with the opened
+//! store, and whoever is about to write asks that ([`as_noted`]), which takes no request:
 //!
 //! ```text
 //! keep_looking ─► may_write ─► noted: refused ─► streams are not opened to land, no commit, no snapshot, no clean-up
@@ -55,7 +56,8 @@ struct Stored {
 #[derive(Debug, Default)]
 pub(crate) struct Noted(RwLock<Option<Stored>>);
 
-/// Refuses a warehouse that this binary must not write, and gives one without a format number its own. Notes what it finds.
+/// Refuses a warehouse that this binary must not write, and gives one without a format number its own. Notes what it
+/// finds.
 ///
 /// # Errors
 ///

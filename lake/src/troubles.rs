@@ -45,7 +45,7 @@ pub enum About {
     Upkeep,
     /// The warehouse, or a stream's table, cannot be read. The object is `warehouse`, or the stream.
     Warehouse,
-    /// A newer binary has raised the warehouse's format number: this one writes nothing any more. The object is `warehouse`.
+    /// A newer binary has raised the warehouse's format number, and this one writes nothing. The object is `warehouse`.
     Format,
 }
 

@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// be there.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// What starmere.yaml says that is taken up while a process runs; the rest waits for its next start.
-const TAKEN_UP: [&str; 3] = ["sources", "build_memory_mib", "snapshot_days"];
+const TAKEN_UP: [&str; 4] = ["sources", "build_memory_mib", "snapshot_days", "publish_every_seconds"];
 
 /// What a running process goes by.
 #[derive(Clone, Debug)]
@@ -77,6 +77,8 @@ pub(super) struct Watcher {
     /// The process builds: what breaks readers is not taken up.
     builds: bool,
     output: Output,
+    /// What starmere.yaml said when the process began: what is not taken up is so still.
+    began: ProjectFile,
     /// Why the files were refused when they were read last.
     refused: Option<String>,
 }
@@ -96,6 +98,7 @@ impl Watcher {
             only: only.to_vec(),
             builds,
             output: output.clone(),
+            began: opened.project.file.clone(),
             refused: None,
         };
         if let Some(problems) = &opened.project.unread {
@@ -110,11 +113,12 @@ impl Watcher {
         let mut seen: Option<Stamps> = None;
         let mut refused_at = Instant::now();
         loop {
-            let is_asked = tokio::select! {
+            // Whoever sends a signal wants to hear what came of it.
+            let (is_asked, is_hangup) = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.asked.notified() => true,
-                () = hung_up(&mut self.hangup) => true,
-                () = tokio::time::sleep(LOOK_EVERY) => false,
+                () = self.asked.notified() => (true, false),
+                () = hung_up(&mut self.hangup) => (true, true),
+                () = tokio::time::sleep(LOOK_EVERY) => (false, false),
             };
             let project = self.opened.borrow().project.clone();
             let Ok(found) = tokio::task::spawn_blocking(move || project.stamps_now()).await else { continue };
@@ -123,14 +127,14 @@ impl Watcher {
                 seen = Some(found);
                 continue;
             }
-            (read, seen) = match self.read().await {
+            (read, seen) = match self.read(is_hangup).await {
                 Ok(taken_up) => (taken_up, None),
                 Err(error) => {
                     let words = format!("{error:#}");
-                    if self.refused.as_ref() != Some(&words) {
+                    if is_hangup || self.refused.as_ref() != Some(&words) {
                         let hint = crate::failure::hint(&error).unwrap_or_default();
                         let message =
-                            format!("the files that have changed are not taken up, the old ones go on: {words}");
+                            format!("the files are not taken up as they are now, and the old ones go on: {words}");
                         self.refuse(words, &Mendable::error(message, hint));
                     }
                     refused_at = Instant::now();
@@ -147,7 +151,7 @@ impl Watcher {
     }
 
     /// Reads the files and takes them up, or tells why not. How they were when they were read.
-    async fn read(&mut self) -> anyhow::Result<Stamps> {
+    async fn read(&mut self, is_hangup: bool) -> anyhow::Result<Stamps> {
         let old = self.opened.borrow().clone();
         let (root, lands_only) = (old.project.root.clone(), old.project.unread.is_some());
         let reading = tokio::task::spawn_blocking(move || match lands_only {
@@ -156,7 +160,8 @@ impl Watcher {
         });
         let new = old.by(reading.await??);
         ingest::feeds(&new, &self.only, false)?;
-        if self.builds && new.project.unread.is_none() {
+        // What has been taken up already is not judged again: others may have published newer definitions since.
+        if self.builds && new.project.unread.is_none() && new.project.fingerprint != old.project.fingerprint {
             publish::refuse_breaks(&new).await?;
         }
         // Of a project that was read in part, all files are looked at from now on.
@@ -165,29 +170,42 @@ impl Watcher {
             Some(_) => new.project.stamps_now(),
         };
         let unread = new.project.unread.as_ref().map(ToString::to_string);
-        if unread.is_none() || unread != self.refused {
-            self.tell(&old, &new)?;
+        if is_hangup || unread.is_none() || unread != self.refused {
+            let was = (old.project.as_ref(), self.refused.is_some());
+            let words = told(&self.began, was, &new.project, is_hangup)?;
+            words.into_iter().for_each(|words| self.output.say(words));
         }
         new.watched.is_refused.store(unread.is_some(), Ordering::Relaxed);
         self.refused = unread;
         self.opened.send_replace(new);
         Ok(stamps)
     }
+}
 
-    fn tell(&self, old: &Opened, new: &Opened) -> anyhow::Result<()> {
-        let differing = differing(&old.project.file, &new.project.file)?;
-        let is_other = !differing.is_empty() || old.project.fingerprint != new.project.fingerprint;
-        if is_other || self.refused.is_some() {
-            match &new.project.unread {
-                Some(problems) => self.output.say(format!("streams and sources are read again; {problems}")),
-                None => self.output.say("the files have changed, and are taken up"),
-            }
-        }
-        for key in differing.iter().filter(|key| !TAKEN_UP.contains(&key.as_str())) {
-            self.output.say(format!("starmere.yaml: `{key}` has changed, and takes effect at the next start"));
-        }
-        Ok(())
+/// What is said of files that were read again: `new` instead of `old`, which had been refused or not. Pure.
+fn told(
+    began: &ProjectFile,
+    (old, was_refused): (&Project, bool),
+    new: &Project,
+    is_hangup: bool,
+) -> anyhow::Result<Vec<String>> {
+    let changed = differing(&old.file, &new.file)?;
+    let waiting = differing(began, &new.file)?;
+    let is_other = was_refused || !changed.is_empty() || old.fingerprint != new.fingerprint;
+    let mut words = Vec::new();
+    match &new.unread {
+        Some(problems) if is_other => words.push(format!("streams and sources are read again; {problems}")),
+        None if is_other => words.push("the files have changed, and are taken up".to_owned()),
+        _ if is_hangup => words.push("the files are read again, and say the same".to_owned()),
+        _ => {}
     }
+    for key in changed.iter().filter(|key| !TAKEN_UP.contains(&key.as_str())) {
+        words.push(match waiting.contains(key) {
+            true => format!("starmere.yaml: `{key}` has changed, and takes effect at the next start"),
+            false => format!("starmere.yaml: `{key}` is again what it was when this process began"),
+        });
+    }
+    Ok(words)
 }
 
 /// What is said where models and products are wrong, and landing goes on without them.
@@ -211,5 +229,43 @@ async fn hung_up(hangup: &mut Option<Signal>) {
     };
     if told.is_none() {
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(main: &str, stream: &str) -> Project {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("streams")).unwrap();
+        let main = format!("project: p\nwarehouse: ./warehouse\n{main}");
+        let events = "events: { sold: { versions: { 1: { fields: { code: { type: string } } } } } }";
+        let stream = format!("stream: s\ndomain: d\nenvelope: {{ type: {stream}, time: at }}\n{events}\n");
+        std::fs::write(folder.path().join("starmere.yaml"), main).unwrap();
+        std::fs::write(folder.path().join("streams/s.yaml"), stream).unwrap();
+        Project::load(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_of_files_is_so() {
+        let began = project("", "kind");
+        let said = |old: &Project, was_refused, new: &Project, is_hangup| {
+            told(&began.file, (old, was_refused), new, is_hangup).unwrap().join("; ")
+        };
+        let taken_up = "the files have changed, and are taken up";
+        let same = "the files are read again, and say the same";
+        assert_eq!(said(&began, false, &project("", "kind"), false), "");
+        assert_eq!(said(&began, false, &project("", "kind"), true), same);
+        assert_eq!(said(&began, true, &project("", "kind"), false), taken_up);
+        assert_eq!(said(&began, false, &project("", "type"), false), taken_up);
+        assert_eq!(said(&began, false, &project("publish_every_seconds: 9\n", "kind"), false), taken_up);
+        // A key that waits for the next start, again and again, and put back.
+        let port = project("listeners: { http: '127.0.0.1:7171' }\n", "kind");
+        let next_start = "starmere.yaml: `listeners` has changed, and takes effect at the next start";
+        assert_eq!(said(&began, false, &port, false), format!("{taken_up}; {next_start}"));
+        assert_eq!(said(&port, false, &port, true), same);
+        let back = "starmere.yaml: `listeners` is again what it was when this process began";
+        assert_eq!(said(&port, false, &began, false), format!("{taken_up}; {back}"));
     }
 }

@@ -355,8 +355,8 @@ async fn build(current: &Current, output: &Output) {
 /// Why nothing is built, where somebody else has published other definitions.
 fn superseded(ours: &Superseded) -> String {
     format!(
-        "{}: nothing is built until they are the same; events are landed and queries answered; hint: bring the files up \
-         to date, or publish those that are here with `starmere build`, which makes them the newest",
+        "{}: nothing is built until they are the same; events are landed and queries answered; hint: bring the files \
+         up to date, or publish those that are here with `starmere build`, which makes them the newest",
         ours.words()
     )
 }

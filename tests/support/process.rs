@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -103,7 +104,9 @@ pub(crate) struct Server {
     child: Child,
     /// Where it listens for HTTP.
     pub(crate) address: String,
-    errors: JoinHandle<String>,
+    /// What it has said on standard error since it listens, and who reads it.
+    said: Arc<Mutex<String>>,
+    errors: JoinHandle<()>,
 }
 
 impl Server {
@@ -133,8 +136,27 @@ impl Server {
             panic!("the server ended before it listened\n{said}");
         };
         let address = tokio::time::timeout(PATIENCE, listening).await.expect("a server that starts listens");
-        let errors = collect(Some(lines.into_inner()));
-        Self { child, address, errors }
+        let said = Arc::new(Mutex::new(String::new()));
+        let (mut lines, kept) = (lines.into_inner(), said.clone());
+        let errors = tokio::spawn(async move {
+            let mut line = Vec::new();
+            // What a killed process leaves unread is of no interest.
+            while lines.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
+                kept.lock().expect("nobody panics with it").push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        });
+        Self { child, address, said, errors }
+    }
+
+    /// What it has said on standard error since it listens.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Waits until it has said this so often.
+    pub(crate) async fn says(&self, words: &str, times: usize) {
+        until(words, async || self.said().matches(words).count() >= times).await;
     }
 
     /// Tells it to end.
@@ -158,7 +180,7 @@ impl Server {
     pub(crate) async fn end(mut self) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("a server that is told to ends");
         let status = ended.expect("a child has a status");
-        let errors = self.errors.await.expect("standard error is read");
-        assert_eq!(status.code(), Some(0), "the server ended with {status}\n{errors}");
+        (&mut self.errors).await.expect("standard error is read");
+        assert_eq!(status.code(), Some(0), "the server ended with {status}\n{}", self.said());
     }
 }

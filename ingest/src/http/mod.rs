@@ -17,8 +17,8 @@
 //! Definitions may change while the listener runs ([`Listener::renew`]): requests that came before land by the old ones.
 //!
 //! When the store does not answer, a batch is offered again until its outcome is known; meanwhile its requests
-//! are answered 503 after a while, and new ones 429 when the queue is full. In a warehouse whose format a newer binary has
-//! raised nothing lands any more: requests are answered 503 at once. Nothing is dropped silently: an answer
+//! are answered 503 after a while, and new ones 429 when the queue is full. In a warehouse whose format a newer binary
+//! has raised nothing lands any more: requests are answered 503 at once. Nothing is dropped silently: an answer
 //! that is not 2xx means that the request may have landed or not, and is safe to repeat with the same ids.
 
 mod commit;
@@ -59,7 +59,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// Refuses events that cannot land: a newer binary has raised the warehouse's format. Takes no request to the store.
+    /// Refuses events that cannot land: a newer binary has raised the warehouse's format. Asks no store.
     fn may_land(&self) -> Result<(), Refusal> {
         format_number::as_noted(&self.store).map_err(|error| {
             let hint = error.hint().unwrap_or_default();

@@ -27,7 +27,7 @@ pub use model::{
     TimeUnit,
 };
 pub use period::Period;
-pub use place::{Place, Placed, Problem, suggestion};
+pub use place::{Place, Placed, Problem, is_advice, suggestion};
 pub use stream::{
     CastStep, ConventionFile, DefaultStep, DropStep, EnvelopeFile, EventFile, FieldFile, FormatFile, MapValuesStep,
     MergeStep, RenameStep, Sample, SplitStep, SqlStep, Step, StreamFile, TimeUnitFile, VersionFile,

@@ -102,10 +102,11 @@ impl Problem {
         Self { place, message: message.into(), hint: None }
     }
 
-    /// Says what to do.
+    /// Says what to do, where the hint does.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        let hint: String = hint.into();
+        self.hint = Some(hint).filter(|hint| is_advice(hint));
         self
     }
 }
@@ -118,6 +119,14 @@ impl fmt::Display for Problem {
             None => Ok(()),
         }
     }
+}
+
+/// What [`suggestion`] says where there is nothing to choose from: fit for a sentence, and no hint.
+const NO_CHOICE: &str = "there is none";
+
+/// Whether a hint says what to do.
+pub fn is_advice(hint: &str) -> bool {
+    !hint.is_empty() && hint != NO_CHOICE
 }
 
 /// "did you mean …", or all choices where nothing is near.
@@ -133,9 +142,25 @@ pub fn suggestion<'a>(wrong: &str, choices: impl IntoIterator<Item = &'a str>) -
     };
     match near.or_else(begun) {
         Some(choice) => format!("did you mean `{choice}`?"),
-        None if choices.is_empty() => "there is none".to_owned(),
+        None if choices.is_empty() => NO_CHOICE.to_owned(),
         None => {
             format!("there are: {}", choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_that_says_nothing_to_do_is_no_hint() {
+        let said = |choices: &[&str]| {
+            let hint = suggestion("salse", choices.iter().copied());
+            Problem::new(Place::default(), "there is no model `salse`").hint(hint).hint
+        };
+        assert_eq!(said(&["sales"]).as_deref(), Some("did you mean `sales`?"));
+        assert_eq!(said(&[]), None);
+        assert_eq!(Problem::new(Place::default(), "wrong").hint("").hint, None);
     }
 }
