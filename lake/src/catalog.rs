@@ -17,7 +17,9 @@
 //! revert each other; and the newest of those that others have replaced, so that a process which is started again with
 //! old files is recognised. Keys at its top that this binary does not know are kept from snapshot to snapshot. A newest
 //! snapshot that cannot be read stops everybody but landing: what it pinned is not guessed. An earlier one can be
-//! published over it ([`Catalog::publish_over_damage`]).
+//! published over it ([`Catalog::publish_over_damage`]). A digest within the object tells what was changed.
+
+mod digest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -331,8 +333,7 @@ impl Catalog {
         let path = self.path(number);
         let bytes = self.warehouse.store().read(&path).await?;
         let bytes = bytes.ok_or_else(|| Error::Missing { object: format!("catalog snapshot {number}") })?;
-        let snapshot: CatalogSnapshot =
-            serde_json::from_slice(&bytes).map_err(|error| self.damaged(number, error.to_string()))?;
+        let snapshot = digest::decode(&bytes).map_err(|reason| self.damaged(number, reason))?;
         if snapshot.number != number {
             return Err(self.damaged(number, format!("it says that it is snapshot {}", snapshot.number)));
         }
@@ -415,7 +416,7 @@ impl Catalog {
                 defined_at: if are_same { newest.defined_at } else { Some(published_at) },
                 rest: newest.rest,
             };
-            let bytes = serde_json::to_vec_pretty(&snapshot)
+            let bytes = digest::encode(&snapshot)
                 .map_err(|error| Error::Invalid { what: "a catalog snapshot".into(), reason: error.to_string() })?;
             match self.warehouse.store().create(&self.path(number), bytes.into()).await {
                 Ok(true) if looked.is_lately() => {
@@ -577,6 +578,7 @@ mod tests {
         catalog.publish_next(|_| Ok(Some(with("a")))).await.unwrap();
         let bytes = warehouse.store().read(&catalog.path(1)).await.unwrap().unwrap();
         let mut written: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        written.as_object_mut().unwrap().remove("digest");
         written["retention_policy"] = serde_json::json!({ "days": 7, "of": ["x"] });
         let bytes = serde_json::to_vec(&written).unwrap();
         warehouse.store().write(&catalog.path(1), bytes.into()).await.unwrap();
@@ -584,7 +586,7 @@ mod tests {
         let bytes = warehouse.store().read(&catalog.path(2)).await.unwrap().unwrap();
         let stored: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(stored["retention_policy"], written["retention_policy"]);
-        assert_eq!(serde_json::from_slice::<CatalogSnapshot>(&bytes).unwrap(), catalog.newest().await.unwrap());
+        assert_eq!(digest::decode(&bytes).unwrap(), catalog.newest().await.unwrap());
     }
 
     #[tokio::test]
