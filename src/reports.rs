@@ -1,8 +1,8 @@
 //! Trouble that other processes have: each that goes on tells its own beside the catalog, for `starmere status`.
 //!
-//! There is one object for each command, `operations/<command>.json`, written when trouble begins or ends and every minute
-//! while it lasts. A process that dies leaves its last report, which says when it was written. What the store refuses to
-//! take cannot be told this way; `/metrics` and the log say it.
+//! There is one object for each command, `operations/<command>.json`, written when trouble begins or ends and every ten
+//! seconds while it lasts. A process that dies leaves its last report, which says when it was written. What the store refuses to
+//! take cannot be told this way: `status` tries to write, and `/metrics`, `/readyz` and the log of the process say it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use starmere_lake::delta::Warehouse;
 use starmere_lake::paths;
-use starmere_lake::troubles::{self, Trouble};
+use starmere_lake::troubles::{self, About, Trouble};
 use tokio_util::sync::CancellationToken;
 
 /// Troubles are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A report is written anew after this while trouble lasts.
-const RENEW_AFTER: Duration = Duration::from_secs(60);
+/// A report is written anew after this while trouble lasts, so that it tells how often something has failed by now.
+const RENEW_AFTER: Duration = Duration::from_secs(10);
 /// A report that is older was written by a process that is gone, or that cannot write.
 const STALE_AFTER: i64 = 3 * 60 * 1000;
 
@@ -83,13 +83,20 @@ pub(crate) async fn lines(warehouse: &Warehouse) -> anyhow::Result<Vec<String>> 
 }
 
 fn line(command: &str, at: i64, trouble: &Trouble, now: i64) -> String {
-    let Trouble { about, object, cause, since, failures, .. } = trouble;
-    let times = if *failures == 1 { "once".to_owned() } else { format!("{failures} times") };
+    let Trouble { about, object, cause, since, last, failures } = trouble;
+    // The others are states: how often they were looked at says nothing.
+    let attempts = [About::Build, About::Source, About::Landing, About::Upkeep];
+    let (since, last) = (moment(*since), moment(*last));
+    let times = match failures {
+        _ if !attempts.iter().any(|kind| kind.word() == about) => format!("since {since} UTC"),
+        1 => format!("has failed once, at {since} UTC"),
+        failures => format!("has failed {failures} times, first at {since} UTC, last at {last} UTC"),
+    };
     let stale = match now - at > STALE_AFTER {
         true => format!("; `{command}` said so last at {} UTC", moment(at)),
         false => String::new(),
     };
-    format!("trouble of `{command}`: {about} {object} has failed {times} since {} UTC{stale}: {cause}", moment(*since))
+    format!("trouble of `{command}`: {about} {object} {times}{stale}: {cause}")
 }
 
 /// A moment in words.
@@ -129,7 +136,7 @@ mod tests {
             object: "models".into(),
             cause: "the disk is full".into(),
             since: 0,
-            last: 1,
+            last: 61_000,
             failures: 2,
         };
         let now = chrono::Utc::now().timestamp_millis();
@@ -139,8 +146,12 @@ mod tests {
             async move { warehouse.store().write(&paths::report("up"), bytes.into()).await }
         };
         write(serde_json::to_vec(&report).unwrap()).await.unwrap();
-        let told = "trouble of `up`: build models has failed 2 times since 1970-01-01 00:00:00 UTC: the disk is full";
+        let told = "trouble of `up`: build models has failed 2 times, first at 1970-01-01 00:00:00 UTC, last at \
+                    1970-01-01 00:01:01 UTC: the disk is full";
         assert_eq!(lines(&warehouse).await.unwrap(), [told]);
+        let state = Trouble { about: "stall".into(), object: "s/t/0".into(), ..trouble.clone() };
+        let told = "trouble of `up`: stall s/t/0 since 1970-01-01 00:00:00 UTC: the disk is full";
+        assert_eq!(line("up", now, &state, now), told, "a state is no number of failures");
         assert!(line("up", 0, &trouble, now).contains("said so last at 1970-01-01 00:00:00 UTC"));
         write(b"nonsense".to_vec()).await.unwrap();
         assert_eq!(lines(&warehouse).await.unwrap(), Vec::<String>::new());

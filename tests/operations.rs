@@ -51,9 +51,18 @@ async fn a_store_that_refuses_shows_while_it_does() {
     };
     let text = until(async || metrics(&server.address), refuses).await;
     assert!(text.contains(r#"starmere_trouble{about="landing",object="orders/http"} 1"#), "{text}");
+    let ready = || {
+        let answer = http::get(&server.address, "/readyz").expect("a server answers");
+        format!("{} {}", answer.status, answer.text())
+    };
+    let unready = "503 the warehouse takes no events; queries are answered\n";
+    until(async || ready(), |answer| answer == unready).await;
+    let status = async || project.run(&["status"]).await.errors;
+    until(status, |errors| errors.contains("trouble of `serve`: landing orders/http has failed")).await;
 
     std::fs::remove_file(&in_the_way).unwrap();
     assert_eq!(posting.await.unwrap().status, 200);
+    until(async || ready(), |answer| answer == "200 ok\n").await;
     let text = metrics(&server.address);
     for line in [
         r#"starmere_source_failing{stream="orders",source="http"} 0"#,
@@ -68,6 +77,22 @@ async fn a_store_that_refuses_shows_while_it_does() {
     }
     server.terminate();
     server.end().await;
+}
+
+/// A process on a full disk cannot write its report, so `status` tries to write by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_says_that_the_store_takes_no_writes() {
+    let project = Project::new();
+    project.succeed(&["ingest", "--once"]).await;
+    let probe = project.root().join("warehouse/_starmere/probe");
+    std::fs::remove_dir_all(&probe).unwrap();
+    std::fs::write(&probe, "").unwrap();
+    let refused = "trouble: the warehouse takes no writes, so nothing lands and nothing is published: could not write";
+    let status = project.run(&["status"]).await;
+    assert!(status.errors.contains(refused), "{}", status.errors);
+    std::fs::remove_file(&probe).unwrap();
+    let status = project.run(&["status"]).await;
+    assert!(!status.errors.contains("takes no writes"), "{}", status.errors);
 }
 
 /// Tried as an operator, 7: a build that fails in `up` was told once on standard error, and nowhere else.

@@ -8,6 +8,7 @@
 //! | [`lines`] | bytes in, lines out, however long |
 //! | [`files`] | files and standard input: which have landed, what is new |
 //! | [`kafka`] | topics: which partitions are ours, what of them has landed |
+//! | [`landings`] | whether the store takes what this process lands |
 //! | [`repair`] | rejected rows, taken up again after a mapping was mended |
 //! | [`http`] | the listener: requests in, commits out, answered after the commit |
 //!
@@ -18,6 +19,7 @@ mod error;
 pub mod files;
 pub mod http;
 pub mod kafka;
+pub mod landings;
 pub mod lines;
 mod marks;
 pub mod memory;

@@ -8,6 +8,7 @@ mod columns;
 mod encoder;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use starmere_lake::delta::EncodedFile;
@@ -18,6 +19,7 @@ use starmere_lake::metrics;
 use starmere_lake::troubles::{self, About};
 
 use crate::envelope::{Envelope, Reader};
+use crate::landings;
 use crate::memory::{PER_BYTE, Share};
 use crate::{Error, Result};
 use columns::{Columns, Row};
@@ -31,6 +33,8 @@ const CHUNK_BYTES: usize = 2 << 20;
 const CHUNK_ROWS: usize = 1 << 14;
 /// Memory for a row beside its bytes: numbers, offsets, the ends of a name.
 const ROW_BYTES: usize = 128;
+/// A store that takes longer for a landing is told of.
+const SLOW: Duration = Duration::from_secs(20);
 /// The source of requests.
 const HTTP: &str = "http";
 
@@ -317,13 +321,13 @@ impl Rows {
     pub async fn land(mut self, stream: &Stream) -> Result<Outcome> {
         let mut share = self.share.take();
         let parts = std::mem::take(&mut self.parts);
-        let tally = Tally::of(stream, &parts, self.rejects, self.bytes);
+        let mut tally = Tally::of(stream, &parts, self.rejects, self.bytes);
         let encoding = tokio::task::spawn_blocking(move || self.encode());
         let file = encoding.await.map_err(|error| Error::Task(error.to_string()))??;
         if let Some(share) = &mut share {
             share.shrink(file.as_ref().map_or(0, |file| file.bytes.len()));
         }
-        let outcome = stream.land(&parts, file.into_iter().collect()).await;
+        let outcome = tally.awaited(stream.land(&parts, file.into_iter().collect())).await;
         tally.told(&outcome);
         Ok(outcome?)
     }
@@ -352,6 +356,8 @@ struct Tally {
     events: u64,
     rejects: u64,
     bytes: u64,
+    /// It was told that the store does not answer.
+    is_late: bool,
 }
 
 impl Tally {
@@ -359,18 +365,53 @@ impl Tally {
         // All parts of a batch are of one source.
         let source = parts.first().map(|part| part.partition.source.clone()).unwrap_or_default();
         let events = parts.iter().map(|part| part.rows).sum();
-        Self { stream: stream.name().to_owned(), source, events, rejects, bytes }
+        Self { stream: stream.name().to_owned(), source, events, rejects, bytes, is_late: false }
+    }
+
+    fn object(&self) -> String {
+        format!("{}/{}", self.stream, self.source)
+    }
+
+    /// Waits for the store, and tells while it does not answer.
+    async fn awaited<T>(&mut self, landing: impl Future<Output = T>) -> T {
+        let mut landing = std::pin::pin!(landing);
+        loop {
+            tokio::select! {
+                outcome = &mut landing => return outcome,
+                () = tokio::time::sleep(SLOW) => self.unanswered(),
+            }
+        }
+    }
+
+    fn unanswered(&mut self) {
+        let object = self.object();
+        landings::refuse(&object);
+        if !std::mem::replace(&mut self.is_late, true) {
+            let cause = format!("the store has not answered for {} s", SLOW.as_secs());
+            troubles::failed(About::Landing, &object, &cause);
+        }
     }
 
     fn told(&self, outcome: &Result<Outcome, starmere_lake::Error>) {
-        let Self { stream, source, events, rejects, bytes } = self;
-        let object = format!("{stream}/{source}");
+        let Self { stream, source, events, rejects, bytes, is_late } = self;
+        let object = self.object();
         match outcome {
-            Err(error) => return troubles::failed(About::Landing, &object, &troubles::causes(error)),
+            Err(error) => {
+                if matches!(error, starmere_lake::Error::Store { .. }) {
+                    landings::refuse(&object);
+                }
+                let cause = troubles::causes(error);
+                // One attempt counts once.
+                return match is_late {
+                    true => troubles::because(About::Landing, &object, &cause),
+                    false => troubles::failed(About::Landing, &object, &cause),
+                };
+            }
             // Another process reads the same source, and has landed these events.
             Ok(Outcome::Behind(_)) if source != HTTP => {}
             // Of requests, an earlier attempt has: nobody else has their partition.
             Ok(Outcome::Landed(_) | Outcome::Behind(_)) => {
+                landings::land(&object);
                 let labels = [stream.as_str(), source.as_str()];
                 metrics::LANDED_EVENTS.add(&labels, *events);
                 metrics::LANDED_REJECTS.add(&labels, *rejects);

@@ -147,6 +147,14 @@ impl Troubles {
         Some(Said { failures: lasting.trouble.failures, held_back })
     }
 
+    /// Notes why it failed last, where that is known later than that it did.
+    fn because(&self, about: About, object: &str, cause: &str, at: i64) {
+        if let Some(lasting) = self.locked().get_mut(&(about, object.to_owned())) {
+            cause.clone_into(&mut lasting.trouble.cause);
+            lasting.trouble.last = at;
+        }
+    }
+
     /// Ends a trouble, where there is one.
     fn well(&self, about: About, object: &str) -> Option<Trouble> {
         let mut all = self.locked();
@@ -164,6 +172,11 @@ pub fn failed(about: About, object: &str, cause: &str) {
     if let Some(Said { failures, held_back }) = NOW.failed(about, object, cause, Instant::now(), now) {
         tracing::error!(about = about.word(), object, cause, failures, held_back, "{}", about.words());
     }
+}
+
+/// Why something has failed that was told of before; it is neither counted nor logged again.
+pub fn because(about: About, object: &str, cause: &str) {
+    NOW.because(about, object, cause, chrono::Utc::now().timestamp_millis());
 }
 
 /// It has succeeded; where it was in trouble, that is logged.
@@ -242,6 +255,9 @@ mod tests {
         assert_eq!((over.cause.as_str(), over.since, over.last, over.failures), ("y", 1, 2, 2));
         assert_eq!(troubles.well(About::Source, "a"), None);
         assert!(troubles.failed(About::Source, "a", "z", now, 3).is_some());
+        troubles.because(About::Source, "a", "the disk is full", 4);
+        let known = troubles.well(About::Source, "a").unwrap();
+        assert_eq!((known.cause.as_str(), known.last, known.failures), ("the disk is full", 4, 1));
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! `starmere streams`, `status`: what there is.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Context;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
+use starmere_lake::Kind;
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::delta::Snapshot;
 use starmere_lake::paths::TablePath;
-use std::sync::Arc;
+use starmere_lake::troubles;
 
 use crate::command_line::{Format, Status};
 use crate::health::{self, PartitionHealth, STALLED_AFTER, StreamHealth};
@@ -159,10 +163,10 @@ pub(super) async fn status(opened: &Opened, arguments: &Status, output: &Output)
         at => format!("published at {} UTC", moment(at).words()),
     };
     output.say(format!("catalog snapshot {}, {published}", newest.number));
-    definitions(opened, &newest, output).await?;
-    for line in reports::lines(&opened.warehouse).await? {
+    for line in reports::lines(&opened.warehouse).await?.into_iter().chain(refusal(opened).await) {
         output.say(line);
     }
+    definitions(opened, &newest, output).await?;
     if !arguments.sources {
         tables(opened, &newest, output).await?;
     }
@@ -170,6 +174,21 @@ pub(super) async fn status(opened: &Opened, arguments: &Status, output: &Output)
         sources(opened, output).await?;
     }
     Ok(())
+}
+
+/// A store that takes longer for a small object takes none.
+const STORE_WAITS: Duration = Duration::from_secs(10);
+
+/// Why the store takes nothing, by trying: a process whose landings it refuses cannot write its report either.
+async fn refusal(opened: &Opened) -> Option<String> {
+    let cause = match tokio::time::timeout(STORE_WAITS, opened.warehouse.store().time()).await {
+        Ok(Ok(_)) => return None,
+        // Who may only read sees the rest.
+        Ok(Err(error)) if error.kind() == Kind::Invalid => return None,
+        Ok(Err(error)) => troubles::causes(&error),
+        Err(_) => format!("no answer within {} s", STORE_WAITS.as_secs()),
+    };
+    Some(format!("trouble: the warehouse takes no writes, so nothing lands and nothing is published: {cause}"))
 }
 
 /// What there is to say of the files here and those that are published by.

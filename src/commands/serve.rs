@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
+use starmere_ingest::landings;
 use starmere_lake::Error as LakeError;
 use starmere_lake::machine::Machine;
 use starmere_lake::metrics;
@@ -35,6 +36,8 @@ use crate::{builds, health, reports};
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A warehouse that takes longer is not there.
 const WAREHOUSE_WAITS: Duration = Duration::from_secs(2);
+/// Landing is tried again within seconds. After so long nobody tries it any more, and the store is asked.
+const TRIED_LATELY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, output: &Output) -> anyhow::Result<()> {
     let users = declared_users(opened)?;
@@ -143,9 +146,11 @@ struct Ready {
     opened: Opened,
     /// The process has been told to stop.
     ending: CancellationToken,
-    /// When the warehouse was tried last, and whether it answered.
-    tried: Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>,
+    /// When the warehouse was tried last, and what was wrong then.
+    tried: Arc<tokio::sync::Mutex<Tried>>,
 }
+
+type Tried = Option<(Instant, Option<&'static str>)>;
 
 impl Ready {
     /// Why the process is not ready. Says nothing of the machine: everybody may ask.
@@ -155,15 +160,29 @@ impl Ready {
         }
         let mut tried = self.tried.lock().await;
         let last = *tried;
-        let answered = match last {
-            Some((at, answered)) if at.elapsed() < TRY_AGAIN => answered,
+        match last {
+            Some((at, found)) if at.elapsed() < TRY_AGAIN => found,
             _ => {
-                let answered = self.try_the_warehouse().await;
-                *tried = Some((Instant::now(), answered));
-                answered
+                let found = self.wrong_with_the_warehouse().await;
+                *tried = Some((Instant::now(), found));
+                found
+            }
+        }
+    }
+
+    async fn wrong_with_the_warehouse(&self) -> Option<&'static str> {
+        if !self.try_the_warehouse().await {
+            return Some("the warehouse does not answer");
+        }
+        let takes_events = match landings::refused_ago() {
+            None => true,
+            Some(ago) if ago < TRIED_LATELY => false,
+            Some(_) => {
+                let written = tokio::time::timeout(WAREHOUSE_WAITS, self.opened.warehouse.store().time()).await;
+                matches!(written, Ok(Ok(_)))
             }
         };
-        (!answered).then_some("the warehouse does not answer")
+        (!takes_events).then_some("the warehouse takes no events; queries are answered")
     }
 
     async fn try_the_warehouse(&self) -> bool {
