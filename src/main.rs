@@ -25,6 +25,7 @@ mod views;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -37,6 +38,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Statements are trees that the engine walks by recursion; what is too deep for this is refused before.
 const STACK_BYTES: usize = 64 << 20;
+
+/// How long threads may take to end once the command has.
+const TO_END: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     std::sync::LazyLock::force(&process::STARTED);
@@ -89,7 +93,10 @@ fn run(line: command_line::CommandLine) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match runtime.block_on(commands::run(line, &output)) {
+    let outcome = runtime.block_on(commands::run(line, &output));
+    // A thread that waits for a disk or a store which never answers would keep the process for ever.
+    runtime.shutdown_timeout(TO_END);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);

@@ -136,6 +136,35 @@ async fn a_server_that_is_told_to_end_is_alive_and_not_ready() {
     server.end().await;
 }
 
+/// A server that was told to end waited for a store that is away without end. A pipe to which nobody writes, in the
+/// place of the next commit, is a disk that never answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_although_the_store_never_answers_and_says_what_it_leaves() {
+    let project = Project::new();
+    let server = Server::start(project.root()).await;
+    let posted = http::post(&server.address, "/v1/streams/orders/events", ORDER).unwrap();
+    assert_eq!(posted.status, 200, "{}", posted.text());
+    let version = posted.json()["version"].as_u64().unwrap();
+    let log = project.root().join("warehouse/lake/sales/orders/_delta_log");
+    let next = log.join(format!("{:020}.json", version + 1));
+    let made = std::process::Command::new("mkfifo").arg(&next).status().expect("`mkfifo` can be run");
+    assert!(made.success(), "`mkfifo` ended with {made}");
+    let address = server.address.clone();
+    let posting = tokio::task::spawn_blocking(move || http::post(&address, "/v1/streams/orders/events", ORDER));
+    let is_taken = |text: &str| {
+        let used = text.lines().find_map(|line| line.strip_prefix("starmere_ingest_memory_used_bytes "));
+        used.is_some_and(|used| used != "0")
+    };
+    until(async || metrics(&server.address), is_taken).await;
+    server.terminate();
+    let said = server.end().await;
+    assert!(said.contains("ending: the store has not taken 1 event over HTTP within 10 s"), "{said}");
+    let answer = posting.await.unwrap();
+    assert!(answer.as_ref().is_ok_and(|answer| answer.status == 503) || answer.is_err(), "{answer:?}");
+    std::fs::remove_file(&next).unwrap();
+    assert_eq!(project.landed().await[1].len(), 1, "what was acknowledged is there");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_line_of_a_log_has_its_time_and_level() {
     let project = Project::new();

@@ -111,7 +111,8 @@ async fn to_write(opened: Opened) -> anyhow::Result<Opened> {
     Ok(opened)
 }
 
-/// How long landing may take when told to stop.
+/// How long landing may take when told to stop. All steps of an end together take less than 30 s, after which
+/// supervisors kill.
 const TO_STOP: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Waits for SIGINT or SIGTERM.

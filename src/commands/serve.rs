@@ -26,7 +26,7 @@ use super::{TO_STOP, ingest, told_to_stop, upkeep};
 use crate::command_line::Serve;
 use crate::definitions::Act;
 use crate::failure::Mendable;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::project::Opened;
 use crate::publish::{Kept, Superseded, keep_built};
 use crate::views::ProjectViews;
@@ -81,12 +81,18 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     drained(arguments.drain, output).await;
     output.say("ending: landing what has been accepted");
     stop.cancel();
-    // Queries that go on for long are cut off; events that were accepted are not.
-    events.finished().await;
+    if tokio::time::timeout(TO_STOP, events.finished()).await.is_err() {
+        output.say(left_behind(events.unlanded()));
+    }
     queries.cancel_all();
     if let Some(mut work) = work
         && tokio::time::timeout(TO_STOP, &mut work).await.is_err()
     {
+        output.say(format!(
+            "ending: sources have not landed what they had read within {} s; the next process reads it again, from the \
+             positions in the tables",
+            TO_STOP.as_secs()
+        ));
         work.abort();
     }
     let ended = tokio::time::timeout(Duration::from_secs(5), async { (web.await, grpc.await) }).await;
@@ -95,6 +101,17 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         grpc.context("the Flight listener died")??;
     }
     Ok(())
+}
+
+/// What is said of events that the store has not taken when the process ends. A request is answered after its commit,
+/// so nothing that was acknowledged is among them.
+fn left_behind(events: u64) -> String {
+    format!(
+        "ending: the store has not taken {} over HTTP within {} s; whether they land is not known, and their requests \
+         were not answered with success: send them again, with the same ids",
+        counted(events, "event", "events"),
+        TO_STOP.as_secs()
+    )
 }
 
 /// Goes on for so many seconds after it was told to stop, so that whoever sends requests sees that it is not ready any

@@ -176,11 +176,12 @@ impl Server {
         tokio::time::timeout(PATIENCE, self.child.kill()).await.expect("a killed server is gone").expect("it ran");
     }
 
-    /// Waits until it has ended, after it was told to, which must be in good order.
-    pub(crate) async fn end(mut self) {
+    /// Waits until it has ended, after it was told to, which must be in good order; what it said.
+    pub(crate) async fn end(mut self) -> String {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("a server that is told to ends");
         let status = ended.expect("a child has a status");
         (&mut self.errors).await.expect("standard error is read");
         assert_eq!(status.code(), Some(0), "the server ended with {status}\n{}", self.said());
+        self.said()
     }
 }

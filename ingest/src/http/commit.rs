@@ -1,6 +1,7 @@
 //! Grouping requests into commits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -44,18 +45,46 @@ struct Request {
     answer: oneshot::Sender<Result<Answer, String>>,
     /// Memory, given back when the request is answered.
     share: Share,
+    unlanded: Unlanded,
+}
+
+/// Events that were taken and have not landed yet, counted until this is dropped.
+struct Unlanded {
+    all: Arc<AtomicU64>,
+    events: u64,
+}
+
+impl Unlanded {
+    fn count(all: &Arc<AtomicU64>, events: u64) -> Self {
+        all.fetch_add(events, Ordering::Relaxed);
+        Self { all: all.clone(), events }
+    }
+}
+
+impl Drop for Unlanded {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.events, Ordering::Relaxed);
+    }
 }
 
 /// Lands one stream's requests, one commit after the other.
 #[derive(Debug)]
 pub(super) struct Committer {
     queue: mpsc::Sender<Request>,
+    /// Events of all committers of the listener that have not landed yet.
+    unlanded: Arc<AtomicU64>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Committer {
     /// Each commit takes what comes within `gather` of its first request.
-    pub(super) fn start(stream: Stream, mapping: Mapping, gather: Duration, stop: CancellationToken) -> Self {
+    pub(super) fn start(
+        stream: Stream,
+        mapping: Mapping,
+        gather: Duration,
+        unlanded: &Arc<AtomicU64>,
+        stop: CancellationToken,
+    ) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE);
         let run = Run {
             partition: SourcePartition {
@@ -70,7 +99,7 @@ impl Committer {
             position: 0,
         };
         let task = tokio::spawn(run.commit_all(requests, stop));
-        Self { queue, task: tokio::sync::Mutex::new(Some(task)) }
+        Self { queue, unlanded: unlanded.clone(), task: tokio::sync::Mutex::new(Some(task)) }
     }
 
     /// Lands the events and tells where, or why not.
@@ -82,7 +111,9 @@ impl Committer {
     ) -> std::result::Result<Answer, Refusal> {
         let hint = "send the request again, with the same ids or the same Idempotency-Key";
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Request { events, came: Instant::now(), answer, share }).map_err(|error| match error {
+        let unlanded = Unlanded::count(&self.unlanded, events.ranges.len() as u64);
+        let request = Request { events, came: Instant::now(), answer, share, unlanded };
+        self.queue.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => busy(),
             mpsc::error::TrySendError::Closed(_) => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the listener is ending; nothing has landed", hint)
@@ -162,14 +193,15 @@ impl Run {
 
     /// Lands the group, however long the store takes; unless it must not be written any more.
     async fn commit(&mut self, group: Vec<Request>) {
-        let apart = |Request { events, answer, share, .. }: Request| (events, (answer, share));
+        let apart =
+            |Request { events, answer, share, unlanded, .. }: Request| (events, (answer, share, unlanded));
         let (events, waiting): (Vec<Events>, Vec<_>) = group.into_iter().map(apart).unzip();
         let events = Arc::new(events);
         let mut pause = Duration::from_millis(50);
         loop {
             match self.offer(&events).await {
                 Ok((version, answers)) => {
-                    for ((waits, _share), answer) in waiting.into_iter().zip(answers) {
+                    for ((waits, _share, _unlanded), answer) in waiting.into_iter().zip(answers) {
                         // Whoever no longer waits has got 503 and may send again.
                         let _ = waits.send(Ok(Answer { version, ..answer }));
                     }

@@ -27,6 +27,7 @@ mod request;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ pub struct Listener {
     retired: Arc<Mutex<Vec<JoinHandle<()>>>>,
     limits: Limits,
     memory: Memory,
+    unlanded: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
@@ -113,7 +115,8 @@ impl Listener {
     /// A listener for `streams`; its commits go on until `stop` and everything queued is landed. Requests take `memory`.
     pub fn new(streams: Vec<(Stream, Mapping)>, limits: Limits, memory: &Memory, stop: &CancellationToken) -> Self {
         let (memory, stop) = (memory.clone(), stop.clone());
-        let listener = Self { streams: Arc::default(), retired: Arc::default(), limits, memory, stop };
+        let (streams, retired, unlanded) = (Arc::default(), Arc::default(), Arc::default());
+        let listener = Self { streams, retired, limits, memory, unlanded, stop };
         listener.renew(streams);
         listener
     }
@@ -131,7 +134,8 @@ impl Listener {
                 replaced => {
                     before.extend(replaced.map(|replaced| (name.clone(), replaced)));
                     let (table, store) = (stream.table().path().clone(), stream.table().store().clone());
-                    let committer = Committer::start(stream, mapping.clone(), self.limits.gather, self.stop.clone());
+                    let (gather, stop) = (self.limits.gather, self.stop.clone());
+                    let committer = Committer::start(stream, mapping.clone(), gather, &self.unlanded, stop);
                     Arc::new(Endpoint { committer, mapping, table, store })
                 }
             };
@@ -142,7 +146,13 @@ impl Listener {
         retired.extend(before.into_values().filter_map(|endpoint| endpoint.committer.retire()));
     }
 
-    /// Waits until everything queued has landed; for an orderly end, after `stop`.
+    /// Events of requests that were taken whole and have not landed: none of these requests was answered with success.
+    pub fn unlanded(&self) -> u64 {
+        self.unlanded.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything queued has landed, however long the store takes; for an orderly end, after `stop`.
+    /// Dropping this future leaves behind what [`Listener::unlanded`] counts.
     pub async fn finished(&self) {
         let endpoints: Vec<Arc<Endpoint>> =
             self.streams.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();

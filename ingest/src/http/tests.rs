@@ -1,6 +1,11 @@
+#[path = "../../../tests/support/stores.rs"]
+#[expect(dead_code, reason = "others need the rest of it")]
+mod stores;
+
 use super::*;
 use crate::envelope::TypeOf;
 use axum::body::Body;
+use object_store::memory::InMemory;
 use starmere_lake::delta::Warehouse;
 use starmere_lake::store::Store;
 
@@ -52,6 +57,23 @@ async fn an_event_is_answered_with_the_version_that_holds_it() {
     assert_eq!((status, body["accepted"].as_u64(), body["delivery"].as_str()), (200, Some(1), Some("exactly once")));
     let snapshot = stream.open().await.unwrap();
     assert_eq!((snapshot.version(), snapshot.rows()), (body["version"].as_u64().unwrap(), Some(1)));
+}
+
+/// A process that is told to end waited for such a store for ever.
+#[tokio::test]
+async fn what_a_store_that_never_answers_does_not_take_is_not_acknowledged_and_is_counted() {
+    let hangs = stores::Interrupt::before_write(0, std::future::pending());
+    let warehouse = stores::tampered(&Arc::new(InMemory::new()), &hangs);
+    let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
+    let limits = Limits { gather: Duration::ZERO, wait: Duration::from_millis(50), ..Limits::default() };
+    let stop = CancellationToken::new();
+    let listener = Listener::new(vec![(stream, mapping("type"))], limits, &Memory::default(), &stop);
+    let (status, body) = send(&listener, "orders", &[], format!("{EVENT}\n{EVENT}\n").into()).await;
+    assert_eq!(status, 503, "{body}");
+    stop.cancel();
+    let finished = tokio::time::timeout(Duration::from_millis(50), listener.finished()).await;
+    assert!(finished.is_err() && hangs.happened(), "it waits");
+    assert_eq!(listener.unlanded(), 2);
 }
 
 #[tokio::test]
@@ -154,6 +176,7 @@ async fn requests_are_grouped_and_none_is_lost_at_the_end() {
     }
     stop.cancel();
     listener.finished().await;
+    assert_eq!(listener.unlanded(), 0);
     let snapshot = stream.open().await.unwrap();
     assert_eq!(snapshot.rows(), Some(100));
     assert!(snapshot.version() < 100, "{} commits", snapshot.version());

@@ -48,9 +48,7 @@ pub(in crate::commands) async fn follow(
             () = stop.cancelled() => break,
         }
     }
-    for unit in running.into_values() {
-        end(unit).await;
-    }
+    futures::future::join_all(running.into_values().map(end)).await;
 }
 
 /// Ends what is no longer wanted, or not so, and begins what does not run.
@@ -86,7 +84,13 @@ async fn end(mut unit: Running) {
     match tokio::time::timeout(TO_STOP, &mut unit.task).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "landing died"),
-        Err(_) => unit.task.abort(),
+        Err(_) => {
+            tracing::warn!(
+                seconds = TO_STOP.as_secs(),
+                "a source does not end; what it has read and not landed is read again by the next process"
+            );
+            unit.task.abort();
+        }
     }
 }
 
