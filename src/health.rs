@@ -4,7 +4,7 @@
 //! what was read of the warehouse last is told where reading it takes long. What the process counts by itself is always
 //! told as it is now.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -77,6 +77,10 @@ type Key = (String, Option<(String, i32)>);
 struct Ends {
     ends: Vec<(String, i32, i64)>,
     unreachable: bool,
+    /// Topics that are not there.
+    missing: BTreeSet<String>,
+    /// Those, and the ones that were not there once and that nothing has landed of yet.
+    awaited: BTreeSet<String>,
 }
 
 fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,16 +104,52 @@ impl Watched {
     }
 
     /// Notes where a source's topics end; where its brokers do not answer, that, and the ends stay the last known ones.
-    fn learn(&self, source: &str, answer: anyhow::Result<Vec<(String, i32, i64)>>) {
+    fn learn(&self, source: &str, answer: anyhow::Result<kafka::Ends>) {
         let mut all = locked(&self.ends);
         let known = all.entry(source.to_owned()).or_default();
         known.unreachable = answer.is_err();
         match answer {
-            Ok(ends) => {
+            Ok(kafka::Ends { ends, missing }) => {
                 known.ends = ends;
+                known.missing = missing.into_iter().collect();
+                known.awaited.extend(known.missing.iter().cloned());
                 troubles::well(About::Broker, source);
+                for topic in &known.missing {
+                    let cause = "the brokers have no such topic; it is read within seconds once it is made";
+                    troubles::failed(About::Topic, &format!("{source}/{topic}"), cause);
+                }
             }
             Err(error) => troubles::failed(About::Broker, source, &troubles::causes(&*error)),
+        }
+    }
+
+    /// Ends the trouble of topics that are read now, by what these partitions of a stream tell.
+    fn welcome(&self, partitions: &[PartitionHealth]) {
+        let mut all = locked(&self.ends);
+        for (source, known) in all.iter_mut() {
+            let Ends { missing, awaited, .. } = known;
+            awaited.retain(|topic| {
+                let is_of = |partition: &&PartitionHealth| {
+                    partition.source == *source && partition.topic.as_ref().is_some_and(|(of, _)| of == topic)
+                };
+                let mut of_topic = partitions.iter().filter(is_of).peekable();
+                if missing.contains(topic) || of_topic.peek().is_none() {
+                    return true;
+                }
+                let object = format!("{source}/{topic}");
+                // One without a record has nothing to land.
+                let (mut has_landed, mut is_empty) = (false, true);
+                for partition in of_topic {
+                    has_landed |= partition.position.is_some();
+                    is_empty &= partition.end == Some(0);
+                }
+                if has_landed || is_empty {
+                    troubles::well(About::Topic, &object);
+                } else {
+                    troubles::because(About::Topic, &object, "the topic is there, and nothing of it has landed yet");
+                }
+                !(has_landed || is_empty)
+            });
         }
     }
 
@@ -364,9 +404,9 @@ async fn keep_looking(opened: &Opened) {
         tokio::time::sleep(LOOK_EVERY).await;
         for parsed in opened.project.streams.iter().filter(|parsed| has_kafka(&parsed.definition.stream)) {
             // That a table cannot be read is told by whoever lands into it.
-            for partition in partitions_of(opened, parsed, SCRAPED_COMMITS).await.unwrap_or_default() {
-                tell(opened, &partition);
-            }
+            let partitions = partitions_of(opened, parsed, SCRAPED_COMMITS).await.unwrap_or_default();
+            opened.watched.welcome(&partitions);
+            partitions.iter().for_each(|partition| tell(opened, partition));
         }
     }
 }
@@ -570,13 +610,45 @@ mod tests {
     #[test]
     fn brokers_that_are_away_leave_the_last_known_ends() {
         let watched = Watched::default();
-        watched.learn("away", Ok(vec![("t".to_owned(), 0, 7)]));
+        watched.learn("away", Ok(kafka::Ends { ends: vec![("t".to_owned(), 0, 7)], missing: Vec::new() }));
         watched.learn("away", Err(anyhow::anyhow!("no answer")));
         let known = locked(&watched.ends).get("away").cloned().unwrap();
         assert_eq!((known.ends.as_slice(), known.unreachable), (&[("t".to_owned(), 0, 7)][..], true));
         assert_eq!(troubles::of(About::Broker, "away").unwrap().cause, "no answer");
-        watched.learn("away", Ok(Vec::new()));
+        watched.learn("away", Ok(kafka::Ends::default()));
         assert_eq!(troubles::of(About::Broker, "away"), None);
+    }
+
+    #[test]
+    fn a_topic_that_is_missing_is_a_trouble_until_it_is_read() {
+        let watched = Watched::default();
+        let ends = |end: Option<i64>| kafka::Ends {
+            ends: end.into_iter().map(|end| ("late".to_owned(), 0, end)).collect(),
+            missing: if end.is_none() { vec!["late".to_owned()] } else { Vec::new() },
+        };
+        let partition = |position, end| PartitionHealth {
+            source: "waits".into(),
+            topic: Some(("late".to_owned(), 0)),
+            position,
+            end: Some(end),
+            ..PartitionHealth::default()
+        };
+        let cause = || troubles::of(About::Topic, "waits/late").map(|trouble| trouble.cause);
+        watched.learn("waits", Ok(ends(None)));
+        watched.welcome(&[]);
+        assert!(cause().is_some_and(|cause| cause.contains("no such topic")), "{:?}", cause());
+        assert_eq!(troubles::of(About::Broker, "waits"), None, "the brokers answer");
+        assert!(!locked(&watched.ends)["waits"].unreachable);
+        watched.learn("waits", Ok(ends(Some(5))));
+        watched.welcome(&[partition(None, 5)]);
+        assert!(cause().is_some_and(|cause| cause.contains("nothing of it has landed")), "{:?}", cause());
+        watched.welcome(&[partition(Some(2), 5)]);
+        assert_eq!(cause(), None);
+        // One that is made without records is read as soon as it is there.
+        watched.learn("waits", Ok(ends(None)));
+        watched.learn("waits", Ok(ends(Some(0))));
+        watched.welcome(&[partition(None, 0)]);
+        assert_eq!(cause(), None);
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum About {
     Landing,
     /// Brokers do not answer. The object is the source.
     Broker,
+    /// A topic that a source names is not there, or nothing of it has landed since it was made. The object is
+    /// `source/topic`.
+    Topic,
     /// A partition has lag and nothing lands. The object is `source/topic/partition`.
     Stall,
     /// A partition is not read on. The object is `source/topic/partition`.
@@ -58,6 +61,7 @@ impl About {
             Self::Source => "source",
             Self::Landing => "landing",
             Self::Broker => "broker",
+            Self::Topic => "topic",
             Self::Stall => "stall",
             Self::Stopped => "stopped",
             Self::Upkeep => "upkeep",
@@ -73,6 +77,7 @@ impl About {
             Self::Source => "a source could not be landed; trying again",
             Self::Landing => "events could not be landed; trying again",
             Self::Broker => "brokers do not answer; asking again",
+            Self::Topic => "a topic is not read; waiting for it",
             Self::Stall => "a partition has lag, and nothing lands",
             Self::Stopped => "a partition is not read on",
             Self::Upkeep => "no upkeep; trying again later",

@@ -76,7 +76,7 @@ pub(super) fn out_of_range(client: &impl Client, state: &mut State) -> Asks {
     };
     match client.watermarks(&state.key(), ANSWER) {
         Ok((earliest, _)) if earliest > position => Asks::Stop(Why::Expired { position, earliest }),
-        Ok((_, end)) if end < position => Asks::Stop(Why::MadeAgain { position }),
+        Ok((_, end)) if end < position => Asks::Stop(Why::MadeAgain { position, end: Some(end) }),
         _ => Asks::Restart,
     }
 }
@@ -88,7 +88,10 @@ pub(super) fn ends_at(state: &mut State, end: i64) -> Asks {
     match state.next {
         Some(position) if end < position && state.expect.is_some() => {
             state.short += 1;
-            if state.short >= SHORT { Asks::Stop(Why::MadeAgain { position }) } else { Asks::Nothing }
+            match state.short >= SHORT {
+                true => Asks::Stop(Why::MadeAgain { position, end: Some(end) }),
+                false => Asks::Nothing,
+            }
         }
         _ => {
             state.short = 0;
@@ -196,7 +199,7 @@ impl Gather {
             let position = state.next.unwrap_or(offset + 1);
             if offset == expect.offset {
                 if Seen::of(message) != expect {
-                    return Ok(Asks::Stop(Why::MadeAgain { position }));
+                    return Ok(Asks::Stop(Why::MadeAgain { position, end: None }));
                 }
                 state.at_end = state.end == Some(position);
             }

@@ -127,6 +127,8 @@ pub(super) fn consumer(source: &Source, once: bool, ahead: Option<usize>) -> Kaf
     config.set("client.id", "starmere").set("isolation.level", "read_committed").set("statistics.interval.ms", "0");
     // The partitions of a member that was killed go to the others after so long; librdkafka's default is 45 s.
     config.set("session.timeout.ms", "10000");
+    // A topic that is made later is read after so long; librdkafka's default is five minutes.
+    config.set("topic.metadata.refresh.interval.ms", "10000");
     if let Some(ahead) = ahead {
         // What is fetched at once comes on top of what is queued.
         let half = (ahead / 2).clamp(LEAST_FETCH, MOST_FETCH);

@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 
 pub use consumer::check_setting;
 pub use registry::Registry;
-pub use run::{Report, Until, check_pattern, ends, land, matches};
+pub use run::{Ends, Report, Until, check_pattern, ends, land, matches};
 pub use stopped::{Stop, Why, go_on, stops};
 
 /// Topics that feed a stream.

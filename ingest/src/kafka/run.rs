@@ -110,11 +110,19 @@ fn of_partition(source: &Source, ahead: Option<&Share>) -> Result<usize> {
     Ok(ahead.map_or(0, Share::bytes).max(LEAST_AHEAD) / partitions)
 }
 
-/// The source's topics, with their partitions.
-fn partitions(client: &impl Client, source: &Source, patience: Duration) -> Result<BTreeMap<String, Vec<i32>>> {
+/// Topics that a source names, as the brokers know them.
+#[derive(Default)]
+struct Topics {
+    /// With their partitions.
+    there: BTreeMap<String, Vec<i32>>,
+    /// Names that no topic has. A pattern that matches nothing waits for a topic without a word.
+    missing: Vec<String>,
+}
+
+fn topics(client: &impl Client, source: &Source, patience: Duration) -> Result<Topics> {
     let invalid = |message: String| Error::of_kafka(&source.name, message, Kind::Invalid);
     let there = client.topics(patience).map_err(|error| Error::kafka(&source.name, error))?;
-    let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+    let mut topics = Topics::default();
     for wanted in &source.topics {
         let pattern = match wanted.starts_with('^') {
             true => Some(regex::Regex::new(wanted).map_err(|error| invalid(format!("`{wanted}`: {error}")))?),
@@ -125,14 +133,23 @@ fn partitions(client: &impl Client, source: &Source, patience: Duration) -> Resu
             let is_wanted = pattern.as_ref().map_or(name == wanted, |pattern| pattern.is_match(name));
             if is_wanted && !numbers.is_empty() {
                 found = true;
-                topics.insert(name.clone(), numbers.clone());
+                topics.there.insert(name.clone(), numbers.clone());
             }
         }
         if !found && pattern.is_none() {
-            return Err(invalid(format!("there is no topic `{wanted}`")));
+            topics.missing.push(wanted.clone());
         }
     }
     Ok(topics)
+}
+
+/// The source's topics, with their partitions. All of its names must be there.
+fn partitions(client: &impl Client, source: &Source, patience: Duration) -> Result<BTreeMap<String, Vec<i32>>> {
+    let Topics { there, missing } = topics(client, source, patience)?;
+    match missing.first() {
+        None => Ok(there),
+        Some(wanted) => Err(Error::of_kafka(&source.name, format!("there is no topic `{wanted}`"), Kind::Invalid)),
+    }
 }
 
 /// Why a pattern of topics is none.
@@ -145,22 +162,32 @@ pub fn matches(pattern: &str, topic: &str) -> bool {
     regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(topic))
 }
 
-/// Where the partitions of a source's topics end: topic, number, and the position behind the last record.
-pub async fn ends(source: &Source) -> Result<Vec<(String, i32, i64)>> {
+/// What the brokers of a source say of its topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Topic, number of the partition, and the position behind its last record.
+    pub ends: Vec<(String, i32, i64)>,
+    /// Topics that the source names and that are not there.
+    pub missing: Vec<String>,
+}
+
+/// Where the partitions of a source's topics end.
+pub async fn ends(source: &Source) -> Result<Ends> {
     let source = source.clone();
     let asking = move || {
         let failed = |error| Error::kafka(&source.name, error);
         let consumer = consumer::consumer(&source, true, None).map_err(failed)?;
         let mut ends = Vec::new();
-        for (topic, there) in partitions(&consumer, &source, SHORT_ANSWER)? {
-            for number in there {
+        let Topics { there, missing } = topics(&consumer, &source, SHORT_ANSWER)?;
+        for (topic, numbers) in there {
+            for number in numbers {
                 let key = (topic.clone(), number);
                 let (_, end) = consumer.watermarks(&key, SHORT_ANSWER).map_err(failed)?;
                 ends.push((key.0, number, end));
             }
         }
         consumer.close();
-        Ok(ends)
+        Ok(Ends { ends, missing })
     };
     tokio::task::spawn_blocking(asking).await.map_err(|error| Error::Task(error.to_string()))?
 }

@@ -27,9 +27,13 @@ pub struct Stop {
 pub enum Why {
     /// The broker no longer has the records from `position` up to `earliest`.
     Expired { position: i64, earliest: i64 },
-    /// The record before `position` is not the one that landed, or the topic is shorter: it was deleted and made
-    /// again.
-    MadeAgain { position: i64 },
+    /// The record before `position` is not the one that landed, or the topic is shorter and ends at `end`: it was
+    /// deleted and made again.
+    MadeAgain {
+        position: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<i64>,
+    },
 }
 
 impl std::fmt::Display for Stop {
@@ -41,10 +45,15 @@ impl std::fmt::Display for Stop {
                 "partition {partition} of `{topic}`: the broker no longer has the records from {position} up to \
                  {earliest}; they were not landed"
             ),
-            Why::MadeAgain { position } => write!(
+            Why::MadeAgain { position, end: None } => write!(
                 f,
                 "partition {partition} of `{topic}`: the record before {position} is not the one that landed; the \
                  topic was made again"
+            ),
+            Why::MadeAgain { position, end: Some(end) } => write!(
+                f,
+                "partition {partition} of `{topic}`: it ends at {end}, before our position {position}; the topic was \
+                 made again"
             ),
         }
     }
@@ -53,7 +62,7 @@ impl std::fmt::Display for Stop {
 impl Why {
     /// The partition's position when it was stopped.
     pub(super) fn position(&self) -> i64 {
-        let (Self::Expired { position, .. } | Self::MadeAgain { position }) = self;
+        let (Self::Expired { position, .. } | Self::MadeAgain { position, .. }) = self;
         *position
     }
 }

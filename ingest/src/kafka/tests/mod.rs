@@ -299,7 +299,10 @@ async fn a_topic_that_was_made_again_stops_until_it_is_told_to_go_on() {
         assert_eq!(report.counts.events, 0);
         let stopped = stops(&world.stream).await.unwrap();
         assert_eq!(stopped, report.stops);
-        assert_eq!(stopped[0].why, Why::MadeAgain { position: before as i64 });
+        let end = (after < before).then_some(after as i64);
+        assert_eq!(stopped[0].why, Why::MadeAgain { position: before as i64, end });
+        let shorter = "partition 0 of `orders`: it ends at 50, before our position 200; the topic was made again";
+        assert_eq!(stopped[0].to_string() == shorter, after < before, "{}", stopped[0]);
         assert_eq!(world.drain().await.counts.events, 0, "it stays stopped");
         assert!(go_on(&world.stream, &stopped[0]).await.unwrap());
         assert!(!go_on(&world.stream, &stopped[0]).await.unwrap(), "once");
@@ -361,6 +364,34 @@ async fn topics_by_pattern_and_partitions_by_number() {
     let pattern = Source { topics: vec!["^o.*s$".into()], ..world.source() };
     assert_eq!(world.drain_of(&pattern).await.counts.events, 20, "the rest of the topic, and no other");
     world.has_once(0..30).await;
+}
+
+/// By default, the client looks for it again after five minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_later_is_read_within_seconds() {
+    let world = World::new(1);
+    let source = Source { topics: vec!["late".into()], ..world.source() };
+    let (stop, stream) = (CancellationToken::new(), world.stream.clone());
+    let until = Until::Stopped(stop.clone());
+    let following = {
+        let source = source.clone();
+        tokio::spawn(async move {
+            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
+        })
+    };
+    let known = ends(&source).await.unwrap();
+    assert_eq!((known.ends, known.missing), (Vec::new(), vec!["late".to_owned()]));
+    world.cluster.create_topic("late", 1, 1).unwrap();
+    world.producer.send(BaseRecord::<str, str>::to("late").payload(&event(1))).map_err(|(error, _)| error).unwrap();
+    world.producer.flush(Duration::from_secs(20)).unwrap();
+    for _ in 0..600 {
+        if world.stream.open().await.unwrap().rows() == Some(1) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stop.cancel();
+    assert_eq!(following.await.unwrap().counts.events, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
