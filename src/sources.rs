@@ -39,7 +39,8 @@ pub(crate) struct KafkaFile {
     pub(crate) brokers: String,
     /// Names, or patterns that begin with `^`.
     pub(crate) topics: Vec<String>,
-    /// The consumer group whose members share the partitions; without it, `starmere.PROJECT.SOURCE`.
+    /// The consumer group whose members share the partitions; without it, `starmere.PROJECT.SOURCE.ID`, where ID is the
+    /// beginning of the id of the stream's table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
     /// These partitions of each topic, and no group.
@@ -290,7 +291,8 @@ impl KafkaFile {
         }
     }
 
-    /// The consumer group of the source `name` of `project`; none where it reads certain partitions.
+    /// The consumer group of the source `name` of `project`, but for what the stream's table adds to the default; none
+    /// where it reads certain partitions.
     fn group(&self, project: &str, name: &str) -> Option<String> {
         match (&self.group, &self.partitions) {
             (_, Some(_)) => None,
@@ -321,7 +323,8 @@ impl KafkaFile {
         }
         settings.insert("bootstrap.servers".to_owned(), resolved(root, &self.brokers)?);
         let membership = match self.group(project, name) {
-            Some(group) => Membership::Group(group),
+            Some(group) if self.group.is_some() => Membership::Group(group),
+            Some(group) => Membership::OfTable(group),
             None => {
                 let distinct: BTreeSet<i32> = self.partitions.iter().flatten().copied().collect();
                 Membership::Partitions(distinct.into_iter().collect())

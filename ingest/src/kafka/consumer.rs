@@ -119,7 +119,7 @@ pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
 /// may read ahead.
 pub(super) fn consumer(source: &Source, once: bool, ahead: Option<usize>) -> KafkaResult<Arc<BaseConsumer<Context>>> {
     let group = match &source.membership {
-        Membership::Group(group) => group.clone(),
+        Membership::Group(group) | Membership::OfTable(group) => group.clone(),
         // It is never joined; the client wants one all the same.
         Membership::Partitions(_) => format!("starmere-{}", source.name),
     };

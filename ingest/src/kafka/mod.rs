@@ -59,6 +59,9 @@ pub struct Source {
 pub enum Membership {
     /// Those that the group gives to this process.
     Group(String),
+    /// The same, in a group of this name and of the id of the stream's table: two warehouses of one project, on one
+    /// broker, share no group, so each gets every record.
+    OfTable(String),
     /// These of each topic; patterns do not go with it.
     Partitions(Vec<i32>),
 }

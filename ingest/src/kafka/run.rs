@@ -81,7 +81,11 @@ pub async fn land(
     // Whoever drops this future ends the thread.
     let dropped = CancellationToken::new();
     let _guard = dropped.clone().drop_guard();
-    let (stream, source, progress, memory) = (stream.clone(), source.clone(), progress.clone(), memory.clone());
+    let source = Source { membership: in_group(&source.membership, stream).await?, ..source.clone() };
+    if let Membership::Group(group) = &source.membership {
+        tracing::info!(source = source.name, group, "a source of Kafka's");
+    }
+    let (stream, progress, memory) = (stream.clone(), progress.clone(), memory.clone());
     let (reader, runtime) = (Reader::of(mapping.clone(), &stream).await?, Handle::current());
     let running = move || -> Result<Report> {
         let once = matches!(until, Until::Drained(_));
@@ -92,6 +96,16 @@ pub async fn land(
         Run::new(source, consumer, gather, until, dropped, ahead).run_to_the_end()
     };
     tokio::task::spawn_blocking(running).await.map_err(|error| Error::Task(error.to_string()))?
+}
+
+/// The same membership, in a group that is known by its whole name.
+async fn in_group(membership: &Membership, stream: &Stream) -> Result<Membership> {
+    /// So much of a table's id tells warehouses apart.
+    const TELLING: usize = 8;
+    let Membership::OfTable(name) = membership else { return Ok(membership.clone()) };
+    let table = stream.open().await?;
+    let id: String = table.id().chars().take(TELLING).collect();
+    Ok(Membership::Group(format!("{name}.{id}")))
 }
 
 /// How much of that a partition may have: the client counts by partition.
@@ -283,10 +297,10 @@ impl<C: Client> Run<C> {
 
     fn join(&mut self) -> Result<()> {
         let fixed = match (&self.source.membership, &self.until) {
-            (Membership::Group(_), Until::Stopped(_)) => {
+            (Membership::Group(_) | Membership::OfTable(_), Until::Stopped(_)) => {
                 return self.client.subscribe(&self.source.topics).map_err(|error| self.kafka(error));
             }
-            (Membership::Group(_), Until::Drained(_)) => None,
+            (Membership::Group(_) | Membership::OfTable(_), Until::Drained(_)) => None,
             (Membership::Partitions(numbers), _) => Some(numbers.clone()),
         };
         let mut all = Vec::new();

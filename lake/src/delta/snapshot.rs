@@ -117,6 +117,11 @@ impl Snapshot {
         &self.path
     }
 
+    /// What the table was called by whoever made it: a random number, the same for as long as the table is there.
+    pub fn id(&self) -> &str {
+        &self.metadata.id
+    }
+
     /// The version.
     pub fn version(&self) -> u64 {
         self.version

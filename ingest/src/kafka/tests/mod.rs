@@ -243,6 +243,36 @@ async fn members_of_a_group_share_partitions_and_land_each_record_once() {
     world.has_once(0..2400).await;
 }
 
+/// Two checkouts of one project, each with a warehouse of its own, split the partitions between them, and each missed
+/// records without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_warehouses_of_one_project_get_every_record_each() {
+    let world = World::new(4);
+    let source = Source { membership: Membership::OfTable("starmere.shop.orders".into()), ..world.source() };
+    let other = Stream::new("s", Warehouse::new(Store::memory()).table(TablePath::stream("d", "s")));
+    let stop = CancellationToken::new();
+    let running = [world.stream.clone(), other.clone()].map(|stream| {
+        let (source, until) = (source.clone(), Until::Stopped(stop.clone()));
+        tokio::spawn(async move {
+            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
+        })
+    });
+    world.produce(4, 0..400);
+    for stream in [&world.stream, &other] {
+        for _ in 0..600 {
+            if stream.open().await.unwrap().rows() == Some(400) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    stop.cancel();
+    for running in running {
+        assert_eq!(running.await.unwrap().counts.events, 400);
+    }
+    world.has_once(0..400).await;
+}
+
 /// What stalled a source for good: a member comes under load, and leaves, so that its partitions go back to one that has
 /// gathered more of its own meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
