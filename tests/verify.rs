@@ -135,6 +135,27 @@ async fn an_event_beside_the_table_that_is_gone_or_another_is_found() {
     }
 }
 
+/// Tried as an operator, 9: it said that the data does not keep its promises. Files that may not grow are a full disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_no_broken_promise() {
+    let project = Project::new();
+    let moved = r#"{"id":1,"type":"customer_moved","at":"2024-01-01T00:00:00Z","customer":"c","city":"x"}"#;
+    let placed = r#"{"id":1,"type":"order_placed","at":"2024-01-01T00:00:00Z","order":"a","lines":[{"quantity":1}]}"#;
+    project.write("inbox/customers/a.jsonl", &format!("{moved}\n"));
+    project.write("inbox/orders/a.jsonl", &format!("{placed}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    project.succeed(&["verify"]).await;
+    let full = r#"trap "" XFSZ; ulimit -f 0; exec "$0" "$@""#;
+    let mut command = tokio::process::Command::new("sh");
+    command.args(["-c", full, env!("CARGO_BIN_EXE_starmere"), "--project"]).arg(project.root()).arg("verify");
+    let ended = command.output().await.unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{errors}");
+    let told = errors.contains("the data could not be verified: ") && errors.contains("(os error 27)");
+    assert!(told && !errors.contains("does not keep its promises"), "{errors}");
+}
+
 /// A changed byte in a column that no digest of rows covers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_with_a_changed_byte_is_found() {

@@ -101,6 +101,11 @@ impl Error {
         }
     }
 
+    /// Whether the store, its disk or its rights are to blame: then the error says nothing of what is stored.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if !matches!(source, object_store::Error::NotFound { .. }))
+    }
+
     /// What to do, where that is known.
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {

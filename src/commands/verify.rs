@@ -39,30 +39,42 @@ impl Watch for Quiet {
 }
 
 pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) -> anyhow::Result<()> {
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), None);
     // Before the streams, which may only be ahead of it.
-    let newest = opened.catalog.newest().await.unwrap_or_else(|error| {
-        rows.push(vec!["catalog".to_owned(), told(error)]);
-        CatalogSnapshot::default()
-    });
+    let newest = match opened.catalog.newest().await {
+        Ok(newest) => newest,
+        Err(error) if error.is_of_the_store() => return Err(not_verified(error.into())),
+        Err(error) => {
+            rows.push(vec!["catalog".to_owned(), told(error)]);
+            CatalogSnapshot::default()
+        }
+    };
     for parsed in &opened.project.streams {
         let file = &parsed.definition;
         let step = output.step(format!("stream {}", *file.stream));
         let name = format!("lake.{}.{}", *file.domain, *file.stream);
         let published = newest.tables.get(&name).map(|pin| pin.version);
         let found = stream(opened, &TablePath::stream(&file.domain, &file.stream), published).await;
-        let found = found.unwrap_or_else(|error| vec![told(error)]);
+        let found = match found {
+            Ok(found) => found,
+            Err(error) if proves_nothing(&error) => {
+                step.done("not verified");
+                failed = Some(error);
+                continue;
+            }
+            Err(error) => vec![told(error)],
+        };
         step.done(in_words(found.len(), "nothing lost, nothing doubled"));
         rows.extend(found.into_iter().map(|finding| vec![name.clone(), finding]));
     }
-    let (mut not_built, mut without_memory) = (Vec::new(), None);
+    let mut not_built = Vec::new();
     if !arguments.lake_only && newest.number == 0 {
         output.say("nothing is published here yet, so no tables are compared");
     }
     if !arguments.lake_only && newest.number > 0 {
         let step = output.step("rebuilding aside");
         let found = rebuild(opened, &newest).await;
-        let none = match found.not_verified.is_empty() && found.without_memory.is_none() {
+        let none = match found.not_verified.is_empty() && found.failed.is_none() {
             true => "published tables equal the rebuild",
             false => "not rebuilt",
         };
@@ -71,7 +83,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
         for finding in found.not_verified {
             output.say(finding.join(": "));
         }
-        (not_built, without_memory) = (found.not_built, found.without_memory);
+        (not_built, failed) = (found.not_built, failed.or(found.failed));
     }
     let (broken, waiting) = (rows.len() as u64, not_built.len() as u64);
     rows.extend(not_built);
@@ -83,8 +95,10 @@ pub(super) async fn run(opened: &Opened, arguments: &Verify, output: &Output) ->
     if broken > 0 {
         anyhow::bail!("{}: the data does not keep its promises", counted(broken, "finding", "findings"));
     }
-    if let Some(error) = without_memory {
-        return Err(error.context("published tables could not be verified"));
+    match failed {
+        Some(error) if proves_nothing(&error) => return Err(not_verified(error)),
+        Some(error) => return Err(error.context("published tables could not be verified")),
+        None => {}
     }
     if is_right {
         return Ok(());
@@ -97,9 +111,49 @@ fn in_words(findings: usize, none: &str) -> String {
     if findings == 0 { none.to_owned() } else { counted(findings as u64, "finding", "findings") }
 }
 
+/// Whether an error says nothing of the data: the store, its disk or its rights failed.
+fn proves_nothing(error: &anyhow::Error) -> bool {
+    /// A file that may not be larger, no space, a read-only file system, a quota, as Linux numbers them. What passes
+    /// through the query engine is text.
+    const OF_THE_DISK: [&str; 4] = ["(os error 27)", "(os error 28)", "(os error 30)", "(os error 122)"];
+    let of_the_store = |cause: &(dyn std::error::Error + 'static)| {
+        let of_models = match cause.downcast_ref::<starmere_models::Error>() {
+            Some(starmere_models::Error::Lake(error)) => Some(error),
+            _ => None,
+        };
+        let error = of_models.or(cause.downcast_ref::<starmere_lake::Error>());
+        error.is_some_and(starmere_lake::Error::is_of_the_store)
+    };
+    let words = format!("{error:#}");
+    error.chain().any(of_the_store) || OF_THE_DISK.iter().any(|number| words.contains(number))
+}
+
+/// An error that says nothing of the data, for the user.
+fn not_verified(error: anyhow::Error) -> anyhow::Error {
+    let message = format!("the data could not be verified: {}", told(error));
+    let hint = "nothing is known to be wrong with the data; tables are rebuilt aside, in the warehouse, so its store \
+                has to answer and to have room: free space, then run `starmere verify` again";
+    Mendable::error(message, hint)
+}
+
 /// An error with its causes, as a finding.
 fn told(error: impl Into<anyhow::Error>) -> String {
     format!("{:#}", error.into())
+}
+
+/// Why rows could not be read.
+enum Unread {
+    /// What is wrong with a file.
+    Damaged(String),
+    /// The store failed, which says nothing of the file.
+    Failed(anyhow::Error),
+}
+
+impl Unread {
+    fn of(error: impl Into<anyhow::Error>) -> Self {
+        let error = error.into();
+        if proves_nothing(&error) { Self::Failed(error) } else { Self::Damaged(told(error)) }
+    }
 }
 
 /// What is wrong with a stream's table.
@@ -140,7 +194,10 @@ async fn stream(opened: &Opened, path: &TablePath, published: Option<u64>) -> an
     for add in snapshot.files() {
         match rows_there(&table, add, &columns, &mut findings).await {
             Ok(rows) => rows.into_vec().iter().for_each(|tally| there.add_all(tally)),
-            Err(finding) => findings.push(format!("{finding}; restore it from a copy")),
+            Err(Unread::Damaged(finding)) => findings.push(format!("{finding}; restore it from a copy")),
+            // What was found already is told.
+            Err(Unread::Failed(error)) if findings.is_empty() => return Err(error),
+            Err(Unread::Failed(_)) => return Ok(findings),
         }
     }
     let mut there: BTreeMap<(String, String, i32), Tally> =
@@ -173,10 +230,10 @@ async fn rows_there(
     add: &Add,
     columns: &SchemaRef,
     findings: &mut Vec<String>,
-) -> Result<Tallies, String> {
+) -> Result<Tallies, Unread> {
     let mut there = Tallies::default();
     let mut batches = read(table, add, columns).await?;
-    while let Some(batch) = batches.try_next().await.map_err(told)? {
+    while let Some(batch) = batches.try_next().await.map_err(Unread::of)? {
         let text = |index: usize| batch.column(index).as_string::<i32>();
         let partition = batch.column(2).as_primitive::<Int32Type>();
         let position = batch.column(3).as_primitive::<Int64Type>();
@@ -190,7 +247,11 @@ async fn rows_there(
             if rejection.is_valid(row)
                 && let Some(kept) = Oversized::of(payload.value(row), rejection.value(row))
             {
-                findings.extend(kept.damage(table.store()).await.unwrap_or_else(|error| Some(told(error))));
+                match kept.damage(table.store()).await.map_err(Unread::of) {
+                    Ok(damage) => findings.extend(damage),
+                    Err(Unread::Damaged(damage)) => findings.push(damage),
+                    Err(failed) => return Err(failed),
+                }
             }
         }
     }
@@ -202,18 +263,18 @@ async fn read(
     table: &Table,
     add: &Add,
     columns: &SchemaRef,
-) -> Result<BoxStream<'static, starmere_lake::Result<RecordBatch>>, String> {
+) -> Result<BoxStream<'static, starmere_lake::Result<RecordBatch>>, Unread> {
     match table.damage(add).await {
-        Ok(None) => table.read_by(add, columns, ROWS_AT_ONCE).await.map_err(told),
-        Ok(Some(damage)) => Err(damage),
-        Err(error) => Err(told(error)),
+        Ok(None) => table.read_by(add, columns, ROWS_AT_ONCE).await.map_err(Unread::of),
+        Ok(Some(damage)) => Err(Unread::Damaged(damage)),
+        Err(error) => Err(Unread::of(error)),
     }
 }
 
 /// Reads all rows of a file, and tells what is wrong with it.
-async fn read_through(table: &Table, add: &Add, columns: &SchemaRef) -> Result<(), String> {
+async fn read_through(table: &Table, add: &Add, columns: &SchemaRef) -> Result<(), Unread> {
     let mut batches = read(table, add, columns).await?;
-    while batches.try_next().await.map_err(told)?.is_some() {}
+    while batches.try_next().await.map_err(Unread::of)?.is_some() {}
     Ok(())
 }
 
@@ -225,8 +286,8 @@ struct Found {
     not_verified: Vec<Vec<String>>,
     /// Their definitions have changed since.
     not_built: Vec<Vec<String>>,
-    /// There was too little memory to rebuild them.
-    without_memory: Option<anyhow::Error>,
+    /// They could not be rebuilt, for want of memory or of a store: nothing of them is known to be wrong.
+    failed: Option<anyhow::Error>,
 }
 
 /// Compares every published model with a rebuild at the same versions of the streams.
@@ -235,7 +296,14 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
     let mut found = Found::default();
     let mut damaged = BTreeSet::new();
     for (name, pin) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.")) {
-        let findings = damage(opened, pin).await.unwrap_or_else(|error| vec![told(error)]);
+        let findings = match damage(opened, pin).await {
+            Ok(findings) => findings,
+            Err(error) if proves_nothing(&error) => {
+                found.failed = Some(error);
+                return found;
+            }
+            Err(error) => vec![told(error)],
+        };
         for finding in findings {
             damaged.insert(name.clone());
             found.broken.push(vec![name.clone(), format!("{finding}; `starmere build --full` makes it anew")]);
@@ -262,8 +330,10 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
             return found;
         }
         // Nothing of it is known to be wrong.
-        Err(error) if error.downcast_ref::<starmere_models::Error>().is_some_and(lacks_memory) => {
-            found.without_memory = Some(error);
+        Err(error)
+            if error.downcast_ref::<starmere_models::Error>().is_some_and(lacks_memory) || proves_nothing(&error) =>
+        {
+            found.failed = Some(error);
             return found;
         }
         Err(error) => {
@@ -283,6 +353,10 @@ async fn rebuild(opened: &Opened, newest: &CatalogSnapshot) -> Found {
         let Some(again) = rebuilt.get(&name) else { continue };
         let findings = match compare(opened, &engine, model, published, again).await {
             Ok(findings) => findings,
+            Err(error) if proves_nothing(&error) => {
+                found.failed = Some(error);
+                return found;
+            }
             Err(error) => unreadable(opened, published).await.unwrap_or_else(|| vec![told(error)]),
         };
         found.broken.extend(findings.into_iter().map(|finding| vec![name.clone(), finding]));
@@ -378,7 +452,7 @@ async fn unreadable(opened: &Opened, pin: &Pin) -> Option<Vec<String>> {
     let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let mut findings = Vec::new();
     for add in snapshot.files() {
-        if let Err(finding) = read_through(&table, add, &columns).await {
+        if let Err(Unread::Damaged(finding)) = read_through(&table, add, &columns).await {
             findings.push(format!("{finding}; `starmere build --full` makes it anew"));
         }
     }
