@@ -1,6 +1,7 @@
 //! Tests that cross rooms, in one binary: each links a whole query engine.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod backup;
 mod changing;
 mod crash;
 mod definitions;
