@@ -282,6 +282,9 @@ pub(crate) struct Upkeep {
     /// Forget this environment first: what only it needs is deleted once it is a week old
     #[arg(long, value_name = "NAME", conflicts_with = "dry_run")]
     pub(crate) forget_env: Option<String>,
+    /// Clean up as if so many days had passed, for tests: only where nothing else runs on the warehouse
+    #[arg(long, value_name = "DAYS", default_value_t = 0, hide = true)]
+    pub(crate) days_later: u32,
 }
 
 #[derive(Debug, Args)]

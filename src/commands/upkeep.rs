@@ -25,6 +25,7 @@ const CLEAN_EVERY: Duration = Duration::from_secs(60 * 60);
 const FIRST_CLEAN: Duration = Duration::from_secs(5 * 60);
 /// Data files are looked after the first time, and then every so many times: that reads all that was retained.
 const FILES_EVERY: u64 = 24;
+const MILLIS_A_DAY: i64 = 24 * 60 * 60 * 1000;
 /// The object of troubles about clean-up.
 const CLEAN_UP: &str = "clean-up";
 
@@ -59,10 +60,12 @@ pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) ->
     let step = output.step("clean-up");
     let days = opened.project.file.snapshot_days();
     // To ask the store for the time takes a write, and a dry run writes nothing.
-    let keep = match arguments.dry_run {
-        true => Keep::at(Utc::now().timestamp_millis(), days),
-        false => Keep::now(opened.warehouse.store(), days).await?,
+    let now = match arguments.dry_run {
+        true => Utc::now().timestamp_millis(),
+        false => opened.warehouse.store().time().await?,
     };
+    let later = i64::from(arguments.days_later) * MILLIS_A_DAY;
+    let keep = Keep::at(now.saturating_add(later), days);
     let cleaned = clean_up(&opened.warehouse, &keep, arguments.dry_run).await?;
     let what = format!(
         "{} of {} and {}",
