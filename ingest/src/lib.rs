@@ -25,5 +25,9 @@ mod marks;
 pub mod memory;
 pub mod repair;
 pub mod rows;
+#[cfg(test)]
+#[path = "../../tests/support/stores.rs"]
+#[expect(dead_code, reason = "others need the rest of it")]
+mod stores;
 
 pub use error::{Error, Result};

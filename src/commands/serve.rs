@@ -61,7 +61,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
         .merge(probes(opened, &ending));
     let events_path = format!("POST {EVENTS_PATH}");
     let paths = [events_path.as_str(), "GET /metrics", "GET /livez", "GET /readyz"];
-    let router = starmere_sql::http::answering_all(router, &paths).layer(middleware::from_fn(counted));
+    let router = starmere_sql::http::answering_all(router, &paths).layer(middleware::from_fn(count_request));
     let router = for_hosts(router, hosts(opened, arguments.http.as_deref()));
 
     let web = tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
@@ -230,7 +230,7 @@ async fn readyz(State(ready): State<Ready>) -> Response {
 }
 
 /// Counts requests by route, never by path: paths are what clients send.
-async fn counted(request: Request, next: Next) -> Response {
+async fn count_request(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
     let class = format!("{}xx", response.status().as_u16() / 100);
@@ -267,7 +267,7 @@ pub(super) async fn metrics_alone(
     output.say(format!("http        http://{}", http.local_addr()?));
     let router = starmere_sql::http::guarded(watched(current), Arc::new(Access::new(users)), &[Right::Metrics])
         .merge(probes(&opened, stop))
-        .layer(middleware::from_fn(counted));
+        .layer(middleware::from_fn(count_request));
     let router = for_hosts(router, hosts(&opened, Some(address)));
     tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
     Ok(())

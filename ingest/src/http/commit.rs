@@ -193,8 +193,7 @@ impl Run {
 
     /// Lands the group, however long the store takes; unless it must not be written any more.
     async fn commit(&mut self, group: Vec<Request>) {
-        let apart =
-            |Request { events, answer, share, unlanded, .. }: Request| (events, (answer, share, unlanded));
+        let apart = |Request { events, answer, share, unlanded, .. }: Request| (events, (answer, share, unlanded));
         let (events, waiting): (Vec<Events>, Vec<_>) = group.into_iter().map(apart).unzip();
         let events = Arc::new(events);
         let mut pause = Duration::from_millis(50);
@@ -211,7 +210,7 @@ impl Run {
                 Err(Error::Lake(error @ starmere_lake::Error::Format { .. })) => {
                     // An earlier attempt may have landed: what comes next must not be taken for it.
                     self.begin_run();
-                    for (waits, _share) in waiting {
+                    for (waits, _share, _unlanded) in waiting {
                         let _ = waits.send(Err(error.to_string()));
                     }
                     return;

@@ -115,8 +115,8 @@ impl Listener {
     /// A listener for `streams`; its commits go on until `stop` and everything queued is landed. Requests take `memory`.
     pub fn new(streams: Vec<(Stream, Mapping)>, limits: Limits, memory: &Memory, stop: &CancellationToken) -> Self {
         let (memory, stop) = (memory.clone(), stop.clone());
-        let (streams, retired, unlanded) = (Arc::default(), Arc::default(), Arc::default());
-        let listener = Self { streams, retired, limits, memory, unlanded, stop };
+        let (retired, unlanded) = (Arc::default(), Arc::default());
+        let listener = Self { streams: Arc::default(), retired, limits, memory, unlanded, stop };
         listener.renew(streams);
         listener
     }

@@ -1,9 +1,6 @@
-#[path = "../../../tests/support/stores.rs"]
-#[expect(dead_code, reason = "others need the rest of it")]
-mod stores;
-
 use super::*;
 use crate::envelope::TypeOf;
+use crate::stores;
 use axum::body::Body;
 use object_store::memory::InMemory;
 use starmere_lake::delta::Warehouse;

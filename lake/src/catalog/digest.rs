@@ -33,7 +33,7 @@ pub(super) fn encode(snapshot: &CatalogSnapshot) -> serde_json::Result<Vec<u8>> 
 pub(super) fn decode(bytes: &[u8]) -> Result<CatalogSnapshot, String> {
     let mut snapshot: CatalogSnapshot = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let Some(Value::String(told)) = snapshot.rest.remove(KEY) else { return Ok(snapshot) };
-    let Some((by, digest)) = told.rsplit_once(' ').filter(|(by, _)| *by == snapshot.publish_id) else {
+    let Some((_, digest)) = told.rsplit_once(' ').filter(|(by, _)| *by == snapshot.publish_id) else {
         return Ok(snapshot);
     };
     let mut with_zeros = bytes.to_vec();

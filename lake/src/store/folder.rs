@@ -24,8 +24,8 @@ use std::path::{Path as FolderPath, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream};
 use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -273,8 +273,7 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> Result<PutResult> {
         let (staged, file) = self.parts.take().ok_or_else(|| self.ended())?;
         blocking(&self.location, move || {
-            let file =
-                Arc::try_unwrap(file).map_err(|_| io::Error::other("a part is still being written"))?;
+            let file = Arc::try_unwrap(file).map_err(|_| io::Error::other("a part is still being written"))?;
             staged.publish(file, false)
         })
         .await

@@ -2,9 +2,6 @@
 
 mod group;
 mod simulation;
-#[path = "../../../../tests/support/stores.rs"]
-#[expect(dead_code, reason = "others need the rest of it")]
-mod stores;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

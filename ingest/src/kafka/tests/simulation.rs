@@ -21,12 +21,12 @@ use super::super::claim::Gather;
 use super::super::position::{Mark, Seen};
 use super::super::run::{Run, Until};
 use super::group::Broker;
-use super::stores::{Failing, plain, tampered};
 use super::{TOPIC, event, mapping};
 use crate::Result;
 use crate::envelope::Reader;
 use crate::kafka::{Membership, Report, Source, Start};
 use crate::memory::Memory;
+use crate::stores::{Failing, plain, tampered};
 
 /// So many run in CI; `STARMERE_SEEDS` runs others, or more.
 const SEEDS: u64 = 1000;
