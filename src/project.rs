@@ -43,7 +43,9 @@ const LEAST_INGEST_MEMORY_MIB: usize = 32;
 /// Memory of builds, unless the project says otherwise: a quarter of what the process may use, at most this; and the least.
 /// In MiB.
 const BUILD_MEMORY_MIB: u64 = 2048;
-const LEAST_BUILD_MEMORY_MIB: u64 = 64;
+const LEAST_BUILD_MEMORY_MIB: u64 = 160;
+/// What is resident of the program itself, and what every process takes.
+const PROGRAM_MIB: u64 = 96;
 /// Events over HTTP are gathered so long unless the project says otherwise, and at most; in milliseconds.
 const GATHER_MS: u32 = 250;
 const MOST_GATHER_MS: u32 = 10_000;
@@ -93,11 +95,11 @@ impl ProjectFile {
         Duration::from_secs(u64::from(seconds))
     }
 
-    /// The memory of a build, in bytes.
+    /// The memory that a build works with, in bytes: what is declared, without what the program itself takes.
     pub(crate) fn build_memory(&self) -> u64 {
         let mib =
             self.build_memory_mib.as_ref().map_or_else(|| build_memory_of(Machine::here().memory), |mib| mib.value);
-        mib.saturating_mul(1 << 20)
+        mib.saturating_sub(PROGRAM_MIB).saturating_mul(1 << 20)
     }
 
     fn ingest_memory(&self) -> Memory {
@@ -757,7 +759,7 @@ mod tests {
 
     #[test]
     fn builds_take_a_quarter_of_what_there_is() {
-        for (limit, mib) in [(1 << 30, 256), (64 << 30, 2048), (100 << 20, 64)] {
+        for (limit, mib) in [(1 << 30, 256), (64 << 30, 2048), (100 << 20, 160)] {
             assert_eq!(build_memory_of(limit), mib, "{limit}");
         }
     }

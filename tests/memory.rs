@@ -11,7 +11,7 @@ const MEMBERS: usize = 150_000;
 async fn a_join_beyond_the_memory_of_a_build_is_sorted_on_the_disk() {
     let project = Project::new();
     let settings = std::fs::read_to_string(project.root().join("starmere.yaml")).unwrap();
-    project.write("starmere.yaml", &format!("{settings}build_memory_mib: 64\n"));
+    project.write("starmere.yaml", &format!("{settings}build_memory_mib: 160\n"));
     let select = "SELECT a.customer_id, a.city AS here, b.city AS there \
                   FROM customer a JOIN customer b ON a.customer_id = b.customer_id WHERE a.customer_key > 0";
     let model = format!("sql: neighbours\nselect: {select}\ngrain: customer_id\n");

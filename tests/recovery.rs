@@ -194,7 +194,7 @@ async fn an_up_stops_writing_a_warehouse_whose_format_is_raised() {
     project.write("inbox/orders/D.jsonl", &order("D"));
     until("`status` says so", async || {
         let status = project.run(&["status"]).await.errors;
-        status.contains("format warehouse has failed") && status.contains("source order_files has failed")
+        status.contains("format warehouse since") && status.contains("source order_files has failed")
     })
     .await;
     let scraped = {

@@ -1,6 +1,6 @@
 //! Which version of a member held when: the look-up that facts are keyed by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use starmere_lake::delta::{Add, Snapshot, Table, Wanted};
 use starmere_lake::events::timestamp;
+use starmere_lake::paths;
 
 use super::END;
 use crate::Result;
@@ -143,19 +144,37 @@ fn rows(batch: &RecordBatch) -> Vec<Row> {
     (0..batch.num_rows()).map(|row| (durable[row], from[row], to[row], key[row])).collect()
 }
 
+/// The files of a dimension, those together that may have the same members.
+fn by_bucket(snapshot: &Snapshot) -> Vec<Vec<&Arc<Add>>> {
+    let mut buckets: BTreeMap<Option<u32>, Vec<&Arc<Add>>> = BTreeMap::new();
+    for add in snapshot.files() {
+        buckets.entry(paths::file_group(&add.path)).or_default().push(add);
+    }
+    match buckets.contains_key(&None) {
+        true => vec![buckets.into_values().flatten().collect()],
+        false => buckets.into_values().collect(),
+    }
+}
+
 impl Index {
     /// Loads the index of the dimension `name` at a version of its table: of all members, or of some only.
     pub async fn load(table: &Table, snapshot: &Snapshot, name: &str, only: Option<&Arc<Members>>) -> Result<Self> {
-        let mut all: Vec<Row> = Vec::new();
         let only = only.map(those);
-        for add in snapshot.files() {
-            all.extend(read(table, add, name, only.as_ref()).await?);
-        }
-        all.sort_unstable();
         let mut index = Self::default();
-        for member in all.chunk_by(|a, b| a.0 == b.0).filter(|member| member[0].0 != UNKNOWN) {
-            index.members.insert(member[0].0, (index.versions.len() as u32, member.len() as u32));
-            index.versions.extend(member.iter().map(|&(_, from, _, key)| (from, key)));
+        if only.is_none() {
+            let rows = snapshot.rows().and_then(|rows| usize::try_from(rows).ok());
+            index.versions.reserve_exact(rows.unwrap_or_default());
+        }
+        for files in by_bucket(snapshot) {
+            let mut rows: Vec<Row> = Vec::new();
+            for add in files {
+                rows.extend(read(table, add, name, only.as_ref()).await?);
+            }
+            rows.sort_unstable();
+            for member in rows.chunk_by(|a, b| a.0 == b.0).filter(|member| member[0].0 != UNKNOWN) {
+                index.members.insert(member[0].0, (index.versions.len() as u32, member.len() as u32));
+                index.versions.extend(member.iter().map(|&(_, from, _, key)| (from, key)));
+            }
         }
         Ok(index)
     }

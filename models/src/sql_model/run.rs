@@ -44,8 +44,9 @@ const BUCKET_ROWS: u64 = 1 << 20;
 const MAX_BUCKET_BITS: u32 = 8;
 /// So many bytes of rows are gathered before files are written.
 const GATHERED_BYTES: usize = 256 << 20;
-/// Rows in a batch of a periodic snapshot's query: each has all of its periods in a list, before they are rows.
-const PERIODIC_BATCH_ROWS: usize = 1024;
+/// Rows in a batch where rows are large: of a periodic snapshot's query each has all of its periods in a list, before they
+/// are rows; and where memory lacks.
+const SMALL_BATCH_ROWS: usize = 1024;
 /// More grains than these are not looked up one by one: all rows are computed again.
 const MOST_KEYS: usize = 2_000_000;
 
@@ -224,8 +225,8 @@ struct Dimension {
 impl Work<'_> {
     fn session(&self) -> Result<SessionContext> {
         let mut state = self.builder.session()?.state();
-        if self.model.kind == PERIODIC {
-            *state.config_mut() = state.config().clone().with_batch_size(PERIODIC_BATCH_ROWS);
+        if self.model.kind == PERIODIC || self.joins == Joins::Sorted {
+            *state.config_mut() = state.config().clone().with_batch_size(SMALL_BATCH_ROWS);
         }
         state.config_mut().options_mut().optimizer.prefer_hash_join = self.joins == Joins::Hashed;
         Ok(SessionContext::new_with_state(state))
