@@ -11,7 +11,7 @@ const MEMBERS: usize = 800_000;
 async fn a_join_beyond_the_memory_of_a_build_is_sorted_on_the_disk() {
     let project = Project::new();
     let settings = std::fs::read_to_string(project.root().join("starmere.yaml")).unwrap();
-    project.write("starmere.yaml", &format!("{settings}build_memory_mib: 160\n"));
+    project.write("starmere.yaml", &format!("{settings}build_memory_mib: 176\n"));
     let select = "SELECT a.customer_key AS here, b.customer_key AS there \
                   FROM customer a JOIN customer b ON a.customer_durable_key = b.customer_durable_key";
     project.write("domains/sales/models/pairs.yaml", &format!("sql: pairs\nselect: {select}\ngrain: here\n"));

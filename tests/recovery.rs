@@ -203,6 +203,11 @@ async fn an_up_stops_writing_a_warehouse_whose_format_is_raised() {
     };
     let trouble = r#"starmere_trouble{about="format",object="warehouse"} 1"#;
     assert!(scraped.contains(trouble), "{scraped}");
+    let ready = {
+        let address = server.address.clone();
+        spawn_blocking(move || http::get(&address, "/readyz")).await.unwrap().unwrap()
+    };
+    assert_eq!(ready.status, 503, "{}", ready.text());
     assert_eq!(project.landed().await[1].len(), landed, "nothing lands");
     // The newer binary is gone again, and the copy from before it is restored.
     std::fs::write(&place, ours).unwrap();

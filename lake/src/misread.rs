@@ -15,13 +15,16 @@
 //!
 //! *`^`* is the exclusive or of bits: `2 ^ 3` is 1.
 //!
+//! *Clauses that are left out of the plan*: PREWHERE, CONNECT BY, WITH ROLLUP, WITH CUBE, WITH TOTALS, PARTITION, WITH
+//! ORDINALITY.
+//!
 //! *Patterns of times.* `to_char(at, 'YYYY-MM')` is `YYYY-MM`: patterns are those of strftime.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Query, Select, SelectFlavor,
-    SetExpr, SetOperator, SetQuantifier, TableFactor, TableSampleKind, Value, Visit, Visitor,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Query, Select,
+    SelectFlavor, SetExpr, SetOperator, SetQuantifier, TableFactor, TableSampleKind, Value, Visit, Visitor,
 };
 
 /// What would be read or computed otherwise than it is written: what is wrong, and how to write it.
@@ -53,6 +56,18 @@ impl Visitor for Misread {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<String> {
+        let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = &select.group_by;
+        if let Some(modifier) = modifiers.first() {
+            return ControlFlow::Break(format!(
+                "`{modifier}` would be left out here; write `GROUP BY ROLLUP (…)`, `CUBE (…)` or `GROUPING SETS (…)`"
+            ));
+        }
+        if select.prewhere.is_some() {
+            return ControlFlow::Break("`PREWHERE` would be left out here; write WHERE".to_owned());
+        }
+        if !select.connect_by.is_empty() {
+            return ControlFlow::Break("`CONNECT BY` would be left out here; write WITH RECURSIVE".to_owned());
+        }
         match select.flavor {
             SelectFlavor::FromFirstNoSelect => {
                 ControlFlow::Break("`FROM` without SELECT gives no columns here; write `SELECT * FROM …`".to_owned())
@@ -70,6 +85,14 @@ impl Visitor for Misread {
                     sample.to_string().trim()
                 ))
             }
+            TableFactor::Table { partitions, .. } if !partitions.is_empty() => {
+                ControlFlow::Break("`PARTITION (…)` would read all rows here; write WHERE".to_owned())
+            }
+            TableFactor::Table { with_ordinality: true, .. }
+            | TableFactor::Function { with_ordinality: true, .. }
+            | TableFactor::UNNEST { with_ordinality: true, .. } => ControlFlow::Break(
+                "`WITH ORDINALITY` would be left out here; write `row_number() OVER ()` in SELECT".to_owned(),
+            ),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -197,6 +220,12 @@ mod tests {
             ("FROM t LIMIT 1", "write `SELECT * FROM …`"),
             ("WITH s AS (FROM t) SELECT * FROM s", "write `SELECT * FROM …`"),
             ("SELECT 2^3", "write `power(2, 3)`"),
+            ("SELECT a FROM t PREWHERE a > 1", "write WHERE"),
+            ("SELECT a FROM t START WITH a = 1 CONNECT BY a = PRIOR b", "write WITH RECURSIVE"),
+            ("SELECT a, count(*) FROM t GROUP BY a WITH ROLLUP", "`GROUP BY ROLLUP (…)`"),
+            ("SELECT a, count(*) FROM t GROUP BY a WITH TOTALS", "`GROUP BY ROLLUP (…)`"),
+            ("SELECT a FROM t PARTITION (p0)", "write WHERE"),
+            ("SELECT * FROM generate_series(1, 3) WITH ORDINALITY", "row_number() OVER ()"),
             ("SELECT to_char(at, 'YYYY-MM') FROM t", "write `%Y-%m`"),
             ("SELECT TO_CHAR(at, 'DD Mon YYYY, HH24:MI:SS.MS') FROM t", "write `%d %b %Y, %H:%M:%S.%3f`"),
             ("SELECT date_format(at, 'Q') FROM t", "as in `%Y-%m-%d`"),

@@ -14,8 +14,8 @@ use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
 use starmere_ingest::landings;
 use starmere_lake::Error as LakeError;
 use starmere_lake::machine::Machine;
-use starmere_lake::metrics;
 use starmere_lake::troubles::{self, About};
+use starmere_lake::{format_number, metrics};
 use starmere_sql::http::{Hosts, for_hosts};
 use starmere_sql::{Access, Queries, Right, Rights, Users, check_listener};
 use tokio::net::TcpListener;
@@ -190,6 +190,9 @@ impl Ready {
     async fn wrong_with_the_warehouse(&self) -> Option<&'static str> {
         if !self.try_the_warehouse().await {
             return Some("the warehouse does not answer");
+        }
+        if format_number::as_noted(self.opened.warehouse.store()).is_err() {
+            return Some("a newer binary has raised the warehouse's format: this one lands no events");
         }
         let takes_events = match landings::refused_ago() {
             None => true,

@@ -322,8 +322,21 @@ impl Table {
             }
         }
         // The object was not there, which may be because somebody has packed it: see `archive`.
-        if !archive::is_packed(self.store(), &self.path, version).await? {
+        let looks =
+            futures::future::try_join(archive::is_packed(self.store(), &self.path, version), self.can_follow(version));
+        let (is_packed, can_follow) = looks.await?;
+        if !is_packed && can_follow {
             return Ok(Made::Ours);
+        }
+        if !is_packed {
+            // A folder below the warehouse went away, say. Nobody may be told that this is in the table.
+            self.store().delete([path]).await?;
+            let reason = format!(
+                "commit {} is not there any more, so {version} cannot follow it: bring its volume back, or restore it \
+                 from a copy",
+                version - 1
+            );
+            return Err(Error::Corrupt { path: self.path.to_string(), reason });
         }
         let packed = archive::texts(self.store(), &self.path, version).await?;
         if packed.is_some_and(|commits| commits.iter().any(|(of, text)| *of == version && text == bytes)) {
@@ -332,6 +345,15 @@ impl Table {
         tracing::warn!(table = %self.path, version, "a commit came much too late and is taken away again");
         self.store().delete([path]).await?;
         Ok(Made::TooLate)
+    }
+
+    /// Whether the version before `version`, of which this process knows, is in the log: a commit after it, a checkpoint
+    /// of it, or an archive.
+    async fn can_follow(&self, version: u64) -> Result<bool> {
+        let Some(before) = version.checked_sub(1) else { return Ok(true) };
+        Ok(self.store().exists(&self.path.commit(before)).await?
+            || self.store().exists(&self.path.checkpoint(before)).await?
+            || archive::is_packed(self.store(), &self.path, before).await?)
     }
 
     /// The commits that lead from version `after` to version `to`, in order, wherever they are.

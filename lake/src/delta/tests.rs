@@ -612,3 +612,22 @@ async fn a_file_without_digests_is_read_and_a_tag_that_lies_is_damage() {
     let error = table.read(&add, &schema()).await.unwrap_err();
     assert!(error.to_string().contains("is damaged: it has"), "{error}");
 }
+
+/// Where a folder below the warehouse went away, the next commit would be told to be durable, and stand behind a hole.
+#[tokio::test]
+async fn nothing_is_committed_after_a_version_that_is_gone() {
+    let table = table();
+    let mut snapshot = table.open_or_create(&schema(), &[]).await.unwrap();
+    for version in 0..3 {
+        snapshot = append(&table, &snapshot, version * 10..version * 10 + 10).await.unwrap();
+    }
+    let path = table.path().commit(3);
+    let taken = table.store().read(&path).await.unwrap().unwrap();
+    table.store().delete([path.clone()]).await.unwrap();
+    let error = append(&table, &snapshot, 30..40).await.unwrap_err();
+    assert!(error.to_string().contains("commit 3 is not there any more, so 4 cannot follow it"), "{error}");
+    assert!(!table.store().exists(&table.path().commit(4)).await.unwrap());
+    table.store().write(&path, taken).await.unwrap();
+    let next = append(&table, &snapshot, 30..40).await.unwrap();
+    assert_eq!((next.version(), next.rows()), (4, Some(40)), "all goes on once it is back");
+}

@@ -8,8 +8,8 @@ use std::{collections::HashMap, ops::ControlFlow};
 
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select,
-    TypedString, Visit, Visitor,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
+    Query, Select, TypedString, Visit, Visitor,
 };
 
 use crate::error::QueryError;
@@ -20,6 +20,8 @@ const MOST_STEPS: u64 = 1000;
 const MOST_EXPRESSIONS: u64 = 1 << 19;
 /// Columns of one SELECT: names are compared with each other.
 const MOST_COLUMNS: usize = 4096;
+/// Sets of columns that one GROUP BY stands for: `CUBE` of ten columns has as many.
+const MOST_GROUPINGS: usize = 1024;
 /// Operators within each other, as a chain of them is: types of the inner ones are derived at each.
 const LONGEST_CHAIN: usize = 1000;
 /// Casts, fields and elements within each other: names of the inner ones are derived at each.
@@ -115,6 +117,12 @@ impl Visitor for Sizes {
             let hint = "give values as rows, with VALUES or UNION ALL, or several statements";
             return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
         }
+        let groupings = groupings(&select.group_by);
+        if groupings > MOST_GROUPINGS {
+            let message = format!("a GROUP BY stands for more than {MOST_GROUPINGS} sets of columns");
+            let hint = "write those that you need as GROUPING SETS, or CUBE with fewer columns";
+            return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
+        }
         self.add(Size { steps: 1, expressions: 0 })
     }
 
@@ -176,6 +184,18 @@ impl Visitor for Sizes {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// How many sets of columns a GROUP BY stands for.
+fn groupings(group_by: &GroupByExpr) -> usize {
+    let GroupByExpr::Expressions(expressions, _) = group_by else { return 1 };
+    let sets = expressions.iter().map(|expression| match expression {
+        Expr::Cube(sets) => u32::try_from(sets.len()).ok().and_then(|columns| 1_usize.checked_shl(columns)),
+        Expr::Rollup(sets) => Some(sets.len() + 1),
+        Expr::GroupingSets(sets) => Some(sets.len()),
+        _ => Some(1),
+    });
+    sets.fold(1, |all, sets| usize::saturating_mul(all, sets.unwrap_or(usize::MAX)))
 }
 
 /// A name, as the planner compares it.

@@ -171,6 +171,12 @@ fn columns_and_casts_have_limits() {
     let columns = |count: usize| format!("SELECT {}1", "1,".repeat(count - 1));
     assert!(parse_here(&columns(4096)).is_ok());
     assert!(parse_here(&columns(50_000)).unwrap_err().to_string().contains("more than 4096"));
+    let grouped = |by: &str| parse_here(&format!("SELECT count(*) FROM t GROUP BY {by}"));
+    let cube = |columns: usize| format!("CUBE({})", vec!["a"; columns].join(", "));
+    grouped(&cube(10)).unwrap();
+    for by in [cube(11), cube(64), format!("{}, ROLLUP(a, b)", cube(9))] {
+        assert!(grouped(&by).unwrap_err().to_string().contains("more than 1024 sets of columns"), "{by}");
+    }
     assert!(parse_here(&format!("SELECT 1{}", "::int::smallint".repeat(32))).is_ok());
     for deep in ["::int::smallint".repeat(33), "[1]".repeat(65), ".a".repeat(65)] {
         assert!(parse_here(&format!("SELECT x{deep}")).unwrap_err().to_string().contains("nested"), "{deep}");
