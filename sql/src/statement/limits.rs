@@ -8,8 +8,8 @@ use std::{collections::HashMap, ops::ControlFlow};
 
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
-    Query, Select, TypedString, Visit, Visitor,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName,
+    ObjectNamePart, Query, Select, TypedString, Visit, Visitor,
 };
 
 use crate::error::QueryError;
@@ -151,6 +151,14 @@ impl Visitor for Sizes {
             let hint = "leave the number of elements out, as in `BIGINT[]`; the type of `arrow_cast` is one text";
             return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
         }
+        if let Some(pattern) = pattern(expression).filter(|pattern| !is_written(pattern)) {
+            let shown: String = pattern.to_string().chars().take(100).collect();
+            let message =
+                format!("the pattern `{shown}` could be another one for each row, and take megabytes each time");
+            let hint =
+                "write a pattern as one text, or give it as a parameter; for texts of columns use LIKE or `strpos`";
+            return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
+        }
         if matches!(expression, Expr::BinaryOp { .. }) {
             self.operators += 1;
             if self.operators > LONGEST_CHAIN {
@@ -183,6 +191,37 @@ impl Visitor for Sizes {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The regular expression of an operator or a function that takes one.
+fn pattern(expression: &Expr) -> Option<&Expr> {
+    use BinaryOperator::{PGRegexIMatch, PGRegexMatch, PGRegexNotIMatch, PGRegexNotMatch};
+    match expression {
+        Expr::BinaryOp { op: PGRegexMatch | PGRegexIMatch | PGRegexNotMatch | PGRegexNotIMatch, right, .. } => {
+            Some(right)
+        }
+        Expr::RLike { pattern, .. } => Some(pattern),
+        Expr::Function(call) => {
+            let [ObjectNamePart::Identifier(name)] = call.name.0.as_slice() else { return None };
+            let FunctionArguments::List(list) = &call.args else { return None };
+            let (FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. } | FunctionArg::Unnamed(arg)) =
+                list.args.get(1).filter(|_| normalized(name).starts_with("regexp_"))?;
+            match arg {
+                FunctionArgExpr::Expr(pattern) => Some(pattern),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Whether it stands there, or is a parameter: it is the same for all rows.
+fn is_written(pattern: &Expr) -> bool {
+    match pattern {
+        Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => is_written(inner),
+        Expr::Value(_) => true,
+        _ => false,
     }
 }
 

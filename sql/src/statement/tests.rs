@@ -167,6 +167,26 @@ fn names_are_those_of_their_scope() {
 }
 
 #[test]
+fn patterns_are_the_same_for_all_rows() {
+    for sql in [
+        "SELECT regexp_like(a, '^x') AND a ~ ('y') AND a !~* $1 AND a ~ 'z'::text FROM t",
+        "SELECT regexp_replace(a, '(b)', c) FROM t WHERE strpos(a, b) > 0",
+    ] {
+        parse_here(sql).unwrap();
+    }
+    for sql in [
+        "SELECT regexp_like('a', '(x{1000}){' || (b % 900) || '}') FROM t",
+        "SELECT a FROM t WHERE a ~ b",
+        "SELECT a FROM t WHERE a !~* ('x' || b)",
+        "SELECT Regexp_Replace(a, b, 'c') FROM t",
+        "SELECT a FROM t WHERE a RLIKE b",
+    ] {
+        let error = parse_here(sql).unwrap_err();
+        assert!(error.to_string().contains("could be another one for each row"), "{sql}: {error}");
+    }
+}
+
+#[test]
 fn columns_and_casts_have_limits() {
     let columns = |count: usize| format!("SELECT {}1", "1,".repeat(count - 1));
     assert!(parse_here(&columns(4096)).is_ok());
