@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use serde_json::json;
-use starmere_lake::catalog::Catalog;
+use starmere_lake::catalog::{Catalog, CatalogSnapshot};
 use starmere_lake::paths::TablePath;
 use tokio::task::spawn_blocking;
 
@@ -61,9 +61,8 @@ fn named(build: Ended) -> u64 {
     number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
-/// `up` with older files neither reverts what `build` has published nor stops landing; with the same files it goes on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
+/// A project, its `up`, and the snapshot of newer definitions that a build with other files has published beside it.
+async fn superseded() -> (Project, Server, CatalogSnapshot) {
     let project = Project::new();
     project.write("inbox/orders/a.jsonl", &order("A", 2));
     let server = Server::start_as(project.root(), "up").await;
@@ -75,6 +74,13 @@ async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
     newer.write(LINES, &tenfold());
     newer.succeed(&["build"]).await;
     let published = project.snapshot().await;
+    (project, server, published)
+}
+
+/// `up` with older files neither reverts what `build` has published nor stops landing; with the same files it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
+    let (project, server, published) = superseded().await;
     let definitions = published.definitions.clone().unwrap();
     assert_eq!((quantity(&project).await, definitions.number), (20, 2));
     until("`up` says that it is superseded", async || {
@@ -108,17 +114,7 @@ async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
 /// An `up` that is killed and started again with its old files reverts nothing; a build with them does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_with_old_files_reverts_nothing() {
-    let project = Project::new();
-    project.write("inbox/orders/a.jsonl", &order("A", 2));
-    let server = Server::start_as(project.root(), "up").await;
-    until("`up` has published its definitions", async || {
-        !project.snapshot().await.tables.is_empty() && quantity(&project).await == 2
-    })
-    .await;
-    let newer = beside(&project);
-    newer.write(LINES, &tenfold());
-    newer.succeed(&["build"]).await;
-    let published = project.snapshot().await;
+    let (project, server, published) = superseded().await;
     server.kill().await;
     let server = Server::start_as(project.root(), "up").await;
     project.write("inbox/orders/b.jsonl", &order("B", 3));
