@@ -8,7 +8,7 @@
               the driver's conformance; what README.md shows; the warehouse read by delta-rs, polars and
               ClickHouse; `verify`
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
-    kafka     topics of a real broker: drained; followed by two processes, of which one is killed; deleted
+    kafka     topics of a real broker: drained; followed by two processes, of which one is killed; deleted; made again
     formats   the same orders in every format, as files, over Kafka and HTTP
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
@@ -325,6 +325,45 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
         member.terminate()
         same(member.wait(30), 0)
 
+    def made_again(address: str, topic: str, pause: float) -> None:
+        """A topic that is made again under a process that follows it stops; nothing of it is passed by."""
+        folder = project / topic
+        settings = {"bootstrap.servers": address, "log_level": 0}
+        admin = AdminClient(settings)
+
+        def make_topic() -> None:
+            admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
+
+        def produce_to(first: int, end: int) -> None:
+            producer = Producer(settings)
+            for number in range(first, end):
+                producer.produce(topic, f'{{"id":{number},"at":"2024-01-01T00:00:00Z"}}', key="k", partition=0)
+            same(producer.flush(30), 0)
+
+        make_topic()
+        make(folder, address, topic)
+        produce_to(0, 300)
+        member = subprocess.Popen([starmere, "ingest", "--project", folder, "--quiet"])
+        members.append(member)
+        has_once(300, folder)
+        time.sleep(1)
+        admin.delete_topics([topic])[topic].result(30)
+        time.sleep(pause)
+        make_topic()
+        produce_to(1000, 1700)
+        stopped = f"partition 0 of `{topic}`"
+        for _ in range(300):
+            if stopped in must(starmere, "status", "--sources", "--project", folder):
+                break
+            time.sleep(0.2)
+        else:
+            raise Failed("the partition does not stop")
+        has_once(300, folder)
+        must(starmere, "ingest", "--go-on", f"k/{topic}/0", "--project", folder)
+        has_once(1000, folder)
+        member.terminate()
+        same(member.wait(30), 0)
+
     with kafka_broker() as address:
         try:
             producer = begin(address)
@@ -337,6 +376,9 @@ def kafka(tests: Tests, starmere: Path, project: Path) -> None:
                 tests.check("kafka: small files are put together", lambda: (starmere_does("upkeep"), has_once(6500)))
                 tests.check("kafka: verified", lambda: starmere_does("verify", "--lake-only"))
                 tests.check("kafka: a topic is deleted while it is followed", lambda: deleted(address))
+                for topic, pause in [("again", 0.0), ("later", 1.0)]:
+                    tests.check(f"kafka: a topic is made again within {pause:.0f} s while it is followed",
+                                lambda topic=topic, pause=pause: made_again(address, topic, pause))
         finally:
             for member in members:
                 member.kill()

@@ -169,8 +169,7 @@ impl<C: Client> Run<C> {
             (Some(next), _) => (Offset::Offset(next), None),
             (None, _) => (self.start(&key)?, None),
         };
-        let (at_end, heard) = (end == Some(0), Instant::now());
-        Ok((offset, State { partition, next, expect, end, at_end, stopped: None, heard, short: 0 }))
+        Ok((offset, State::at(partition, next, expect, end)))
     }
 
     fn start(&self, key: &Key) -> Result<Offset> {
@@ -187,12 +186,26 @@ impl<C: Client> Run<C> {
 
     /// Reads a partition from its position on, without what was to come first.
     pub(super) fn restart(&mut self, key: &Key) -> Result<()> {
-        let Some(claim) = self.claims.remove(key) else { return Ok(()) };
-        let mut state = claim.state;
-        state.expect = None;
-        let offset = state.next.map_or(Offset::Beginning, Offset::Offset);
+        self.read_again(key, |state| {
+            state.expect = None;
+            state.next.map_or(Offset::Beginning, Offset::Offset)
+        })
+    }
+
+    /// Reads a partition again from the last record that was gathered, which must come first.
+    pub(super) fn check(&mut self, key: &Key) -> Result<()> {
+        self.read_again(key, |state| {
+            state.expect = state.last.clone();
+            (state.heard, state.checked) = (Instant::now(), Some(Instant::now()));
+            state.last.as_ref().map_or(Offset::Beginning, |last| Offset::Offset(last.offset))
+        })
+    }
+
+    fn read_again(&mut self, key: &Key, from: impl FnOnce(&mut State) -> Offset) -> Result<()> {
+        let Some(mut claim) = self.claims.remove(key) else { return Ok(()) };
+        let offset = from(&mut claim.state);
         self.client.unassign(std::slice::from_ref(key)).map_err(|error| self.kafka(error))?;
-        self.claim(vec![(key.clone(), offset, state)])
+        self.claim(vec![(key.clone(), offset, claim.state)])
     }
 
     /// Lands what was gathered of them, for as long as that may take, and gives partitions back.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::message::{Headers as _, Message};
 use starmere_lake::formats::{Header, Incoming, SchemaId};
@@ -40,9 +40,42 @@ pub(super) struct State {
     pub(super) heard: Instant,
     /// How often in a row the broker said that the partition ends before our position.
     pub(super) short: u32,
+    /// The last record that was gathered.
+    pub(super) last: Option<Seen>,
+    /// Since when there has been nothing to read.
+    pub(super) quiet: Option<Instant>,
+    /// When it was read again from the last record on, where nothing has been gathered since.
+    pub(super) checked: Option<Instant>,
 }
 
 impl State {
+    /// A partition at a position, whose records are to come.
+    pub(super) fn at(partition: SourcePartition, next: Option<i64>, expect: Option<Seen>, end: Option<i64>) -> Self {
+        Self {
+            partition,
+            next,
+            expect,
+            end,
+            at_end: end == Some(0),
+            stopped: None,
+            heard: Instant::now(),
+            short: 0,
+            last: None,
+            quiet: None,
+            checked: None,
+        }
+    }
+
+    /// Whether a record that is here came after a silence of `quiet` or more: the topic may have been made again
+    /// meanwhile, and be read on in the middle.
+    pub(super) fn is_to_be_checked(&mut self, quiet: Duration) -> bool {
+        let was_quiet = self.quiet.take().is_some_and(|since| since.elapsed() >= quiet);
+        was_quiet
+            && self.expect.is_none()
+            && self.last.is_some()
+            && self.checked.is_none_or(|at| at.elapsed() >= CHECKED)
+    }
+
     pub(super) fn key(&self) -> Key {
         (self.partition.topic.clone(), self.partition.partition)
     }
@@ -54,10 +87,15 @@ pub(super) enum Asks {
     Nothing,
     /// The partition is read again from its position.
     Restart,
+    /// The partition is read again from the last record that was gathered, which must come first.
+    Check,
     /// Everything is read again from the table.
     Reset,
     Stop(Why),
 }
+
+/// What was checked is not checked again for so long, however slowly the next record comes.
+const CHECKED: Duration = Duration::from_secs(60);
 
 /// A partition is shorter than our position when the broker has said so this often in a row: just after a new leader
 /// was elected, the end that it tells may be too low.
@@ -245,6 +283,8 @@ impl Gather {
         };
         state.next = Some(offset + 1);
         let last = Seen::with(message, digest);
+        state.last = Some(last.clone());
+        state.checked = None;
         match self.gathered.get_mut(&state.partition) {
             Some(gathered) => gathered.last = last,
             None => _ = self.gathered.insert(state.partition.clone(), Gathered { part, last }),

@@ -129,6 +129,8 @@ pub(super) fn consumer(source: &Source, once: bool, ahead: Option<usize>) -> Kaf
     config.set("session.timeout.ms", "10000");
     // A topic that is made later is read after so long; librdkafka's default is five minutes.
     config.set("topic.metadata.refresh.interval.ms", "10000");
+    // Where reading begins anew, the broker's answer to the last question is waited for: by default, half a second.
+    config.set("fetch.wait.max.ms", "100");
     if let Some(ahead) = ahead {
         // What is fetched at once comes on top of what is queued.
         let half = (ahead / 2).clamp(LEAST_FETCH, MOST_FETCH);

@@ -44,6 +44,9 @@ const SILENT: Duration = Duration::from_secs(3);
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// How long that may hold up the others.
 const END_ANSWER: Duration = Duration::from_millis(500);
+/// A record that comes after nothing came for so long is read again together with the one before it, by which it is
+/// known whether the topic was made again. To delete a topic, make it, and fill it takes longer.
+const QUIET: Duration = Duration::from_millis(250);
 /// What the client may read ahead of us, over all partitions, and the least of it where memory is short.
 const AHEAD: usize = 64 << 20;
 const LEAST_AHEAD: usize = 1 << 20;
@@ -231,6 +234,8 @@ pub(super) struct Run<C: Client> {
     dropped: CancellationToken,
     /// A batch is landed this long after its first record.
     pub(super) batch_age: Duration,
+    /// What comes after such a silence is checked.
+    pub(super) quiet: Duration,
     pub(super) claims: BTreeMap<Key, Claim<C::Queue>>,
     /// Partitions that were assigned, and are not claimed yet.
     pub(super) unclaimed: VecDeque<Vec<Key>>,
@@ -266,6 +271,7 @@ impl<C: Client> Run<C> {
             until,
             dropped,
             batch_age: BATCH_AGE,
+            quiet: QUIET,
             claims: BTreeMap::new(),
             unclaimed: VecDeque::new(),
             flight: None,
@@ -413,7 +419,11 @@ impl<C: Client> Run<C> {
             }
             for _ in 0..TURN {
                 let asks = match queue.poll() {
-                    None => break,
+                    None => {
+                        state.quiet.get_or_insert_with(Instant::now);
+                        break;
+                    }
+                    Some(Ok(_)) if state.is_to_be_checked(self.quiet) => Asks::Check,
                     Some(Ok(message)) => self.gather.record(state, &message)?,
                     Some(Err(KafkaError::PartitionEOF(_))) => {
                         state.at_end = true;
@@ -450,6 +460,7 @@ impl<C: Client> Run<C> {
         match asks {
             Asks::Nothing => Ok(()),
             Asks::Restart => self.restart(key),
+            Asks::Check => self.check(key),
             Asks::Reset => {
                 self.reset(Duration::ZERO);
                 Ok(())

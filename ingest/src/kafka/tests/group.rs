@@ -92,6 +92,22 @@ impl Broker {
         state.ends.insert(key, offset + 1);
     }
 
+    /// The topic is deleted and made again, with so many other records in its first partition. Members read on.
+    pub(super) fn make_again(&self, records: i64) {
+        let mut state = self.state();
+        let key = state.logs.keys().next().unwrap().clone();
+        for log in state.logs.values_mut() {
+            log.clear();
+        }
+        for offset in 0..records {
+            let (payload, timestamp) = (format!("other {offset}"), Timestamp::CreateTime(1000 + offset));
+            let message = OwnedMessage::new(Some(payload.into()), None, key.0.clone(), timestamp, key.1, offset, None);
+            state.logs.get_mut(&key).unwrap().push(message);
+        }
+        state.ends.values_mut().for_each(|end| *end = 0);
+        state.ends.insert(key, records);
+    }
+
     /// The position behind the last record of each partition.
     pub(super) fn ends(&self) -> BTreeMap<Key, i64> {
         self.state().ends.clone()

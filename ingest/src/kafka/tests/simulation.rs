@@ -24,7 +24,7 @@ use super::group::Broker;
 use super::{TOPIC, event, mapping};
 use crate::Result;
 use crate::envelope::Reader;
-use crate::kafka::{Membership, Report, Source, Start};
+use crate::kafka::{Membership, Report, Source, Start, Why, go_on, stops};
 use crate::memory::Memory;
 use crate::stores::{Failing, plain, tampered};
 
@@ -74,7 +74,7 @@ impl Process {
         let reader = Reader::of(mapping(), &stream).await.unwrap();
         let gather = Gather::new(stream, reader, None, Handle::current(), Arc::default(), Memory::new(8 << 20));
         let mut run = Run::new(source(), member, gather, Until::Stopped(stop.clone()), kill.clone(), None);
-        run.batch_age = batch_age;
+        (run.batch_age, run.quiet) = (batch_age, batch_age / 2);
         Self { id, stop, kill, running: tokio::task::spawn_blocking(move || run.run_to_the_end()) }
     }
 
@@ -205,6 +205,42 @@ async fn a_partition_whose_last_commit_has_no_mark_is_read_on() {
     let found = super::payloads(&super::rows(warehouse.store(), &stream).await);
     let expected: Vec<Vec<u8>> = (0..10).chain(20..30).map(|number| event(number).into_bytes()).collect();
     assert_eq!(found, expected);
+}
+
+/// Under a process that follows it, so fast that the client does not notice. The records up to the old position were lost
+/// without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_again_under_its_reader_stops() {
+    let store = Arc::new(InMemory::new());
+    let (warehouse, broker) = (plain(&store), Broker::new(1, TOPIC, 1));
+    let stream = stream(&warehouse);
+    (0..10).for_each(|number| broker.produce(event(number)));
+    let process = Process::start(&broker, &warehouse, Duration::from_millis(2)).await;
+    let position = broker.ends()[&(TOPIC.to_owned(), 0)];
+    let begun = Instant::now();
+    while positions(&stream).await != BTreeMap::from([(0, position)]) {
+        assert!(begun.elapsed() < PATIENCE, "it is stalled");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    broker.make_again(position + 100);
+    while stops(&stream).await.unwrap().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "it is read on: {:?}", positions(&stream).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    process.leaves().await;
+    let stopped = stops(&stream).await.unwrap();
+    assert_eq!(stopped[0].why, Why::MadeAgain { position, end: None });
+    assert_eq!(positions(&stream).await, BTreeMap::from([(0, position)]));
+    // The rest of the new topic, and not its end alone, once that is wanted.
+    assert!(go_on(&stream, &stopped[0]).await.unwrap());
+    let process = Process::start(&broker, &warehouse, Duration::from_millis(2)).await;
+    let rows = async || stream.open().await.unwrap().rows();
+    while rows().await != Some(10 + position as u64 + 100) {
+        assert!(begun.elapsed() < PATIENCE, "it is stalled: {:?}", rows().await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    process.leaves().await;
 }
 
 #[test]
