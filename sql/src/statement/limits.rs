@@ -18,8 +18,8 @@ use crate::error::QueryError;
 const MOST_STEPS: u64 = 1000;
 /// Expressions, constants among them: as many as the longest text can have without WITH.
 const MOST_EXPRESSIONS: u64 = 1 << 19;
-/// Columns of one SELECT: names are compared with each other.
-const MOST_COLUMNS: usize = 4096;
+/// Columns of one SELECT, as many as Postgres takes: names are compared with each other.
+const MOST_COLUMNS: usize = 1664;
 /// Sets of columns that one GROUP BY stands for: `CUBE` of ten columns has as many.
 const MOST_GROUPINGS: usize = 1024;
 /// Operators within each other, as a chain of them is: types of the inner ones are derived at each.
