@@ -6,6 +6,8 @@
 //! then
 //!
 //! - refuses a value of more than [`MOST_OF_VALUE`],
+//! - asks the query's [`Watch`] whether a constant is to be computed while the query is planned, whether there is room
+//!   in memory, and whether the query goes on,
 //! - makes all rows at once where they need at most [`MOST_OF_BATCH`],
 //! - makes them in pieces else, since the bound may be far above what they take, and refuses what really takes more.
 //!
@@ -38,6 +40,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use growth::{Growth, Sizes, size_of, sizes_of};
+
+use crate::watch::Watch;
 
 mod aggregates;
 mod constants;
@@ -283,6 +287,13 @@ fn within_bounds(
         repeated += Sizes::of(arg)?.at(0);
     }
     let needed = sizes.iter().map(|size| size + repeated).sum::<u64>();
+    if let Some(watch) = Watch::of(&args.config_options) {
+        // The planner keeps a call that fails.
+        if is_constant && !watch.computes_constant(needed) {
+            return exec_err!("`{name}` makes a value that is computed when the query runs");
+        }
+        watch.room_for(needed.min(MOST_OF_VALUE))?;
+    }
     let args = ScalarFunctionArgs { number_rows: rows, ..args };
     if needed > MOST_OF_BATCH {
         let needs: Vec<u64> = sizes.iter().map(|size| size + repeated).collect();
@@ -333,6 +344,9 @@ fn in_pieces(
     ends.push(args.number_rows);
     let (mut pieces, mut begin, mut made) = (Vec::new(), 0, 0);
     for end in ends {
+        if let Some(watch) = Watch::of(&args.config_options) {
+            watch.room_for(MOST_OF_VALUE)?;
+        }
         let piece = make(slice(&args, begin, end - begin))?.into_array(end - begin)?;
         made += sizes_of(&piece).iter().sum::<u64>();
         if made > most {

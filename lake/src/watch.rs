@@ -9,24 +9,27 @@
 //! | at each batch that is read, sorted, grouped or joined | [`WatchedExec`] around the operators that give them |
 //! | at each step of a join, also where no row comes out | [`Checked`] around the join's condition |
 //! | at each allocation that counts | [`WatchedPool`] around the pool of memory |
+//! | at each large value that a function makes | [`Watch::of`] the options that functions are called with |
 //!
 //! A step handles one batch, so a query that is told to stop does so within milliseconds. Not within a step: one
 //! function over one batch, the values of one window, the concatenation of a side of a join are computed to their end.
 //!
-//! The watch also knows how much memory the query has reserved.
+//! The watch also knows how much memory the query has reserved, how much the process may have in use, and whether the
+//! query runs or is still being planned.
 
+use std::any::Any;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
-use datafusion::common::config::ConfigOptions;
+use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{JoinType, Statistics, internal_err};
+use datafusion::common::{JoinType, Statistics, config_err, internal_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -44,14 +47,29 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use datafusion::prelude::SessionContext;
 use futures::{Stream, StreamExt};
 
+use crate::machine;
+
 type Plan = Arc<dyn ExecutionPlan>;
 
 /// What a query looks at to know whether it goes on.
 #[derive(Debug, Default)]
 pub struct Watch {
     stopped: AtomicBool,
+    runs: AtomicBool,
     reserved: AtomicUsize,
+    /// Bytes of constants that were computed while it was planned.
+    constants: AtomicU64,
+    /// Bytes of values that were made since room was looked for.
+    made: AtomicU64,
+    /// Bytes that the process may have in use.
+    most: Option<u64>,
 }
+
+/// Bytes of all constants that are computed while a query is planned, and of one.
+const MOST_OF_CONSTANTS: u64 = 16 << 20;
+const MOST_OF_CONSTANT: u64 = 1 << 20;
+/// Room is looked for each time that so many bytes are to be made.
+const LOOK_EVERY: u64 = 1 << 20;
 
 /// The query was told to stop; who told it knows why.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -59,6 +77,44 @@ pub struct Watch {
 pub struct Stopped;
 
 impl Watch {
+    /// A watch of a query in a process that may have so many bytes in use.
+    pub fn within(most: Option<u64>) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// The watch of the query that calls a function with these options, if it has one.
+    pub(crate) fn of(options: &ConfigOptions) -> Option<&Self> {
+        options.extensions.get::<WatchOption>().map(|option| option.0.as_ref())
+    }
+
+    /// Whether a constant of so many bytes is to be computed now. The planner copies, compares and writes constants
+    /// over and over, so that large ones, or many, are left to when the query runs.
+    pub(crate) fn computes_constant(&self, bytes: u64) -> bool {
+        self.runs.load(Ordering::Relaxed)
+            || (bytes <= MOST_OF_CONSTANT
+                && self.constants.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= MOST_OF_CONSTANTS)
+    }
+
+    /// There is room for values of so many bytes, and the query was not told to stop.
+    pub(crate) fn room_for(&self, bytes: u64) -> Result<()> {
+        if self.made.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) < LOOK_EVERY {
+            return Ok(());
+        }
+        self.made.store(0, Ordering::Relaxed);
+        self.check()?;
+        let (Some(most), Some(in_use)) = (self.most, machine::resident()) else { return Ok(()) };
+        if in_use.saturating_add(bytes) <= most {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Err(DataFusionError::ResourcesExhausted(format!(
+            "{} MiB are needed for values of functions, and {} of {} MiB are in use",
+            mib(bytes),
+            mib(in_use),
+            mib(most)
+        )))
+    }
+
     /// Tells the query to stop, for good.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
@@ -81,7 +137,10 @@ impl Watch {
         let pool = WatchedPool { pool: Arc::clone(&runtime.memory_pool), watch: Arc::clone(self) };
         let runtime = RuntimeEnv { memory_pool: Arc::new(pool), ..runtime };
         let checkpoint = Arc::new(Checkpoint(Arc::clone(self)));
-        let mut builder = SessionStateBuilder::new_from_existing(state).with_runtime_env(Arc::new(runtime));
+        let mut config = state.config().clone();
+        config.options_mut().extensions.insert(WatchOption(Arc::clone(self)));
+        let mut builder =
+            SessionStateBuilder::new_from_existing(state).with_config(config).with_runtime_env(Arc::new(runtime));
         if let Some(analyzer) = builder.analyzer() {
             let rules = std::mem::take(&mut analyzer.rules);
             analyzer.rules = between(rules, &(checkpoint.clone() as Arc<dyn AnalyzerRule + Send + Sync>));
@@ -105,6 +164,36 @@ impl Watch {
 
 fn stopped() -> DataFusionError {
     DataFusionError::External(Box::new(Stopped))
+}
+
+/// The watch, among the options of a session: functions are called with them.
+#[derive(Clone, Debug)]
+struct WatchOption(Arc<Watch>);
+
+impl ConfigExtension for WatchOption {
+    const PREFIX: &'static str = "watch";
+}
+
+impl ExtensionOptions for WatchOption {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(self.clone())
+    }
+
+    fn set(&mut self, key: &str, _: &str) -> Result<()> {
+        config_err!("there is no option `{}.{key}`", Self::PREFIX)
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        Vec::new()
+    }
 }
 
 /// Each rule, and the check after it.
@@ -348,6 +437,7 @@ impl ExecutionPlan for WatchedExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         self.watch.check()?;
+        self.watch.runs.store(true, Ordering::Relaxed);
         let input = self.input.execute(partition, context)?;
         Ok(Box::pin(Watched { schema: input.schema(), input: Some(input), watch: Arc::clone(&self.watch) }))
     }

@@ -7,8 +7,8 @@
 //!            └──────────────────┴─── cancelled ────┴─ out of time, or of memory ──┘
 //! ```
 //!
-//! * A query is in the registry from [`Queries::start`] until its [`Batches`] end or are dropped; whoever drops
-//!   them cancels it.
+//! * A query is in the registry from [`Queries::start`] until its [`Batches`] end or are dropped, and its threads are
+//!   free; whoever drops them cancels it.
 //! * It is planned and run on threads of its own ([`lanes`]), so one that computes for long holds up nobody else, and
 //!   looks at its watch ([`starmere_lake::watch`]), so it stops soon after it was told to.
 //! * It has a slot while its threads are busy ([`admission`]). A bounded number of queries waits for one, for a bounded
@@ -167,7 +167,7 @@ impl Queries {
             admission: Arc::new(Admission::new(&limits)),
             lanes: Arc::new(Lanes::new(KEPT_LANES)),
             budget: Arc::new(Budget::new(&limits)),
-            registry: Registry::default(),
+            registry: Registry::within(limits.resident),
             limits,
         });
         memory::keep_within(&inner);
@@ -194,7 +194,7 @@ impl Queries {
     pub async fn describe(&self, sql: &str, rows: Arc<[Params]>, caller: &Caller) -> Result<Description, QueryError> {
         let registered = self.inner.enter(None, sql, caller)?;
         let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
-        let seat = self.inner.seat(&caller.user, Wants::Either, &stop).await?;
+        let seat = self.inner.seat(&caller.user, Wants::Either, &registered).await?;
         let deadline = Instant::now() + self.inner.limits.time;
         let (inner, watch) = (Arc::clone(&self.inner), Arc::clone(stop.watch()));
         let (sql, caller) = (sql.to_owned(), caller.clone());
@@ -219,7 +219,7 @@ impl Queries {
         let query = Arc::new(query);
         let mut wants = Wants::Either;
         let (seat, deadline, begun) = loop {
-            let seat = inner.seat(&query.caller.user, wants, &stop).await?;
+            let seat = inner.seat(&query.caller.user, wants, &registered).await?;
             let deadline = Instant::now() + inner.limits.time;
             let begun = seat.spawn(begin(Arc::clone(inner), Arc::clone(&query), Arc::clone(stop.watch())));
             let begun = inner.until(&stop, id, deadline, begun).await?;
@@ -228,7 +228,6 @@ impl Queries {
             }
             // It is large and was planned in the room for small ones. Once it has a slot it is planned anew, and
             // sees what is newest then.
-            stop.computes(false);
             wants = Wants::General;
         };
         let Begun { snapshot, ready, .. } = begun;
@@ -272,15 +271,13 @@ impl Inner {
     }
 
     /// A slot, and threads.
-    async fn seat(&self, user: &str, wants: Wants, stop: &Stop) -> Result<Seat, QueryError> {
+    async fn seat(&self, user: &str, wants: Wants, registered: &Registered) -> Result<Seat, QueryError> {
         let place = tokio::select! {
             biased;
-            why = stop.told() => return Err(why),
+            why = registered.stop().told() => return Err(why),
             place = self.admission.place(user, wants) => place?,
         };
-        let seat = Seat::new(self.lanes.take()?, place);
-        stop.computes(true);
-        Ok(seat)
+        Ok(Seat::new(self.lanes.take()?, place, registered.engage()))
     }
 
     /// Whether the seat is in a slot for all queries; moves it into one, if one is free.
@@ -306,6 +303,7 @@ impl Inner {
         deadline: Instant,
         work: AbortOnDropHandle<Result<T, QueryError>>,
     ) -> Result<T, QueryError> {
+        stop.computes(true);
         let outcome = tokio::select! {
             biased;
             why = stop.told() => Err(why),
@@ -313,7 +311,10 @@ impl Inner {
                 stop.because(self.timed_out(id));
                 Err(self.timed_out(id))
             }
-            done = work => done.unwrap_or_else(|error| Err(died(error))),
+            done = work => {
+                stop.computes(false);
+                done.unwrap_or_else(|error| Err(died(error)))
+            }
         };
         outcome.map_err(|error| stop.reason().unwrap_or(error))
     }
@@ -401,7 +402,6 @@ struct Attended {
 async fn attend(inner: Arc<Inner>, attended: Attended, engine: AbortOnDropHandle<Result<(), QueryError>>) {
     let Attended { id, stop, deadline, seat, spool } = attended;
     let outcome = inner.until(&stop, id, deadline, engine).await;
-    stop.computes(false);
     match stop.reason() {
         Some(why) => spool.fail(why),
         None => spool.finish(outcome),
@@ -424,8 +424,7 @@ fn died(error: tokio::task::JoinError) -> QueryError {
     QueryError::internal("the query's task died").caused_by(error)
 }
 
-/// The rows of a query. Ends after the last batch or the first error. Dropping it cancels the query and takes
-/// it off the list at once.
+/// The rows of a query. Ends after the last batch or the first error. Dropping it cancels the query.
 pub struct Batches(BoxStream<'static, Result<RecordBatch, QueryError>>);
 
 impl Batches {

@@ -215,3 +215,56 @@ fn lists_of_nulls_are_measured_at_once() {
     let nulls: ArrayRef = Arc::new(nulls);
     assert_eq!(sizes_of(&nulls), [5 << 40]);
 }
+
+/// A session of a query, in a process that may have so many bytes in use.
+fn watched(most: Option<u64>) -> (Arc<Watch>, SessionContext) {
+    let watch = Arc::new(Watch::within(most));
+    let session = watch.over(&planning_session());
+    (watch, session)
+}
+
+#[tokio::test]
+async fn large_constants_are_left_to_when_the_query_runs() {
+    let (_, session) = watched(None);
+    let planned = async |sql: &str| {
+        let plan = session.sql(sql).await.unwrap().into_optimized_plan().unwrap();
+        plan.display_indent().to_string()
+    };
+    let small = planned("SELECT length(repeat('x', 1000))").await;
+    assert!(small.contains("Int32(1000)"), "{small}");
+    let large = planned("SELECT length(repeat('x', 2000000))").await;
+    assert!(!large.contains("Int32(2000000)"), "{large}");
+    // Each is small; all of them are not.
+    let many: Vec<String> = (0..100).map(|n| format!("length(repeat('x', {}))", 900_000 + n)).collect();
+    let many = planned(&format!("SELECT {}", many.join(", "))).await;
+    assert!(many.contains("Int32(900000)") && !many.contains("Int32(900099)"), "{many}");
+    assert_eq!(answer_of(&session, "SELECT length(repeat('x', 2000000)), length(repeat('x', 5))").await, "2000000|5");
+}
+
+#[tokio::test]
+async fn values_are_not_made_where_there_is_no_room_for_them() {
+    if crate::machine::resident().is_none() {
+        return;
+    }
+    let (_, session) = watched(Some(1));
+    let refused = answer_of(&session, "SELECT length(repeat('x', 40000000))").await;
+    assert!(refused.contains("39 MiB are needed for values of functions"), "{refused}");
+    // Small ones add up.
+    let many: Vec<String> = (0..100).map(|n| format!("repeat('x', {})", 60_000 + n)).collect();
+    let refused =
+        answer_of(&session, &format!("SELECT make_array({}) FROM (VALUES (1), (2)) AS t(v)", many.join(", "))).await;
+    assert!(refused.contains("are needed for values of functions"), "{refused}");
+    assert_eq!(answer_of(&session, "SELECT length(repeat('x', 40))").await, "40");
+}
+
+#[tokio::test]
+async fn a_query_that_was_told_to_stop_makes_no_values() {
+    let (watch, session) = watched(None);
+    let frame =
+        session.sql("SELECT array_length(array_repeat(value, 1000000)) FROM generate_series(1, 3)").await.unwrap();
+    let plan = frame.create_physical_plan().await.unwrap();
+    watch.stop();
+    let options = session.copied_config().options().clone();
+    assert!(Watch::of(&options).unwrap().room_for(2 << 20).is_err());
+    assert!(datafusion::physical_plan::collect(plan, session.task_ctx()).await.is_err());
+}

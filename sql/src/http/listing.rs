@@ -73,6 +73,7 @@ fn running(query: &RunningQuery) -> Value {
         "user": query.user,
         "started_at": query.started_at.to_rfc3339_opts(SecondsFormat::Millis, true),
         "running_ms": age.num_milliseconds().max(0),
+        "stopping": query.is_stopping,
     })
 }
 

@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::admission::{Place, Room};
+use super::{
+    admission::{Place, Room},
+    registry::Engaged,
+};
 use crate::error::QueryError;
 
 /// Statements are trees that the engine walks by recursion; what is too deep for this is refused before.
@@ -159,13 +162,13 @@ impl Slot {
 /// What a query runs on: a slot and a lane. Dropped, both are given back once nothing runs on the lane.
 #[derive(Debug)]
 pub(super) struct Seat {
-    lane: Option<Lane>,
+    taken: Option<(Lane, Engaged)>,
     slot: Arc<Slot>,
 }
 
 impl Seat {
-    pub(super) fn new(lane: Lane, place: Place) -> Self {
-        Self { lane: Some(lane), slot: Arc::new(Slot::with(place)) }
+    pub(super) fn new(lane: Lane, place: Place, engaged: Engaged) -> Self {
+        Self { taken: Some((lane, engaged)), slot: Arc::new(Slot::with(place)) }
     }
 
     pub(super) fn slot(&self) -> &Arc<Slot> {
@@ -178,14 +181,14 @@ impl Seat {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let lane = self.lane.as_ref().expect("a seat has its lane until it is dropped");
+        let (lane, _) = self.taken.as_ref().expect("a seat has its lane until it is dropped");
         AbortOnDropHandle::new(lane.handle().spawn(work))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Some(lane) = self.lane.take() else { return };
+        let Some((lane, engaged)) = self.taken.take() else { return };
         let slot = Arc::clone(&self.slot);
         if lane.is_quiet() {
             lane.give_back();
@@ -195,6 +198,7 @@ impl Drop for Seat {
                 lane.quiet().await;
                 lane.give_back();
                 slot.leave();
+                drop(engaged);
             });
         }
         // Outside of any runtime the process ends, or a test does: the lane is shut down.

@@ -74,6 +74,7 @@ mod tests {
             Limits,
             admission::{Admission, Wants},
             lanes::Slot,
+            registry::Registered,
             spool::{Budget, Spool},
         },
         testing::ana,
@@ -84,14 +85,19 @@ mod tests {
         let registry = Registry::default();
         let enter = |sql: &str| registry.enter(None, sql, &ana());
         let (first, second, waits) = (enter("first"), enter("second"), enter("waits"));
-        first.stop().computes(true);
-        second.stop().computes(true);
+        let computes = |query: &Registered| {
+            query.stop().computes(true);
+            query.engage()
+        };
+        let (_first, of_second) = (computes(&first), computes(&second));
         assert!(!relieve(&registry, 100, 100));
         assert!(relieve(&registry, 101, 100));
         // None has reserved anything: the one that began last.
         let why = second.stop().reason().unwrap();
         assert_eq!(why.kind(), ErrorKind::Unavailable);
         assert!(why.to_string().contains("too much memory"), "{why}");
+        assert!(!relieve(&registry, 101, 100), "the one that was stopped will give back most");
+        drop(of_second);
         assert!(first.stop().reason().is_none());
         assert!(relieve(&registry, 101, 100));
         assert!(first.stop().reason().is_some());
@@ -112,6 +118,7 @@ mod tests {
         unread.stop().answers(&answer);
         let runs = registry.enter(None, "runs", &ana());
         runs.stop().computes(true);
+        let _engaged = runs.engage();
         assert!(relieve(&registry, 20_000, 10_000));
         assert!(unread.stop().reason().is_some() && runs.stop().reason().is_none());
         assert!(relieve(&registry, 20_000_000, 10_000_000));

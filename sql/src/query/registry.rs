@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -30,15 +30,23 @@ pub struct RunningQuery {
     pub user: String,
     /// When it was asked.
     pub started_at: DateTime<Utc>,
+    /// It was told to stop, and has not ended yet.
+    pub is_stopping: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Registry(Arc<Mutex<HashMap<Uuid, Entry>>>);
+pub(super) struct Registry {
+    entries: Arc<Mutex<HashMap<Uuid, Entry>>>,
+    /// Bytes that the process may have in use.
+    resident: Option<u64>,
+}
 
 #[derive(Debug)]
 struct Entry {
     query: RunningQuery,
     stop: Arc<Stop>,
+    /// Nobody reads it any more; it is listed for as long as it computes.
+    is_left: bool,
 }
 
 /// How a query is told to stop: those that wait for it by a token, and what computes by its watch.
@@ -48,11 +56,17 @@ pub(super) struct Stop {
     watch: Arc<Watch>,
     why: OnceLock<QueryError>,
     computes: AtomicBool,
+    /// How often it holds threads: twice, while those of its plan are given back.
+    engaged: AtomicUsize,
     /// What it gives, once it runs.
     answer: OnceLock<Weak<Spool>>,
 }
 
 impl Stop {
+    fn within(resident: Option<u64>) -> Self {
+        Self { watch: Arc::new(Watch::within(resident)), ..Self::default() }
+    }
+
     /// Notes where the query's rows are until they are read.
     pub(super) fn answers(&self, answer: &Arc<Spool>) {
         let _once = self.answer.set(Arc::downgrade(answer));
@@ -64,9 +78,14 @@ impl Stop {
         (self.watch.reserved() as u64).saturating_add(unread)
     }
 
-    /// Notes whether the query has the engine: it does while it is planned and run, not while it waits or is read.
+    /// Notes whether the query computes: it does while it is planned and run, not while it waits or is read.
     pub(super) fn computes(&self, computes: bool) {
         self.computes.store(computes, Ordering::Relaxed);
+    }
+
+    /// Whether it has begun to compute, and its threads are not free.
+    fn is_busy(&self) -> bool {
+        self.computes.load(Ordering::Relaxed) && self.engaged.load(Ordering::Relaxed) > 0
     }
 
     /// Stops the query. Its reader is told the first reason that was given.
@@ -97,18 +116,25 @@ fn cancelled(id: Uuid) -> QueryError {
 }
 
 impl Registry {
+    /// Queries of a process that may have so many bytes in use.
+    pub(super) fn within(resident: Option<u64>) -> Self {
+        Self { resident, ..Self::default() }
+    }
+
     /// Enters a query under the wanted id, or a new one where that is taken. It leaves when the guard drops.
     pub(super) fn enter(&self, wanted: Option<Uuid>, sql: &str, caller: &Caller) -> Registered {
         let mut entries = self.entries();
         let id = wanted.filter(|id| !entries.contains_key(id)).unwrap_or_else(Uuid::new_v4);
-        let stop = Arc::new(Stop::default());
-        let query = RunningQuery { id, sql: sql.into(), user: caller.user.clone(), started_at: Utc::now() };
-        entries.insert(id, Entry { query, stop: Arc::clone(&stop) });
+        let stop = Arc::new(Stop::within(self.resident));
+        let (user, started_at) = (caller.user.clone(), Utc::now());
+        let query = RunningQuery { id, sql: sql.into(), user, started_at, is_stopping: false };
+        entries.insert(id, Entry { query, stop: Arc::clone(&stop), is_left: false });
         Registered { id, stop, registry: self.clone() }
     }
 
     pub(super) fn list(&self) -> Vec<RunningQuery> {
-        let mut queries: Vec<_> = self.entries().values().map(|entry| entry.query.clone()).collect();
+        let listed = |entry: &Entry| RunningQuery { is_stopping: entry.stop.reason().is_some(), ..entry.query.clone() };
+        let mut queries: Vec<_> = self.entries().values().map(listed).collect();
         queries.sort_by_key(|query| (query.started_at, query.id));
         queries
     }
@@ -136,23 +162,24 @@ impl Registry {
 
     /// How to stop the query that takes most memory, and that query: one that computes, or whose unread rows take much.
     /// Memory that no operator reserved is in nobody's account: where no query holds a tenth of `in_use`, it is the one
-    /// that computes and began last.
+    /// that computes and began last; none, while one that was told to stop computes still: it will give back most.
     pub(super) fn largest(&self, in_use: u64) -> Option<(RunningQuery, Arc<Stop>)> {
         let much = (in_use / 10).max(1);
         let entries = self.entries();
-        let goes_on = entries.values().filter(|entry| entry.stop.reason().is_none());
-        let sized = goes_on.map(|entry| (Some(entry.stop.holds()).filter(|held| *held >= much), entry));
-        let can_give = sized.filter(|(held, entry)| held.is_some() || entry.stop.computes.load(Ordering::Relaxed));
+        let (stopped, goes_on): (Vec<_>, Vec<_>) = entries.values().partition(|entry| entry.stop.reason().is_some());
+        let one_ends = stopped.iter().any(|entry| entry.stop.is_busy());
+        let sized = goes_on.into_iter().map(|entry| (Some(entry.stop.holds()).filter(|held| *held >= much), entry));
+        let can_give = sized.filter(|(held, entry)| held.is_some() || (entry.stop.is_busy() && !one_ends));
         let (_, largest) = can_give.max_by_key(|(held, entry)| (*held, entry.query.started_at))?;
         Some((largest.query.clone(), Arc::clone(&largest.stop)))
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Uuid, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A query's place in the registry; dropping it stops the query and takes it off the list.
+/// A query's place in the registry. Dropping it stops the query and takes it off the list, once it has ended.
 #[derive(Debug)]
 pub(super) struct Registered {
     id: Uuid,
@@ -169,11 +196,39 @@ impl Registered {
     pub(super) fn stop(&self) -> &Arc<Stop> {
         &self.stop
     }
+
+    /// The query gets threads.
+    pub(super) fn engage(&self) -> Engaged {
+        self.stop.engaged.fetch_add(1, Ordering::Relaxed);
+        Engaged { id: self.id, stop: Arc::clone(&self.stop), registry: self.registry.clone() }
+    }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         self.stop.because(cancelled(self.id));
-        self.registry.entries().remove(&self.id);
+        let mut entries = self.registry.entries();
+        match entries.get_mut(&self.id) {
+            Some(entry) if self.stop.is_busy() => entry.is_left = true,
+            _ => _ = entries.remove(&self.id),
+        }
+    }
+}
+
+/// Held until threads of a query are free.
+#[derive(Debug)]
+pub(super) struct Engaged {
+    id: Uuid,
+    stop: Arc<Stop>,
+    registry: Registry,
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        let mut entries = self.registry.entries();
+        self.stop.engaged.fetch_sub(1, Ordering::Relaxed);
+        if entries.get(&self.id).is_some_and(|entry| entry.is_left && !entry.stop.is_busy()) {
+            entries.remove(&self.id);
+        }
     }
 }
