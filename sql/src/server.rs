@@ -1,6 +1,6 @@
 //! The listeners: Flight SQL, and HTTP for the routes of [`crate::http::router`] and those that the binary adds.
 //!
-//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that say
+//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that ask
 //! nothing. There is no TLS here: beyond one machine, put a proxy in front that speaks it to clients.
 
 use std::{convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
@@ -11,10 +11,10 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{codegen::Service, transport::Server};
+use tonic::{Status, codegen::Service, service::InterceptorLayer, transport::Server};
 
 pub(crate) use self::connections::peer_of;
-use self::connections::{Door, Held, Limits};
+use self::connections::{Door, Held, Limits, Origin};
 use crate::{access::Access, error::QueryError, flight, query::Queries};
 
 mod connections;
@@ -31,16 +31,17 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nR
     {\"error\":{\"kind\":\"unavailable\",\"message\":\"too many connections are held\",\
     \"hint\":\"close those that are not used, and try again\",\"line\":null,\"column\":null}}";
 
-/// What HTTP/2 begins with has so many bytes.
-const PREFACE_BYTES: usize = 24;
-
 /// The address that a request over HTTP came from, for counting: an extension of every request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
 /// Serves HTTP/1.1 on a listener until told to stop. Then the listener closes at once, and requests that run end.
 pub async fn serve_http(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let mut door = Door::new(listener, Limits::default(), FULL, 1);
+    serve_http_within(Limits::default(), listener, router, shutdown).await;
+}
+
+async fn serve_http_within(limits: Limits, listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let mut door = Door::new(listener, limits, FULL);
     let connections = TaskTracker::new();
     loop {
         let held = tokio::select! {
@@ -56,8 +57,9 @@ pub async fn serve_http(listener: TcpListener, router: Router, shutdown: Cancell
 }
 
 async fn serve_connection(held: Held, router: Router, shutdown: CancellationToken) {
-    let peer = Peer(held.peer());
+    let (peer, asked) = (Peer(held.peer()), held.asked());
     let service = service_fn(move |mut request: Request<Incoming>| {
+        asked.note();
         request.extensions_mut().insert(peer);
         let mut router = router.clone();
         Service::call(&mut router, request)
@@ -88,16 +90,27 @@ pub async fn serve_flight(
     access: Arc<Access>,
     shutdown: CancellationToken,
 ) -> Result<(), QueryError> {
+    serve_flight_within(Limits::default(), listener, queries, access, shutdown).await
+}
+
+async fn serve_flight_within(
+    limits: Limits,
+    listener: TcpListener,
+    queries: Queries,
+    access: Arc<Access>,
+    shutdown: CancellationToken,
+) -> Result<(), QueryError> {
     let address = listener
         .local_addr()
         .map_err(|error| QueryError::unavailable("the listener of Flight SQL has no address").caused_by(error))?;
     tracing::info!(%address, "Flight SQL listens");
     let stopping = stop_queries(queries.clone(), shutdown.clone());
-    let door = Door::new(listener, Limits::default(), b"", PREFACE_BYTES);
+    let door = Door::new(listener, limits, b"");
     let incoming = stream::unfold(door, |mut door| async move { Some((Ok::<_, Infallible>(door.next().await), door)) });
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(InterceptorLayer::new(note_request))
         .add_service(flight::server(queries, access))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
     let served = tokio::select! {
@@ -106,6 +119,15 @@ pub async fn serve_flight(
     };
     tracing::info!(%address, "Flight SQL has stopped");
     served.map_err(|error| QueryError::unavailable(format!("Flight SQL on `{address}` failed")).caused_by(error))
+}
+
+/// Notes that the connection of a request has asked something, and leaves the addresses where tonic looks for them.
+fn note_request(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+    if let Some(origin) = request.extensions_mut().remove::<Origin>() {
+        origin.asked.note();
+        request.extensions_mut().insert(origin.addresses);
+    }
+    Ok(request)
 }
 
 /// Once told to stop, waits a while and then cancels what still runs, again and again: an open connection may
@@ -120,7 +142,91 @@ async fn stop_queries(queries: Queries, shutdown: CancellationToken) -> Infallib
 
 #[cfg(test)]
 mod tests {
+    use std::{iter, net::SocketAddr};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        time::{interval, timeout},
+    };
+
     use super::*;
+    use crate::{query, testing};
+
+    /// Short enough for a test.
+    const FIRST_REQUEST: Duration = Duration::from_millis(200);
+
+    /// What HTTP/2 begins with, and settings that change nothing.
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    /// Headers of a whole request: `POST /` over `http`.
+    const ASK: &[u8] = b"\0\0\x03\x01\x05\0\0\0\x01\x83\x86\x84";
+
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0unasked!";
+
+    async fn listening() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    async fn http() -> SocketAddr {
+        let (listener, address) = listening().await;
+        let limits = Limits { first_request: FIRST_REQUEST, ..Limits::default() };
+        tokio::spawn(serve_http_within(limits, listener, Router::new(), CancellationToken::new()));
+        address
+    }
+
+    async fn flight() -> SocketAddr {
+        let (listener, address) = listening().await;
+        let limits = Limits { first_request: FIRST_REQUEST, ..Limits::default() };
+        let queries = testing::queries(query::Limits::default());
+        let access = Arc::new(Access::default());
+        tokio::spawn(serve_flight_within(limits, listener, queries, access, CancellationToken::new()));
+        address
+    }
+
+    /// Sends piece after piece, a few milliseconds apart, until the server closes the connection.
+    async fn drip(address: SocketAddr, pieces: impl Iterator<Item = &'static [u8]>) {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut ticks = interval(Duration::from_millis(5));
+        let mut answer = [0; 1024];
+        for piece in pieces {
+            tokio::select! {
+                read = client.read(&mut answer) => {
+                    if matches!(read, Ok(0) | Err(_)) {
+                        return;
+                    }
+                }
+                _ = ticks.tick() => {}
+            }
+            if client.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn is_closed(address: SocketAddr, pieces: impl Iterator<Item = &'static [u8]>) -> bool {
+        timeout(Duration::from_secs(30), drip(address, pieces)).await.is_ok()
+    }
+
+    async fn is_held(address: SocketAddr, pieces: impl Iterator<Item = &'static [u8]>) -> bool {
+        timeout(FIRST_REQUEST * 4, drip(address, pieces)).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn a_head_that_drips_does_not_hold_a_connection() {
+        let head: &'static [u8] = b"GET /livez HTTP/1.1\r\nX-Slow: ";
+        assert!(is_closed(http().await, head.chunks(1).chain(iter::repeat(&b"a"[..]))).await);
+        let whole: &'static [u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        assert!(is_held(http().await, iter::repeat(whole)).await);
+    }
+
+    #[tokio::test]
+    async fn pings_without_a_request_do_not_hold_a_connection() {
+        assert!(is_closed(flight().await, PREFACE.chunks(1).chain(iter::repeat(PING))).await);
+        assert!(is_held(flight().await, [PREFACE, ASK].into_iter().chain(iter::repeat(PING))).await);
+    }
 
     #[test]
     fn the_answer_for_too_many_connections_is_well_formed() {

@@ -1,9 +1,12 @@
-//! Connections that are held: how many, of whom, and how soon they have to say something.
+//! Connections that are held: how many, of whom, and how soon they have to ask something.
 //!
 //! ```text
-//!   accept ──► a place among all and among the peer's ──► first bytes in time ──► served
+//!   accept ──► a place among all and among the peer's ──► first request in time ──► served
 //!                 │ none: told so, and closed                │ none: closed
 //! ```
+//!
+//! A request has come once its head is whole. Bytes alone do not put off the end: a client that sends one byte a second
+//! does not keep its place, nor does one that answers the pings of HTTP/2 and asks nothing.
 //!
 //! A peer is an IPv4 address, or the 64 bits of an IPv6 address that one machine or network has to itself.
 
@@ -12,7 +15,10 @@ use std::{
     io::{self, Write},
     net::{IpAddr, Ipv6Addr},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -31,13 +37,13 @@ pub(super) struct Limits {
     pub(super) all: usize,
     /// Those of one peer.
     pub(super) of_peer: usize,
-    /// A connection says something within this time.
-    pub(super) first_bytes: Duration,
+    /// The whole head of a connection's first request comes within this time.
+    pub(super) first_request: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { all: 512, of_peer: 256, first_bytes: Duration::from_secs(10) }
+        Self { all: 512, of_peer: 256, first_request: Duration::from_secs(10) }
     }
 }
 
@@ -54,15 +60,13 @@ pub(super) struct Door {
     places: Places,
     /// Said to a connection that finds no place.
     full: &'static [u8],
-    /// A connection has begun once it has sent so many bytes.
-    beginning: usize,
     logged: Option<Instant>,
 }
 
 impl Door {
-    /// A door of this listener; `full` is sent to those who find no place, a connection begins with `beginning` bytes.
-    pub(super) fn new(listener: TcpListener, limits: Limits, full: &'static [u8], beginning: usize) -> Self {
-        Self { listener, limits, places: Places::default(), full, beginning, logged: None }
+    /// A door of this listener; `full` is sent to those who find no place.
+    pub(super) fn new(listener: TcpListener, limits: Limits, full: &'static [u8]) -> Self {
+        Self { listener, limits, places: Places::default(), full, logged: None }
     }
 
     /// The next connection that has a place.
@@ -83,8 +87,8 @@ impl Door {
                 Some(place) => {
                     // Answers are small, and clients wait for them.
                     let _slower = io.set_nodelay(true);
-                    let by = Box::pin(sleep_until(Instant::now() + self.limits.first_bytes));
-                    return Held { io, place, lacking: self.beginning, by: Some(by) };
+                    let by = Box::pin(sleep_until(Instant::now() + self.limits.first_request));
+                    return Held { io, place, asked: Asked::default(), by: Some(by) };
                 }
                 None => self.refuse(io, peer),
             }
@@ -153,14 +157,36 @@ impl Drop for Place {
     }
 }
 
+/// Whether a connection has asked something: who serves it notes that, and its clones see it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked(Arc<AtomicBool>);
+
+impl Asked {
+    /// Notes that the whole head of a request has come.
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the requests of a connection know about it.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) addresses: TcpConnectInfo,
+    pub(super) asked: Asked,
+}
+
 /// A connection that has a place.
 #[derive(Debug)]
 pub(super) struct Held {
     io: TcpStream,
     place: Place,
-    /// Bytes that have to come …
-    lacking: usize,
-    /// … by this time.
+    /// It has to have asked something …
+    asked: Asked,
+    /// … by this time; none once it has.
     by: Option<Pin<Box<Sleep>>>,
 }
 
@@ -169,33 +195,33 @@ impl Held {
     pub(super) fn peer(&self) -> IpAddr {
         self.place.peer
     }
+
+    /// Where to note that it has asked something.
+    pub(super) fn asked(&self) -> Asked {
+        self.asked.clone()
+    }
 }
 
 impl Connected for Held {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Origin;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
+        Origin { addresses: self.io.connect_info(), asked: self.asked() }
     }
 }
 
 impl AsyncRead for Held {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.io).poll_read(context, buffer);
-        let Some(by) = &mut this.by else { return read };
-        if read.is_ready() {
-            this.lacking = this.lacking.saturating_sub(buffer.filled().len() - before);
-            if this.lacking == 0 {
-                this.by = None;
-            }
-            return read;
+        if this.asked.is_noted() {
+            this.by = None;
         }
-        match by.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        if let Some(by) = &mut this.by
+            && by.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        Pin::new(&mut this.io).poll_read(context, buffer)
     }
 }
 
@@ -234,7 +260,7 @@ mod tests {
     async fn door(limits: Limits) -> (Door, std::net::SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Door::new(listener, limits, b"full", 3), address)
+        (Door::new(listener, limits, b"full"), address)
     }
 
     #[tokio::test]
@@ -257,8 +283,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_says_nothing_ends() {
-        let limits = Limits { first_bytes: Duration::from_millis(20), ..Limits::default() };
+    async fn a_connection_that_asks_nothing_ends() {
+        let limits = Limits { first_request: Duration::from_millis(20), ..Limits::default() };
         let (mut door, address) = door(limits).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"12").await.unwrap();
@@ -268,12 +294,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_has_begun_may_take_its_time() {
+    async fn a_connection_that_has_asked_may_take_its_time() {
         let (mut door, address) = door(Limits::default()).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"123").await.unwrap();
         let mut held = door.next().await;
-        held.read_exact(&mut [0; 3]).await.unwrap();
+        held.read_exact(&mut [0; 2]).await.unwrap();
+        assert!(held.by.is_some(), "bytes alone are no request");
+        held.asked().note();
+        held.read_exact(&mut [0; 1]).await.unwrap();
         assert!(held.by.is_none());
     }
 
