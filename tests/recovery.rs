@@ -117,7 +117,8 @@ async fn a_warehouse_of_a_newer_binary_is_not_written() {
     assert_eq!(std::fs::read_to_string(&place).unwrap(), ours);
 }
 
-/// Landing needs no catalog: neither sources nor posts wait until it is mended.
+/// Landing needs no catalog: neither sources nor posts wait until it is mended. Queries need it, so the server is not
+/// ready, and says why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_land_while_the_newest_catalog_is_damaged() {
     let project = built(&["A", "B"]).await;
@@ -131,9 +132,16 @@ async fn events_land_while_the_newest_catalog_is_damaged() {
     let address = server.address.clone();
     let asked = spawn_blocking(move || {
         let posted = http::post(&address, "/v1/streams/orders/events", &order("D")).unwrap();
-        (posted.status, http::get(&address, "/readyz").unwrap().status)
+        let queried = http::post(&address, "/v1/sql", "SELECT 1").unwrap();
+        let ready = [(); 2].map(|()| http::get(&address, "/readyz").unwrap());
+        let metrics = http::get(&address, "/metrics").unwrap().text();
+        ([posted.status, queried.status], ready.map(|ready| (ready.status, ready.text())), metrics)
     });
-    assert_eq!(asked.await.unwrap(), (200, 200));
+    let (statuses, ready, metrics) = asked.await.unwrap();
+    assert_eq!(statuses, [200, 500]);
+    let reason = "the newest catalog snapshot is damaged; queries are not answered\n";
+    assert_eq!(ready, [(); 2].map(|()| (503, reason.to_owned())));
+    assert!(metrics.contains("\nstarmere_damage_found_total 1\n"), "{metrics}");
     server.terminate();
     server.end().await;
     project.succeed(&["build", "--back-to", &(newest - 1).to_string()]).await;

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::delta::{Looked, Warehouse};
 use crate::paths::{self, TablePath};
 use crate::store::Backoff;
-use crate::{Error, Result, format_number};
+use crate::{Error, Result, damage, format_number};
 
 /// A hint is written with every snapshot whose number is divisible by this: who begins anew lists as many at most.
 const HINT_EVERY: u64 = 64;
@@ -272,8 +272,10 @@ impl Catalog {
         }
     }
 
+    /// Counts the damage of a snapshot, and words it.
     fn damaged(&self, number: u64, reason: impl Into<String>) -> Error {
         let path = self.path(number).to_string();
+        damage::count_snapshot(format!("{}/{path}", self.warehouse.store().location()));
         Error::DamagedSnapshot { number, path, reason: reason.into(), before: None }
     }
 

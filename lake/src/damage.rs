@@ -1,13 +1,18 @@
 //! Damage of stored files: counted, and told as an error that names the file.
 
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::Error;
 
 static FOUND: AtomicU64 = AtomicU64::new(0);
 
-/// How often this process has read a stored file and found it damaged.
+/// The places of catalog snapshots whose damage has been counted: a handful at most.
+static SNAPSHOTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// How often this process has read a stored file and found it damaged; a catalog snapshot counts once.
 pub fn found() -> u64 {
     FOUND.load(Ordering::Relaxed)
 }
@@ -16,6 +21,14 @@ pub fn found() -> u64 {
 pub(crate) fn damaged(path: &impl ToString, reason: impl Into<String>) -> Error {
     FOUND.fetch_add(1, Ordering::Relaxed);
     Error::Corrupt { path: path.to_string(), reason: reason.into() }
+}
+
+/// Counts the damage of the catalog snapshot at this place, the first time that it is found: probes and queries read
+/// the newest one again and again.
+pub(crate) fn count_snapshot(place: String) {
+    if SNAPSHOTS.lock().unwrap_or_else(PoisonError::into_inner).insert(place) {
+        FOUND.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// The damage among the causes of an error. Parquet and DataFusion wrap what a reader of ours says in errors of their own.

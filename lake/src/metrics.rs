@@ -102,7 +102,8 @@ metrics! {
     DEFINITIONS: Gauge "starmere_definitions", "Number of the published definitions";
     DEFINITIONS_REFUSED: Gauge "starmere_definitions_refused", "1 where changed files are wrong, and the old go on";
     DEFINITIONS_SUPERSEDED: Gauge "starmere_definitions_superseded", "1 where others have published other definitions, and this process does not build";
-    DAMAGE_FOUND: Counter "starmere_damage_found_total", "Reads of stored files that were found damaged";
+    DAMAGE_FOUND: Counter "starmere_damage_found_total",
+        "Reads of stored files that were found damaged; a catalog snapshot counts once";
 
     STORE_REQUESTS: Counter "starmere_store_requests_total", "Requests to the warehouse's store";
     STORE_FAILURES: Counter "starmere_store_failures_total", "Requests that the store refused or did not answer";

@@ -36,6 +36,9 @@ use crate::{builds, health, reports};
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A warehouse that takes longer is not there.
 const WAREHOUSE_WAITS: Duration = Duration::from_secs(2);
+/// Why a process is not ready.
+const NO_ANSWER: &str = "the warehouse does not answer";
+const DAMAGED_CATALOG: &str = "the newest catalog snapshot is damaged; queries are not answered";
 /// Landing is tried again within seconds. After so long nobody tries it any more, and the store is asked.
 const TRIED_LATELY: Duration = Duration::from_secs(60);
 
@@ -58,7 +61,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
         .merge(starmere_sql::http::guarded(watched(&current), access.clone(), &[Right::Metrics]))
         .merge(starmere_sql::http::router(queries.clone(), access.clone()))
-        .merge(probes(opened, &ending));
+        .merge(probes(Ready::of(opened, &ending)));
     let events_path = format!("POST {EVENTS_PATH}");
     let paths = [events_path.as_str(), "GET /metrics", "GET /livez", "GET /readyz"];
     let router = starmere_sql::http::answering_all(router, &paths).layer(middleware::from_fn(count_request));
@@ -149,8 +152,7 @@ async fn renew(mut current: Current, events: Listener, stop: CancellationToken) 
 }
 
 /// Answers whether the process runs, and whether it may be asked; to everybody, since probes have no passwords.
-fn probes(opened: &Opened, ending: &CancellationToken) -> axum::Router {
-    let ready = Ready { opened: opened.clone(), ending: ending.clone(), tried: Arc::default() };
+fn probes(ready: Ready) -> axum::Router {
     axum::Router::new()
         .route("/livez", axum::routing::get(livez))
         .route("/readyz", axum::routing::get(readyz))
@@ -163,6 +165,8 @@ struct Ready {
     opened: Opened,
     /// The process has been told to stop.
     ending: CancellationToken,
+    /// It answers queries, and none of them without the newest catalog snapshot. Landing needs no catalog.
+    answers_queries: bool,
     /// When the warehouse was tried last, and what was wrong then.
     tried: Arc<tokio::sync::Mutex<Tried>>,
 }
@@ -170,6 +174,11 @@ struct Ready {
 type Tried = Option<(Instant, Option<&'static str>)>;
 
 impl Ready {
+    /// The readiness of a process that answers queries.
+    fn of(opened: &Opened, ending: &CancellationToken) -> Self {
+        Self { opened: opened.clone(), ending: ending.clone(), answers_queries: true, tried: Arc::default() }
+    }
+
     /// Why the process is not ready. Says nothing of the machine: everybody may ask.
     async fn not_because(&self) -> Option<&'static str> {
         if self.ending.is_cancelled() {
@@ -188,8 +197,8 @@ impl Ready {
     }
 
     async fn wrong_with_the_warehouse(&self) -> Option<&'static str> {
-        if !self.try_the_warehouse().await {
-            return Some("the warehouse does not answer");
+        if let Some(wrong) = self.wrong_with_the_catalog().await {
+            return Some(wrong);
         }
         if format_number::as_noted(self.opened.warehouse.store()).is_err() {
             return Some("a newer binary has raised the warehouse's format: this one lands no events");
@@ -205,18 +214,20 @@ impl Ready {
         (!takes_events).then_some("the warehouse takes no events; queries are answered")
     }
 
-    async fn try_the_warehouse(&self) -> bool {
-        let (cause, answered) = match tokio::time::timeout(WAREHOUSE_WAITS, self.opened.catalog.newest()).await {
+    async fn wrong_with_the_catalog(&self) -> Option<&'static str> {
+        let (cause, wrong) = match tokio::time::timeout(WAREHOUSE_WAITS, self.opened.catalog.newest()).await {
             Ok(Ok(_)) => {
                 troubles::well(About::Warehouse, health::WAREHOUSE);
-                return true;
+                return None;
             }
-            // Events land all the same, so whoever sends requests is to go on.
-            Ok(Err(error)) => (troubles::causes(&error), matches!(error, LakeError::DamagedSnapshot { .. })),
-            Err(_) => (format!("no answer within {} s", WAREHOUSE_WAITS.as_secs()), false),
+            Ok(Err(error @ LakeError::DamagedSnapshot { .. })) => {
+                (troubles::causes(&error), self.answers_queries.then_some(DAMAGED_CATALOG))
+            }
+            Ok(Err(error)) => (troubles::causes(&error), Some(NO_ANSWER)),
+            Err(_) => (format!("no answer within {} s", WAREHOUSE_WAITS.as_secs()), Some(NO_ANSWER)),
         };
         troubles::failed(About::Warehouse, health::WAREHOUSE, &cause);
-        answered
+        wrong
     }
 }
 
@@ -269,7 +280,7 @@ pub(super) async fn metrics_alone(
     let http = listen(address, &users, "write --metrics 127.0.0.1:9100, say; port 0: the system chooses").await?;
     output.say(format!("http        http://{}", http.local_addr()?));
     let router = starmere_sql::http::guarded(watched(current), Arc::new(Access::new(users)), &[Right::Metrics])
-        .merge(probes(&opened, stop))
+        .merge(probes(Ready { answers_queries: false, ..Ready::of(&opened, stop) }))
         .layer(middleware::from_fn(count_request));
     let router = for_hosts(router, hosts(&opened, Some(address)));
     tokio::spawn(starmere_sql::serve_http(http, router, stop.clone()));
