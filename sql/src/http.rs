@@ -15,8 +15,8 @@
 //!   "format": "json", "limit_rows": 1000 }
 //! ```
 //!
-//! where `params` is a list, or an object for `$name`. The format is taken from the body, else from
-//! `?format=`, else from `Accept`, else it is JSON:
+//! where `params` is a list, or an object for `$name`. It has 4 MiB at most. The format is taken from the body, else
+//! from `?format=`, else from `Accept`, else it is JSON:
 //!
 //! | format | media type | |
 //! | --- | --- | --- |

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -22,6 +24,10 @@ use crate::{
 
 /// How long the body of a request may take to come.
 const BODY: Duration = Duration::from_secs(30);
+
+/// So much of a body that is too long is read and thrown away: many clients look for an answer only when they have sent
+/// everything, and would see a broken connection.
+const MOST_READ_BYTES: usize = 16 * MAX_BODY_BYTES;
 
 /// Who is let in.
 #[derive(Clone)]
@@ -70,15 +76,35 @@ async fn admit(State(admission): State<Admission>, mut request: Request, next: N
     }
 }
 
+/// The whole body; none where it is longer than it may be.
+async fn read_whole(body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let mut chunks = body.into_data_stream();
+    let (mut whole, mut length) = (BytesMut::new(), 0);
+    while length <= MOST_READ_BYTES
+        && let Some(chunk) = chunks.next().await.transpose()?
+    {
+        length += chunk.len();
+        if length <= MAX_BODY_BYTES {
+            whole.extend_from_slice(&chunk);
+        }
+    }
+    Ok((length <= MAX_BODY_BYTES).then(|| whole.freeze()))
+}
+
 /// Takes the whole body, which is small, before the handler runs: one that stalls holds nothing but its connection.
 pub(super) async fn whole_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let refuse = |status: StatusCode, error: &QueryError| (status, Json(error_json(error))).into_response();
-    match timeout(BODY, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+    match timeout(BODY, read_whole(body)).await {
+        Ok(Ok(Some(body))) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Ok(None)) => {
+            let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+            let error = QueryError::invalid(message).with_hint("send a shorter query");
+            refuse(StatusCode::PAYLOAD_TOO_LARGE, &error)
+        }
         Ok(Err(error)) => {
-            let error = QueryError::invalid("the body could not be taken").caused_by(error);
-            refuse(StatusCode::BAD_REQUEST, &error.with_hint(format!("it may have {MAX_BODY_BYTES} bytes")))
+            let error = QueryError::invalid("the body was cut off").caused_by(error);
+            refuse(StatusCode::BAD_REQUEST, &error.with_hint("send the request again"))
         }
         Err(_) => {
             let message = format!("the body did not come within {} s", BODY.as_secs());

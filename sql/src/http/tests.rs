@@ -145,8 +145,11 @@ async fn errors_have_their_status_and_place() {
     assert_eq!(format.status(), StatusCode::BAD_REQUEST);
     let address = value(sql(&router, "/v1/sql?limit_rows=many", "SELECT 1").await).await;
     assert_eq!(address["error"]["kind"], "invalid");
-    let long = value(sql(&router, "/v1/sql", &" ".repeat(super::MAX_BODY_BYTES + 1)).await).await;
-    assert_eq!(long["error"]["kind"], "invalid");
+    let long = sql(&router, "/v1/sql", &" ".repeat(super::MAX_BODY_BYTES + 1)).await;
+    assert_eq!(long.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let error = value(long).await;
+    assert_eq!(error["error"]["kind"], "invalid");
+    assert_eq!(error["error"]["message"], "the body is larger than 4194304 bytes");
 }
 
 #[tokio::test]
