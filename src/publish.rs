@@ -218,7 +218,7 @@ pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<Ca
         Ok(earlier) => earlier,
         Err(LakeError::Missing { .. }) if number == 0 => CatalogSnapshot::default(),
         Err(LakeError::Missing { .. }) => {
-            let there = nearest(&catalog.numbers().await?, number);
+            let there = instead_of(number, &catalog.numbers().await?);
             return Err(Mendable::error(format!("there is no catalog snapshot {number}"), there));
         }
         Err(error) => return Err(error.into()),
@@ -235,15 +235,17 @@ pub(crate) async fn back_to(catalog: &Catalog, number: u64) -> anyhow::Result<Ca
     Ok(published.await?)
 }
 
-/// Which snapshots are there instead. Clean-up leaves gaps.
-fn nearest(numbers: &[u64], number: u64) -> String {
+/// Which catalog snapshots are there instead of one that is not: a hint. Clean-up leaves gaps.
+pub(crate) fn instead_of(number: u64, numbers: &[u64]) -> String {
+    let (oldest, newest) = match numbers {
+        [] => return "nothing was published yet".to_owned(),
+        [only] => return format!("the only snapshot is {only}"),
+        [oldest, .., newest] => (oldest, newest),
+    };
     let before = numbers.iter().rev().find(|&&there| there < number);
     let after = numbers.iter().find(|&&there| there > number);
-    match (before, after) {
-        (Some(before), Some(after)) => format!("those nearest to it are {before} and {after}"),
-        (Some(one), None) | (None, Some(one)) => format!("the one nearest to it is {one}"),
-        (None, None) => "nothing was published yet".to_owned(),
-    }
+    let nearest = before.zip(after).map(|(before, after)| format!("; those nearest to it are {before} and {after}"));
+    format!("the oldest snapshot is {oldest}, the newest {newest}{}", nearest.unwrap_or_default())
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {
@@ -667,10 +669,12 @@ mod tests {
 
     #[test]
     fn snapshots_that_are_named_are_there() {
-        assert_eq!(nearest(&[1, 5, 9], 6), "those nearest to it are 5 and 9");
-        assert_eq!(nearest(&[1, 5, 9], 99), "the one nearest to it is 9");
-        assert_eq!(nearest(&[5, 9], 1), "the one nearest to it is 5");
-        assert_eq!(nearest(&[], 1), "nothing was published yet");
+        let gap = "the oldest snapshot is 1, the newest 9; those nearest to it are 5 and 9";
+        assert_eq!(instead_of(6, &[1, 5, 9]), gap);
+        assert_eq!(instead_of(99, &[1, 5, 9]), "the oldest snapshot is 1, the newest 9");
+        assert_eq!(instead_of(1, &[5, 9]), "the oldest snapshot is 5, the newest 9");
+        assert_eq!(instead_of(1, &[5]), "the only snapshot is 5");
+        assert_eq!(instead_of(1, &[]), "nothing was published yet");
     }
 
     #[test]

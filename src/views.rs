@@ -34,6 +34,7 @@ use tokio::sync::{Mutex, watch};
 
 use self::lazy::{Damaged, RawEvents};
 use crate::project::Opened;
+use crate::publish;
 
 mod lazy;
 
@@ -214,7 +215,13 @@ impl Views for ProjectViews {
         // Before the first one was published, there was an empty one.
         let snapshot = match number {
             0 => CatalogSnapshot::default(),
-            _ => self.opened.catalog.at(number).await.map_err(lake)?,
+            _ => match self.opened.catalog.at(number).await {
+                Err(missing @ starmere_lake::Error::Missing { .. }) => {
+                    let there = self.opened.catalog.numbers().await.map_err(lake)?;
+                    return Err(lake(missing).with_hint(publish::instead_of(number, &there)));
+                }
+                snapshot => snapshot.map_err(lake)?,
+            },
         };
         self.view(snapshot, false).await.map_err(|error| QueryError::internal(format!("{error:#}")))
     }
@@ -393,5 +400,7 @@ mod tests {
         assert_eq!(earlier.snapshot, 0);
         drop(opening);
         assert_eq!(views.newest().await.unwrap().snapshot, 0);
+        let none = views.at(999).await.err().expect("there is no such snapshot");
+        assert_eq!(none.hint(), Some("nothing was published yet"));
     }
 }

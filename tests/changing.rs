@@ -69,10 +69,13 @@ async fn an_environment_is_a_copy_of_its_own() {
     let refused = project.run(&["--env", "ann", "ingest", "--once"]).await;
     assert!(refused.errors.contains("environments share the streams"), "{}", refused.errors);
     assert!(!project.run(&["--env", "A!", "plan"]).await.status.success());
+    let unknown = project.run(&["upkeep", "--forget-env", "nowhere"]).await;
+    assert!(unknown.errors.contains("hint: there are: `ann`"), "{}", unknown.errors);
     project.succeed(&["upkeep", "--forget-env", "ann"]).await;
     assert_eq!(quantity(&project, &["--env", "ann"]).await, "2");
     let unknown = project.run(&["upkeep", "--forget-env", "ann"]).await;
     assert!(unknown.errors.contains("there is no environment `ann`"), "{}", unknown.errors);
+    assert!(unknown.errors.contains("hint: no environment has published anything"), "{}", unknown.errors);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -494,6 +494,9 @@ async fn answers_are_of_one_moment_while_builds_publish_and_die() {
     let warehouse = project.warehouse();
     let before = project.run(&["sql", "SELECT * FROM sales.orders_v1.order_lines", "--as-of", "0"]).await;
     assert!(before.errors.contains("there is no table"), "before anything was published: {}", before.errors);
+    let beyond = project.run(&["sql", "SELECT 1", "--as-of", &(newest + 999).to_string()]).await;
+    let there = format!("hint: the oldest snapshot is 1, the newest {newest}");
+    assert!(beyond.status.code() == Some(1) && beyond.errors.contains(&there), "{}", beyond.errors);
     for snapshot in [1, newest / 2, newest] {
         let sql = "SELECT count(*) AS n FROM sales.orders_v1.order_lines WHERE quantity > 0";
         let rows = project.succeed(&["--format", "json", "sql", sql, "--as-of", &snapshot.to_string()]).await;

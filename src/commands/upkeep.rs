@@ -34,7 +34,10 @@ pub(super) async fn run(opened: &Opened, arguments: &Upkeep, output: &Output) ->
         let count = forget_environment(&opened.warehouse, name).await?;
         if count == 0 {
             let known = Catalog::environments(&opened.warehouse).await?;
-            let hint = suggestion(name, known.iter().map(String::as_str));
+            let hint = match known.is_empty() {
+                true => "no environment has published anything; `starmere build --env NAME` begins one".to_owned(),
+                false => suggestion(name, known.iter().map(String::as_str)),
+            };
             return Err(Mendable::error(format!("there is no environment `{name}`"), hint));
         }
         output.say(format!(
