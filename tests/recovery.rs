@@ -117,6 +117,23 @@ async fn a_warehouse_of_a_newer_binary_is_not_written() {
     assert_eq!(std::fs::read_to_string(&place).unwrap(), ours);
 }
 
+/// A volume that is not mounted leaves an empty folder, in which an empty warehouse would begin without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_warehouse_that_begins_is_told_once() {
+    let project = Project::new();
+    project.write("inbox/orders/A.jsonl", &order("A"));
+    let words = "WARN starmere_lake::format_number: there was no warehouse at `./warehouse`; a new one is made";
+    let first = project.run(&["ingest", "--once"]).await.errors;
+    assert_eq!(first.matches(words).count(), 1, "{first}");
+    assert!(first.contains("check that its volume is mounted"), "{first}");
+    let second = project.run(&["ingest", "--once"]).await.errors;
+    assert!(!second.contains("there was no warehouse"), "{second}");
+    // One that was made before there were numbers is there.
+    std::fs::remove_file(project.root().join("warehouse").join(paths::format_number().to_string())).unwrap();
+    let numbered = project.run(&["ingest", "--once"]).await.errors;
+    assert!(!numbered.contains("there was no warehouse"), "{numbered}");
+}
+
 /// Landing needs no catalog: neither sources nor posts wait until it is mended. Queries need it, so the server is not
 /// ready, and says why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

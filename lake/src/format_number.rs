@@ -109,6 +109,7 @@ async fn read_or_made(store: &Store) -> Result<Stored> {
             let bytes = serde_json::to_vec(&ours)
                 .map_err(|error| Error::Invalid { what: "the format number".into(), reason: error.to_string() })?;
             if store.create(&path, bytes.into()).await? {
+                tell_if_new(store).await;
                 return Ok(ours);
             }
             let created = store.read(&path).await?;
@@ -116,6 +117,25 @@ async fn read_or_made(store: &Store) -> Result<Stored> {
         }
     };
     stored(&bytes)
+}
+
+/// Warns that a warehouse begins here: a volume that is not mounted leaves an empty folder in its place, and its
+/// operator would get an empty warehouse. One that has tables was made before there were numbers.
+async fn tell_if_new(store: &Store) {
+    if store.ends_with_the_process() {
+        return;
+    }
+    for folder in paths::table_folders() {
+        // A store that does not answer is told by whoever needs it.
+        if !matches!(store.is_empty_below(&folder).await, Ok(true)) {
+            return;
+        }
+    }
+    tracing::warn!(
+        "there was no warehouse at `{}`; a new one is made. If data should be there, stop and check that its volume is \
+         mounted",
+        store.location()
+    );
 }
 
 /// Refuses a warehouse that this binary cannot read.

@@ -130,6 +130,11 @@ impl Store {
         &self.location
     }
 
+    /// Whether what it holds is gone with the process.
+    pub(crate) fn ends_with_the_process(&self) -> bool {
+        self.location.starts_with("memory:")
+    }
+
     pub(crate) fn noted(&self) -> &Noted {
         &self.noted
     }
@@ -206,6 +211,16 @@ impl Store {
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
             Err(source) => Err(Error::Store { action: "create", path: path.to_string(), source }),
         }
+    }
+
+    /// Whether there is no object below `prefix`. Asks for the first one, not for all.
+    pub(crate) async fn is_empty_below(&self, prefix: &Path) -> Result<bool> {
+        let first = self.objects.list(Some(prefix)).try_next().await;
+        first.map(|first| first.is_none()).map_err(|source| Error::Store {
+            action: "list",
+            path: prefix.to_string(),
+            source,
+        })
     }
 
     /// Objects below `prefix` whose path sorts after `after`, in order of path.

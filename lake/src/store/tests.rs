@@ -24,6 +24,8 @@ async fn conforms(store: &Store) {
     let after = Path::from("list/001");
     assert_eq!(names(store.list(&Path::from("list"), Some(&after)).await.unwrap()), ["list/002", "list/003"]);
     assert!(store.list(&Path::from("nothing"), None).await.unwrap().is_empty());
+    assert!(store.is_empty_below(&Path::from("nothing")).await.unwrap());
+    assert!(!store.is_empty_below(&Path::from("list")).await.unwrap());
 
     let mut upload = store.objects().put_multipart(&Path::from("large/object")).await.unwrap();
     let parts =
