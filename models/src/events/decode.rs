@@ -371,10 +371,11 @@ fn without(decoded: Decoded, errors: Vec<RowError>, rejects: &mut Vec<(u32, Stri
     }
     let mut good = vec![true; decoded.rows.len()];
     let mut sorted = errors;
-    // Of what is no JSON nothing else needs to be said.
+    // A payload that is not JSON needs no other reason. That a required field has no value comes last: where its value
+    // does not fit, that is the reason.
     sorted.sort_by(|(a, first), (b, second)| {
-        let is_other = |reason: &String| !reason.starts_with(NOT_JSON);
-        (a, is_other(first), first).cmp(&(b, is_other(second), second))
+        let rank = |reason: &String| (!reason.starts_with(NOT_JSON), reason.ends_with(upcast::NO_VALUE));
+        (a, rank(first), first).cmp(&(b, rank(second), second))
     });
     for (place, reason) in sorted {
         // One reason is enough for a reject.

@@ -258,10 +258,13 @@ fn present(frame: &Frame, expression: &Expression) -> BooleanArray {
     any.unwrap_or_else(|| BooleanArray::from(vec![true; frame.rows]))
 }
 
+/// How the reason ends where a required field is null. A value that does not fit its type is null as well.
+pub(super) const NO_VALUE: &str = "is required and has no value";
+
 /// Marks rows where a column is null, as errors.
 pub(super) fn require(values: &ArrayRef, name: &str, errors: &mut Vec<RowError>) {
     if values.null_count() > 0 {
         let rows = (0..values.len()).filter(|&row| values.is_null(row));
-        errors.extend(rows.map(|row| (row, format!("`{name}` is required and has no value"))));
+        errors.extend(rows.map(|row| (row, format!("`{name}` {NO_VALUE}"))));
     }
 }

@@ -243,6 +243,10 @@ fn samples_are_tried() {
             "the sample of version 1 of `person_seen`: it is rejected: `person_id` is required and has no value",
         ),
         (
+            "{ payload: { person_id: { a: 1 } }, gives: { city: Ulm } }",
+            "the sample of version 1 of `person_seen`: it is rejected: `person_id`: `{\"a\":1}` is not of type string",
+        ),
+        (
             "{ payload: '{', gives: { city: Ulm } }",
             "the sample of version 1 of `person_seen`: it is rejected: not JSON",
         ),
