@@ -400,7 +400,7 @@ mod tests {
         assert_eq!(earlier.snapshot, 0);
         drop(opening);
         assert_eq!(views.newest().await.unwrap().snapshot, 0);
-        let none = views.at(999).await.err().expect("there is no such snapshot");
+        let none = views.at(999).await.expect_err("there is no such snapshot");
         assert_eq!(none.hint(), Some("nothing was published yet"));
     }
 }
