@@ -116,8 +116,15 @@ pub(crate) fn in_plan(
 /// The plan as it is run, where a step of it has other types than it was planned with: DataFusion takes the first branch's for those of
 /// a CASE or a UNION, until it makes them fit.
 pub fn typed(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let (analyzed, fits) = analyzed(state, &plan)?;
+    Ok(if fits { plan } else { analyzed })
+}
+
+/// The plan whose types were made to fit, to be optimized; and whether all its steps have the types that they had.
+pub fn analyzed(state: &SessionState, plan: &LogicalPlan) -> Result<(LogicalPlan, bool)> {
     let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {})?;
-    Ok(if types(&analyzed)? == types(&plan)? { plan } else { analyzed })
+    let fits = types(&analyzed)? == types(plan)?;
+    Ok((analyzed, fits))
 }
 
 /// The types of all that a plan's steps give.

@@ -90,9 +90,16 @@ impl Watch {
     /// Whether a constant of so many bytes is to be computed now. The planner copies, compares and writes constants
     /// over and over, so that large ones, or many, are left to when the query runs.
     pub(crate) fn computes_constant(&self, bytes: u64) -> bool {
-        self.runs.load(Ordering::Relaxed)
-            || (bytes <= MOST_OF_CONSTANT
-                && self.constants.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= MOST_OF_CONSTANTS)
+        if self.runs.load(Ordering::Relaxed) {
+            return true;
+        }
+        let all = self.constants.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        bytes <= MOST_OF_CONSTANT && all <= MOST_OF_CONSTANTS
+    }
+
+    /// Whether constants were left to when the query runs, which may take long.
+    pub fn leaves_constants(&self) -> bool {
+        self.constants.load(Ordering::Relaxed) > MOST_OF_CONSTANT
     }
 
     /// There is room for values of so many bytes, and the query was not told to stop.

@@ -11,7 +11,6 @@ use arrow::{
 };
 use datafusion::{
     common::DataFusionError,
-    dataframe::DataFrame,
     execution::{SessionState, context::SQLOptions},
     logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, execute_stream},
@@ -20,7 +19,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use starmere_lake::{corrections::unanswerable, literals::typed};
+use starmere_lake::{corrections::unanswerable, literals};
 
 use crate::{
     error::QueryError,
@@ -43,7 +42,7 @@ pub(crate) struct Planned {
 pub(crate) struct Runnable {
     planned: Planned,
     rows: Arc<[Params]>,
-    /// The plan for the first row.
+    /// The plan for the first row, analyzed.
     first: LogicalPlan,
     /// What clients are promised.
     pub(crate) schema: SchemaRef,
@@ -71,7 +70,10 @@ pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> 
 impl Planned {
     /// The promised schema, as far as it is known without parameters.
     pub(crate) fn schema(&self) -> SchemaRef {
-        promised(&self.state, &self.plan).unwrap_or_else(|_| wire_schema(self.plan.schema().as_arrow()))
+        match analyzed(&self.state, self.plan.clone()) {
+            Ok((schema, _)) => schema,
+            Err(_) => wire_schema(self.plan.schema().as_arrow()),
+        }
     }
 
     /// The parameters as columns: their names and the types that the plan expects. Where it expects nothing
@@ -91,7 +93,7 @@ impl Planned {
     /// `Invalid` where the values of the first row do not fit the placeholders.
     pub(crate) fn bind(self, rows: Arc<[Params]>) -> Result<Runnable, QueryError> {
         let first = self.told(rows.first().unwrap_or(&Params::default()))?;
-        let schema = promised(&self.state, &first)?;
+        let (schema, first) = analyzed(&self.state, first)?;
         Ok(Runnable { planned: self, rows, first, schema })
     }
 
@@ -102,10 +104,10 @@ impl Planned {
         Ok(if self.parameters.len() == 0 { plan } else { plan.with_param_values(values)? })
     }
 
-    /// The plan for a further row, which must give what the first one gives.
+    /// The plan for a further row, analyzed, which must give what the first one gives.
     fn told_alike(&self, row: &Params, schema: &SchemaRef) -> Result<LogicalPlan, QueryError> {
-        let plan = self.told(row)?;
-        if promised(&self.state, &plan)? != *schema {
+        let (promised, plan) = analyzed(&self.state, self.told(row)?)?;
+        if promised != *schema {
             return Err(QueryError::invalid("the rows of parameters give results of different types")
                 .with_hint("cast the parameters in the statement, as in `CAST($1 AS INT)`"));
         }
@@ -113,9 +115,22 @@ impl Planned {
     }
 }
 
-/// What clients are promised of a plan: its types as they are when it is run.
-fn promised(state: &SessionState, plan: &LogicalPlan) -> Result<SchemaRef, DataFusionError> {
-    Ok(wire_schema(typed(state, plan.clone())?.schema().as_arrow()))
+/// What clients are promised of a plan, its types as they are when it is run; and the plan as it is optimized. One that
+/// is explained stays as it was, since that shows how it is analyzed.
+fn analyzed(state: &SessionState, plan: LogicalPlan) -> Result<(SchemaRef, LogicalPlan), DataFusionError> {
+    let (analyzed, fits) = literals::analyzed(state, &plan)?;
+    let schema = if fits { plan.schema() } else { analyzed.schema() };
+    let schema = wire_schema(schema.as_arrow());
+    Ok((schema, if matches!(plan, LogicalPlan::Explain(_)) { plan } else { analyzed }))
+}
+
+/// Makes a plan executable that was analyzed: the engine would analyze it once more.
+async fn executable(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    if matches!(plan, LogicalPlan::Explain(_)) {
+        return state.create_physical_plan(plan).await;
+    }
+    let optimized = state.optimizer().optimize(plan.clone(), state, |_, _| {})?;
+    state.query_planner().create_physical_plan(&optimized, state).await
 }
 
 /// Batches of a run, as the engine gives them.
@@ -134,7 +149,7 @@ impl Runnable {
     /// Makes the first plan executable.
     pub(crate) async fn ready(self) -> Result<Ready, QueryError> {
         let Self { planned, rows, first, schema } = self;
-        let first = DataFrame::new(planned.state.clone(), first).create_physical_plan().await?;
+        let first = executable(&planned.state, &first).await?;
         Ok(Ready { planned: Arc::new(planned), rows, first, schema })
     }
 }
@@ -155,7 +170,7 @@ impl Ready {
                 async move {
                     let plan = planned.told_alike(&rows[row], &schema);
                     let plan = plan.map_err(|error| DataFusionError::External(Box::new(error)))?;
-                    DataFrame::new(planned.state.clone(), plan).execute_stream().await
+                    execute_stream(executable(&planned.state, &plan).await?, planned.state.task_ctx())
                 }
             })
             .try_flatten();

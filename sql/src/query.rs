@@ -70,6 +70,14 @@ mod tests;
 /// So many lanes are kept for the next queries.
 const KEPT_LANES: usize = 8;
 
+/// A text that is longer may take long to plan.
+const SHORT_TEXT: usize = 4 << 10;
+
+/// Where a text may be planned: a long one not in the room for small queries.
+fn wants(sql: &str) -> Wants {
+    if sql.len() <= SHORT_TEXT { Wants::Either } else { Wants::General }
+}
+
 /// What is asked.
 #[derive(Clone, Debug)]
 pub struct Query {
@@ -194,7 +202,7 @@ impl Queries {
     pub async fn describe(&self, sql: &str, rows: Arc<[Params]>, caller: &Caller) -> Result<Description, QueryError> {
         let registered = self.inner.enter(None, sql, caller)?;
         let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
-        let seat = self.inner.seat(&caller.user, Wants::Either, &registered).await?;
+        let seat = self.inner.seat(&caller.user, wants(sql), &registered).await?;
         let deadline = Instant::now() + self.inner.limits.time;
         let (inner, watch) = (Arc::clone(&self.inner), Arc::clone(stop.watch()));
         let (sql, caller) = (sql.to_owned(), caller.clone());
@@ -217,7 +225,7 @@ impl Queries {
         let registered = inner.enter(query.id, &query.sql, &query.caller)?;
         let (id, stop) = (registered.id(), Arc::clone(registered.stop()));
         let query = Arc::new(query);
-        let mut wants = Wants::Either;
+        let mut wants = wants(&query.sql);
         let (seat, deadline, begun) = loop {
             let seat = inner.seat(&query.caller.user, wants, &registered).await?;
             let deadline = Instant::now() + inner.limits.time;
@@ -356,7 +364,8 @@ async fn begin(inner: Arc<Inner>, query: Arc<Query>, watch: Arc<Watch>) -> Resul
         .with_hint("run the query again"));
     }
     let ready = runnable.ready().await?;
-    Ok(Begun { snapshot: view.snapshot, is_small: ready.is_small(), ready })
+    let is_small = ready.is_small() && !watch.leaves_constants();
+    Ok(Begun { snapshot: view.snapshot, is_small, ready })
 }
 
 /// The view, its plans looking at the watch.

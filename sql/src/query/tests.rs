@@ -395,3 +395,29 @@ async fn a_query_over_the_memory_of_the_process_is_stopped_in_words() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("too much memory"), "{error}");
 }
+
+/// With two slots and room for one small query beside them, `SELECT 1` is answered while others make large constants, and
+/// while long texts are planned.
+#[tokio::test]
+async fn what_takes_long_leaves_the_room_for_small_queries() {
+    let queries = queries(Limits { running: 2, small: 1, per_user: 2, waiting: 100, ..Limits::default() });
+    let constants: Vec<String> =
+        (0..20).map(|n| format!("array_length(array_sort(array_repeat({n}, 2000000)))")).collect();
+    let long = format!("SELECT {} FROM sales.orders_v1.order_lines", vec!["line_number"; 500].join(" + "));
+    for sql in [format!("SELECT {}", constants.join(", ")), long] {
+        let busy: Vec<_> = (0..4)
+            .map(|_| {
+                let (queries, sql) = (queries.clone(), sql.clone());
+                tokio::spawn(async move { rows(&queries, Query::new(sql, ana())).await })
+            })
+            .collect();
+        while queries.inner.admission.taken().0 < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rows(&queries, Query::new("SELECT 1", Caller::named("ben"))).await.unwrap().len(), 1);
+        assert!(busy.iter().any(|query| !query.is_finished()), "{sql}");
+        for query in busy {
+            query.await.unwrap().unwrap();
+        }
+    }
+}
