@@ -33,7 +33,7 @@ LATE_SECONDS = 20.0  # what is no answer any more
 QUERY_MIB = 512
 LIMIT_MIB = 2048  # resident: queries, ingestion, builds, and what the process itself needs
 SETTINGS = f"""
-queries: {{ memory_mib: {QUERY_MIB}, time_seconds: 20 }}
+queries: {{ memory_mib: {QUERY_MIB}, process_mib: {LIMIT_MIB - 256}, time_seconds: 20 }}
 ingest_memory_mib: 128
 build_memory_mib: 256
 """
@@ -54,6 +54,11 @@ GREEDY = [
     "WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM r) SELECT count(*) FROM r",
     "SELECT " + ", ".join(f"{n} AS c{n}" for n in range(50000)),
     "SELECT count(DISTINCT (event_id, till)) FROM shop.sales_v1.sales",
+    "SELECT array_length(array_concat(" + ", ".join(["array_repeat(1, 2700000)"] * 100) + "))",
+    "SELECT " + ", ".join(f"repeat('a', {60_000_000 + n})" for n in range(40)),
+    "SELECT v, array_agg(text) FROM (SELECT value % 100 AS v, repeat('x', 3000) || value AS text"
+    " FROM generate_series(1, 10000000)) GROUP BY v",
+    "SELECT " + ", ".join(f"concat('{n}', value) AS c{n}" for n in range(1600)) + " FROM generate_series(1, 10)",
 ]
 
 
