@@ -189,7 +189,8 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int, queries: int)
             tests.check(f"shop: {file}, with posted orders", lambda: answers(server.flight, sql, after / file))
         tests.suite("random queries, as DuckDB answers them", sys.executable, PYTHON_TESTS / "random_queries.py",
                     server.flight, *PORTS.values(), "--seeds", queries)
-        tests.suite("conformance of Flight SQL", sys.executable, PYTHON_TESTS / "conformance.py", server.flight)
+        tests.suite("conformance of Flight SQL", sys.executable, PYTHON_TESTS / "conformance.py", server.flight,
+                    server.http)
         tests.suite("what README.md shows", sys.executable, PYTHON_TESTS / "readme.py",
                     STARMERE_ENDPOINT=server.flight, STARMERE_PROJECT=str(project), STARMERE_BINARY=str(starmere))
     tests.check("shop: verified", starmere_does("verify"))

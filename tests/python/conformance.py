@@ -1,21 +1,25 @@
 #!/usr/bin/env python3
 """Does a Starmere server behave as ADBC's stock Flight SQL client expects?
 
-    python conformance.py grpc://127.0.0.1:7071 [--user ana --password …]
+    python conformance.py grpc://127.0.0.1:7071 http://127.0.0.1:7070 [--user ana --password …]
 
 Asks for nothing in particular: which tables there are is read from the server, and data is made by the
 queries themselves. At least one table must be served. With `--user`, wrong and missing credentials must be
-refused; without it, the server must let in everybody, whatever name they give. Exit 0 if all checks pass.
+refused; without it, the server must let in everybody, whatever name they give. The same server's HTTP only says
+which queries run. Exit 0 if all checks pass.
 """
 
 import argparse
+import base64
 import datetime
 import decimal
+import json
 import os
 import re
 import threading
 import time
 import traceback
+import urllib.request
 import warnings
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -31,6 +35,7 @@ MILLION = f"""{DIGITS} SELECT CAST(a.n + 10 * b.n + 100 * c.n + 1000 * e.n + 100
 ENDLESS = f"""{DIGITS} SELECT sum(a.n * b.n + c.n * e.n + f.n * g.n + h.n * i.n + j.n * k.n + l.n) AS n
     FROM d a, d b, d c, d e, d f, d g, d h, d i, d j, d k, d l"""
 CANCEL_SECONDS = 15.0
+BEGIN_SECONDS = 30.0
 CHECK_SECONDS = 120.0
 BLAMES_THE_SERVER = {adbc_driver_manager.AdbcStatusCode.INTERNAL, adbc_driver_manager.AdbcStatusCode.UNKNOWN,
                      adbc_driver_manager.AdbcStatusCode.IO}
@@ -38,6 +43,7 @@ BLAMES_THE_SERVER = {adbc_driver_manager.AdbcStatusCode.INTERNAL, adbc_driver_ma
 
 class Server(NamedTuple):
     endpoint: str
+    http: str
     user: str | None
     password: str
 
@@ -48,6 +54,15 @@ class Server(NamedTuple):
 
     def anonymous(self) -> flight_sql.Connection:
         return flight_sql.connect(self.endpoint, autocommit=True)
+
+    def running(self) -> list[str]:
+        """Texts of this user's queries that run."""
+        request = urllib.request.Request(f"{self.http}/v1/queries")
+        if self.user:
+            words = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+            request.add_header("Authorization", f"Basic {words}")
+        with urllib.request.urlopen(request, timeout=BEGIN_SECONDS) as answer:
+            return [query["sql"] for query in json.load(answer)["queries"]]
 
 
 class Table(NamedTuple):
@@ -472,8 +487,11 @@ def a_running_query_can_be_cancelled(server: Server) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    time.sleep(1.0)  # let it begin: nothing tells when a query has
-    assert thread.is_alive(), f"ended before it could be cancelled: {outcome}"
+    until = time.monotonic() + BEGIN_SECONDS
+    while ENDLESS not in server.running():
+        assert not outcome, f"ended before it could be cancelled: {outcome}"
+        assert time.monotonic() < until, f"has not begun after {BEGIN_SECONDS:.0f} s"
+        time.sleep(0.01)
     cursor.adbc_cancel()
     thread.join(CANCEL_SECONDS)
     if thread.is_alive():
@@ -509,13 +527,14 @@ def finding(one: Callable[[Server], None], server: Server) -> str | None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("endpoint", help="such as grpc://127.0.0.1:7071")
+    arguments.add_argument("http", help="of the same server, such as http://127.0.0.1:7070")
     arguments.add_argument("--user", help="a user whom the server knows")
     arguments.add_argument("--password", default="")
     arguments.add_argument("--only", metavar="TEXT", help="only checks whose name contains this")
     options = arguments.parse_args()
 
     warnings.simplefilter("error")  # a warning of the driver is a finding, not noise
-    server, failed = Server(options.endpoint, options.user, options.password), 0
+    server, failed = Server(options.endpoint, options.http, options.user, options.password), 0
     chosen = [one for one in CHECKS if not options.only or options.only in one.__name__]
     for one in chosen:
         wrong = finding(one, server)
