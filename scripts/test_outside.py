@@ -3,6 +3,7 @@
 
     python scripts/test_outside.py target/debug/starmere [--orders 2000] [--queries 300] [--flights N] [--keep DIR]
 
+    itself    a group, or a program with checks, that ran too little fails
     shop      definitions, landing, building and doing it all again; the star against the answers of the
               generator and of DuckDB; events over HTTP, twice; random queries, answered by DuckDB as well;
               the driver's conformance; what README.md shows; the warehouse read by delta-rs, polars and
@@ -20,6 +21,7 @@ many checks passed and failed; exit 1 if any failed.
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import re
@@ -78,8 +80,12 @@ class Tests:
             wrong = str(error)
         return self.says(name, time.perf_counter() - began, wrong)
 
-    def suite(self, name: str, *command: object, **environment: str) -> None:
-        """A program with checks of its own, which ends with `N passed, N failed`."""
+    @property
+    def ran(self) -> int:
+        return self.passed + self.failed
+
+    def suite(self, name: str, least: int, *command: object, **environment: str) -> None:
+        """A program with checks of its own, `least` of them or more, which ends with `N passed, N failed`."""
         began = time.perf_counter()
         print(f"--    {name}", flush=True)
         status, output = finish(*command, **environment)
@@ -90,6 +96,21 @@ class Tests:
             return
         passed, failed = map(int, counts[-1])
         self.passed, self.failed = self.passed + passed, self.failed + failed
+        self.at_least(name, least, passed + failed)
+
+    def at_least(self, name: str, least: int, ran: int) -> None:
+        """Fails where fewer checks ran than there are."""
+        if ran < least:
+            self.says(name, 0.0, f"{ran} checks ran; at least {least} must")
+
+    def group(self, name: str, least: int, act: Callable[[], None]) -> None:
+        """Checks that belong together, `least` of them or more."""
+        before = self.ran
+        try:
+            act()
+        except (Failed, OSError) as error:
+            self.says(f"{name}: to the end", 0.0, str(error))
+        self.at_least(f"{name}: all of it", least, self.ran - before)
 
 
 def finish(*command: object, **environment: str) -> tuple[int, str]:
@@ -114,6 +135,27 @@ def must(*command: object, **environment: str) -> str:
 def same(found: object, expected: object) -> None:
     if found != expected:
         raise Failed(f"found {found}\nexpected {expected}")
+
+
+def itself(tests: Tests) -> None:
+    """What proves nothing fails: a suite, or a group, that ran too little."""
+    def judged(act: Callable[[Tests], None]) -> tuple[int, int]:
+        judge = Tests()
+        with contextlib.redirect_stdout(io.StringIO()):
+            act(judge)
+        return judge.passed, judge.failed
+
+    def says(words: str) -> Callable[[Tests], None]:
+        return lambda judge: judge.suite("words", 1, sys.executable, "-c", f"print({words!r})")
+
+    def right() -> None:
+        same(judged(says("1 passed, 0 failed")), (1, 0))
+        same(judged(says("0 passed, 0 failed")), (0, 1))
+        same(judged(says("1 passed, 1 failed")), (0, 1))
+        same(judged(says("")), (0, 1))
+        same(judged(lambda judge: judge.group("nothing", 1, lambda: None)), (0, 1))
+
+    tests.check("itself: what ran nothing fails", right)
 
 
 def answers(endpoint: str, sql: str, path: Path) -> None:
@@ -187,11 +229,11 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int, queries: int)
         tests.check("shop: posted again, they count once", posted)
         for file, sql in queries_of(readme):
             tests.check(f"shop: {file}, with posted orders", lambda: answers(server.flight, sql, after / file))
-        tests.suite("random queries, as DuckDB answers them", sys.executable, PYTHON_TESTS / "random_queries.py",
+        tests.suite("random queries, as DuckDB answers them", queries * 3 // 4, sys.executable, PYTHON_TESTS / "random_queries.py",
                     server.flight, *PORTS.values(), "--seeds", queries)
-        tests.suite("conformance of Flight SQL", sys.executable, PYTHON_TESTS / "conformance.py", server.flight,
+        tests.suite("conformance of Flight SQL", 27, sys.executable, PYTHON_TESTS / "conformance.py", server.flight,
                     server.http)
-        tests.suite("what README.md shows", sys.executable, PYTHON_TESTS / "readme.py",
+        tests.suite("what README.md shows", 7, sys.executable, PYTHON_TESTS / "readme.py",
                     STARMERE_ENDPOINT=server.flight, STARMERE_PROJECT=str(project), STARMERE_BINARY=str(starmere))
     tests.check("shop: verified", starmere_does("verify"))
 
@@ -201,7 +243,7 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int, queries: int)
             same(counted_rows(server.flight), expected_rows(after))
 
     tests.check("shop: a full build has the same rows", rebuilt)
-    tests.suite("other engines", sys.executable, PYTHON_TESTS / "outsiders.py", project / "warehouse")
+    tests.suite("other engines", 60, sys.executable, PYTHON_TESTS / "outsiders.py", project / "warehouse")
 
 
 def s3(tests: Tests, starmere: Path, project: Path) -> None:
@@ -429,7 +471,7 @@ def flights(tests: Tests, starmere: Path, project: Path, limit: int | None) -> N
         return
     with serving(tests, starmere, project) as server:
         if server is not None:
-            tests.suite("flights against their data frames", sys.executable, PYTHON_TESTS / "flights_oracle.py",
+            tests.suite("flights against their data frames", 14, sys.executable, PYTHON_TESTS / "flights_oracle.py",
                         project, server.flight)
 
 
@@ -451,19 +493,20 @@ def main() -> None:
             work = options.keep.resolve()
         else:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starmere-")))
-        for name, group in (("shop", lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
-                            ("s3", lambda: s3(tests, starmere, work / "s3")),
-                            ("kafka", lambda: kafka(tests, starmere, work / "kafka")),
-                            ("formats", lambda: tests.suite("the same orders in every format", sys.executable,
-                                                            PYTHON_TESTS / "formats.py", starmere, work / "formats")),
-                            ("many", lambda: many(tests, starmere, work / "many")),
-                            ("flights", lambda: flights(tests, starmere, work / "flights", options.flights)),
-                            ("abuse", lambda: tests.suite("abuse", sys.executable, PYTHON_TESTS / "abuse.py", starmere,
-                                                          work / "abuse", "--seconds", options.abuse))):
-            try:
-                group()
-            except (Failed, OSError) as error:
-                tests.says(f"{name}: to the end", 0.0, str(error))
+        groups: list[tuple[str, int, Callable[[], None]]] = [
+            ("itself", 1, lambda: itself(tests)),
+            ("shop", 112 + options.queries * 3 // 4, lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
+            ("s3", 3, lambda: s3(tests, starmere, work / "s3")),
+            ("kafka", 8, lambda: kafka(tests, starmere, work / "kafka")),
+            ("formats", 38, lambda: tests.suite("the same orders in every format", 38, sys.executable,
+                                                PYTHON_TESTS / "formats.py", starmere, work / "formats")),
+            ("many", 3, lambda: many(tests, starmere, work / "many")),
+            ("flights", 20, lambda: flights(tests, starmere, work / "flights", options.flights)),
+            ("abuse", 6, lambda: tests.suite("abuse", 6, sys.executable, PYTHON_TESTS / "abuse.py", starmere,
+                                             work / "abuse", "--seconds", options.abuse)),
+        ]
+        for name, least, act in groups:
+            tests.group(name, least, act)
     print(f"{tests.passed} passed, {tests.failed} failed", flush=True)
     raise SystemExit(1 if tests.failed else 0)
 

@@ -5,8 +5,11 @@
 
 All rows of the tables are copied into DuckDB first. Each seed makes one query: up to five tables, joined by keys
 and by other columns, inner and outer; conditions in WHERE and ON, with subqueries; plain rows, groups or windows, and
-what is made of columns: days of times, CASE over several types; unions; sorted and cut off, where all that is shown is sorted by. A query that DuckDB has not answered after some seconds, or
-with very many rows, is left out. Exit 1 if an answer differs; the seed and both answers are printed.
+what is made of columns: days of times, CASE over several types; unions; sorted and cut off, where all that is shown is sorted by.
+
+A query that DuckDB has not answered after a second, or that has very many rows, is left out; a query that DuckDB refuses
+fails, since nothing was compared. So does a run that compared too few queries, or too few whose answers have rows.
+Exit 1 if an answer differs; the seed and both answers are printed.
 """
 
 import argparse
@@ -26,6 +29,8 @@ MOST_JOINED = 20_000_000  # rows of a join
 MOST_ROWS = 200_000
 SHOWN = 3  # differing rows printed for a query
 SAMPLES = 40  # values of each column that conditions are made of
+LEAST_COMPARED = 0.75  # of all seeds
+LEAST_WITH_ROWS = 0.5
 
 
 class Column(NamedTuple):
@@ -215,13 +220,13 @@ def rows(table: pyarrow.Table) -> Iterator[tuple]:
 
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple] | None:
-    """DuckDB's answer; none if it takes too long, is too large, or is an error of the query's own."""
+    """DuckDB's answer; none if it takes too long or is too large."""
     cursor = connection.cursor()
     timer = threading.Timer(PATIENCE_SECONDS, cursor.interrupt)
     timer.start()
     try:
         found = cursor.execute(sql).fetchmany(MOST_ROWS + 1)
-    except duckdb.Error:
+    except duckdb.InterruptException:
         return None
     finally:
         timer.cancel()
@@ -236,6 +241,14 @@ def difference(ours: list[tuple], theirs: list[tuple], ordered: bool) -> str | N
             f"only there: {list(there)[:SHOWN]}" + ("" if here or there else "; the order differs"))
 
 
+def too_few(seeds: int, compared: int, with_rows: int) -> Iterator[str]:
+    """What a run has to compare, and has not."""
+    for what, found, share in [("queries were compared", compared, LEAST_COMPARED),
+                               ("answers have rows", with_rows, LEAST_WITH_ROWS)]:
+        if seeds == 0 or found < share * seeds:
+            yield f"{found} {what}; at least {share:.0%} of {seeds} must be"
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("endpoint")
@@ -246,7 +259,7 @@ def main() -> None:
 
     duck, tables = duckdb.connect(), []
     duck.execute("SET threads = 1")
-    passed = failed = left_out = 0
+    passed = failed = left_out = with_rows = 0
     with flight_sql.connect(options.endpoint, autocommit=True) as connection, connection.cursor() as cursor:
 
         def ask(sql: str) -> pyarrow.Table:
@@ -274,19 +287,25 @@ def main() -> None:
                 theirs_sql = theirs_sql.replace(f"{name} ", f"{name.replace('.', '_')} ")
                 joined = joined.replace(f"{name} ", f"{name.replace('.', '_')} ")
             # DuckDB counts billions of joined rows without making them; whoever makes them takes minutes.
-            count = answer(duck, joined)
-            theirs = answer(duck, theirs_sql) if count and int(count[0][0]) <= MOST_JOINED else None
-            if theirs is None:
-                left_out += 1
-                continue
             try:
+                count = answer(duck, joined)
+                theirs = answer(duck, theirs_sql) if count and int(count[0][0]) <= MOST_JOINED else None
+                if theirs is None:
+                    left_out += 1
+                    continue
+                with_rows += bool(theirs)
                 wrong = difference(list(rows(ask(query.sql))), theirs, query.ordered)
+            except duckdb.Error as error:
+                wrong = f"DuckDB refuses it: {error}"
             except flight_sql.Error as error:
                 wrong = str(error)
             passed, failed = passed + (wrong is None), failed + (wrong is not None)
             if wrong is not None:
                 print(f"seed {seed}: {wrong}\n    {query.sql}", flush=True)
-    print(f"{left_out} left out")
+    print(f"{left_out} left out; {with_rows} answers have rows")
+    for few in too_few(options.seeds, passed + failed, with_rows):
+        print(few)
+        failed += 1
     print(f"{passed} passed, {failed} failed")
     raise SystemExit(1 if failed else 0)
 
