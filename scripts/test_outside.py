@@ -235,6 +235,7 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int, queries: int)
                     server.http)
         tests.suite("what README.md shows", 7, sys.executable, PYTHON_TESTS / "readme.py",
                     STARMERE_ENDPOINT=server.flight, STARMERE_PROJECT=str(project), STARMERE_BINARY=str(starmere))
+    users_only(tests, starmere, project)
     tests.check("shop: verified", starmere_does("verify"))
 
     def rebuilt() -> None:
@@ -244,6 +245,19 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int, queries: int)
 
     tests.check("shop: a full build has the same rows", rebuilt)
     tests.suite("other engines", 60, sys.executable, PYTHON_TESTS / "outsiders.py", project / "warehouse")
+
+
+def users_only(tests: Tests, starmere: Path, project: Path) -> None:
+    """The project as it is, but for those who have a password."""
+    settings, password = project / "starmere.yaml", "horse battery staple"
+    open_to_all = settings.read_text(encoding="utf-8")
+    (project / "ana.secret").write_text(password, encoding="utf-8")
+    settings.write_text(f'{open_to_all}users:\n  ana: {{ password: "${{file:ana.secret}}" }}\n', encoding="utf-8")
+    with serving(tests, starmere, project) as server:
+        if server is not None:
+            tests.suite("conformance of Flight SQL, with a user", 27, sys.executable, PYTHON_TESTS / "conformance.py",
+                        server.flight, server.http, "--user", "ana", "--password", password)
+    settings.write_text(open_to_all, encoding="utf-8")
 
 
 def s3(tests: Tests, starmere: Path, project: Path) -> None:
@@ -495,7 +509,7 @@ def main() -> None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starmere-")))
         groups: list[tuple[str, int, Callable[[], None]]] = [
             ("itself", 1, lambda: itself(tests)),
-            ("shop", 112 + options.queries * 3 // 4, lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
+            ("shop", 141 + options.queries * 3 // 4, lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
             ("s3", 3, lambda: s3(tests, starmere, work / "s3")),
             ("kafka", 8, lambda: kafka(tests, starmere, work / "kafka")),
             ("formats", 38, lambda: tests.suite("the same orders in every format", 38, sys.executable,
