@@ -4,7 +4,7 @@
 //! A page's fences say what they are: `yaml streams/a.yaml` and `yaml domains/d/models/m.yaml` are definitions,
 //! `csv file` are holidays, `json stream` are events, which land together, `sql` is a query after a build, `sh` is a
 //! command, `text` is the answer.
-//! `STARMERE_BLESS=1` writes the answers into the pages.
+//! `STARMERE_BLESS=1` writes the answers into the pages; it is refused where `CI` is set, since nothing is compared then.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,18 +45,37 @@ fn pages_show_what_tables_hold() {
     let mut pages: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
     pages.sort();
     assert!(pages.len() > 5, "the pages have gone");
+    let is_set = |name| std::env::var_os(name).is_some();
+    let bless = blesses(is_set("STARMERE_BLESS"), is_set("CI")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let wrong: Vec<String> = pages
         .iter()
         .filter_map(|page| {
-            let shown = runtime.block_on(shows(page)).with_context(|| page.display().to_string());
+            let shown = runtime.block_on(shows(page, bless)).with_context(|| page.display().to_string());
             shown.err().map(|error| format!("{error:#}"))
         })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-async fn shows(page: &Path) -> Result<()> {
+/// Whether answers are written into the pages instead of being compared with them.
+fn blesses(asked: bool, in_ci: bool) -> Result<bool> {
+    ensure!(
+        !(asked && in_ci),
+        "`STARMERE_BLESS` compares nothing, so it is refused where `CI` is set: unset one of them"
+    );
+    Ok(asked)
+}
+
+#[test]
+fn pages_are_not_blessed_where_they_are_to_be_compared() {
+    assert!(blesses(true, true).unwrap_err().to_string().contains("unset one of them"));
+    for (asked, in_ci) in [(true, false), (false, true), (false, false)] {
+        assert_eq!(blesses(asked, in_ci).unwrap(), asked);
+    }
+}
+
+async fn shows(page: &Path, bless: bool) -> Result<()> {
     let text = std::fs::read_to_string(page)?;
     let mut blessed = text.clone();
     let fences = fences(&text)?;
@@ -105,7 +124,7 @@ async fn shows(page: &Path) -> Result<()> {
             None if fence.info == "text" => {
                 let Some(answer) = answer.take() else { continue };
                 asked += 1;
-                if std::env::var_os("STARMERE_BLESS").is_some() {
+                if bless {
                     blessed =
                         blessed.replacen(&format!("```text\n{}```", fence.text), &format!("```text\n{answer}\n```"), 1);
                 } else {
