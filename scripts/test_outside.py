@@ -6,8 +6,9 @@
     itself    a group, or a program with checks, that ran too little fails
     shop      definitions, landing, building and doing it all again; the star against the answers of the
               generator and of DuckDB; events over HTTP, twice; random queries, answered by DuckDB as well;
-              the driver's conformance; what README.md shows; the warehouse read by delta-rs, polars and
-              ClickHouse; `verify`
+              the driver's conformance, with and without users; what README.md shows; the warehouse read by delta-rs,
+              polars, ClickHouse and DuckDB; `verify`
+    engines   a model of every kind, and files with columns replaced, read by the same engines
     s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
     kafka     topics of a real broker: drained; followed by two processes, of which one is killed; deleted; made again
     formats   the same orders in every format, as files, over Kafka and HTTP
@@ -510,6 +511,8 @@ def main() -> None:
         groups: list[tuple[str, int, Callable[[], None]]] = [
             ("itself", 1, lambda: itself(tests)),
             ("shop", 141 + options.queries * 3 // 4, lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
+            ("engines", 49, lambda: tests.suite("every kind of table, as other engines read it", 49, sys.executable,
+                                                PYTHON_TESTS / "every_kind.py", starmere, work / "engines")),
             ("s3", 3, lambda: s3(tests, starmere, work / "s3")),
             ("kafka", 8, lambda: kafka(tests, starmere, work / "kafka")),
             ("formats", 38, lambda: tests.suite("the same orders in every format", 38, sys.executable,
