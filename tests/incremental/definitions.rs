@@ -289,7 +289,9 @@ dimension: customer
 key: customer_id
 from:
   - { stream: people, event: person_seen, as: state, set: { full_name: "upper(name)" } }
-  - { event: person_changed, as: patch, rules: { score_is_low: score < 9 } }
+  # Each event is of one of the two.
+  - { event: person_changed, as: patch, where: score > 4, rules: { score_is_low: score < 9 } }
+  - { event: person_changed, as: patch, where: "coalesce(score, 0) <= 4" }
   - { event: person_left, as: delete, key: { customer_id: who } }
   - { stream: orders, event: buyer_moved, as: patch, key: { customer_id: buyer } }
 attributes:
@@ -344,7 +346,8 @@ inferred_from: [sales.orders]
 dimension: product
 key: product_id
 from:
-  - { stream: goods, event: product_listed, as: state }
+  - { stream: goods, event: product_listed, as: state, where: product_id > 2 }
+  - { event: [product_listed], as: state, where: "NOT coalesce(product_id > 2, false)" }
   - { event: product_priced, as: patch }
 attributes:
   title: { type: string }

@@ -22,9 +22,9 @@ pub use derived::{
 };
 pub use files::{ModelFile, Parsed, parse, parse_model, parse_model_text, parse_text};
 pub use model::{
-    Additivity, As, Attribute, BandsFile, Beside, Calendar, Degenerate, DimensionFile, DimensionSource, FactFile,
-    FactSource, FactSources, Histories, History, Measure, Names, ReferenceTo, Role, SpecialMembers, TimeOfDay,
-    TimeUnit,
+    Additivity, As, Attribute, BandsFile, Beside, Calendar, Degenerate, DimensionFile, DimensionSource, EventTypes,
+    FactFile, FactSource, FactSources, Histories, History, Measure, Names, ReferenceTo, Role, SpecialMembers,
+    TimeOfDay, TimeUnit,
 };
 pub use period::Period;
 pub use place::{Place, Placed, Problem, is_advice, suggestion};

@@ -50,6 +50,56 @@ impl JsonSchema for Names {
     }
 }
 
+/// Types of events: a text or a list in the file. One is written as a text, as it always was: fingerprints stay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventTypes(pub Vec<String>);
+
+impl Serialize for EventTypes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => serializer.serialize_str(one),
+            several => several.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EventTypes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> serde::de::Visitor<'de> for Visit {
+            type Value = EventTypes;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<EventTypes, E> {
+                Ok(EventTypes(vec![text.to_owned()]))
+            }
+
+            /// A type may be a number, without quotes.
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<EventTypes, E> {
+                Ok(EventTypes(vec![number.to_string()]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, sequence: A) -> Result<EventTypes, A::Error> {
+                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(sequence)).map(EventTypes)
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
+impl JsonSchema for EventTypes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EventTypes".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Names::json_schema(generator)
+    }
+}
+
 /// A dimension.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -168,9 +218,13 @@ pub struct DimensionSource {
     /// The stream of the source before, where it is left out.
     #[serde(default)]
     pub stream: Option<String>,
-    pub event: String,
+    /// One type of events, or several that are read alike.
+    pub event: EventTypes,
     #[serde(rename = "as")]
     pub meaning: As,
+    /// SQL: which of these events say it; the others say nothing here.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// SQL of the natural key, by column; the field of that name where it is left out.
     #[serde(default)]
     pub key: IndexMap<String, String>,
@@ -367,7 +421,7 @@ pub struct FactFile {
     pub audit: bool,
 }
 
-/// The events of a fact: of one type, or a list.
+/// The events of a fact: those that are read alike, or a list of such.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct FactSources(pub Vec<Placed<FactSource>>);
@@ -410,12 +464,13 @@ impl JsonSchema for FactSources {
     }
 }
 
-/// The events of a fact, of one type.
+/// Events of a fact that are read alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FactSource {
     pub stream: String,
-    pub event: String,
+    /// One type of events, or several.
+    pub event: EventTypes,
     /// One row per element of this field.
     #[serde(default)]
     pub each: Option<String>,
@@ -493,6 +548,19 @@ mod tests {
         let text = format!("dimension: d\nattributes: {{ a: {{ type: int, history: {text} }} }}\n");
         let parsed = super::super::parse_text::<DimensionFile>(&text, "d.yaml");
         parsed.map(|file| file.definition.attributes["a"].history.clone()).map_err(|problem| problem.message)
+    }
+
+    #[test]
+    fn one_type_of_events_is_written_as_it_always_was() {
+        let written = |event: &str| {
+            let text = format!("fact: f\nfrom: {{ stream: s, event: {event} }}\ngrain: id\n");
+            let fact = super::super::parse_text::<FactFile>(&text, "f.yaml").unwrap().definition;
+            serde_json::to_value(&fact.from.0[0].event).unwrap()
+        };
+        assert_eq!(written("sold"), serde_json::json!("sold"));
+        assert_eq!(written("[sold]"), serde_json::json!("sold"));
+        assert_eq!(written("404"), serde_json::json!("404"));
+        assert_eq!(written("[sold, 404]"), serde_json::json!(["sold", "404"]));
     }
 
     #[test]

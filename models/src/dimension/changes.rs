@@ -1,16 +1,16 @@
 //! The change log of a dimension: what events say about its members, in the order in which they came.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+    ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
 };
-use arrow::compute::{filter_record_batch, take};
+use arrow::compute::{filter, filter_record_batch, take};
 use futures::{StreamExt, TryStreamExt};
 
 use super::log::ChangeLog;
-use super::{Action, Dimension, Mentions};
+use super::{Action, Dimension, Mentions, Source};
 use crate::build::{Builder, Built, Progress};
 use crate::define::As;
 use crate::derived::{Change, Derived};
@@ -253,17 +253,24 @@ impl StreamReader {
 
     fn read(&self, batch: &RecordBatch, counts: &BooleanArray, taken_back: bool) -> Result<Read> {
         let mut read = Read::default();
+        // An event is one reject, in however many entries it could not be read.
+        let mut rejected: BTreeMap<u32, String> = BTreeMap::new();
         for (index, decoder) in &self.sources {
-            let decoded = decoder.decode(batch, counts)?;
+            let source = &self.dimension.sources[*index];
+            let decoded = those_that_belong(source, batch, decoder.decode(batch, counts)?)?;
             let mut rejects = decoded.rejects.clone();
             let rows = change_rows(&self.dimension, *index, batch, &decoded, taken_back, &mut rejects)?;
             read.changes.push(rows);
-            if !rejects.is_empty() {
-                read.rejects.push(rejects::rows(&self.stream, batch, &rejects)?);
+            for (row, reason) in rejects {
+                rejected.entry(row).or_insert(reason);
             }
         }
+        if !rejected.is_empty() {
+            let rejects: Vec<(u32, String)> = rejected.into_iter().collect();
+            read.rejects.push(rejects::rows(&self.stream, batch, &rejects)?);
+        }
         for Child { dimension, source, decoder } in &self.children {
-            let decoded = decoder.decode(batch, counts)?;
+            let decoded = those_that_belong(&dimension.sources[*source], batch, decoder.decode(batch, counts)?)?;
             read.mentions.extend(child_mentions(dimension, *source, batch, &decoded, &self.dimension)?);
         }
         Ok(read)
@@ -298,6 +305,27 @@ pub(crate) fn with_built_in(
     columns.extend(schema.fields().iter().map(|field| field.name().clone()).zip(fields.columns().iter().cloned()));
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
         .map_err(Error::columns("events"))
+}
+
+/// Without the events that the source leaves out. One of which that cannot be computed is a reject.
+fn those_that_belong(source: &Source, batch: &RecordBatch, decoded: Decoded) -> Result<Decoded> {
+    let Some(belongs) = &source.filter else { return Ok(decoded) };
+    let input = with_built_in(batch, &decoded.rows, &decoded.fields, None)?;
+    let (belong, failed) = belongs.evaluate(&input);
+    // Null is no yes.
+    let belong = belong.as_boolean();
+    let mut rejects = decoded.rejects;
+    rejects.extend(failed.into_iter().map(|(row, reason)| (decoded.rows.value(row), reason)));
+    let object = || Error::columns("changes");
+    let present =
+        decoded.present.iter().map(|present| Ok(filter(present, belong).map_err(object())?.as_boolean().clone()));
+    Ok(Decoded {
+        rows: filter(&decoded.rows, belong).map_err(object())?.as_primitive().clone(),
+        fields: filter_record_batch(&decoded.fields, belong).map_err(object())?,
+        present: present.collect::<Result<_>>()?,
+        elements: None,
+        rejects,
+    })
 }
 
 /// Rows of the change log, made of the events of one source.

@@ -123,6 +123,8 @@ pub struct Source {
     pub set: Vec<(usize, Expression)>,
     /// Reference, by index, and the natural key of what it refers to.
     pub references: Vec<(usize, Vec<Expression>)>,
+    /// Which of the events say it.
+    pub filter: Option<Expression>,
     pub rules: Vec<Rule>,
 }
 

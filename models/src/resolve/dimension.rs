@@ -9,11 +9,11 @@ use starmere_lake::events::timestamp;
 
 use super::{Model, Resolving, beginning, check_name, columns};
 use crate::define::{
-    As, DimensionFile, FieldType, Histories, History, ModelName, Names, Parsed, Place, Placed, Problem, SpecialMembers,
-    suggestion,
+    As, DimensionFile, DimensionSource, FieldType, Histories, History, ModelName, Names, Parsed, Place, Placed,
+    Problem, SpecialMembers, suggestion,
 };
 use crate::dimension::{AttributeColumn, Dimension, Mini, Reference, Source, Target};
-use crate::events::{Event, Need};
+use crate::events::{Event, Need, Stream};
 use crate::expression::{Compiler, Expression, castable, is_key_of};
 
 /// The columns that SQL sees of an event's own fields.
@@ -72,7 +72,7 @@ impl Resolving<'_> {
             return None;
         }
         self.columns_are_distinct(file, key, name);
-        let mut sources: Vec<Source> = Vec::new();
+        let (mut sources, mut places): (Vec<Source>, Vec<Place>) = (Vec::new(), Vec::new());
         let mut key_types: Vec<Option<FieldType>> = vec![None; key.0.len()];
         let mut stream_name: Option<String> = None;
         for source in &file.from {
@@ -83,112 +83,26 @@ impl Resolving<'_> {
                 continue;
             };
             let Some(stream) = self.stream_for(domain, stream_name, &place) else { continue };
-            let Some(event) = self.event_for(&stream, &source.event, &place) else { continue };
-            let schema: SchemaRef = Arc::new(Schema::new(event_columns(&event)));
-            let Ok(compiler) = Compiler::new(&schema) else { continue };
-            let keys = key.0.iter().map(|column| source.key.get(column).unwrap_or(column).clone()).collect::<Vec<_>>();
+            if !self.are_named(&source.event, &place) {
+                continue;
+            }
             self.known_names(source.key.keys(), &key.0, "a part of the key", &place);
             let attribute_names: Vec<String> = file.attributes.keys().cloned().collect();
             self.known_names(source.set.keys(), &attribute_names, "an attribute", &place);
-            let Some(key_expressions) = self.compile_all(&compiler, &keys, &place) else { continue };
-            for ((known, expression), column) in key_types.iter_mut().zip(&key_expressions).zip(&key.0) {
-                let own = FieldType::of(expression.data_type());
-                let message = match (*known, own) {
-                    (Some(first), _) if !castable(expression.data_type(), &first.arrow()) => {
-                        let own = FieldType::name_of(expression.data_type());
-                        format!("`{}` is {own}, and `{column}` is {first} in the source before", expression.text())
-                    }
-                    (None, None) => {
-                        let own = FieldType::name_of(expression.data_type());
-                        format!("`{}` is {own}, which no key has", expression.text())
-                    }
-                    (known_before, _) => {
-                        *known = known_before.or(own);
-                        continue;
-                    }
-                };
-                self.problem(Problem::new(place.clone(), message));
+            for event in &source.event.0 {
+                let Some(event) = self.event_for(&stream, event, &place) else { continue };
+                let since = self.problems.len();
+                if let Some(resolved) = self.source(parsed, source, &stream, &event, &mut key_types) {
+                    sources.push(resolved);
+                    places.push(place.clone());
+                }
+                self.name_events(&source.event, &event.name, since);
             }
-            let mut set = Vec::new();
-            let mut references = Vec::new();
-            if source.meaning != As::Delete {
-                for (index, (attribute, definition)) in file.attributes.iter().enumerate() {
-                    let text = match source.set.get(attribute) {
-                        Some(text) => text,
-                        // An event need not speak of every attribute.
-                        None if schema.field_with_name(attribute).is_err() => continue,
-                        None => attribute,
-                    };
-                    let Some(expression) = self.compile(&compiler, text, &place) else { continue };
-                    if !castable(expression.data_type(), &definition.field_type.arrow()) {
-                        let own = FieldType::name_of(expression.data_type());
-                        let message = format!("`{text}` is {own}, and `{attribute}` is {}", definition.field_type);
-                        self.problem(Problem::new(place.clone(), message));
-                    }
-                    set.push((index, expression));
-                }
-                for (index, reference) in file.references.values().enumerate() {
-                    let place = reference.place(name);
-                    let parts: Vec<_> =
-                        reference.key.0.iter().map(|text| (text, compiler.compile(text).ok())).collect();
-                    let is_said = |part: &Option<Expression>| part.as_ref().is_some_and(|p| !p.columns().is_empty());
-                    if let (Some((missing, _)), As::Patch) =
-                        (parts.iter().find(|(_, part)| part.is_none()), source.meaning)
-                    {
-                        if let Some((said, _)) = parts.iter().find(|(_, part)| is_said(part)) {
-                            let event = &source.event;
-                            let message =
-                                format!("`{event}` says `{said}`, and not `{missing}`: whom it refers to only in part");
-                            let hint = "give the event all fields of the reference's key, or none";
-                            self.problem(Problem::new(place, message).hint(hint));
-                        }
-                        continue;
-                    }
-                    if let Some(expressions) = self.compile_all(&compiler, &reference.key.0, &place) {
-                        references.push((index, expressions));
-                    }
-                }
-            }
-            let mut rules = self.rules(&compiler, &source.rules, &place);
-            let mut need = Need::default();
-            let expressions =
-                key_expressions.iter().chain(set.iter().map(|(_, e)| e)).chain(references.iter().flat_map(|(_, e)| e));
-            need.fields.extend(
-                expressions
-                    .chain(rules.iter().map(|rule| &rule.holds))
-                    .flat_map(Expression::columns)
-                    .filter(|name| !super::stream::BUILT_IN.contains(&name.as_str()))
-                    .cloned(),
-            );
-            // What the rows will have at building: only the columns needed.
-            let narrow: Vec<ArrowField> =
-                event_columns(&event).into_iter().filter(|c| is_narrow(c.name(), &need.fields)).collect();
-            let Ok(compiler) = Compiler::new(&Arc::new(Schema::new(narrow))) else { continue };
-            let again = |expression: &mut Expression| {
-                if let Ok(compiled) = compiler.compile(expression.text()) {
-                    *expression = compiled;
-                }
-            };
-            let mut key_expressions = key_expressions;
-            key_expressions.iter_mut().for_each(again);
-            set.iter_mut().for_each(|(_, expression)| again(expression));
-            references.iter_mut().flat_map(|(_, expressions)| expressions).for_each(again);
-            rules.iter_mut().map(|rule| &mut rule.holds).for_each(again);
-            sources.push(Source {
-                stream: stream.name.clone(),
-                event: source.event.clone(),
-                meaning: source.meaning,
-                need,
-                definition: event,
-                key: key_expressions,
-                set,
-                references,
-                rules,
-            });
         }
-        if self.problems.len() == before && sources.len() == file.from.len() {
+        let named: usize = file.from.iter().map(|source| source.event.0.len()).sum();
+        if self.problems.len() == before && sources.len() == named {
             self.nothing_is_unset(file, &sources, name);
-            self.is_of_one_kind(file, &sources, name);
+            self.is_of_one_kind(file, &sources, &places);
         }
         let key_columns = key.0.iter().zip(key_types).map(|(column, field_type)| Some((column.clone(), field_type?)));
         let key_columns = key_columns.collect::<Option<Vec<_>>>()?;
@@ -223,6 +137,119 @@ impl Resolving<'_> {
             junk: false,
             minis,
             keys_of: None,
+        })
+    }
+
+    /// What events of one type say about members.
+    fn source(
+        &mut self,
+        parsed: &Parsed<DimensionFile>,
+        source: &Placed<DimensionSource>,
+        stream: &Stream,
+        event: &Event,
+        key_types: &mut [Option<FieldType>],
+    ) -> Option<Source> {
+        let (file, name) = (&parsed.definition, &parsed.file);
+        let place = source.place(name);
+        let key = file.key.as_ref()?;
+        let schema: SchemaRef = Arc::new(Schema::new(event_columns(event)));
+        let compiler = Compiler::new(&schema).ok()?;
+        let keys = key.0.iter().map(|column| source.key.get(column).unwrap_or(column).clone()).collect::<Vec<_>>();
+        let mut key_expressions = self.compile_all(&compiler, &keys, &place)?;
+        for ((known, expression), column) in key_types.iter_mut().zip(&key_expressions).zip(&key.0) {
+            let own = FieldType::of(expression.data_type());
+            let message = match (*known, own) {
+                (Some(first), _) if !castable(expression.data_type(), &first.arrow()) => {
+                    let own = FieldType::name_of(expression.data_type());
+                    format!("`{}` is {own}, and `{column}` is {first} in the source before", expression.text())
+                }
+                (None, None) => {
+                    let own = FieldType::name_of(expression.data_type());
+                    format!("`{}` is {own}, which no key has", expression.text())
+                }
+                (known_before, _) => {
+                    *known = known_before.or(own);
+                    continue;
+                }
+            };
+            self.problem(Problem::new(place.clone(), message));
+        }
+        let mut set = Vec::new();
+        let mut references = Vec::new();
+        if source.meaning != As::Delete {
+            for (index, (attribute, definition)) in file.attributes.iter().enumerate() {
+                let text = match source.set.get(attribute) {
+                    Some(text) => text,
+                    // An event need not speak of every attribute.
+                    None if schema.field_with_name(attribute).is_err() => continue,
+                    None => attribute,
+                };
+                let Some(expression) = self.compile(&compiler, text, &place) else { continue };
+                if !castable(expression.data_type(), &definition.field_type.arrow()) {
+                    let own = FieldType::name_of(expression.data_type());
+                    let message = format!("`{text}` is {own}, and `{attribute}` is {}", definition.field_type);
+                    self.problem(Problem::new(place.clone(), message));
+                }
+                set.push((index, expression));
+            }
+            for (index, reference) in file.references.values().enumerate() {
+                let place = reference.place(name);
+                let parts: Vec<_> = reference.key.0.iter().map(|text| (text, compiler.compile(text).ok())).collect();
+                let is_said = |part: &Option<Expression>| part.as_ref().is_some_and(|p| !p.columns().is_empty());
+                if let (Some((missing, _)), As::Patch) = (parts.iter().find(|(_, part)| part.is_none()), source.meaning)
+                {
+                    if let Some((said, _)) = parts.iter().find(|(_, part)| is_said(part)) {
+                        let event = &event.name;
+                        let message =
+                            format!("`{event}` says `{said}`, and not `{missing}`: whom it refers to only in part");
+                        let hint = "give the event all fields of the reference's key, or none";
+                        self.problem(Problem::new(place, message).hint(hint));
+                    }
+                    continue;
+                }
+                if let Some(expressions) = self.compile_all(&compiler, &reference.key.0, &place) {
+                    references.push((index, expressions));
+                }
+            }
+        }
+        let mut filter = source.filter.as_ref().and_then(|text| self.condition_of(&compiler, text, &place));
+        let mut rules = self.rules(&compiler, &source.rules, &place);
+        let mut need = Need::default();
+        let expressions =
+            key_expressions.iter().chain(set.iter().map(|(_, e)| e)).chain(references.iter().flat_map(|(_, e)| e));
+        need.fields.extend(
+            expressions
+                .chain(&filter)
+                .chain(rules.iter().map(|rule| &rule.holds))
+                .flat_map(Expression::columns)
+                .filter(|name| !super::stream::BUILT_IN.contains(&name.as_str()))
+                .cloned(),
+        );
+        // What the rows will have at building: only the columns needed.
+        let narrow: Vec<ArrowField> =
+            event_columns(event).into_iter().filter(|c| is_narrow(c.name(), &need.fields)).collect();
+        let compiler = Compiler::new(&Arc::new(Schema::new(narrow))).ok()?;
+        let again = |expression: &mut Expression| {
+            if let Ok(compiled) = compiler.compile(expression.text()) {
+                *expression = compiled;
+            }
+        };
+        key_expressions.iter_mut().for_each(again);
+        set.iter_mut().for_each(|(_, expression)| again(expression));
+        references.iter_mut().flat_map(|(_, expressions)| expressions).for_each(again);
+        filter.iter_mut().for_each(again);
+        rules.iter_mut().map(|rule| &mut rule.holds).for_each(again);
+        Some(Source {
+            stream: stream.name.clone(),
+            event: event.name.clone(),
+            meaning: source.meaning,
+            need,
+            definition: event.clone(),
+            key: key_expressions,
+            set,
+            references,
+            filter,
+            rules,
         })
     }
 
@@ -360,7 +387,7 @@ impl Resolving<'_> {
 
     /// Members of several kinds under one roof share no attribute, unless one says of which kind they are: an abstract generic
     /// dimension.
-    fn is_of_one_kind(&mut self, file: &DimensionFile, sources: &[Source], file_name: &str) {
+    fn is_of_one_kind(&mut self, file: &DimensionFile, sources: &[Source], places: &[Place]) {
         let constant = |source: &Source, attribute: usize| {
             let of = source.set.iter().find(|(index, value)| *index == attribute && value.columns().is_empty());
             of.map(|(_, value)| value.text().to_owned())
@@ -389,7 +416,7 @@ impl Resolving<'_> {
                     other.event, source.event
                 );
                 let hint = "declare a dimension for each kind; facts then have a role for each";
-                self.problem(Problem::new(file.from[index].place(file_name), message).hint(hint));
+                self.problem(Problem::new(places[index].clone(), message).hint(hint));
             }
         }
     }

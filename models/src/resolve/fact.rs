@@ -52,6 +52,7 @@ impl Resolving<'_> {
         let mut filters: Vec<Option<Expression>> = Vec::new();
         let mut rules: Vec<Vec<Rule>> = Vec::new();
         for of in &rows {
+            let since = self.problems.len();
             rules.push(self.rules(&of.compiler, &of.file.rules, &of.place));
             let mut texts = Vec::new();
             for (text, place) in [
@@ -64,6 +65,7 @@ impl Resolving<'_> {
                 self.condition_of(&of.compiler, text, &place);
                 texts.push(text);
             }
+            self.name_events(&of.file.event, &of.event.name, since);
             let both = texts.iter().map(|text| format!("({text})")).collect::<Vec<_>>().join(" AND ");
             let text = if texts.len() > 1 { Some(both.as_str()) } else { texts.first().copied() };
             filters.push(text.and_then(|text| of.compiler.compile(text).ok()));
@@ -142,17 +144,24 @@ impl Resolving<'_> {
         for source in &file.from.0 {
             let place = if file.from.0.len() == 1 { from_place.clone() } else { source.place(file_name) };
             let stream = self.stream_for(domain, &source.stream, &place)?;
-            let event = self.event_for(&stream, &source.event, &place)?;
-            if rows.iter().any(|other| other.stream == stream.name && other.event.name == event.name) {
-                let message = format!("`{}` of `{}` is there twice", event.name, stream.name);
-                let hint = "an event makes rows of one kind; declare another fact, and put both together with `sql`";
-                self.problem(Problem::new(place, message).hint(hint));
+            if !self.are_named(&source.event, &place) {
                 return None;
             }
             self.known_names(source.set.keys(), &set_names, "a column or a dimension of the fact", &place);
-            let schema = self.row_schema(&event, source.each.as_deref(), &place)?;
-            let compiler = Compiler::new(&schema).ok()?;
-            rows.push(Rows { file: source, place, stream: stream.name.clone(), event, schema, compiler });
+            for name in &source.event.0 {
+                let event = self.event_for(&stream, name, &place)?;
+                if rows.iter().any(|other| other.stream == stream.name && other.event.name == event.name) {
+                    let message = format!("`{}` of `{}` is there twice", event.name, stream.name);
+                    let hint =
+                        "an event makes rows of one kind; declare another fact, and put both together with `sql`";
+                    self.problem(Problem::new(place, message).hint(hint));
+                    return None;
+                }
+                let schema = self.row_schema(&event, source.each.as_deref(), &place)?;
+                let compiler = Compiler::new(&schema).ok()?;
+                let (place, stream) = (place.clone(), stream.name.clone());
+                rows.push(Rows { file: source, place, stream, event, schema, compiler });
+            }
         }
         Some(rows)
     }
@@ -167,7 +176,7 @@ impl Resolving<'_> {
     }
 
     /// An expression that is true or false.
-    fn condition_of(&mut self, compiler: &Compiler, text: &str, place: &Place) -> Option<Expression> {
+    pub(super) fn condition_of(&mut self, compiler: &Compiler, text: &str, place: &Place) -> Option<Expression> {
         let condition = self.compile(compiler, text, place)?;
         if *condition.data_type() != DataType::Boolean {
             let message = format!("`{text}` is {}, not true or false", FieldType::name_of(condition.data_type()));
@@ -217,7 +226,10 @@ impl Resolving<'_> {
         let mut expressions = Vec::new();
         for (of, text) in rows.iter().zip(texts) {
             let place = if of.file.set.contains_key(name) { &of.place } else { place };
-            expressions.push(self.compile(&of.compiler, text, place)?);
+            let since = self.problems.len();
+            let compiled = self.compile(&of.compiler, text, place);
+            self.name_events(&of.file.event, &of.event.name, since);
+            expressions.push(compiled?);
         }
         // Where one kind of events has nothing, another one says the type.
         let typed = expressions.iter().find(|expression| *expression.data_type() != DataType::Null);
@@ -234,7 +246,9 @@ impl Resolving<'_> {
                 let own = FieldType::name_of(expression.data_type());
                 let message = format!("`{}` is {own}, and `{name}` is {field_type}", expression.text());
                 let place = if of.file.set.contains_key(name) { &of.place } else { place };
+                let since = self.problems.len();
                 self.problem(Problem::new(place.clone(), message));
+                self.name_events(&of.file.event, &of.event.name, since);
                 return None;
             }
         }
@@ -268,8 +282,12 @@ impl Resolving<'_> {
                     self.problem(Problem::new(place.clone(), message).hint(hint));
                 }
             }
-            let of_rows: Vec<Option<RoleKey>> =
-                rows.iter().map(|of| self.role_key(of, name, role, &target, &place)).collect();
+            let mut of_rows: Vec<Option<RoleKey>> = Vec::new();
+            for of in rows {
+                let since = self.problems.len();
+                of_rows.push(self.role_key(of, name, role, &target, &place));
+                self.name_events(&of.file.event, &of.event.name, since);
+            }
             let Some(of_rows) = of_rows.into_iter().collect::<Option<Vec<_>>>() else { continue };
             keys.iter_mut().zip(of_rows).for_each(|(keys, key)| keys.push(key));
             roles.push(Role { name: name.clone(), target, description: role.description.clone() });

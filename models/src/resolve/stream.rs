@@ -9,7 +9,7 @@ use super::{Resolving, beginning, check_name};
 use starmere_lake::formats::Schema;
 
 use crate::define::{
-    EventFile, FieldFile, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
+    EventFile, EventTypes, FieldFile, FormatFile, Place, Placed, Problem, Step, StreamFile, VersionFile, suggestion,
 };
 use crate::events::{self, Decoder, Event, Field, FieldKind, Need, Stream, Version, base};
 
@@ -351,6 +351,30 @@ impl Resolving<'_> {
             Problem::new(place.clone(), format!("the stream `{}` has no event `{name}`", stream.name)).hint(hint),
         );
         None
+    }
+
+    /// Whether a source names events, and each of them once.
+    pub(super) fn are_named(&mut self, types: &EventTypes, place: &Place) -> bool {
+        let twice = types.0.iter().enumerate().find(|(index, name)| types.0[..*index].contains(name));
+        let problem = match (types.0.as_slice(), twice) {
+            ([], _) => Problem::new(place.clone(), "the source names no event")
+                .hint("write `event: name`, or a list of types that are read alike"),
+            (_, Some((_, name))) => {
+                Problem::new(place.clone(), format!("the source names `{name}` twice")).hint("leave out one of them")
+            }
+            _ => return true,
+        };
+        self.problem(problem);
+        false
+    }
+
+    /// Says of the problems since then which events they are about, where a source has several.
+    pub(super) fn name_events(&mut self, types: &EventTypes, name: &str, since: usize) {
+        if types.0.len() > 1 {
+            for problem in &mut self.problems[since..] {
+                problem.message = format!("events `{name}`: {}", problem.message);
+            }
+        }
     }
 }
 

@@ -259,6 +259,48 @@ fn members_of_different_kinds_have_dimensions_of_their_own() {
 }
 
 #[test]
+fn sources_of_dimensions_choose_events() {
+    let seen = "event: person_seen, as: state";
+    let left = "event: person_left, as: delete";
+    each_is_told(
+        PERSON,
+        &[
+            (seen, "event: person_seen, as: state, where: city <> ''", ""),
+            (left, "event: person_seen, as: delete, where: city IS NULL", ""),
+            (left, "event: [person_left, person_seen], as: delete, where: person_id <> ''", ""),
+            (seen, "event: person_seen, as: state, where: city", "4:5: `city` is string, not true or false"),
+            (
+                left,
+                "event: [person_left, person_seen], as: delete, where: prson_id <> ''",
+                "5:5: events `person_left`: `prson_id <> ''`: there is no column `prson_id`; did you mean `person_id`?\n\
+                 5:5: events `person_seen`: `prson_id <> ''`: there is no column `prson_id`; did you mean `person_id`?",
+            ),
+            (
+                seen,
+                "event: [person_seen, person_lft], as: state",
+                "4:5: the stream `people` has no event `person_lft` (did you mean `person_left`?)",
+            ),
+            (
+                seen,
+                "event: [], as: state",
+                "4:5: the source names no event (write `event: name`, or a list of types that are read alike)",
+            ),
+            (
+                seen,
+                "event: [person_seen, person_seen], as: state",
+                "4:5: the source names `person_seen` twice (leave out one of them)",
+            ),
+            // A mistake that has nothing to do with the events is told once.
+            (
+                left,
+                "event: [person_left, person_seen], as: delete, set: { town: city }",
+                "5:5: `town` is not an attribute (there are: `name`, `city`)",
+            ),
+        ],
+    );
+}
+
+#[test]
 fn sources_of_dimensions_have_rules() {
     each_is_told(
         PERSON,

@@ -18,6 +18,22 @@ fn facts_read_streams_events_and_elements_of_their_own_domain() {
                 "event: order_place",
                 "2:7: the stream `orders` has no event `order_place` (did you mean `order_placed`?)",
             ),
+            (
+                "event: order_placed",
+                "event: [order_placed, order_place]",
+                "2:7: the stream `orders` has no event `order_place` (did you mean `order_placed`?)",
+            ),
+            (
+                "event: order_placed",
+                "event: []",
+                "2:7: the source names no event (write `event: name`, or a list of types that are read alike)",
+            ),
+            (
+                "event: order_placed",
+                "event: [order_placed, order_placed]",
+                "2:7: the source names `order_placed` twice (leave out one of them)",
+            ),
+            ("event: order_placed", "event: [order_placed]", ""),
             ("each: lines", "each: line", "2:7: `order_placed` has no elements `line` (did you mean `lines`?)"),
             ("each: lines", "each: order_id", "2:7: `order_placed` has no elements `order_id` (there are: `lines`)"),
         ],

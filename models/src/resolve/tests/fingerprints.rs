@@ -29,7 +29,7 @@ fn what_rows_follow_from_makes_tables_anew() {
     let rollup =
         "rollup: by_town\nof: order_lines\ndimensions: { town: { dimension: town, role: buyer } }\ncount: lines\n";
     files.insert(ROLLUP.to_owned(), rollup.to_owned());
-    let cases: [(&str, &str, &str, &[&str]); 12] = [
+    let cases: [(&str, &str, &str, &[&str]); 14] = [
         // Which days there are decides which keys there are.
         (DATE, "2030-12-31", "2031-12-31", &["sales.by_town", "sales.date", "sales.order_lines"]),
         // Keys of a shrunken dimension are made of what it is known by.
@@ -47,6 +47,14 @@ fn what_rows_follow_from_makes_tables_anew() {
             "set: { name: upper(title) }",
             &["people.person", "people.region", "sales.by_town", "sales.order_lines", "sales.town"],
         ),
+        (
+            PERSON,
+            "as: state }",
+            "as: state, where: city <> '' }",
+            &["people.person", "people.region", "sales.by_town", "sales.order_lines", "sales.town"],
+        ),
+        // A list of one type of events is that type.
+        (LINES, "event: order_placed", "event: [order_placed]", &[]),
         // Words change nothing, wherever they stand.
         (PERSON, "key: person_id", "key: person_id\ndescription: Who", &[]),
         (LINES, "quantity: { type: int }", "quantity: { type: int, description: Pieces }", &[]),

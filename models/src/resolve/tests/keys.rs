@@ -184,7 +184,7 @@ fn values_of_the_wrong_kind_are_told() {
     each_is_told(
         REGION,
         &[
-            ("event: region_named", "event: [region_named]", "5:12: not a text"),
+            ("event: region_named", "event: [[region_named]]", "5:13: not a text"),
             (
                 "  - stream: people\n    event: region_named\n    as: state\n    set: { name: title }",
                 "  region_named",
