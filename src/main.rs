@@ -21,6 +21,7 @@ mod references;
 mod reports;
 mod sources;
 mod stamps;
+mod variables;
 mod views;
 
 use std::io::IsTerminal;

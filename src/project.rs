@@ -21,7 +21,8 @@ use starmere_lake::store::Store;
 use starmere_marts::define::ProductFile;
 use starmere_marts::meaning::Meaning;
 use starmere_models::define::{
-    Parsed, Place, Placed, Problem, StreamFile, TimeUnitFile, parse, parse_model, parse_text, suggestion,
+    Parsed, Place, Placed, Problem, Scalar, StreamFile, TimeUnitFile, parse, parse_model_text, parse_text, read_text,
+    suggestion,
 };
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::{Right, Rights, check_listener};
@@ -35,6 +36,7 @@ use crate::project_tests::{Test, TestFile};
 use crate::references::looked_up;
 use crate::sources::{SourceFile, sharing};
 use crate::stamps::{Stamps, stamp};
+use crate::variables::{Variables, advised};
 
 /// Catalog snapshots are retained so many days unless the project says otherwise.
 const SNAPSHOT_DAYS: u32 = 30;
@@ -61,6 +63,9 @@ pub(crate) struct ProjectFile {
     pub(crate) warehouse: Placed<String>,
     #[serde(default)]
     pub(crate) sources: BTreeMap<String, Placed<SourceFile>>,
+    /// What `${NAME}` stands for in definitions.
+    #[serde(default)]
+    pub(crate) variables: BTreeMap<String, Placed<Scalar>>,
     #[serde(default)]
     pub(crate) listeners: Listeners,
     /// How long an earlier catalog snapshot may be asked for, in days; 30 where it is left out.
@@ -275,7 +280,7 @@ impl Project {
     fn read(root: &Path, extent: Extent) -> anyhow::Result<Self> {
         let main = main_file(root)?;
         let (problems, read, stamps) = (Vec::new(), BTreeSet::new(), Stamps::new());
-        let mut reading = Reading { root: root.to_path_buf(), problems, read, stamps };
+        let mut reading = Reading { root: root.to_path_buf(), problems, read, stamps, variables: None };
         let file = reading.project(&main);
         let mut streams: Vec<Parsed<StreamFile>> = reading.all(&root.join("streams"));
         reading.schemas(&mut streams);
@@ -290,7 +295,7 @@ impl Project {
             let place = Place { file: reading.name(&domain), line: 1, column: 1 };
             reading.problems.extend(check_domain(&name, &place));
             for path in yaml_files(&domain.join("models")) {
-                if let Some(model) = reading.one_by(&path, parse_model) {
+                if let Some(model) = reading.one_by(&path, parse_model_text) {
                     definitions.add(&name, model);
                 }
             }
@@ -474,6 +479,8 @@ struct Reading {
     problems: Vec<Problem>,
     read: BTreeSet<PathBuf>,
     stamps: Stamps,
+    /// None where they could not be read.
+    variables: Option<Variables>,
 }
 
 impl Reading {
@@ -484,25 +491,33 @@ impl Reading {
     fn project(&mut self, main: &Path) -> Option<Parsed<ProjectFile>> {
         self.read.insert(main.to_path_buf());
         self.stamps.insert(main.to_path_buf(), stamp(main));
-        let read = project_file(&self.root, main, &self.name(main));
-        read.map_err(|problems| self.problems.extend(problems)).ok()
+        let name = self.name(main);
+        let read = project_file(&self.root, main, &name);
+        let file = read.map_err(|problems| self.problems.extend(problems)).ok()?;
+        match Variables::of(&file.definition.variables, &name) {
+            Ok(variables) => self.variables = Some(variables),
+            Err(problems) => self.problems.extend(problems),
+        }
+        Some(file)
     }
 
     fn one<T: serde::de::DeserializeOwned>(&mut self, path: &Path) -> Option<Parsed<T>> {
-        self.one_by(path, parse)
+        self.one_by(path, parse_text)
     }
 
-    fn one_by<T>(&mut self, path: &Path, parse: fn(&Path, &str) -> Result<T, Problem>) -> Option<T> {
+    fn one_by<T>(&mut self, path: &Path, parse: fn(&str, &str) -> Result<T, Problem>) -> Option<T> {
         self.read.insert(path.to_path_buf());
         self.stamps.insert(path.to_path_buf(), stamp(path));
         let name = self.name(path);
-        match parse(path, &name) {
-            Ok(parsed) => Some(parsed),
-            Err(problem) => {
-                self.problems.push(problem);
-                None
-            }
-        }
+        let filled_in =
+            read_text(path, &name).map_err(|problem| vec![problem]).and_then(|text| match &self.variables {
+                Some(variables) => variables.filled_in(&text, &name),
+                // What it would say follows from what starmere.yaml does not say rightly.
+                None if text.contains("${") => Err(Vec::new()),
+                None => Ok(text),
+            });
+        let parsed = filled_in.and_then(|text| parse(&text, &name).map_err(|problem| vec![advised(problem, &text)]));
+        parsed.map_err(|problems| self.problems.extend(problems)).ok()
     }
 
     fn all<T: serde::de::DeserializeOwned>(&mut self, folder: &Path) -> Vec<Parsed<T>> {
@@ -884,6 +899,74 @@ mod tests {
         assert_eq!(file.ingest_memory_mib.map(|mib| mib.value), Some(330));
         assert_eq!(file.listeners.http.as_str(), "127.0.0.1:33");
         assert_eq!(file.sources["a"].files.as_deref(), Some("7a/*.jsonl"));
+    }
+
+    const STREAM: &str = "stream: s\ndomain: d\nenvelope: { type: type, time: at }\nevents:\n  \
+        sold: { versions: { 1: { fields: { pieces: { type: int }, code: { type: string } } } } }\n";
+    const FACT: &str = "fact: f\nfrom: { stream: s, event: sold }\ngrain: [code]\ndegenerate: { code: {} }\n";
+
+    /// A project with two facts, one of which names variables.
+    fn with_variables(variables: &str) -> tempfile::TempDir {
+        let named = "fact: named\nfrom: { stream: s, event: sold }\nwhere: >\n  pieces > ${most}\n  OR code = '${code}'\n\
+                     grain: [code]\ndegenerate: { code: {} }\nmeasures: { pieces: { type: '${kind}' } }\n";
+        project(&[
+            ("starmere.yaml", &format!("{PROJECT}{variables}")),
+            ("streams/s.yaml", &format!("{STREAM}retention_days: ${{days}}\n")),
+            ("domains/d/models/f.yaml", FACT),
+            ("domains/d/models/named.yaml", named),
+            ("most", "7\n"),
+        ])
+    }
+
+    #[test]
+    fn variables_are_part_of_what_names_them() {
+        let read = |most: &str, days: u32| {
+            let variables =
+                format!("variables: {{ most: {most}, code: \"x: #1\", kind: int, days: {days}, other: {most} }}\n");
+            Project::load(with_variables(&variables).path()).unwrap()
+        };
+        let prints = |project: &Project| {
+            let models = project.models.models.iter().map(|model| model.fingerprint().to_owned());
+            models.collect::<Vec<String>>()
+        };
+        let (first, other, longer) = (read("7", 400), read("8", 400), read("7", 401));
+        assert_eq!(first.streams[0].definition.retention_days.as_ref().map(|days| days.value), Some(400));
+        // Those of the fact that names it, and no other.
+        let differ: Vec<bool> = prints(&first).iter().zip(prints(&other)).map(|(a, b)| *a != b).collect();
+        let names: Vec<&str> = first.models.models.iter().map(|model| model.name().name.as_str()).collect();
+        assert_eq!(names.into_iter().zip(differ).collect::<Vec<_>>(), [("f", false), ("named", true)]);
+        assert_ne!(first.fingerprint, other.fingerprint);
+        assert_eq!(prints(&first), prints(&longer));
+        assert_ne!(first.fingerprint, longer.fingerprint);
+        // How a variable comes by its value is no part of anything.
+        assert_eq!(read("'${file:most}'", 400).fingerprint, first.fingerprint);
+    }
+
+    #[test]
+    fn variables_that_are_wrong_are_told_once() {
+        let said = |variables: &str| Project::load(with_variables(variables).path()).unwrap_err().to_string();
+        let text = said("variables: { most: 7, code: x, kind: int }\n");
+        let hint = "\n  hint: there are: `code`, `kind`, `most`";
+        assert!(text.ends_with(&format!("streams/s.yaml:6:17: there is no variable `days`{hint}")), "{text}");
+        assert!(text.starts_with("1 problem"), "{text}");
+        // What cannot be filled in is not judged.
+        let text = said("variables: { most: '', code: x, kind: int, days: 400 }\n");
+        assert!(text.starts_with("1 problem") && text.contains("starmere.yaml:3:20: the variable `most`"), "{text}");
+        let text = said("variables: { most: 7, code: x, kind: intt, days: 400 }\n");
+        assert!(text.contains("domains/d/models/named.yaml:8:29: `intt` is not a type: did you mean `int`?"), "{text}");
+    }
+
+    #[test]
+    fn variables_between_braces_are_in_quotes() {
+        let fact = FACT.replace("code: {}", "code: { type: ${kind} }");
+        let variables = format!("{PROJECT}variables: {{ kind: string }}\n");
+        let files = [
+            ("starmere.yaml", variables.as_str()),
+            ("streams/s.yaml", STREAM),
+            ("domains/d/models/f.yaml", fact.as_str()),
+        ];
+        let text = said(&files);
+        assert!(text.contains("hint: between braces and brackets, write a text with ${ in quotes"), "{text}");
     }
 
     #[test]

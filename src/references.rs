@@ -59,7 +59,7 @@ pub(crate) fn looked_up(root: &Path, text: &str, file: &str) -> Result<String, V
 
 /// Which keys lead to where the parser is.
 #[derive(Default)]
-struct Keys(Vec<Level>);
+pub(crate) struct Keys(Vec<Level>);
 
 enum Level {
     List,
@@ -69,7 +69,7 @@ enum Level {
 
 impl Keys {
     /// Goes on by an event. Where it is a value and no key: its text, and whether it is a secret.
-    fn go_on<'e>(&mut self, event: &'e Event<'_>) -> Option<(&'e str, bool)> {
+    pub(crate) fn go_on<'e>(&mut self, event: &'e Event<'_>) -> Option<(&'e str, bool)> {
         let is_key = matches!(self.0.last(), Some(Level::Mapping(None)));
         match event {
             Event::Scalar(text, ..) if is_key => self.ended(text),
@@ -108,18 +108,24 @@ impl Keys {
     }
 }
 
-/// Lets editors take references where a schema wants numbers and truth values.
-pub(crate) fn allow(schema: &mut Value) {
+/// How editors know a reference, and a variable of a definition.
+pub(crate) const REFERENCE: &str = r"^\$\{(env|file):[^}]+\}$";
+pub(crate) const VARIABLE: &str = r"^\$\{[a-z][a-z0-9_]*\}$";
+
+/// Lets editors take `pattern` where a schema wants numbers, truth values and texts of a certain form.
+pub(crate) fn allow(schema: &mut Value, pattern: &str) {
     let is_one = |kind: &Value| matches!(kind.as_str(), Some("integer" | "number" | "boolean"));
     let kind = schema.get("type");
-    if kind.is_some_and(|kind| is_one(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().any(is_one))) {
+    let is_form = schema.get("pattern").is_some_and(Value::is_string);
+    if is_form || kind.is_some_and(|kind| is_one(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().any(is_one)))
+    {
         let own = schema.take();
-        *schema = json!({ "anyOf": [own, { "type": "string", "pattern": r"^\$\{(env|file):[^}]+\}$" }] });
+        *schema = json!({ "anyOf": [own, { "type": "string", "pattern": pattern }] });
         return;
     }
     match schema {
-        Value::Object(members) => members.values_mut().for_each(allow),
-        Value::Array(items) => items.iter_mut().for_each(allow),
+        Value::Object(members) => members.values_mut().for_each(|member| allow(member, pattern)),
+        Value::Array(items) => items.iter_mut().for_each(|item| allow(item, pattern)),
         _ => {}
     }
 }
@@ -201,10 +207,14 @@ ${file:number}: y
 
     #[test]
     fn editors_take_references_for_numbers() {
-        let mut schema = json!({ "properties": { "a": { "type": ["integer", "null"] }, "b": { "type": "string" } } });
-        allow(&mut schema);
+        let form = json!({ "type": "string", "pattern": "^(int|bool)$" });
+        let mut schema = json!({
+            "properties": { "a": { "type": ["integer", "null"] }, "b": { "type": "string" }, "c": form }
+        });
+        allow(&mut schema, VARIABLE);
         assert_eq!(schema["properties"]["a"]["anyOf"][0], json!({ "type": ["integer", "null"] }));
         assert_eq!(schema["properties"]["a"]["anyOf"][1]["type"], "string");
         assert_eq!(schema["properties"]["b"], json!({ "type": "string" }));
+        assert_eq!(schema["properties"]["c"]["anyOf"], json!([form, { "type": "string", "pattern": VARIABLE }]));
     }
 }

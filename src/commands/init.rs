@@ -104,9 +104,8 @@ fn schemas(folder: &Path, output: &Output) -> anyhow::Result<()> {
     for (name, schema) in all {
         let path = folder.join(format!("{name}.json"));
         let mut schema = serde_json::to_value(schema)?;
-        if name == "project" {
-            references::allow(&mut schema);
-        }
+        let pattern = if name == "project" { references::REFERENCE } else { references::VARIABLE };
+        references::allow(&mut schema, pattern);
         std::fs::write(&path, serde_json::to_string_pretty(&schema)?)
             .with_context(|| format!("could not write `{}`", path.display()))?;
     }

@@ -14,12 +14,14 @@ pub struct Parsed<T> {
 
 /// Reads and parses the file at `path`, which problems call `name`.
 pub fn parse<T: DeserializeOwned>(path: &std::path::Path, name: &str) -> Result<Parsed<T>, Problem> {
-    parse_bytes(&read(path, name)?, name)
+    parse_text(&read_text(path, name)?, name)
 }
 
-fn read(path: &std::path::Path, name: &str) -> Result<Vec<u8>, Problem> {
+/// Reads the file at `path`, which problems call `name`.
+pub fn read_text(path: &std::path::Path, name: &str) -> Result<String, Problem> {
     let place = || Place { file: name.to_owned(), line: 1, column: 1 };
-    std::fs::read(path).map_err(|error| Problem::new(place(), format!("could not be read: {error}")))
+    let bytes = std::fs::read(path);
+    text_of(bytes.map_err(|error| Problem::new(place(), format!("could not be read: {error}")))?, name)
 }
 
 /// A model of any kind: a key of its own says which.
@@ -28,12 +30,6 @@ pub enum ModelFile {
     Dimension(Box<Parsed<DimensionFile>>),
     Fact(Parsed<FactFile>),
     Derived(Parsed<DerivedFile>),
-}
-
-/// Reads and parses a model, as [`parse`] does.
-pub fn parse_model(path: &std::path::Path, name: &str) -> Result<ModelFile, Problem> {
-    let bytes = read(path, name)?;
-    parse_model_text(text_of(&bytes, name)?, name)
 }
 
 /// Parses a model.
@@ -65,15 +61,11 @@ pub fn parse_model_text(text: &str, name: &str) -> Result<ModelFile, Problem> {
     }
 }
 
-fn parse_bytes<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<Parsed<T>, Problem> {
-    parse_text(text_of(bytes, name)?, name)
-}
-
-fn text_of<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str, Problem> {
-    match std::str::from_utf8(bytes) {
+fn text_of(bytes: Vec<u8>, name: &str) -> Result<String, Problem> {
+    match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
         Err(error) => {
-            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let before = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
             let column = 1 + before.chars().rev().take_while(|&character| character != '\n').count() as u64;
             let place = Place { file: name.to_owned(), line: 1 + before.matches('\n').count() as u64, column };
             Err(Problem::new(place, "not UTF-8").hint("save the file as UTF-8"))
@@ -175,7 +167,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_have_a_place() {
         let bytes = ["fact: f\nfrom: Größe ".as_bytes(), b"\xff"].concat();
-        let problem = parse_bytes::<FactFile>(&bytes, "f.yaml").unwrap_err();
+        let problem = text_of(bytes, "f.yaml").unwrap_err();
         assert_eq!(problem.to_string(), "f.yaml:2:13: not UTF-8\n  hint: save the file as UTF-8");
     }
 }

@@ -20,7 +20,7 @@ pub use derived::{
     AccumulatingFile, AllocationFile, BridgeFile, Computed, ComputedMeasure, DerivedFactFile, DerivedFile,
     HierarchyFile, LedgerFile, Milestone, PeriodicFile, RollupFile, ShrunkenFile, ShrunkenRole, SqlColumnFile, SqlFile,
 };
-pub use files::{ModelFile, Parsed, parse, parse_model, parse_model_text, parse_text};
+pub use files::{ModelFile, Parsed, parse, parse_model_text, parse_text, read_text};
 pub use model::{
     Additivity, As, Attribute, BandsFile, Beside, Calendar, Degenerate, DimensionFile, DimensionSource, EventTypes,
     FactFile, FactSource, FactSources, Histories, History, Measure, Names, ReferenceTo, Role, SpecialMembers,
