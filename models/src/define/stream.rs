@@ -14,6 +14,9 @@ pub struct StreamFile {
     pub stream: Placed<String>,
     /// Who owns it.
     pub domain: Placed<String>,
+    /// Other domains whose models may read it, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<Placed<String>>,
     #[serde(default)]
     pub description: Option<String>,
     /// A longer event is kept beside the table.

@@ -404,6 +404,9 @@ impl Resolving<'_> {
         for parsed in &self.definitions.streams {
             let domain = &parsed.definition.domain;
             self.problems.extend(check_domain(domain, &domain.place(&parsed.file)));
+            for reader in &parsed.definition.readers {
+                self.problems.extend(check_domain(reader, &reader.place(&parsed.file)));
+            }
             all.push((
                 format!("stream `{}`", *parsed.definition.stream),
                 parsed.definition.stream.clone(),
@@ -585,8 +588,27 @@ impl Resolving<'_> {
         }
     }
 
-    /// Streams that nothing reads are allowed, and told.
+    /// Streams that nothing reads, and readers that do not read, are allowed, and told.
     fn unread(&mut self) {
+        let domains: BTreeSet<&str> = self.models.models.iter().map(|model| model.name().domain.as_str()).collect();
+        for parsed in &self.definitions.streams {
+            let stream = &parsed.definition.stream;
+            for reader in &parsed.definition.readers {
+                let mut own = self.models.models.iter().filter(|model| model.name().domain == reader.value);
+                if own.any(|model| model.streams().contains(stream.as_str())) {
+                    continue;
+                }
+                let message = format!(
+                    "the domain `{}` may read the stream `{}`, and no model of it does",
+                    reader.value, stream.value
+                );
+                let near = match domains.contains(reader.as_str()) {
+                    true => String::new(),
+                    false => suggestion(reader, domains.iter().copied()),
+                };
+                self.notes.push(Problem::new(reader.place(&parsed.file), message).hint(near));
+            }
+        }
         let read: BTreeSet<&str> = self.models.models.iter().flat_map(Model::streams).collect();
         for parsed in &self.definitions.streams {
             if !read.contains(parsed.definition.stream.as_str()) {

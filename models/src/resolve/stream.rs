@@ -330,9 +330,10 @@ impl Resolving<'_> {
             self.problem(Problem::new(place.clone(), format!("there is no stream `{name}`")).hint(hint));
             return None;
         };
-        let owner = defined.definition.domain.as_str();
-        if owner != domain {
-            let hint = format!("use a product of `{owner}` instead");
+        let (owner, readers) = (defined.definition.domain.as_str(), &defined.definition.readers);
+        if owner != domain && !readers.iter().any(|reader| reader.as_str() == domain) {
+            let hint =
+                format!("use a product of `{owner}`, or have it add `{domain}` to `readers` in {}", defined.file);
             self.problem(
                 Problem::new(place.clone(), format!("the stream `{name}` belongs to the domain `{owner}`")).hint(hint),
             );

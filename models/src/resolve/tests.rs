@@ -143,6 +143,42 @@ fn a_stream_that_nothing_reads_is_noted() {
 }
 
 #[test]
+fn a_stream_is_read_by_those_whom_its_owner_names() {
+    let seen = "fact: seen\nfrom: { stream: people, event: person_seen }\ngrain: event_id\n";
+    let with = |readers: &str| {
+        let mut files = changed(PEOPLE, "domain: people", &format!("domain: people\n{readers}"));
+        files.insert("sales/seen.yaml".to_owned(), seen.to_owned());
+        files
+    };
+    let refused = |readers: &str| check(&with(readers)).expect_err("nobody else may read it");
+    let hint = "use a product of `people`, or have it add `sales` to `readers` in people.yaml";
+    for readers in ["", "readers: []", "readers: [support]", "readers: [sale]"] {
+        let problems = refused(readers);
+        let told: Vec<String> = problems.iter().map(|problem| told(problem, "sales/seen.yaml")).collect();
+        assert_eq!(told, [format!("2:7: the stream `people` belongs to the domain `people` ({hint})")], "{readers}");
+    }
+    let models = check(&with("readers: [support, sales]")).expect("its owner has named the domain");
+    let fact = models.get(&ModelName::new("sales", "seen")).expect("it is defined");
+    assert_eq!(fact.streams().into_iter().collect::<Vec<_>>(), ["people"]);
+    // The grant is no part of what is made of the stream.
+    let person = ModelName::new("people", "person");
+    let before = check(&changed(PEOPLE, "", &with("")[PEOPLE])).expect("it is right without");
+    assert_eq!(
+        models.get(&person).map(|model| model.fingerprint().to_owned()),
+        before.get(&person).map(|model| model.fingerprint().to_owned())
+    );
+    let notes = |readers: &str| {
+        let models = check(&with(readers)).expect("a reader need not read");
+        models.notes.iter().map(|note| told(note, PEOPLE)).collect::<Vec<_>>()
+    };
+    assert_eq!(notes("readers: [sales]"), [] as [&str; 0]);
+    let unused = "the domain `supprt` may read the stream `people`, and no model of it does";
+    assert_eq!(notes("readers: [sales, supprt]"), [format!("3:18: {unused} (there are: `people`, `sales`)")]);
+    let problems = refused("readers: [Sales, lake]");
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+#[test]
 fn mistakes_are_told_all_at_once() {
     let mut files = changed(PERSON, "city: {", "City: {");
     files.extend(changed(DATE, "2020-01-01", "2020-13-01").remove_entry(DATE));

@@ -50,7 +50,7 @@ fn dimensions_read_streams_and_events_of_their_own_domain() {
             (
                 "stream: people",
                 "stream: orders",
-                "4:5: the stream `orders` belongs to the domain `sales` (use a product of `sales` instead)",
+                "4:5: the stream `orders` belongs to the domain `sales` (use a product of `sales`, or have it add `people` to `readers` in orders.yaml)",
             ),
             (
                 "event: region_named",

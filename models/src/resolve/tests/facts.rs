@@ -11,7 +11,7 @@ fn facts_read_streams_events_and_elements_of_their_own_domain() {
             (
                 "stream: orders",
                 "stream: people",
-                "2:7: the stream `people` belongs to the domain `people` (use a product of `people` instead)",
+                "2:7: the stream `people` belongs to the domain `people` (use a product of `people`, or have it add `sales` to `readers` in people.yaml)",
             ),
             (
                 "event: order_placed",
