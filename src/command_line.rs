@@ -106,6 +106,8 @@ pub(crate) enum Command {
     Up(Serve),
     /// Ask a query
     Sql(Sql),
+    /// Show the columns of models: what a product can promise
+    Models(Models),
     /// List data products and their contracts
     Products(Products),
     /// Show how fresh and how large everything is, and how far the sources have been read
@@ -146,6 +148,24 @@ pub(crate) struct Init {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Example {
     Shop,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Models {
+    #[command(subcommand)]
+    pub(crate) what: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List columns with their types, keys, and where they come from
+    Show(Show),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// Only this model, `domain.name` or `name`
+    pub(crate) model: Option<String>,
 }
 
 #[derive(Debug, Args)]

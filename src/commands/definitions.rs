@@ -1,13 +1,14 @@
-//! `starmere check`, `products`: what the definitions say.
+//! `starmere check`, `models show`, `products`: what the definitions say.
 
 use std::sync::Arc;
 
-use starmere_models::define::ModelName;
+use arrow::datatypes::FieldRef;
+use starmere_models::define::{FieldType, ModelName, suggestion};
 use starmere_models::resolve::{Model, Models};
 use starmere_models::sql_model::Shape;
 
 use super::inspect::{Cell, Holds, listing};
-use crate::failure::Problems;
+use crate::failure::{Mendable, Problems};
 use crate::output::{Output, counted};
 use crate::project::Project;
 use crate::project_tests;
@@ -35,6 +36,58 @@ pub(super) async fn check(project: &Arc<Project>, output: &Output) -> anyhow::Re
     }
     step.done(counted(project.tests.len() as u64, "test holds", "tests hold"));
     Ok(())
+}
+
+/// The columns of models, as they are made, or would be: nothing need be built.
+pub(super) fn models(project: &Project, name: Option<&str>, output: &Output) -> anyhow::Result<()> {
+    let columns = [
+        ("model", Holds::Text),
+        ("column", Holds::Text),
+        ("type", Holds::Text),
+        ("nullable", Holds::Flag),
+        ("key", Holds::Flag),
+        ("means", Holds::Text),
+        ("from", Holds::Texts),
+        ("description", Holds::Text),
+    ];
+    let rows: Vec<Vec<Cell>> = meant(&project.models, name)?.into_iter().flat_map(shown).collect();
+    listing(output, &columns, &rows)
+}
+
+/// The models of this name, which may be one of several domains; all of them where none is named.
+fn meant<'a>(models: &'a Models, name: Option<&str>) -> anyhow::Result<Vec<&'a Model>> {
+    let models = &models.models;
+    let Some(name) = name else { return Ok(models.iter().collect()) };
+    let called = |model: &Model| match name.contains('.') {
+        true => model.name().to_string(),
+        false => model.name().name.clone(),
+    };
+    let meant: Vec<&Model> = models.iter().filter(|model| called(model) == name).collect();
+    if meant.is_empty() {
+        let all: Vec<String> = models.iter().map(called).collect();
+        let hint = suggestion(name, all.iter().map(String::as_str));
+        return Err(Mendable::error(format!("there is no model `{name}`"), hint));
+    }
+    Ok(meant)
+}
+
+/// A row for each column of a model.
+fn shown(model: &Model) -> Vec<Vec<Cell>> {
+    let keys = model.told_apart_by();
+    let row = |field: &FieldRef| {
+        let (means, description) = model.column(field.name());
+        vec![
+            Cell::Text(model.name().to_string()),
+            Cell::Text(field.name().clone()),
+            Cell::Text(FieldType::name_of(field.data_type())),
+            Cell::Flag(field.is_nullable()),
+            Cell::Flag(keys.contains(field.name())),
+            Cell::Text(means.unwrap_or_default()),
+            Cell::Texts(model.origin(field.name())),
+            Cell::Text(description.unwrap_or_default()),
+        ]
+    };
+    model.schema().fields().iter().map(row).collect()
 }
 
 pub(super) fn products(project: &Project, output: &Output) -> anyhow::Result<()> {
@@ -101,4 +154,61 @@ fn bus(models: &Models) -> (Vec<String>, Vec<Vec<Cell>>) {
         std::iter::once(Cell::Text(name.to_string())).chain(roles).collect()
     };
     (dimensions.iter().map(|(name, _)| name.to_string()).collect(), facts.iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = "stream: s\ndomain: a\nreaders: [b]\nenvelope: { type: type, time: at }\nevents:\n  \
+        sold: { versions: { 1: { fields: { pieces: { type: int }, code: { type: string } } } } }\n";
+    const FACT: &str = "fact: sales\nfrom: { stream: s, event: sold }\ngrain: [code]\n\
+        degenerate: { code: { description: What } }\nmeasures: { twice: { expression: 2 * pieces, type: bigint } }\n";
+
+    #[test]
+    fn columns_are_shown_before_anything_is_built() {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in [
+            ("starmere.yaml", "project: p\nwarehouse: ./warehouse\n"),
+            ("streams/s.yaml", STREAM),
+            ("domains/a/models/f.yaml", FACT),
+            ("domains/b/models/f.yaml", FACT),
+        ] {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let project = Project::load(folder.path()).unwrap();
+        let names = |name| -> Vec<String> {
+            let meant = meant(&project.models, name).unwrap();
+            meant.iter().map(|model| model.name().to_string()).collect()
+        };
+        assert_eq!(names(None), ["a.sales", "b.sales"]);
+        assert_eq!(names(Some("sales")), ["a.sales", "b.sales"]);
+        assert_eq!(names(Some("b.sales")), ["b.sales"]);
+        for (wrong, hint) in [("sale", "did you mean `sales`?"), ("b.sale", "did you mean `b.sales`?")] {
+            let error = meant(&project.models, Some(wrong)).unwrap_err();
+            assert_eq!(error.to_string(), format!("there is no model `{wrong}`"));
+            assert_eq!(crate::failure::hint(&error).as_deref(), Some(hint));
+        }
+        let shown = shown(meant(&project.models, Some("a.sales")).unwrap()[0]);
+        let columns: Vec<&Cell> = shown.iter().map(|row| &row[1]).collect();
+        let expected = ["code", "twice", "occurred_at", "event_id", "ordinal"].map(|name| Cell::Text(name.to_owned()));
+        assert_eq!(columns, expected.iter().collect::<Vec<_>>());
+        let text = |text: &str| Cell::Text(text.to_owned());
+        let code = [
+            text("a.sales"),
+            text("code"),
+            text("string"),
+            Cell::Flag(true),
+            Cell::Flag(true),
+            text("degenerate dimension"),
+            Cell::Texts(vec!["s.sold.code".to_owned()]),
+            text("What"),
+        ];
+        assert_eq!(shown[0], code);
+        assert_eq!(shown[1][2..5], [text("bigint"), Cell::Flag(true), Cell::Flag(false)]);
+        assert_eq!(shown[1][6], Cell::Texts(vec!["s.sold: 2 * pieces".to_owned()]));
+        assert!(!folder.path().join("warehouse").exists());
+    }
 }

@@ -20,7 +20,9 @@ use std::sync::Arc;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::format_number;
 
-use crate::command_line::{Command, CommandLine, Products, ProductsCommand, Streams, StreamsCommand};
+use crate::command_line::{
+    Command, CommandLine, Models, ModelsCommand, Products, ProductsCommand, Streams, StreamsCommand,
+};
 use crate::failure::Mendable;
 use crate::output::Output;
 use crate::project::{Opened, Project, warehouse_of};
@@ -40,6 +42,9 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Init(arguments) => init::run(&arguments, &root, output),
         Command::Check => definitions::check(&Arc::new(Project::load(&root)?), output).await,
         Command::Plan => plan::plan(&to_read(open()?).await?, output).await,
+        Command::Models(Models { what: ModelsCommand::Show(arguments) }) => {
+            definitions::models(&Project::load(&root)?, arguments.model.as_deref(), output)
+        }
         Command::Products(Products { what: None }) => definitions::products(&Project::load(&root)?, output),
         Command::Products(Products { what: Some(ProductsCommand::Matrix) }) => {
             definitions::matrix(&Project::load(&root)?, output)

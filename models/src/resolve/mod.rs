@@ -7,6 +7,7 @@ mod derived;
 mod dimension;
 mod fact;
 mod generated;
+mod origins;
 mod stream;
 
 pub(crate) use stream::BUILT_IN;

@@ -8,6 +8,7 @@ mod fingerprints;
 mod hostile;
 mod keys;
 mod names;
+mod origins;
 mod rollups;
 mod sql_models;
 mod streams;
