@@ -269,6 +269,11 @@ pub(crate) struct Serve {
     /// Go on for so long after being told to stop, while `/readyz` says no: as long as a load balancer needs to see it
     #[arg(long, value_name = "SECONDS", default_value_t = 0, env = "STARMERE_DRAIN_SECONDS")]
     pub(crate) drain: u64,
+    /// Let users who may query raw events query models as well, ports or not, as `work.<domain>.<model>`
+    ///
+    /// For work on the project: what the last build made, which nobody has promised to anybody.
+    #[arg(long)]
+    pub(crate) work: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,8 +3,11 @@
 //! Products are pinned by the snapshot and cached with it. Raw events (`lake.<domain>.<stream>`) are read at the
 //! newest version when a query first reads them, once per query, so that what was acknowledged can be read at once.
 //!
+//! Whoever works on the project also sees the models behind ports, and those that are none: `work.<domain>.<model>`, as
+//! the snapshot pins them. Nothing is promised of these.
+//!
 //! What lists tables reads no stream and writes nothing: the columns of raw events are known without. A port whose log
-//! is damaged is listed by its contract (`lazy`), and only queries that read it are told.
+//! is damaged is listed by its contract (`lazy`), a model by its definition, and only queries that read it are told.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,7 +28,8 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::{SessionContext, ident};
 use starmere_lake::Kind;
-use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::catalog::{CatalogSnapshot, Pin};
+use starmere_lake::delta::Snapshot;
 use starmere_lake::events;
 use starmere_lake::provider::PinnedTable;
 use starmere_marts::meaning::{Meaning, Port};
@@ -48,6 +52,8 @@ pub(crate) struct ProjectViews {
     cached: Mutex<Option<Arc<Pinned>>>,
     /// The snapshot of which damage was logged last.
     told: AtomicU64,
+    /// Models are there, too.
+    shows_work: bool,
 }
 
 /// The tables of one snapshot.
@@ -87,7 +93,13 @@ impl ProjectViews {
     pub(crate) fn following(definitions: watch::Receiver<Opened>) -> Self {
         let opened = definitions.borrow().clone();
         let base = opened.engine.user_session();
-        Self { opened, definitions, base, cached: Mutex::new(None), told: AtomicU64::new(0) }
+        let (cached, told) = (Mutex::new(None), AtomicU64::new(0));
+        Self { opened, definitions, base, cached, told, shows_work: false }
+    }
+
+    /// The same views, with models as `work.<domain>.<model>`.
+    pub(crate) fn with_work(self) -> Self {
+        Self { shows_work: true, ..self }
     }
 
     /// The newest snapshot's tables: opened by one of those who ask at once.
@@ -137,15 +149,13 @@ impl ProjectViews {
         }
         for port in &meaning.ports {
             let Some(pin) = snapshot.tables.get(&port.table) else { continue };
-            let table: Arc<dyn TableProvider> =
-                match self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await {
-                    Ok(delta) => Arc::new(with_key(port, PinnedTable::new(self.opened.warehouse.store(), delta))),
-                    Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => {
-                        damaged.push(port.full_name());
-                        Arc::new(Damaged::new(port, error)?)
-                    }
-                    Err(error) => return Err(error.into()),
-                };
+            let table: Arc<dyn TableProvider> = match self.log(pin).await? {
+                Ok(delta) => Arc::new(with_key(port, PinnedTable::new(self.opened.warehouse.store(), delta))),
+                Err(error) => {
+                    damaged.push(port.full_name());
+                    Arc::new(Damaged::of_port(port, error)?)
+                }
+            };
             let provider = port_view(port, table)?;
             let mut names = vec![(port.schema(), TableKind::Table)];
             if newest.get(&(port.domain.as_str(), port.product.as_str())) == Some(&port.version) {
@@ -157,6 +167,31 @@ impl ProjectViews {
                 tables.register_table(port.name.clone(), provider.clone())?;
                 infos.push(info(port, schema, kind, &provider.schema()));
             }
+        }
+        let models: Vec<_> = if self.shows_work { models_of(snapshot).collect() } else { Vec::new() };
+        for (domain, name, pin) in models {
+            let model = format!("{domain}.{name}");
+            let table: Arc<dyn TableProvider> = match self.log(pin).await? {
+                Ok(delta) => Arc::new(PinnedTable::new(self.opened.warehouse.store(), delta)),
+                Err(error) => {
+                    let full = format!("{WORK}.{model}");
+                    let damage = Damaged::new(&full, &self.defined_columns(&model), error);
+                    damaged.push(full);
+                    Arc::new(damage)
+                }
+            };
+            infos.push(TableInfo {
+                catalog: WORK.into(),
+                schema: domain.to_owned(),
+                name: name.to_owned(),
+                kind: TableKind::Table,
+                arrow_schema: table.schema(),
+                description: meaning.models.iter().find(|of| of.name == model).and_then(|of| of.description.clone()),
+                primary_key: Vec::new(),
+                foreign_keys: Vec::new(),
+            });
+            let tables = schemas.entry((WORK.into(), domain.to_owned()));
+            tables.or_insert_with(|| Arc::new(MemorySchemaProvider::new())).register_table(name.to_owned(), table)?;
         }
         for stream in &meaning.streams {
             if let [_, domain, name] = stream.name.split('.').collect::<Vec<_>>().as_slice() {
@@ -202,6 +237,34 @@ impl ProjectViews {
         let (number, is_whole) = (snapshot.number, damaged.is_empty());
         Ok(Pinned { number, catalogs, tables: infos.into(), is_whole, at: Instant::now() })
     }
+
+    /// What the log of a pinned table says, or how it is damaged.
+    async fn log(&self, pin: &Pin) -> anyhow::Result<Result<Arc<Snapshot>, starmere_lake::Error>> {
+        match self.opened.warehouse.table(pin.path.clone()).snapshot_at(pin.version).await {
+            Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => Err(error.into()),
+            log => Ok(log),
+        }
+    }
+
+    /// The columns of a model as the definitions have them; none where it is gone.
+    fn defined_columns(&self, model: &str) -> SchemaRef {
+        let opened = self.definitions.borrow();
+        let mut models = opened.project.models.models.iter();
+        let found = models.find(|defined| defined.name().to_string() == model);
+        found.map_or_else(|| Arc::new(Schema::empty()), |defined| defined.schema())
+    }
+}
+
+/// The catalog of models.
+const WORK: &str = "work";
+
+/// The models of a snapshot: domain, name, and the table of their rows.
+fn models_of(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&str, &str, &Pin)> {
+    snapshot.tables.iter().filter_map(|(table, pin)| {
+        let (domain, name) = table.split_once('.')?;
+        // Streams have three names, and other tables of a model stand below it.
+        (!name.contains(['.', '/'])).then_some((domain, name, pin))
+    })
 }
 
 #[async_trait]

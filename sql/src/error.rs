@@ -324,8 +324,13 @@ fn from_root(root: &DataFusionError) -> QueryError {
     match root {
         DataFusionError::SQL(error, _) => syntax(error),
         DataFusionError::Plan(message) => match missing_table(message) {
-            Some(table) => QueryError::not_found(format!("there is no table `{table}`"))
-                .with_hint("`SHOW TABLES` and `GET /v1/tables` list what there is"),
+            Some(table) => {
+                let hint = match table.starts_with("work.") {
+                    true => WORK,
+                    false => "`SHOW TABLES` and `GET /v1/tables` list what there is",
+                };
+                QueryError::not_found(format!("there is no table `{table}`")).with_hint(hint)
+            }
             None => QueryError::invalid(message.as_str()),
         },
         DataFusionError::Configuration(message) | DataFusionError::Execution(message) => {
@@ -360,6 +365,10 @@ fn from_arrow(error: &ArrowError) -> QueryError {
         _ => QueryError::internal(error.to_string()),
     }
 }
+
+/// Where models are that need be no ports.
+const WORK: &str = "models that were built are `work.<domain>.<model>` in `starmere sql`, and in a server that was \
+    started with `--work`";
 
 /// The name in `table 'x.y.z' not found`. The engine completes names by a catalog and a schema of its own, which
 /// nobody has written.

@@ -42,7 +42,7 @@ pub trait Views: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct View {
     /// Has every catalog of the snapshot registered: a domain is a catalog, `product_vN` a schema, a port a
-    /// table; `lake` and `system` beside them. Its configuration (memory, partitions, dialect) is kept.
+    /// table; `lake`, `system` and perhaps `work` (models that need be no ports) beside them. Its configuration (memory, partitions, dialect) is kept.
     pub context: SessionContext,
     /// The snapshot's number in the catalog.
     pub snapshot: u64,
@@ -80,7 +80,7 @@ impl View {
 /// What a caller must be allowed to query the tables of a catalog; what Starmere knows of itself is for everybody.
 fn needed(catalog: &str) -> &'static [Right] {
     match catalog {
-        "lake" => &[Right::Raw],
+        "lake" | "work" => &[Right::Raw],
         "system" => &[],
         _ => &[Right::Query],
     }
@@ -128,11 +128,11 @@ impl fmt::Debug for View {
 /// One table as BI tools are told of it.
 #[derive(Clone, Debug)]
 pub struct TableInfo {
-    /// The domain, `lake` or `system`.
+    /// The domain, `lake`, `work` or `system`.
     pub catalog: String,
-    /// The product version, the lake's domain, or a part of `system`.
+    /// The product version, the domain in `lake` or `work`, or a part of `system`.
     pub schema: String,
-    /// The port or the stream.
+    /// The port, the stream or the model.
     pub name: String,
     /// How clients should list it.
     pub kind: TableKind,
@@ -157,7 +157,7 @@ impl TableInfo {
 /// How clients list a table; Flight SQL's table types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TableKind {
-    /// Stored: a port, a stream.
+    /// Stored: a port, a stream, a model.
     Table,
     /// Derived when read: the newest version of a product under its plain name.
     View,
@@ -188,4 +188,32 @@ pub struct ForeignKey {
     pub to: [String; 3],
     /// The columns referred to, as many as `columns`.
     pub to_columns: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::catalog::MemoryCatalogProvider;
+
+    use super::*;
+    use crate::{Limits, Rights, testing};
+
+    #[tokio::test]
+    async fn models_that_are_no_ports_need_the_right_that_raw_events_need() {
+        let view = testing::queries(Limits::default()).view().await.unwrap();
+        view.context.register_catalog("work", Arc::new(MemoryCatalogProvider::new()));
+        let model = TableInfo { catalog: "work".to_owned(), ..view.tables[0].clone() };
+        let tables = view.tables.iter().cloned().chain([model]).collect();
+        let view = View { tables, ..view };
+        let seen_with = |rights: &[Right]| {
+            let caller = Caller { user: "ana".to_owned(), rights: Rights::of(rights) };
+            view.clone().seen_by(&caller)
+        };
+        let lists = |view: &View| view.tables.iter().any(|table| table.catalog == "work");
+        assert!(lists(&seen_with(&[Right::Query, Right::Raw])));
+        assert!(lists(&seen_with(&[Right::Raw])));
+        let without = seen_with(&[Right::Query]);
+        assert!(!lists(&without));
+        let refused = without.context.sql("SELECT * FROM work.sales.order_lines").await.unwrap_err().to_string();
+        assert!(refused.contains("may not query raw events"), "{refused}");
+    }
 }

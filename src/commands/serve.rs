@@ -54,7 +54,9 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let (watcher, current) = Watcher::new(opened, &[], continuously, output);
     let access = Arc::new(Access::new(users));
     let limits = opened.project.file.queries.limits(Machine::here());
-    let queries = Queries::new(Arc::new(ProjectViews::following(current.receiver())), limits);
+    let views = ProjectViews::following(current.receiver());
+    let views = if arguments.work { views.with_work() } else { views };
+    let queries = Queries::new(Arc::new(views), limits);
 
     let limits = HttpLimits { gather: listeners.gather(), ..HttpLimits::default() };
     let events = Listener::new(streams, limits, &opened.memory, &stop);

@@ -35,7 +35,7 @@ pub(super) async fn run(opened: &Opened, arguments: Sql, output: &Output) -> any
         }
         text => text.to_owned(),
     };
-    let views = ProjectViews::new(opened);
+    let views = ProjectViews::new(opened).with_work();
     let views: Arc<dyn Views> = match arguments.as_of {
         Some(number) => Arc::new(AsOf { views, number }),
         None => Arc::new(views),

@@ -77,7 +77,7 @@ impl TableProvider for RawEvents {
     }
 }
 
-/// A port whose log cannot be read: it has the columns of its contract, and whoever reads it is told what is wrong.
+/// A table whose log cannot be read: its columns are known otherwise, and whoever reads it is told what is wrong.
 #[derive(Debug)]
 pub(super) struct Damaged {
     schema: SchemaRef,
@@ -85,7 +85,16 @@ pub(super) struct Damaged {
 }
 
 impl Damaged {
-    pub(super) fn new(port: &Port, error: starmere_lake::Error) -> anyhow::Result<Self> {
+    /// The table `name`, with these columns.
+    pub(super) fn new(name: &str, columns: &SchemaRef, error: starmere_lake::Error) -> Self {
+        let error = QueryError::internal(format!("the table behind `{name}` is damaged"))
+            .caused_by(error)
+            .with_hint("restore its log from a copy, or fill it again with `starmere build --full`");
+        Self { schema: pinned_schema(columns), error }
+    }
+
+    /// The table behind a port, with the columns of its contract.
+    pub(super) fn of_port(port: &Port, error: starmere_lake::Error) -> anyhow::Result<Self> {
         let mut fields: Vec<Field> = Vec::new();
         for column in &port.columns {
             if fields.iter().all(|field| *field.name() != column.from) {
@@ -93,10 +102,7 @@ impl Damaged {
                 fields.push(Field::new(&column.from, data_type.arrow(), true));
             }
         }
-        let error = QueryError::internal(format!("the table behind `{}` is damaged", port.full_name()))
-            .caused_by(error)
-            .with_hint("restore its log from a copy, or fill it again with `starmere build --full`");
-        Ok(Self { schema: pinned_schema(&Arc::new(Schema::new(fields))), error })
+        Ok(Self::new(&port.full_name(), &Arc::new(Schema::new(fields)), error))
     }
 }
 

@@ -172,6 +172,13 @@ impl Resolving<'_> {
                 self.problem(Problem::new(place.clone(), message).hint(hint));
                 None
             }
+            ["work", ..] => {
+                let hint =
+                    "name a model of this domain alone, and another domain's by its port: domain.product_vN.port";
+                let message = format!("`{reference}` is a name for queries, and not for definitions");
+                self.problem(Problem::new(place.clone(), message).hint(hint));
+                None
+            }
             [_, _, _] => self.model_behind(reference, place),
             _ => {
                 let hint = "another domain's models are named by their ports: domain.product_vN.port";

@@ -623,8 +623,8 @@ impl Resolving<'_> {
 
 /// A domain is a catalog in SQL, beside our own.
 pub fn check_domain(name: &str, place: &Place) -> Option<Problem> {
-    if ["lake", "system"].contains(&name) {
-        let hint = "queries find raw events in `lake`, and what Starmere knows of itself in `system`";
+    if ["lake", "work", "system"].contains(&name) {
+        let hint = "queries find raw events in `lake`, models in `work`, and what Starmere knows of itself in `system`";
         return Some(Problem::new(place.clone(), format!("`{name}` cannot be the name of a domain")).hint(hint));
     }
     check_name(name, place)

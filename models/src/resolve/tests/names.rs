@@ -20,7 +20,12 @@ fn names_are_lower_case_and_of_one_thing() {
             (
                 "",
                 "stream: shipments\ndomain: system\nenvelope: { constant_type: sent, time: at }\n",
-                "2:9: `system` cannot be the name of a domain (queries find raw events in `lake`, and what Starmere knows of itself in `system`)",
+                "2:9: `system` cannot be the name of a domain (queries find raw events in `lake`, models in `work`, and what Starmere knows of itself in `system`)",
+            ),
+            (
+                "",
+                "stream: shipments\ndomain: work\nenvelope: { constant_type: sent, time: at }\n",
+                "2:9: `work` cannot be the name of a domain (queries find raw events in `lake`, models in `work`, and what Starmere knows of itself in `system`)",
             ),
             (
                 "",
