@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use starmere_lake::metrics::{BUILD_SECONDS, BUILDS_FAILED, BUILDS_STARTED, Text, names};
 use starmere_lake::troubles::{self, About};
-use starmere_marts::contract::Breach;
 
 use crate::failure;
+use crate::held::HeldBack;
 
 /// A build that takes longer is told of, and again after twice as long, and so on.
 const LONG: Duration = Duration::from_secs(60);
@@ -34,8 +34,11 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a build of a project with so many ports; tells of it where it fails or takes long.
-pub(crate) async fn watched<T>(ports: usize, build: impl Future<Output = anyhow::Result<T>>) -> Option<T> {
+/// Runs a build of a project with so many ports; tells of it where it fails, holds products back or takes long.
+pub(crate) async fn watched<T>(
+    ports: usize,
+    build: impl Future<Output = anyhow::Result<(T, Option<HeldBack>)>>,
+) -> Option<T> {
     BUILDS_STARTED.add(1);
     let begun = Instant::now();
     state().running_since = Some(begun);
@@ -52,31 +55,39 @@ pub(crate) async fn watched<T>(ports: usize, build: impl Future<Output = anyhow:
     };
     let took = begun.elapsed();
     BUILD_SECONDS.observe(took);
-    match &outcome {
-        Ok(_) => {
-            troubles::well_but_for(About::Product, None);
+    let (built, held_back, error) = match outcome {
+        Ok((built, None)) => (Some(built), 0, None),
+        Ok((built, Some(held_back))) => (Some(built), held_back.ports, Some(held_back.into())),
+        Err(error) => (None, ports, Some(error)),
+    };
+    match &error {
+        None => {
+            troubles::well_but_for(About::Product, &[]);
             troubles::well(About::Build, MODELS);
         }
-        Err(error) => failed(error),
+        Some(error) => failed(error),
     }
     let mut state = state();
     state.running_since = None;
     state.last_took = Some(took);
-    state.failing = outcome.is_err();
-    state.held_back = if outcome.is_err() { ports } else { 0 };
-    if outcome.is_ok() {
+    state.failing = error.is_some();
+    state.held_back = held_back;
+    if error.is_none() {
         state.last_success = Some(chrono::Utc::now().timestamp());
     }
-    outcome.ok()
+    built
 }
 
 fn failed(error: &anyhow::Error) {
     BUILDS_FAILED.add(1);
     let hint = failure::hint(error).map(|hint| format!("; hint: {hint}")).unwrap_or_default();
     troubles::failed(About::Build, MODELS, &format!("{}{hint}", troubles::causes(&**error)));
-    if let Some(breach) = error.chain().find_map(|cause| cause.downcast_ref::<Breach>()) {
-        troubles::well_but_for(About::Product, Some(&breach.port));
-        troubles::failed(About::Product, &breach.port, &breach.reason);
+    if let Some(held_back) = error.chain().find_map(|cause| cause.downcast_ref::<HeldBack>()) {
+        let ports: Vec<&str> = held_back.breaches.iter().map(|breach| breach.port.as_str()).collect();
+        troubles::well_but_for(About::Product, &ports);
+        for breach in &held_back.breaches {
+            troubles::failed(About::Product, &breach.port, &breach.words());
+        }
     }
 }
 
@@ -104,24 +115,30 @@ mod tests {
     // One test: the state is that of the process.
     #[tokio::test]
     async fn a_build_that_fails_is_a_trouble_until_one_succeeds() {
-        let breach = || Breach { port: "sales.orders_v1.lines".into(), reason: "a key is there twice".into() };
         let (started, failed) = (BUILDS_STARTED.value(), BUILDS_FAILED.value());
-        let failing = async { Err::<u32, _>(anyhow::Error::from(breach()).context("could not build")) };
+        let failing = async { Err::<(u32, _), _>(anyhow::Error::msg("the disk is full")) };
         assert!(watched(3, failing).await.is_none());
         let text = described();
         assert!(text.contains("starmere_build_failing 1\n"), "{text}");
         assert!(text.contains("starmere_products_held_back 3\n"), "{text}");
+
+        // What is not held back is published all the same.
+        let held_back = HeldBack::of_one("sales.orders_v1.lines", "a key is there twice");
+        assert_eq!(watched(3, async { Ok((5, Some(held_back))) }).await, Some(5));
+        let text = described();
+        assert!(text.contains("starmere_build_failing 1\n"), "{text}");
+        assert!(text.contains("starmere_products_held_back 1\n"), "{text}");
         let trouble = troubles::of(About::Build, MODELS).unwrap();
         assert!(trouble.cause.contains("a key is there twice") && trouble.cause.contains("hint: "), "{trouble:?}");
         assert!(troubles::of(About::Product, "sales.orders_v1.lines").is_some());
 
-        assert_eq!(watched(3, async { Ok(7) }).await, Some(7));
+        assert_eq!(watched(3, async { Ok((7, None)) }).await, Some(7));
         let text = described();
         assert!(text.contains("starmere_build_failing 0\n"), "{text}");
         assert!(text.contains("starmere_products_held_back 0\n"), "{text}");
         assert!(text.contains("starmere_build_last_success_timestamp_seconds "), "{text}");
         assert_eq!(troubles::of(About::Build, MODELS), None);
         assert_eq!(troubles::of(About::Product, "sales.orders_v1.lines"), None);
-        assert_eq!((BUILDS_STARTED.value() - started, BUILDS_FAILED.value() - failed), (2, 1));
+        assert_eq!((BUILDS_STARTED.value() - started, BUILDS_FAILED.value() - failed), (3, 2));
     }
 }

@@ -3,6 +3,8 @@
 use starmere_lake::Kind;
 use starmere_models::define::{Problem, is_advice};
 
+use crate::held::HeldBack;
+
 /// Definitions are wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.words())]
@@ -35,7 +37,7 @@ impl Mendable {
 
 fn kind(error: &anyhow::Error) -> Option<Kind> {
     error.chain().find_map(|cause| {
-        if cause.is::<Problems>() || cause.is::<Mendable>() || cause.is::<starmere_marts::contract::Breach>() {
+        if cause.is::<Problems>() || cause.is::<Mendable>() || cause.is::<HeldBack>() {
             return Some(Kind::Invalid);
         }
         let lake = cause.downcast_ref::<starmere_lake::Error>().map(starmere_lake::Error::kind);
@@ -60,11 +62,6 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// What to do about rows that are not as promised.
-const BREACH: &str = "nothing of this build is published: readers keep the former snapshot, and nothing is lost. See its events with \
-    `starmere trace --event ID`, or find them with `starmere sql` in `lake.<domain>.<stream>`. Then leave such rows out with `where:` in the model, or loosen the \
-    contract, and run `starmere build`";
-
 /// What to do about it, where that is known.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
@@ -76,8 +73,8 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
         let models =
             cause.downcast_ref::<starmere_models::Error>().and_then(starmere_models::Error::hint).map(Into::into);
         let query = cause.downcast_ref::<starmere_sql::QueryError>().and_then(|error| error.hint().map(str::to_owned));
-        let breach = cause.is::<starmere_marts::contract::Breach>().then(|| BREACH.to_owned());
-        own.or(lake).or(ingest).or(models).or(query).or(breach)
+        let held_back = cause.downcast_ref::<HeldBack>().map(HeldBack::hint);
+        own.or(lake).or(ingest).or(models).or(query).or(held_back)
     })
 }
 
@@ -92,12 +89,5 @@ mod tests {
             assert_eq!(super::hint(&Mendable::error("there is no model `salse`", hint)), None);
         }
         assert_eq!(super::hint(&Mendable::error("wrong", "mend it")).as_deref(), Some("mend it"));
-    }
-
-    #[test]
-    fn a_breach_of_contract_says_what_to_do() {
-        let breach = starmere_marts::contract::Breach { port: "sales.orders_v1.lines".into(), reason: "no".into() };
-        let error = anyhow::Error::from(breach).context("could not build");
-        assert_eq!((status(&error), hint(&error).as_deref()), (1, Some(BREACH)));
     }
 }

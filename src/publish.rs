@@ -5,29 +5,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use starmere_lake::catalog::{Catalog, CatalogSnapshot, Definitions, Next, Pin};
-use starmere_lake::damage::among;
-use starmere_lake::delta::Table;
-use starmere_lake::session::Engine;
 use starmere_lake::store::Backoff;
-use starmere_lake::{Error as LakeError, Kind, format_number, paths};
-use starmere_marts::contract::{self, Breach};
-use starmere_marts::meaning::{Meaning, Port};
+use starmere_lake::{Error as LakeError, Kind, Result as LakeResult, format_number, paths};
+use starmere_marts::contract::Breach;
+use starmere_marts::meaning::Meaning;
 use starmere_models::build::{Builder, Built, Progress, Watch};
 use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{KINDS, Model, Models};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use crate::changes::{BREAKS, changes};
+use crate::commands::trace;
+use crate::contracts::Checks;
 use crate::definitions::{Act, Claim, Standing, again};
 use crate::failure::Mendable;
+use crate::held::{Held, HeldBack, product_of};
 use crate::output::{Output, Step, count, counted};
 use crate::project::Opened;
-
-/// Contracts that are checked side by side.
-const CHECKS_SIDE_BY_SIDE: usize = 4;
-/// So many rows are looked at while models are built.
-const CHECKED_BESIDE: u64 = 1 << 19;
 
 /// How often a build is begun anew because another one was ahead.
 const ATTEMPTS: u32 = 20;
@@ -108,7 +101,14 @@ pub(crate) async fn build_and_publish(
                 backoff.pause().await;
             }
             Err(error) if is_conflict(&error) => return Err(overtaken(&error)),
-            other => return other.map(|(snapshot, _)| snapshot),
+            Err(error) => return Err(error),
+            Ok(Outcome { snapshot, held_back: None, .. }) => return Ok(snapshot),
+            Ok(Outcome { pins, held_back: Some(mut held_back), .. }) => {
+                for breach in &mut held_back.breaches {
+                    find_events(opened, &pins, breach).await;
+                }
+                return Err(held_back.into());
+            }
         }
     }
 }
@@ -123,14 +123,26 @@ pub(crate) fn goes_back(opened: &Opened, newest: &CatalogSnapshot) -> Option<Str
     Some(format!("{words}: a build goes back to them, and they become number {next}"))
 }
 
+/// Finds events that rows of a SQL model are made of. The breach is told, whether or not they are found.
+async fn find_events(opened: &Opened, pins: &BTreeMap<String, Pin>, breach: &mut Breach) {
+    let port = opened.project.meaning.ports.iter().find(|port| port.full_name() == breach.port);
+    let mut models = opened.project.models.models.iter();
+    let model = port.and_then(|port| models.find(|model| model.name().to_string() == port.table));
+    if let (Some(Model::Sql(model)), true) = (model, breach.events.is_empty())
+        && let Ok(events) = trace::events_of(opened, pins, model, &breach.rows).await
+    {
+        breach.events = events;
+    }
+}
+
 /// Builds and publishes everything, by the claim that was made when these definitions were taken up; makes the claim
-/// where there is none yet, by `act`.
+/// where there is none yet, by `act`. Beside what came of it, what breaches have held back.
 pub(crate) async fn keep_built(
     opened: &Opened,
     claim: &mut Option<Claim>,
     act: Act,
     output: &Output,
-) -> anyhow::Result<Kept> {
+) -> anyhow::Result<(Kept, Option<HeldBack>)> {
     let fingerprint = &opened.project.fingerprint;
     let (models, how) = (&opened.project.models, How::default());
     let mut attempt = 1;
@@ -139,7 +151,7 @@ pub(crate) async fn keep_built(
         let published = newest.definitions.as_ref();
         let ours = &*claim.get_or_insert_with(|| Claim::by(act, fingerprint, &newest));
         if let Standing::Superseded(by) = ours.standing(published) {
-            return Ok(Kept::Superseded(Superseded::of(fingerprint, &newest, by)));
+            return Ok((Kept::Superseded(Superseded::of(fingerprint, &newest, by)), None));
         }
         match once(opened, models, &how, (&newest, ours), &mut None, output).await {
             Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
@@ -147,8 +159,10 @@ pub(crate) async fn keep_built(
                 attempt += 1;
             }
             Err(error) if is_conflict(&error) => return Err(overtaken(&error)),
-            Ok((snapshot, true)) => return Ok(Kept::Published(snapshot.number)),
-            Ok((_, false)) => return Ok(Kept::HoldsAll),
+            Ok(Outcome { snapshot, publishes: true, held_back, .. }) => {
+                return Ok((Kept::Published(snapshot.number), held_back));
+            }
+            Ok(Outcome { held_back, .. }) => return Ok((Kept::HoldsAll, held_back)),
             Err(error) => return Err(error),
         }
     }
@@ -255,7 +269,18 @@ fn is_conflict(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Builds once. The snapshot that holds all of it, and whether this build has published it.
+/// What came of building once.
+struct Outcome {
+    /// Holds all of it that is not held back.
+    snapshot: CatalogSnapshot,
+    /// This build has published the snapshot.
+    publishes: bool,
+    /// What was built.
+    pins: BTreeMap<String, Pin>,
+    held_back: Option<HeldBack>,
+}
+
+/// Builds once.
 async fn once(
     opened: &Opened,
     models: &Models,
@@ -263,7 +288,7 @@ async fn once(
     (newest, claim): (&CatalogSnapshot, &Claim),
     aside: &mut Option<String>,
     output: &Output,
-) -> anyhow::Result<(CatalogSnapshot, bool)> {
+) -> anyhow::Result<Outcome> {
     format_number::may_write(opened.warehouse.store()).await?;
     keep_what_is_newer(opened, newest)?;
     keep_promises(opened, newest, how)?;
@@ -279,13 +304,22 @@ async fn once(
     let lost = accepted_losses(opened, how, newest, &builder.stream_pins());
     let checks = Checks::new(opened, newest)?;
     let pins = builder.build(models, &Bars::new(output, &checks)).await?;
-    checks.finish(&pins).await?;
-    let meaning = serde_json::to_value(&opened.project.meaning)?;
-    let known: BTreeSet<String> = names(&opened.project.models);
-    let facts = Facts { before: &newest.tables, pins: &pins, meaning: &meaning, known: &known, claim, lost: &lost };
-    let mut publishes = false;
+    let breaches = checks.finish(&pins).await?;
+    let breached: BTreeSet<String> = breaches.iter().map(|breach| product_of(breach).to_owned()).collect();
+    let meaning = &opened.project.meaning;
+    let facts = Facts {
+        before: &newest.tables,
+        pins: &pins,
+        breached: &breached,
+        meaning,
+        known: &names(&opened.project.models),
+        claim,
+        lost: &lost,
+    };
+    let (mut publishes, mut held) = (false, Held::default());
     let publish = opened.catalog.publish_next(|newest| {
-        let decision = decide(newest, &facts);
+        let (decision, stays) = decide(newest, &facts)?;
+        held = stays;
         publishes = matches!(decision, Decision::Publish(_));
         match decision {
             Decision::Publish(next) => Ok(Some(next)),
@@ -294,7 +328,8 @@ async fn once(
         }
     });
     let snapshot = publish.await?;
-    Ok((snapshot, publishes))
+    let held_back = (!breaches.is_empty()).then(|| HeldBack::of(breaches, &held, meaning, (&snapshot, publishes)));
+    Ok(Outcome { snapshot, publishes, pins, held_back })
 }
 
 /// The streams, by their names in the catalog, that have lost versions which were published, where that is accepted.
@@ -334,7 +369,9 @@ struct Facts<'a> {
     before: &'a BTreeMap<String, Pin>,
     /// What it has built.
     pins: &'a BTreeMap<String, Pin>,
-    meaning: &'a serde_json::Value,
+    /// Products whose contracts it would break.
+    breached: &'a BTreeSet<String>,
+    meaning: &'a Meaning,
     /// All names that the project's tables have in the catalog.
     known: &'a BTreeSet<String>,
     claim: &'a Claim,
@@ -346,17 +383,26 @@ struct Facts<'a> {
 #[derive(Debug, PartialEq)]
 enum Decision {
     Publish(Next),
-    /// The newest snapshot follows the same definitions and holds all of it.
+    /// The newest snapshot follows the same definitions and holds all of it that is not held back.
     HoldsAll,
     /// Somebody else has published something that it does not hold: it would be reverted.
     BeginAnew,
 }
 
-/// What becomes of a build, given the newest snapshot. Pure.
-fn decide(newest: &CatalogSnapshot, facts: &Facts<'_>) -> Decision {
+/// What becomes of a build, given the newest snapshot, and what of it is held back. Pure.
+fn decide(newest: &CatalogSnapshot, facts: &Facts<'_>) -> LakeResult<(Decision, Held)> {
     let definitions = match facts.claim.standing(newest.definitions.as_ref()) {
         Standing::Ours(definitions) | Standing::Succeeds(definitions) => definitions,
-        Standing::Superseded(_) => return Decision::BeginAnew,
+        Standing::Superseded(_) => return Ok((Decision::BeginAnew, Held::default())),
+    };
+    let (held, meaning) = match facts.breached.is_empty() {
+        true => (Held::default(), None),
+        false => {
+            let published = Meaning::of(newest)?;
+            let held = Held::by(facts.breached, (&newest.tables, &published), (facts.pins, facts.meaning));
+            let meaning = held.meaning(&published, facts.meaning);
+            (held, Some(meaning))
+        }
     };
     let is_ours = newest.definitions.as_ref() == Some(&definitions);
     let path = |tables: &BTreeMap<String, Pin>, name: &String| tables.get(name).map(|pin| pin.path.clone());
@@ -374,28 +420,31 @@ fn decide(newest: &CatalogSnapshot, facts: &Facts<'_>) -> Decision {
         now != path(facts.before, name) && now.as_ref() != Some(&pin.path)
     };
     if facts.pins.iter().any(is_ahead) || facts.pins.iter().any(is_swapped) {
-        let holds_all = is_ours && facts.pins.iter().all(is_held);
-        return if holds_all { Decision::HoldsAll } else { Decision::BeginAnew };
+        let holds_all = is_ours && facts.pins.iter().filter(|(name, _)| !held.has(name)).all(is_held);
+        return Ok((if holds_all { Decision::HoldsAll } else { Decision::BeginAnew }, held));
     }
-    let kept = newest.tables.iter().filter(|(name, _)| facts.known.contains(*name));
-    let mut tables: BTreeMap<String, Pin> = kept.map(|(name, pin)| (name.clone(), pin.clone())).collect();
-    tables.extend(facts.pins.iter().map(|(name, pin)| (name.clone(), pin.clone())));
-    let meaning = with_unknown_keys(facts.meaning, &newest.meaning);
-    if is_ours && tables == newest.tables && meaning == newest.meaning {
-        return Decision::HoldsAll;
+    let tables = held.tables(&newest.tables, facts.pins, facts.known);
+    let meaning = with_unknown_keys(meaning.as_ref().unwrap_or(facts.meaning), &newest.meaning)?;
+    // Definitions of which nothing is published are not those of the snapshot.
+    let is_new = !is_ours && facts.breached.is_empty();
+    if !is_new && tables == newest.tables && meaning == newest.meaning {
+        return Ok((Decision::HoldsAll, held));
     }
-    Decision::Publish(Next { tables, meaning, definitions: Some(definitions) })
+    Ok((Decision::Publish(Next { tables, meaning, definitions: Some(definitions) }), held))
 }
 
-/// Our meaning, and the keys of the published one that a newer binary has put beside.
-fn with_unknown_keys(ours: &serde_json::Value, published: &serde_json::Value) -> serde_json::Value {
-    let mut all = ours.clone();
+/// A meaning, and the keys of the published one that a newer binary has put beside.
+fn with_unknown_keys(meaning: &Meaning, published: &serde_json::Value) -> LakeResult<serde_json::Value> {
+    let mut all = serde_json::to_value(meaning).map_err(|error| LakeError::Invalid {
+        what: "what a catalog snapshot says of its tables".into(),
+        reason: error.to_string(),
+    })?;
     if let (Some(all), Some(published)) = (all.as_object_mut(), published.as_object()) {
         for (key, value) in published {
             all.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
-    all
+    Ok(all)
 }
 
 /// The names that tables of the project have in the catalog.
@@ -407,102 +456,6 @@ fn names(models: &Models) -> BTreeSet<String> {
         names.extend([name.to_string(), format!("{name}/rejects"), format!("{name}/changes")]);
     }
     names
-}
-
-/// Contracts that are being checked: of a table in which little is new while others are still built, of the rest after that,
-/// since a check of many rows takes as much memory as a model.
-struct Checks<'a> {
-    opened: &'a Opened,
-    /// With the memory of builds: that of users' queries is not theirs.
-    engine: Engine,
-    newest: &'a CatalogSnapshot,
-    published: Meaning,
-    turns: Arc<Turns>,
-    begun: Mutex<Begun>,
-}
-
-/// When checks may go on.
-struct Turns {
-    at_once: Semaphore,
-    /// Closed when all models are built.
-    while_built: Semaphore,
-}
-
-/// Ports by their places, and what becomes of them.
-#[derive(Default)]
-struct Begun {
-    ports: BTreeSet<usize>,
-    checks: JoinSet<(usize, anyhow::Result<Option<Breach>>)>,
-}
-
-impl<'a> Checks<'a> {
-    fn new(opened: &'a Opened, newest: &'a CatalogSnapshot) -> anyhow::Result<Self> {
-        let turns = Turns { at_once: Semaphore::new(CHECKS_SIDE_BY_SIDE), while_built: Semaphore::new(0) };
-        let engine = opened.build_engine()?;
-        let (published, turns) = (Meaning::of(newest)?, Arc::new(turns));
-        Ok(Self { opened, engine, newest, published, turns, begun: Mutex::default() })
-    }
-
-    /// Begins to check the ports of these tables, as far as that was not begun yet.
-    fn begin(&self, pins: &BTreeMap<String, Pin>) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        for (place, port) in self.opened.project.meaning.ports.iter().enumerate() {
-            let Some(pin) = pins.get(&port.table) else { continue };
-            let old = self.newest.tables.get(&port.table);
-            let kept = old.filter(|old| old.path == pin.path && self.published.ports.contains(port));
-            let kept = kept.map(|old| old.version);
-            if kept != Some(pin.version) && begun.ports.insert(place) {
-                let table = self.opened.warehouse.table(pin.path.clone());
-                let (engine, port, version) = (self.engine.clone(), port.clone(), pin.version);
-                let turns = self.turns.clone();
-                begun.checks.spawn(async move { (place, check(&engine, &table, version, kept, &port, &turns).await) });
-            }
-        }
-    }
-
-    /// Checks what is left, and tells the first breach there is in the order of definitions.
-    async fn finish(self, pins: &BTreeMap<String, Pin>) -> anyhow::Result<()> {
-        self.begin(pins);
-        self.turns.while_built.close();
-        let mut begun = self.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut checked = Vec::new();
-        while let Some(done) = begun.checks.join_next().await {
-            checked.push(done?);
-        }
-        checked.sort_by_key(|(place, _)| *place);
-        for (_, checked) in checked {
-            if let Some(breach) = checked? {
-                return Err(breach.into());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Checks a version of a port's table, of which an earlier one may have kept the same contract.
-async fn check(
-    engine: &Engine,
-    table: &Table,
-    version: u64,
-    kept: Option<u64>,
-    port: &Port,
-    turns: &Turns,
-) -> anyhow::Result<Option<Breach>> {
-    let snapshot = table.snapshot_at(version).await?;
-    let kept = match kept {
-        Some(kept) => Some(table.snapshot_at(kept).await?),
-        None => None,
-    };
-    let kept = kept.as_deref();
-    if contract::rows_to_count(&snapshot, kept, port) > CHECKED_BESIDE {
-        // There is no permit: it fails when all is built.
-        _ = turns.while_built.acquire().await;
-    }
-    let _turn = turns.at_once.acquire().await?;
-    contract::check(engine, table, &snapshot, kept, port).await.map_err(|error| match among(&error) {
-        Some(damage) => damage.into(),
-        None => anyhow::Error::msg(error.to_string()),
-    })
 }
 
 /// The models named, and all that share streams or tables with them: a snapshot must fit together.
@@ -595,8 +548,9 @@ impl Watch for Bars<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
     use starmere_lake::paths::TablePath;
+    use starmere_marts::meaning::Described;
 
     use super::*;
 
@@ -611,13 +565,19 @@ mod tests {
         ("lake.d.s".to_owned(), Pin { path, version, consumed: BTreeMap::new() })
     }
 
+    /// What definitions of this fingerprint say of their tables.
+    fn meaning(by: &str) -> Meaning {
+        let streams = vec![Described { name: "lake.d.s".into(), kind: "stream".into(), description: Some(by.into()) }];
+        Meaning { streams, ..Meaning::default() }
+    }
+
     /// A snapshot by definitions of this fingerprint and number.
     fn snapshot<const N: usize>(definitions: Option<(&str, u64)>, tables: [(String, Pin); N]) -> CatalogSnapshot {
         let of = |(fingerprint, number): (&str, u64)| Definitions { number, fingerprint: fingerprint.to_owned() };
         CatalogSnapshot {
             number: 12,
             tables: tables.into(),
-            meaning: json!({ "by": definitions.map(|(fingerprint, _)| fingerprint) }),
+            meaning: serde_json::to_value(meaning(definitions.map_or("", |(fingerprint, _)| fingerprint))).unwrap(),
             definitions: definitions.map(of),
             ..CatalogSnapshot::default()
         }
@@ -629,20 +589,22 @@ mod tests {
         pins: BTreeMap<String, Pin>,
         known: BTreeSet<String>,
         lost: BTreeSet<String>,
-        meaning: Value,
+        breached: BTreeSet<String>,
+        meaning: Meaning,
     }
 
     impl Build {
         fn of<const N: usize>(before: CatalogSnapshot, pins: [(String, Pin); N]) -> Self {
             let pins = BTreeMap::from(pins);
             let known = pins.keys().cloned().collect();
-            Self { before, pins, known, lost: BTreeSet::new(), meaning: json!({ "by": "new" }) }
+            Self { before, pins, known, lost: BTreeSet::new(), breached: BTreeSet::new(), meaning: meaning("new") }
         }
 
         fn finds(&self, newest: &CatalogSnapshot) -> Decision {
             let claim = Claim::over("new", self.before.definitions.as_ref());
-            let (before, pins, meaning) = (&self.before.tables, &self.pins, &self.meaning);
-            decide(newest, &Facts { before, pins, meaning, known: &self.known, claim: &claim, lost: &self.lost })
+            let (before, pins, meaning, known) = (&self.before.tables, &self.pins, &self.meaning, &self.known);
+            let (breached, lost) = (&self.breached, &self.lost);
+            decide(newest, &Facts { before, pins, breached, meaning, known, claim: &claim, lost }).unwrap().0
         }
     }
 
@@ -759,6 +721,8 @@ mod tests {
         // What a newer binary says of the tables stays.
         let mut newer = before;
         newer.meaning["tags"] = json!(["x"]);
-        assert_eq!(published(&build, &newer).meaning, json!({ "by": "new", "tags": ["x"] }));
+        let mut expected = serde_json::to_value(meaning("new")).unwrap();
+        expected["tags"] = json!(["x"]);
+        assert_eq!(published(&build, &newer).meaning, expected);
     }
 }

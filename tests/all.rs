@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod backup;
+mod breach;
 mod changing;
 mod crash;
 mod definitions;

@@ -285,6 +285,51 @@ async fn a_breach_of_contract_names_the_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breach_of_a_sql_model_names_rows_and_events() {
+    const SAID: &str = "sql: said\ngrain: [order_id, line_number]\n\
+                        select: SELECT order_id, line_number, quantity FROM order_lines\n";
+    const SAID_V1: &str = "product: said\nversion: 1\nports:\n  said:\n    model: said\n    primary_key: [order_id]\n    \
+                           columns:\n      order_id: { type: string }\n      quantity: { type: int }\n";
+    let project = built().await;
+    project.write("domains/sales/models/said.yaml", SAID);
+    project.write("domains/sales/products/said_v1.yaml", SAID_V1);
+    project.succeed(&["build"]).await;
+    let two = r#"{"id":"o2","type":"order_placed","at":"2024-02-03T00:00:00Z","order":"B","customer":"c1","lines":[{"quantity":2},{"quantity":3}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{two}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    let before = project.snapshot().await;
+    let stopped = project.run(&["build"]).await;
+    assert_eq!(stopped.status.code(), Some(1), "{}", stopped.errors);
+    for words in [
+        "`sales.said_v1.said` breaks its contract: (order_id) tells rows apart by contract, and 2 rows have (B), in the rows \
+         (order_id: B, line_number: 1), (order_id: B, line_number: 2), of event `o2`",
+        "held back: `sales.orders_v1`, `sales.said_v1`",
+        "leave such rows out in the model's SELECT",
+    ] {
+        assert!(stopped.errors.contains(words), "{words}\n{}", stopped.errors);
+    }
+    assert!(!stopped.errors.contains("where:"), "a SQL model has none\n{}", stopped.errors);
+    assert_eq!(project.snapshot().await.tables, before.tables, "what the product was made of stays with it");
+    changed(&project, "domains/sales/models/said.yaml", "FROM order_lines", "FROM order_lines WHERE line_number = 1");
+    project.succeed(&["build", "--accept-breaking"]).await;
+    assert_eq!(quantity(&project, &[]).await, "7");
+}
+
+/// A value that a contract promises is missing: the rows are named by what tells them apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breach_names_the_rows_without_a_value() {
+    let project = built().await;
+    let none =
+        r#"{"id":"o2","type":"order_placed","at":"2024-02-03T00:00:00Z","order":"B","customer":"c1","lines":[{}]}"#;
+    project.write("inbox/orders/b.jsonl", &format!("{none}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    let stopped = project.run(&["build"]).await;
+    let words = "has no value in 1 row, in the row (order_id: B, line_number: 1), of event `o2`";
+    assert!(stopped.status.code() == Some(1) && stopped.errors.contains(words), "{}", stopped.errors);
+    assert!(stopped.errors.contains("leave such rows out with `where:`"), "{}", stopped.errors);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn columns_say_what_they_are_for() {
     let project = Project::new();
     changed(&project, LINES, "quantity: { type: int }", "quantity: { type: int, description: Pieces }");

@@ -58,8 +58,9 @@ macro_rules! metrics {
 
 metrics! {
     BUILDS_STARTED: Counter "starmere_builds_started_total", "Builds that `up` has begun";
-    BUILDS_FAILED: Counter "starmere_builds_failed_total", "Builds of `up` that failed; nothing of them is published";
-    BUILD_FAILING: Gauge "starmere_build_failing", "1 where the last build of `up` failed";
+    BUILDS_FAILED: Counter "starmere_builds_failed_total",
+        "Builds of `up` that failed, or held products back; of those that failed nothing is published";
+    BUILD_FAILING: Gauge "starmere_build_failing", "1 where the last build of `up` failed or held products back";
     BUILD_SECONDS: Histogram "starmere_build_seconds", "Seconds that builds of `up` took, failed ones included";
     BUILD_LAST_SECONDS: Gauge "starmere_build_last_seconds", "Seconds that the last build took";
     BUILD_RUNNING_SECONDS: Gauge "starmere_build_running_seconds",
@@ -67,7 +68,7 @@ metrics! {
     BUILD_LAST_SUCCESS: Gauge "starmere_build_last_success_timestamp_seconds",
         "When a build of this process last succeeded";
     PRODUCTS_HELD_BACK: Gauge "starmere_products_held_back",
-        "Ports whose readers do not get newer rows, since the last build failed";
+        "Ports whose readers do not get newer rows, since the last build failed or held them back";
 
     LANDED_EVENTS: Counter "starmere_landed_events_total", "Events that this process has landed, rejects included";
     LANDED_REJECTS: Counter "starmere_landed_rejects_total",

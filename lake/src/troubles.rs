@@ -192,11 +192,11 @@ pub fn well(about: About, object: &str) {
     }
 }
 
-/// All objects of a kind are well, but for one.
-pub fn well_but_for(about: About, object: Option<&str>) {
+/// All objects of a kind are well, but for these.
+pub fn well_but_for(about: About, objects: &[&str]) {
     let over: Vec<String> = {
         let all = NOW.locked();
-        let of_kind = all.keys().filter(|(kind, of)| *kind == about && Some(of.as_str()) != object);
+        let of_kind = all.keys().filter(|(kind, of)| *kind == about && !objects.contains(&of.as_str()));
         of_kind.map(|(_, of)| of.clone()).collect()
     };
     over.iter().for_each(|object| well(about, object));

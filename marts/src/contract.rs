@@ -1,5 +1,5 @@
 //! Contracts: whether the rows keep what a port promises. Asked of the tables that are about to be published; a
-//! broken promise stops the publish, and readers keep what they had.
+//! broken promise holds its product back, and readers keep what they had.
 //!
 //! Types are settled when definitions are resolved. Null counts stand in the tables' statistics, exactly. Keys
 //! are counted by a query over the key's columns: of new files only, and looked up in those of the others that may have
@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, RecordBatch};
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::common::{Column, JoinType, ScalarValue};
 use datafusion::error::DataFusionError;
@@ -20,39 +21,57 @@ use crate::meaning::{self, Port};
 
 /// The column of facts that says of which event a row is.
 const EVENT_ID: &str = "event_id";
-/// So many events of rows that break a contract are named.
-const MOST_EVENTS: usize = 3;
+/// So many rows that break a contract are named, and so many of their events.
+const MOST_NAMED: usize = 3;
 
 /// What is wrong with the rows behind a port.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{port}` breaks its contract: {reason}")]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("`{port}` breaks its contract: {}", self.words())]
 pub struct Breach {
     pub port: String,
     pub reason: String,
+    /// Some of the rows, in all columns of the table.
+    pub rows: Vec<RecordBatch>,
+    /// The ids of some events that the rows are of.
+    pub events: Vec<String>,
 }
 
-/// Checks the rows of `snapshot` against the promises of `port`, which those of `kept` have kept. An error says that
-/// it could not be checked.
+impl Breach {
+    /// What is wrong, and some of the events that the rows are of.
+    pub fn words(&self) -> String {
+        let mut events: Vec<String> =
+            self.events.iter().take(MOST_NAMED).map(|event| format!("event `{event}`")).collect();
+        if self.events.len() > MOST_NAMED {
+            events.push("others".to_owned());
+        }
+        match events.is_empty() {
+            true => self.reason.clone(),
+            false => format!("{}, of {}", self.reason, events.join(", ")),
+        }
+    }
+}
+
+/// Checks the rows of `snapshot`, which `told_apart` tells apart, against the promises of `port`, which those of `kept`
+/// have kept. An error says that it could not be checked.
 pub async fn check(
     engine: &Engine,
     table: &Table,
     snapshot: &Arc<Snapshot>,
     kept: Option<&Snapshot>,
     port: &Port,
+    told_apart: &[String],
 ) -> datafusion::error::Result<Option<Breach>> {
     let broken = match nulls(snapshot, port) {
         Some(broken) => Some(broken),
         None if port.primary_key.is_empty() => None,
         None => doubles(engine, table, snapshot, kept, port).await?,
     };
-    let Some(Broken { mut reason, rows }) = broken else { return Ok(None) };
-    // The breach is told, whether or not its events are found.
-    if let Ok(events) = events(engine, table, snapshot, rows).await
-        && !events.is_empty()
-    {
-        reason += &format!(", of {}", events.join(", "));
-    }
-    Ok(Some(Breach { port: port.full_name(), reason }))
+    let Some(Broken { mut reason, rows: broken }) = broken else { return Ok(None) };
+    // The breach is told, whether or not its rows are found.
+    let rows = rows(engine, table, snapshot, broken.clone(), told_apart).await.unwrap_or_default();
+    let events = events(engine, table, snapshot, broken).await.unwrap_or_default();
+    reason += &named(&rows, told_apart);
+    Ok(Some(Breach { port: port.full_name(), reason, rows, events }))
 }
 
 /// What is wrong, and which rows it is wrong with.
@@ -61,26 +80,66 @@ struct Broken {
     rows: Expr,
 }
 
-/// The events of some of these rows, where the table says of which events its rows are.
+/// Some of these rows, and one more where there are more than are named.
+async fn rows(
+    engine: &Engine,
+    table: &Table,
+    snapshot: &Arc<Snapshot>,
+    broken: Expr,
+    told_apart: &[String],
+) -> datafusion::error::Result<Vec<RecordBatch>> {
+    let table = Arc::new(PinnedTable::new(table.store(), snapshot.clone()));
+    let rows = engine.session().read_table(table)?.filter(broken)?;
+    let order = told_apart.iter().map(|name| ident(name.as_str()).sort(true, true)).collect();
+    rows.sort(order)?.limit(0, Some(MOST_NAMED + 1))?.collect().await
+}
+
+/// `, in the rows (city: Ulm), (city: Bern)`. Nothing where all rows have one name: they break a key, which is told.
+fn named(rows: &[RecordBatch], told_apart: &[String]) -> String {
+    let name = |batch: &RecordBatch, row: usize| {
+        let cell = |name: &String| {
+            let values = batch.column_by_name(name)?;
+            let value =
+                if values.is_null(row) { "null".to_owned() } else { array_value_to_string(values, row).ok()? };
+            Some(format!("{name}: {value}"))
+        };
+        format!("({})", told_apart.iter().filter_map(cell).collect::<Vec<_>>().join(", "))
+    };
+    let all = rows.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
+    let mut names: Vec<String> = all.map(|(batch, row)| name(batch, row)).collect();
+    let count = names.len();
+    names.dedup();
+    if told_apart.is_empty() || names.len() < count {
+        return String::new();
+    }
+    if count > MOST_NAMED {
+        names[MOST_NAMED] = "others".to_owned();
+    }
+    match names.as_slice() {
+        [] => String::new(),
+        [only] => format!(", in the row {only}"),
+        _ => format!(", in the rows {}", names.join(", ")),
+    }
+}
+
+/// The ids of events of some of these rows, and one more where there are more than are named, where the table says of
+/// which events its rows are.
 async fn events(
     engine: &Engine,
     table: &Table,
     snapshot: &Arc<Snapshot>,
-    rows: Expr,
+    broken: Expr,
 ) -> datafusion::error::Result<Vec<String>> {
     if snapshot.schema().field_with_name(EVENT_ID).is_err() {
         return Ok(Vec::new());
     }
     let table = Arc::new(PinnedTable::new(table.store(), snapshot.clone()));
-    let ids = engine.session().read_table(table)?.filter(rows)?.select(vec![ident(EVENT_ID)])?.distinct()?;
+    let ids = engine.session().read_table(table)?.filter(broken)?.select(vec![ident(EVENT_ID)])?.distinct()?;
     let mut events = Vec::new();
-    for batch in ids.sort(vec![ident(EVENT_ID).sort(true, true)])?.limit(0, Some(MOST_EVENTS + 1))?.collect().await? {
+    for batch in ids.sort(vec![ident(EVENT_ID).sort(true, true)])?.limit(0, Some(MOST_NAMED + 1))?.collect().await? {
         for row in 0..batch.num_rows() {
-            events.push(format!("event `{}`", array_value_to_string(batch.column(0), row)?));
+            events.push(array_value_to_string(batch.column(0), row)?);
         }
-    }
-    if events.len() > MOST_EVENTS {
-        events[MOST_EVENTS] = "others".to_owned();
     }
     Ok(events)
 }
@@ -215,7 +274,7 @@ async fn first(query: DataFrame) -> datafusion::error::Result<Option<Vec<ScalarV
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, RecordBatch, StringArray};
+    use arrow::array::{Int64Array, StringArray};
     use starmere_lake::delta::{Commit, EncodedFile, FileOptions, Warehouse};
     use starmere_lake::paths::TablePath;
     use starmere_lake::store::Store;
@@ -272,7 +331,7 @@ mod tests {
         let snapshot = append(&table, &kept, new, options).await;
         let mut said = [None, None];
         for (said, kept) in said.iter_mut().zip([Some(kept.as_ref()), None]) {
-            *said = check(&engine, &table, &snapshot, kept, port).await.unwrap().map(|breach| breach.to_string());
+            *said = check(&engine, &table, &snapshot, kept, port, &[]).await.unwrap().map(|breach| breach.to_string());
         }
         said
     }
@@ -336,7 +395,7 @@ mod tests {
             let snapshot = table.commit(&kept, commit).await.unwrap();
             let mut port = port(&[key], false);
             port.columns.iter_mut().for_each(|column| column.nullable = false);
-            let said = check(&engine, &table, &snapshot, Some(&kept), &port).await.unwrap();
+            let said = check(&engine, &table, &snapshot, Some(&kept), &port, &[]).await.unwrap();
             assert_eq!(said.is_some(), is_told, "{key}: {said:?}");
         }
     }
@@ -348,5 +407,28 @@ mod tests {
             "`sales.orders_v1.lines` breaks its contract: `id` is never null by contract, and has no value in 1 row";
         assert_eq!(said(&port(&[], false), &[], rows).await[1].as_deref(), Some(breach));
         assert_eq!(said(&port(&[], true), &[], rows).await, [None, None]);
+    }
+
+    #[test]
+    fn rows_and_events_are_named_as_far_as_they_are_few() {
+        let apart = ["number".to_owned(), "text".to_owned()];
+        let of = |rows: Rows<'_>| named(&[batch(rows)], &apart);
+        let row = |number| (Some(number), Some("a"));
+        assert_eq!(of(&[]), "");
+        assert_eq!(of(&[(Some(1), None)]), ", in the row (number: 1, text: null)");
+        assert_eq!(of(&[row(1), row(2)]), ", in the rows (number: 1, text: a), (number: 2, text: a)");
+        assert_eq!(of(&[row(1), row(1)]), "", "what does not tell them apart");
+        let four: Vec<_> = (1..5).map(row).collect();
+        assert!(of(&four).ends_with("(number: 3, text: a), others"), "{}", of(&four));
+        assert_eq!(named(&[batch(&[row(1)])], &[]), "");
+        let events = |count: usize| Breach {
+            port: "a.b_v1.c".into(),
+            reason: "why".into(),
+            rows: Vec::new(),
+            events: ["x", "y", "z", "u"][..count].iter().map(|id| (*id).to_owned()).collect(),
+        };
+        assert_eq!(events(0).to_string(), "`a.b_v1.c` breaks its contract: why");
+        assert_eq!(events(1).words(), "why, of event `x`");
+        assert_eq!(events(4).words(), "why, of event `x`, event `y`, event `z`, others");
     }
 }

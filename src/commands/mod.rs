@@ -11,7 +11,7 @@ mod rejects;
 mod reload;
 mod serve;
 mod sql;
-mod trace;
+pub(crate) mod trace;
 mod upkeep;
 mod verify;
 

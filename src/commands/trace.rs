@@ -13,7 +13,7 @@ use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
 use indexmap::IndexSet;
-use starmere_lake::catalog::CatalogSnapshot;
+use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_models::define::{FieldType, ModelName, Place, suggestion};
@@ -47,6 +47,21 @@ pub(super) async fn run(opened: &Opened, arguments: &Trace, output: &Output) -> 
             "name a model and a key (`starmere trace sales.order_lines order_id=A`), or an event (`--event ID`)",
         )),
     }
+}
+
+/// The ids of events that these rows of a SQL model are made of, where these are its tables, published or not.
+pub(crate) async fn events_of(
+    opened: &Opened,
+    tables: &BTreeMap<String, Pin>,
+    model: &SqlModel,
+    rows: &[RecordBatch],
+) -> anyhow::Result<Vec<String>> {
+    let newest = CatalogSnapshot { tables: tables.clone(), ..CatalogSnapshot::default() };
+    let tracing = Tracing { opened, newest, session: opened.engine.session() };
+    let mut below = Below { origins: Origins::new(), unknown: BTreeSet::new() };
+    tracing.below(model, rows, &mut below).await?;
+    let events: BTreeSet<String> = below.origins.into_iter().map(|(_, event, _)| event).collect();
+    Ok(events.into_iter().collect())
 }
 
 struct Tracing<'a> {
