@@ -270,6 +270,12 @@ async fn rejects_of_models_show_their_events() {
         // People get the beginning.
         let listed = project.succeed(arguments).await;
         assert!(listed.contains(&wrong[..80]) && !listed.contains(&wrong[..81]), "{listed}");
+        // And are told of what is left out.
+        let some = project.run(&[arguments, &["--limit", "1"]].concat()).await;
+        let words = "1 reject is shown, and 1 more is not: list all with `--limit 2`";
+        assert!(some.errors.contains(words), "{}", some.errors);
+        let all = project.run(&[arguments, &["--limit", "2"]].concat()).await;
+        assert!(!all.errors.contains("shown"), "{}", all.errors);
     }
 }
 

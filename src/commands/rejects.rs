@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use datafusion::prelude::{SessionContext, ident, lit};
 use starmere_ingest::repair::{Repaired, repair};
@@ -114,20 +114,29 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     // Reasons that differ only in their numbers, or in what is not of a type, are one.
     let reason = "regexp_replace(regexp_replace(reason, '[0-9]+', '0', 'g'), ': `[^`]*` is not of type', ' is not of type', 'g')";
     let kind = format!("rejected_by, {reason}");
-    let query = match arguments.sample {
-        false => {
-            format!("SELECT * FROM ({all}) ORDER BY rejected_by, source, topic, position LIMIT {}", arguments.limit)
-        }
-        true => format!(
-            "SELECT rejected_by, CASE WHEN number = 1 THEN total END AS count, reason, stream, source, topic, position, event_id, event_type, payload FROM (\
-             SELECT *, {reason} AS kind, count(*) OVER (PARTITION BY {kind}) AS total, \
-             row_number() OVER (PARTITION BY {kind} ORDER BY source, topic, position) AS number FROM ({all})) \
-             WHERE number <= {SAMPLE} ORDER BY rejected_by, total DESC, kind, number LIMIT {}",
-            arguments.limit
+    let (rejects, order) = match arguments.sample {
+        false => (format!("SELECT * FROM ({all})"), "rejected_by, source, topic, position"),
+        true => (
+            format!(
+                "SELECT rejected_by, CASE WHEN number = 1 THEN total END AS count, reason, stream, source, topic, position, event_id, event_type, payload FROM (\
+                 SELECT *, {reason} AS kind, count(*) OVER (PARTITION BY {kind}) AS total, \
+                 row_number() OVER (PARTITION BY {kind} ORDER BY source, topic, position) AS number FROM ({all})) \
+                 WHERE number <= {SAMPLE}"
+            ),
+            "rejected_by, total DESC, kind, number",
         ),
     };
+    let query = format!("{rejects} ORDER BY {order} LIMIT {}", arguments.limit);
     let answer = session.sql(&query).await?;
     let mut batches = answer.collect().await?;
+    let shown: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if shown == arguments.limit {
+        let total = session.sql(&format!("SELECT count(*) FROM ({rejects})")).await?.collect().await?;
+        let all = total.first().map_or(0, |batch| batch.column(0).as_primitive::<Int64Type>().value(0));
+        if let Some(words) = left_out(shown as u64, all.unsigned_abs(), arguments.sample) {
+            output.say(words);
+        }
+    }
     for batch in &mut batches {
         *batch = with_payloads(opened, &session, batch).await?;
     }
@@ -137,6 +146,14 @@ async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::
     let schema = wire::wire_schema(&schema);
     let batches = batches.iter().map(|batch| wire::wire_batch(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
     output.data(&schema, &batches)
+}
+
+/// What is said where fewer rejects are shown than there are. Pure.
+fn left_out(shown: u64, all: u64, is_sample: bool) -> Option<String> {
+    let rest = all.checked_sub(shown).filter(|rest| *rest > 0)?;
+    let sample = if is_sample { "" } else { ", or a few of each reason with `--sample`" };
+    let (shown, rest) = (counted(shown, "reject is", "rejects are"), counted(rest, "more is", "more are"));
+    Some(format!("{shown} shown, and {rest} not: list all with `--limit {all}`{sample}"))
 }
 
 /// Where an event is: source, topic, position; and its id.
