@@ -250,12 +250,12 @@ pub(crate) struct Build {
     /// Publish although ports change so that whoever reads them breaks (`starmere plan` lists them)
     #[arg(long)]
     pub(crate) accept_breaking: bool,
-    /// Build nothing: publish again what this catalog snapshot held
+    /// Build nothing: publish again what this catalog snapshot held; without a number, list the snapshots
     ///
     /// The way back from a change, and from a newest snapshot that is damaged (0: to none). An `up` with other files builds
     /// nothing then, until they are put back; the next `build` publishes what the files say.
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["models", "full", "accept_loss", "accept_breaking"])]
-    pub(crate) back_to: Option<u64>,
+    pub(crate) back_to: Option<Option<u64>>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -98,6 +98,18 @@ async fn what_breaks_readers_is_published_only_when_somebody_says_so() {
     assert_eq!((third.number, &third.tables, &third.meaning), (second.number + 1, &first.tables, &first.meaning));
     let unknown = project.run(&["build", "--back-to", "99"]).await;
     assert!(unknown.errors.contains("there is no catalog snapshot 99"), "{}", unknown.errors);
+    // Who does not know the number is told which there are, and what each of them has.
+    let asked = project.run(&["--format", "csv", "build", "--back-to"]).await;
+    assert_eq!(asked.status.code(), Some(1), "{}", asked.errors);
+    assert!(asked.errors.contains("`--back-to` wants the number of a catalog snapshot"), "{}", asked.errors);
+    let wrong = project.run(&["--format", "csv", "build", "--back-to", "99"]).await;
+    assert_eq!(asked.output, wrong.output);
+    let lines: Vec<&str> = asked.output.lines().collect();
+    assert_eq!(lines.len() as u64, 1 + third.number, "{}", asked.output);
+    assert_eq!(lines[0], "snapshot,published_utc,definitions,products,changed");
+    assert!(lines[1].starts_with("1,20") && lines[1].contains("sales.orders_v1"), "{}", lines[1]);
+    assert!(lines[1].contains("sales.order_lines"), "{}", lines[1]);
+    assert_eq!(project.snapshot().await.number, third.number, "nothing is published");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@ mod plan;
 mod rejects;
 mod reload;
 mod serve;
+mod snapshots;
 mod sql;
 pub(crate) mod trace;
 mod upkeep;
@@ -69,8 +70,17 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
                 Some(number) => {
                     let warehouse = warehouse_of(&root)?;
                     format_number::may_write(warehouse.store()).await?;
+                    let catalog = Catalog::of(&warehouse, environment);
+                    let there = catalog.numbers().await?;
+                    if !there.is_empty() && number.is_none_or(|number| number > 0 && !there.contains(&number)) {
+                        snapshots::list(&catalog, number, output).await?;
+                    }
+                    let Some(number) = number else {
+                        let there = publish::instead_of(0, &there);
+                        return Err(Mendable::error("`--back-to` wants the number of a catalog snapshot", there));
+                    };
                     let step = output.step("build");
-                    (step, publish::back_to(&Catalog::of(&warehouse, environment), number).await?)
+                    (step, publish::back_to(&catalog, number).await?)
                 }
                 None => {
                     let opened = to_write(open()?).await?;
