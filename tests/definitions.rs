@@ -53,6 +53,28 @@ async fn post(server: &Server, event: String) -> http::Answer {
     spawn_blocking(move || http::post(&address, "/v1/streams/orders/events", &event)).await.unwrap().unwrap()
 }
 
+/// What `check` finds, as programs read it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_check_finds_can_be_read_by_programs() {
+    let project = Project::new();
+    let check = async || {
+        let ended = project.run(&["check", "--json"]).await;
+        let found: serde_json::Value = serde_json::from_str(&ended.output).unwrap_or_default();
+        (ended.status.code(), found)
+    };
+    assert_eq!(check().await, (Some(0), json!([])));
+    project.write(LINES, &ORDER_LINES.replace("measures:", "measurs:"));
+    let (status, found) = check().await;
+    assert_eq!((status, found.as_array().map(Vec::len)), (Some(1), Some(1)), "{found}");
+    let found = &found[0];
+    assert_eq!((&found["severity"], &found["file"]), (&json!("error"), &json!(LINES)), "{found}");
+    assert!(found["line"].is_u64() && found["column"].is_u64(), "{found}");
+    assert!(found["message"].as_str().is_some_and(|message| message.contains("`measurs`")), "{found}");
+    // Where there is no project, nobody knows whether all is right.
+    std::fs::remove_file(project.root().join("starmere.yaml")).unwrap();
+    assert_eq!(check().await, (Some(1), serde_json::Value::Null));
+}
+
 /// The snapshot that a build says it has published.
 fn named(build: Ended) -> u64 {
     let said = build.errors.clone();

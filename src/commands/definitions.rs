@@ -1,19 +1,66 @@
 //! `starmere check`, `models show`, `products`: what the definitions say.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
-use starmere_models::define::{FieldType, ModelName, suggestion};
+use starmere_models::define::{FieldType, ModelName, Problem, suggestion};
 use starmere_models::resolve::{Model, Models};
 use starmere_models::sql_model::Shape;
 
 use super::inspect::{Cell, Holds, listing};
+use crate::command_line::Format;
 use crate::failure::{Mendable, Problems};
 use crate::output::{Output, counted};
 use crate::project::Project;
 use crate::project_tests;
 
-pub(super) async fn check(project: &Arc<Project>, output: &Output) -> anyhow::Result<()> {
+pub(super) async fn check(root: &Path, output: &Output) -> anyhow::Result<()> {
+    let loaded = Project::load(root).map(Arc::new);
+    let notes = loaded.as_ref().map(|project| project.models.notes.clone()).unwrap_or_default();
+    let checked = match loaded {
+        Ok(project) => hold(&project, output).await,
+        Err(error) => Err(error),
+    };
+    let none: &[Problem] = &[];
+    let problems = match &checked {
+        Ok(()) => Some(none),
+        Err(error) => error.downcast_ref::<Problems>().map(|problems| problems.0.as_slice()),
+    };
+    // An empty list says that all is right, so there is none where nobody knows.
+    if let (Some(problems), true) = (problems, output.format() != Format::Table) {
+        list(&notes, problems, output)?;
+    }
+    checked
+}
+
+/// What `check` has found, for programs: people read it on standard error.
+fn list(notes: &[Problem], problems: &[Problem], output: &Output) -> anyhow::Result<()> {
+    let row = |severity: &str, problem: &Problem| {
+        vec![
+            Cell::Text(severity.to_owned()),
+            Cell::Text(problem.place.file.clone()),
+            Cell::Number(problem.place.line),
+            Cell::Number(problem.place.column),
+            Cell::Text(problem.message.clone()),
+            problem.hint.clone().map_or(Cell::Nothing, Cell::Text),
+        ]
+    };
+    let notes = notes.iter().map(|note| row("note", note));
+    let rows: Vec<Vec<Cell>> = notes.chain(problems.iter().map(|problem| row("error", problem))).collect();
+    let columns = [
+        ("severity", Holds::Text),
+        ("file", Holds::Text),
+        ("line", Holds::Number),
+        ("column", Holds::Number),
+        ("message", Holds::Text),
+        ("hint", Holds::Text),
+    ];
+    listing(output, &columns, &rows)
+}
+
+/// Says what a project has, and runs its tests.
+async fn hold(project: &Arc<Project>, output: &Output) -> anyhow::Result<()> {
     for note in &project.models.notes {
         output.say(format!("note: {note}"));
     }

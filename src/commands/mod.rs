@@ -16,8 +16,6 @@ pub(crate) mod trace;
 mod upkeep;
 mod verify;
 
-use std::sync::Arc;
-
 use starmere_lake::catalog::Catalog;
 use starmere_lake::format_number;
 
@@ -41,7 +39,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     }
     match line.command {
         Command::Init(arguments) => init::run(&arguments, &root, output),
-        Command::Check => definitions::check(&Arc::new(Project::load(&root)?), output).await,
+        Command::Check => definitions::check(&root, output).await,
         Command::Plan => plan::plan(&to_read(open()?).await?, output).await,
         Command::Models(Models { what: ModelsCommand::Show(arguments) }) => {
             definitions::models(&Project::load(&root)?, arguments.model.as_deref(), output)
