@@ -561,25 +561,42 @@ impl Reading {
 
     /// Tells of files that look like definitions and stand where nobody looks.
     fn never_read(&mut self) {
-        let all = ["streams", "domains"].map(|folder| yaml_below(&self.root.join(folder), DEPTH));
-        for path in all.into_iter().flatten().filter(|path| !self.read.contains(path)) {
+        let all = ["streams", "domains"].iter().chain(&BESIDE);
+        let all = all.flat_map(|folder| yaml_below(&self.root.join(folder), DEPTH));
+        // Other programs have tests of theirs.
+        let tests = yaml_below(&self.root.join("tests"), DEPTH).into_iter().filter(|path| is_test(path));
+        let unread: Vec<PathBuf> = all.chain(tests).filter(|path| !self.read.contains(path)).collect();
+        for path in unread {
             let file = self.name(&path);
-            let belongs = match file.split('/').collect::<Vec<_>>().as_slice() {
-                ["streams", ..] => "streams are in streams/*.yaml",
-                [_, _, folder, _, ..] if folder.starts_with("product") => {
-                    "products are in domains/<domain>/products/*.yaml"
-                }
-                [_, _, folder, _, ..] if folder.starts_with("test") => "tests are in domains/<domain>/tests/*.yaml",
-                _ => "models are in domains/<domain>/models/*.yaml",
+            // Below a domain, its folder says what the file is.
+            let folder = match file.split('/').collect::<Vec<_>>().as_slice() {
+                ["domain" | "domains", _, folder, _, ..] | [folder, ..] => *folder,
+                [] => "",
             };
+            let belongs = BELONGS.iter().find(|(word, _)| folder.starts_with(word)).map_or(MODELS, |(_, words)| *words);
+            let message = format!("is never read; {belongs}");
             let place = Place { file, line: 1, column: 1 };
-            self.problems.push(Problem::new(place, format!("is never read; {belongs}")));
+            self.problems.push(Problem::new(place, message));
         }
     }
 }
 
 /// So deep are files looked for that stand in the wrong place.
 const DEPTH: usize = 5;
+/// Folders of a project in which definitions are looked for that nobody reads there.
+const BESIDE: [&str; 8] = ["dimensions", "domain", "facts", "model", "models", "product", "products", "stream"];
+/// Where definitions belong, by how a folder is called.
+const BELONGS: [(&str, &str); 3] = [
+    ("stream", "streams are in streams/*.yaml"),
+    ("product", "products are in domains/<domain>/products/*.yaml"),
+    ("test", "tests are in domains/<domain>/tests/*.yaml"),
+];
+const MODELS: &str = "models are in domains/<domain>/models/*.yaml";
+
+/// Whether a file looks like a test of a domain.
+fn is_test(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line.starts_with("test:")))
+}
 
 fn yaml_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
     let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
@@ -863,10 +880,24 @@ mod tests {
             ("domains/d/product/c.yml", ""),
             ("streams/sub/e.yaml", ""),
             ("domains/d/.hidden.yaml", ""),
+            ("models/f.yaml", ""),
+            ("products/d/g.yaml", ""),
+            ("domain/d/products/h.yaml", ""),
+            ("stream/i.yaml", ""),
+            ("tests/j.yaml", "test: of a domain\ngiven: []\n"),
+            // What other programs have.
+            ("tests/compose.yaml", "services: {}\n"),
+            ("deploy/models/k.yaml", ""),
+            ("compose.yaml", ""),
         ]);
         let of = |file: &str, what: &str| format!("{file}:1:1: is never read; {what}");
         for words in [
-            "4 problems".to_owned(),
+            "9 problems".to_owned(),
+            of("models/f.yaml", "models are in domains/<domain>/models/*.yaml"),
+            of("products/d/g.yaml", "products are in domains/<domain>/products/*.yaml"),
+            of("domain/d/products/h.yaml", "products are in domains/<domain>/products/*.yaml"),
+            of("stream/i.yaml", "streams are in streams/*.yaml"),
+            of("tests/j.yaml", "tests are in domains/<domain>/tests/*.yaml"),
             of("domains/d/model/a.yaml", "models are in domains/<domain>/models/*.yaml"),
             of("domains/d/models/sub/b.yaml", "models are in domains/<domain>/models/*.yaml"),
             of("domains/d/product/c.yml", "products are in domains/<domain>/products/*.yaml"),
