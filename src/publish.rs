@@ -427,7 +427,9 @@ fn decide(newest: &CatalogSnapshot, facts: &Facts<'_>) -> LakeResult<(Decision, 
     let meaning = with_unknown_keys(meaning.as_ref().unwrap_or(facts.meaning), &newest.meaning)?;
     // Definitions of which nothing is published are not those of the snapshot.
     let is_new = !is_ours && facts.breached.is_empty();
-    if !is_new && tables == newest.tables && meaning == newest.meaning {
+    // What an environment has not published is the warehouse's: it begins with a snapshot of its own.
+    let begins = newest.number == 0 && !newest.tables.is_empty();
+    if !is_new && !begins && tables == newest.tables && meaning == newest.meaning {
         return Ok((Decision::HoldsAll, held));
     }
     Ok((Decision::Publish(Next { tables, meaning, definitions: Some(definitions) }), held))
@@ -657,6 +659,9 @@ mod tests {
         let same = snapshot(Some(("new", 4)), [stream(1), model("a", "new", 7)]);
         let build = Build::of(same.clone(), [stream(1), model("a", "new", 7)]);
         assert_eq!(build.finds(&same), Decision::HoldsAll);
+        // An environment that has published nothing begins as a copy.
+        let copied = CatalogSnapshot { number: 0, ..same };
+        assert_eq!(published(&build, &copied).tables, copied.tables);
     }
 
     #[test]

@@ -48,13 +48,21 @@ async fn quantity(project: &Project, environment: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_environment_is_a_copy_of_its_own() {
     let project = built().await;
+    for command in
+        [&["sql", "SELECT 1"][..], &["status"], &["verify"], &["serve"], &["rejects"], &["build", "--back-to", "1"]]
+    {
+        let unknown = project.run(&[&["--env", "ann"][..], command].concat()).await;
+        assert_eq!(unknown.status.code(), Some(1), "{command:?}\n{}", unknown.errors);
+        assert!(unknown.errors.contains("there is no environment `ann`"), "{}", unknown.errors);
+        assert!(unknown.errors.contains("`starmere --env ann build` begins it"), "{}", unknown.errors);
+    }
+    // It begins with a build, though nothing differs.
+    project.succeed(&["--env", "ann", "plan"]).await;
+    project.succeed(&["--env", "ann", "build"]).await;
     assert_eq!(quantity(&project, &["--env", "ann"]).await, "2");
-    let verified = project.run(&["--env", "ann", "verify"]).await;
-    assert!(
-        verified.errors.contains("nothing is published here yet, so no tables are compared"),
-        "{}",
-        verified.errors
-    );
+    project.succeed(&["--env", "ann", "verify"]).await;
+    let mistyped = project.run(&["--env", "anne", "status"]).await;
+    assert!(mistyped.errors.contains("did you mean `ann`?"), "{}", mistyped.errors);
     project.write("domains/sales/models/by_order.yaml", "rollup: by_order\nof: order_lines\nby: { order: order_id }\n");
     project.succeed(&["--env", "ann", "build"]).await;
     // What does not differ is one table for both.
@@ -72,7 +80,7 @@ async fn an_environment_is_a_copy_of_its_own() {
     let unknown = project.run(&["upkeep", "--forget-env", "nowhere"]).await;
     assert!(unknown.errors.contains("hint: there are: `ann`"), "{}", unknown.errors);
     project.succeed(&["upkeep", "--forget-env", "ann"]).await;
-    assert_eq!(quantity(&project, &["--env", "ann"]).await, "2");
+    assert!(!project.run(&["--env", "ann", "sql", "SELECT 1"]).await.status.success());
     let unknown = project.run(&["upkeep", "--forget-env", "ann"]).await;
     assert!(unknown.errors.contains("there is no environment `ann`"), "{}", unknown.errors);
     assert!(unknown.errors.contains("hint: no environment has published anything"), "{}", unknown.errors);

@@ -17,10 +17,12 @@ mod upkeep;
 mod verify;
 
 use starmere_lake::catalog::Catalog;
+use starmere_lake::delta::Warehouse;
 use starmere_lake::format_number;
+use starmere_models::define::suggestion;
 
 use crate::command_line::{
-    Command, CommandLine, Models, ModelsCommand, Products, ProductsCommand, Streams, StreamsCommand,
+    Build, Command, CommandLine, Models, ModelsCommand, Products, ProductsCommand, Streams, StreamsCommand,
 };
 use crate::failure::Mendable;
 use crate::output::Output;
@@ -36,6 +38,17 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     if environment.is_some() && matches!(line.command, Command::Ingest(_) | Command::Up(_)) {
         let hint = "land without --env, and build with it";
         return Err(Mendable::error("environments share the streams, and publish for themselves alone", hint));
+    }
+    let begins_or_reads_none = matches!(
+        line.command,
+        Command::Init(_)
+            | Command::Check
+            | Command::Plan
+            | Command::Products(_)
+            | Command::Build(Build { back_to: None, .. })
+    );
+    if let (Some(name), false) = (environment, begins_or_reads_none) {
+        refuse_unknown(name, &warehouse_of(&root)?).await?;
     }
     match line.command {
         Command::Init(arguments) => init::run(&arguments, &root, output),
@@ -105,6 +118,20 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Upkeep(arguments) => upkeep::run(&to_write(open()?).await?, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&to_write(open()?).await?, &arguments, output).await,
     }
+}
+
+/// Refuses an environment that has published nothing: by a mistyped name, one would read what the warehouse has published.
+async fn refuse_unknown(name: &str, warehouse: &Warehouse) -> anyhow::Result<()> {
+    let known = Catalog::environments(warehouse).await?;
+    if known.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let begin = format!("`starmere --env {name} build` begins it");
+    let hint = match known.is_empty() {
+        true => begin,
+        false => format!("{begin}; {}", suggestion(name, known.iter().map(String::as_str))),
+    };
+    Err(Mendable::error(format!("there is no environment `{name}`"), hint))
 }
 
 /// A warehouse that this binary may read.
