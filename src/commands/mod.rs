@@ -44,6 +44,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         Command::Init(_)
             | Command::Check
             | Command::Plan
+            | Command::Models(_)
             | Command::Products(_)
             | Command::Build(Build { back_to: None, .. })
     );

@@ -127,7 +127,8 @@ impl Resolving<'_> {
             audit: file.audit,
         };
         self.fact_columns(&fact, file, file_name);
-        Some(fact)
+        // Where a dimension is wrong itself, that is told there: whoever reads the fact is not told of a role that it lacks.
+        (fact.roles.len() == file.dimensions.len()).then_some(fact)
     }
 
     /// The events of a fact, and what expressions see of them.

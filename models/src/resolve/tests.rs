@@ -180,6 +180,22 @@ fn a_stream_is_read_by_those_whom_its_owner_names() {
 }
 
 #[test]
+fn one_mistake_is_told_once() {
+    for (file, right, wrong) in
+        [(PERSON, "city: {", "cty: {"), (DATE, "2020-01-01", "2020-13-01"), (LINES, "price'", "prize'")]
+    {
+        let mut files = changed(file, right, wrong);
+        let rollup = "rollup: by_city\nof: order_lines\nby: { city: buyer.city, due: due.year_month }\n";
+        files.insert(ROLLUP.to_owned(), rollup.to_owned());
+        let select = "SELECT buyer_key, due_key, count(*) AS n FROM order_lines GROUP BY buyer_key, due_key";
+        files.insert(SQL.to_owned(), format!("sql: keys\ngrain: [buyer_key, due_key]\nselect: {select}\n"));
+        let problems = check(&files).expect_err("a file is wrong");
+        let places: Vec<&str> = problems.iter().map(|problem| problem.place.file.as_str()).collect();
+        assert_eq!(places, [file], "{problems:?}");
+    }
+}
+
+#[test]
 fn mistakes_are_told_all_at_once() {
     let mut files = changed(PERSON, "city: {", "City: {");
     files.extend(changed(DATE, "2020-01-01", "2020-13-01").remove_entry(DATE));
