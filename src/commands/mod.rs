@@ -121,7 +121,8 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     }
 }
 
-/// Refuses an environment that has published nothing: by a mistyped name, one would read what the warehouse has published.
+/// Refuses an environment that has published nothing: by a mistyped name, one would read what the warehouse has
+/// published.
 async fn refuse_unknown(name: &str, warehouse: &Warehouse) -> anyhow::Result<()> {
     let known = Catalog::environments(warehouse).await?;
     if known.iter().any(|known| known == name) {

@@ -127,7 +127,7 @@ impl Resolving<'_> {
             audit: file.audit,
         };
         self.fact_columns(&fact, file, file_name);
-        // Where a dimension is wrong itself, that is told there: whoever reads the fact is not told of a role that it lacks.
+        // A dimension that is wrong itself is told of there: who reads the fact is not told of a role that it lacks.
         (fact.roles.len() == file.dimensions.len()).then_some(fact)
     }
 
