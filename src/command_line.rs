@@ -247,7 +247,8 @@ pub(crate) struct Build {
     /// its newest
     #[arg(long, value_name = "STREAM")]
     pub(crate) accept_loss: Vec<String>,
-    /// Publish although ports change so that whoever reads them breaks (`starmere plan` lists them)
+    /// Publish although ports change so that whoever reads them breaks, or gets answers that mean something else (`starmere
+    /// plan` lists them)
     #[arg(long)]
     pub(crate) accept_breaking: bool,
     /// Build nothing: publish again what this catalog snapshot held; without a number, list the snapshots

@@ -14,6 +14,7 @@ mod failure;
 mod health;
 mod held;
 mod limits;
+mod made;
 mod output;
 mod process;
 mod project;
@@ -24,6 +25,7 @@ mod reports;
 mod sources;
 mod stamps;
 mod variables;
+mod verdicts;
 mod views;
 
 use std::io::IsTerminal;

@@ -13,7 +13,6 @@ use starmere_models::build::{Builder, Built, Progress, Watch};
 use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{KINDS, Model, Models};
 
-use crate::changes::{BREAKS, changes};
 use crate::commands::trace;
 use crate::contracts::Checks;
 use crate::definitions::{Act, Claim, Standing, again};
@@ -21,6 +20,7 @@ use crate::failure::Mendable;
 use crate::held::{Held, HeldBack, product_of};
 use crate::output::{Output, Step, count, counted};
 use crate::project::Opened;
+use crate::verdicts::verdicts;
 
 /// How often a build is begun anew because another one was ahead.
 const ATTEMPTS: u32 = 20;
@@ -32,7 +32,7 @@ pub(crate) struct How {
     pub(crate) full: bool,
     /// Streams that may be read from their beginning although they have forgotten some of it.
     pub(crate) accepted_losses: Vec<String>,
-    /// Ports may change so that whoever reads them breaks.
+    /// Ports may change so that whoever reads them breaks, or gets answers that mean something else.
     pub(crate) accepted_breaks: bool,
 }
 
@@ -175,16 +175,23 @@ fn overtaken(error: &anyhow::Error) -> anyhow::Error {
     Mendable::error(message, hint)
 }
 
-/// How published ports would change so that whoever reads them breaks, in words.
-fn breaks(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Option<String>> {
+/// How published ports would change so that whoever reads them breaks, or gets answers that mean something else: in words,
+/// with what to do.
+async fn breaks(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Option<(String, &'static str)>> {
     if newest.number == 0 {
         return Ok(None);
     }
-    let published = Meaning::of(newest)?;
-    let breaking = changes(&published, &opened.project.meaning).into_iter().filter(|change| change.breaks);
-    let breaking: Vec<String> = breaking.map(|change| format!("{}: {}", change.port, change.why)).collect();
-    let words = || format!("published products would change, which {BREAKS}:\n  {}", breaking.join("\n  "));
-    Ok((!breaking.is_empty()).then(words))
+    let mut refused = verdicts(opened, newest).await?;
+    refused.retain(|change| change.verdict.is_refused());
+    let lines: Vec<String> = refused.iter().map(|change| format!("{}: {}", change.port, change.words())).collect();
+    let words = format!("published products would change for whoever reads them:\n  {}", lines.join("\n  "));
+    let hint = match refused.iter().any(|change| change.is_avoidable) {
+        true => {
+            "publish a new major version beside the published one, or accept it with `starmere build --accept-breaking`"
+        }
+        false => "accept it with `starmere build --accept-breaking`",
+    };
+    Ok((!refused.is_empty()).then_some((words, hint)))
 }
 
 /// Asks once, where somebody can answer, whether ports may change so that whoever reads them breaks.
@@ -192,24 +199,24 @@ pub(crate) async fn asked(opened: &Opened, how: How, output: &Output) -> anyhow:
     if how.accepted_breaks {
         return Ok(how);
     }
-    let Some(words) = breaks(opened, &opened.catalog.newest().await?)? else { return Ok(how) };
+    let Some((words, _)) = breaks(opened, &opened.catalog.newest().await?).await? else { return Ok(how) };
     let accepted_breaks = output.ask(&format!("{words}\npublish nevertheless?"));
     Ok(How { accepted_breaks, ..how })
 }
 
-/// Refuses definitions that break whoever reads what is published.
+/// Refuses definitions that change what is published for whoever reads it.
 pub(crate) async fn refuse_breaks(opened: &Opened) -> anyhow::Result<()> {
-    keep_promises(opened, &opened.catalog.newest().await?, &How::default())
+    keep_promises(opened, &opened.catalog.newest().await?, &How::default()).await
 }
 
-/// Refuses changes that break whoever reads a port, unless they are accepted.
-fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow::Result<()> {
+/// Refuses changes that break whoever reads a port, or give them answers that mean something else, unless they are accepted.
+async fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow::Result<()> {
     if how.accepted_breaks {
         return Ok(());
     }
-    match breaks(opened, newest)? {
+    match breaks(opened, newest).await? {
         None => Ok(()),
-        Some(words) => Err(Mendable::error(words, "accept it with `starmere build --accept-breaking`")),
+        Some((words, hint)) => Err(Mendable::error(words, hint)),
     }
 }
 
@@ -291,7 +298,7 @@ async fn once(
 ) -> anyhow::Result<Outcome> {
     format_number::may_write(opened.warehouse.store()).await?;
     keep_what_is_newer(opened, newest)?;
-    keep_promises(opened, newest, how)?;
+    keep_promises(opened, newest, how).await?;
     let memory = opened.project.file.build_memory();
     let builder = Builder::new(&opened.warehouse, models, how.full).await?.within(memory);
     let builder = builder.going_on_from(newest, models).accepting_losses(&how.accepted_losses);

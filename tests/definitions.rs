@@ -94,7 +94,7 @@ async fn superseded() -> (Project, Server, CatalogSnapshot) {
     .await;
     let newer = beside(&project);
     newer.write(LINES, &tenfold());
-    newer.succeed(&["build"]).await;
+    newer.succeed(&["build", "--accept-breaking"]).await;
     let published = project.snapshot().await;
     (project, server, published)
 }
@@ -125,10 +125,15 @@ async fn an_up_with_older_files_stops_building_until_they_are_the_newer_ones() {
     assert_eq!(project.snapshot().await.definitions.unwrap(), definitions);
     until("`up` says that it builds", async || metric(&server, "starmere_definitions_superseded").await == Some(0.0))
         .await;
-    // And a change of its own files is one.
+    // And a change of its own files is one; but for what they mean, which a `build` has to say.
     project.write(LINES, ORDER_LINES);
-    until("`up` publishes its own change", async || quantity(&project).await == 5).await;
-    assert_eq!(project.snapshot().await.definitions.unwrap().number, 3);
+    server.says("quantity is made of quantity instead of 10 * quantity", 1).await;
+    project.write(LINES, &format!("{}  pieces: {{ expression: quantity, type: int }}\n", tenfold()));
+    until("`up` publishes its own change", async || {
+        project.snapshot().await.definitions.is_some_and(|definitions| definitions.number == 3)
+    })
+    .await;
+    assert_eq!(quantity(&project).await, 50);
     server.terminate();
     server.end().await;
 }
@@ -150,7 +155,7 @@ async fn a_restart_with_old_files_reverts_nothing() {
     assert_eq!(metric(&server, "starmere_definitions_superseded").await, Some(1.0));
     assert_eq!(project.snapshot().await, published, "nobody has published since");
     // Files that are rolled back on purpose are built, and the build says what it does.
-    let build = project.run(&["build"]).await;
+    let build = project.run(&["build", "--accept-breaking"]).await;
     assert!(build.errors.contains("goes back to them, and they become number 3"), "{}", build.errors);
     build.good();
     assert_eq!((quantity(&project).await, project.snapshot().await.definitions.unwrap().number), (5, 3));
@@ -173,6 +178,7 @@ async fn a_restart_with_old_files_reverts_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_is_in_the_snapshot_that_it_names() {
     const TABLE: &str = "sales.order_lines";
+    const BUILD: &[&str] = &["build", "--accept-breaking"];
     let project = Project::new();
     let other = beside(&project);
     other.write(LINES, &tenfold());
@@ -189,13 +195,13 @@ async fn a_build_is_in_the_snapshot_that_it_names() {
         producer.finish(&mut random);
         project.succeed(&["ingest", "--once"]).await;
         let Some((ours, theirs)) = paths.clone() else {
-            let ours = named(project.run(&["build"]).await);
-            let theirs = named(other.run(&["build"]).await);
+            let ours = named(project.run(BUILD).await);
+            let theirs = named(other.run(BUILD).await);
             paths = Some((path(ours).await, path(theirs).await));
             continue;
         };
         let (ingested, one, two) =
-            tokio::join!(project.run(&["ingest", "--once"]), project.run(&["build"]), other.run(&["build"]));
+            tokio::join!(project.run(&["ingest", "--once"]), project.run(BUILD), other.run(BUILD));
         ingested.good();
         for (build, expected) in [(one, ours), (two, theirs)] {
             let number = named(build);
@@ -204,7 +210,7 @@ async fn a_build_is_in_the_snapshot_that_it_names() {
     }
     let (ours, theirs) = paths.unwrap();
     assert_ne!(ours, theirs);
-    project.succeed(&["build"]).await;
+    project.succeed(BUILD).await;
     assert_eq!(project.snapshot().await.tables[TABLE].path, ours);
     project.succeed(&["verify"]).await;
 }

@@ -5,16 +5,16 @@ use std::fmt::Write as _;
 
 use starmere_lake::catalog::CatalogSnapshot;
 use starmere_lake::paths::TablePath;
-use starmere_marts::meaning::Meaning;
 use starmere_models::build::DEFINITION;
 use starmere_models::resolve::{Model, RULES};
 
 use super::inspect::{Cell, Holds, listing};
-use crate::changes::{BREAKS, COMPATIBLE, changes, edits as changed};
+use crate::changes::{Verdict, edits as changed};
 use crate::command_line::Format;
 use crate::output::{Output, counted};
 use crate::project::Opened;
 use crate::publish::goes_back;
+use crate::verdicts::{is_made_by, verdicts};
 
 /// Edits of a definition that are shown; the rest are counted.
 const EDITS: usize = 8;
@@ -34,8 +34,8 @@ struct Step {
     /// Of them, the models.
     inputs: Vec<String>,
     ports: Vec<String>,
-    /// Of a port: whether whoever reads it breaks.
-    breaks: Option<bool>,
+    /// Of a port: how its change is judged.
+    verdict: Option<Verdict>,
 }
 
 impl Step {
@@ -70,7 +70,7 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
         ("edits", Holds::Texts),
         ("made of", Holds::Texts),
         ("ports", Holds::Texts),
-        ("breaks", Holds::Flag),
+        ("verdict", Holds::Text),
     ];
     let rows = steps.into_iter().map(|step| {
         vec![
@@ -83,7 +83,7 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
             Cell::Texts(step.edits),
             Cell::Texts(step.made_of),
             Cell::Texts(step.ports),
-            step.breaks.map_or(Cell::Nothing, Cell::Flag),
+            step.verdict.map_or(Cell::Nothing, |verdict| verdict.word().to_owned().into()),
         ]
     });
     listing(output, &columns, &rows.collect::<Vec<_>>())
@@ -108,11 +108,9 @@ async fn steps(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<
             steps.push(Step { kind: "model", name: name.clone(), action, why, ..Step::default() });
         }
     }
-    let published = Meaning::of(newest)?;
-    for change in changes(&published, &opened.project.meaning) {
-        let why = format!("{}: {}", change.why, if change.breaks { BREAKS } else { COMPATIBLE });
-        let breaks = Some(change.breaks);
-        steps.push(Step { kind: "port", name: change.port, action: change.action, why, breaks, ..Step::default() });
+    for change in verdicts(opened, newest).await? {
+        let (why, verdict) = (change.words(), Some(change.verdict));
+        steps.push(Step { kind: "port", name: change.port, action: change.action, why, verdict, ..Step::default() });
     }
     Ok(steps)
 }
@@ -125,8 +123,7 @@ async fn step(
 ) -> anyhow::Result<Step> {
     let name = model.name().to_string();
     let published = newest.tables.get(&name);
-    let same =
-        published.and_then(|pin| pin.path.fingerprint()).is_some_and(|print| print.starts_with(model.fingerprint()));
+    let same = published.is_some_and(|published| is_made_by(published, model));
     let mut waiting = Vec::new();
     let mut events = 0;
     for stream in model.streams() {
@@ -186,7 +183,7 @@ async fn step(
     let made_of = model.streams().into_iter().map(str::to_owned).chain(inputs.iter().cloned()).collect();
     let ports = opened.project.meaning.ports.iter().filter(|port| port.table == name);
     let ports = ports.map(|port| port.full_name()).collect();
-    Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports, breaks: None })
+    Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports, verdict: None })
 }
 
 /// What has changed where neither a model's definition nor its inputs have.

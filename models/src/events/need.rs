@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::{Event, Field, FieldKind, Version, upcast};
 
 /// The fields that a model needs of an event.
@@ -14,6 +16,23 @@ pub struct Need {
 }
 
 impl Need {
+    /// All fields that the newest version of an event has, as it is written.
+    pub(crate) fn written(event: &Value) -> Self {
+        let mut need = Self::default();
+        let versions = event["versions"].as_object().into_iter().flatten();
+        let numbered = versions.filter_map(|(number, version)| Some((number.parse::<i32>().ok()?, version)));
+        let Some((_, newest)) = numbered.max_by_key(|(number, _)| *number) else { return need };
+        for (name, field) in newest["fields"].as_object().into_iter().flatten() {
+            match field["each"].as_object() {
+                Some(inner) => need.each = Some((name.clone(), inner.keys().cloned().collect())),
+                None => {
+                    need.fields.insert(name.clone());
+                }
+            }
+        }
+        need
+    }
+
     /// What of `event` it depends on.
     pub(crate) fn of(&self, event: &Event) -> Event {
         let own = needed_of(&event.versions, None, &self.fields, false);
@@ -163,6 +182,30 @@ mod tests {
 
         let dropped = event([&["place"], &["place"]], "- drop: { field: place }");
         assert_eq!(read(&dropped, &["place"], payload), [None]);
+    }
+
+    #[test]
+    fn what_was_read_is_found_in_what_is_written() {
+        let whole = event([&["place", "note"], &["town", "memo"]], "- rename: { from: place, to: town }");
+        let elements = Field { kind: FieldKind::Each(vec![field("sku"), field("price")]), ..field("lines") };
+        let whole = Event {
+            versions: whole
+                .versions
+                .into_iter()
+                .map(|version| Version { fields: [version.fields, vec![elements.clone()]].concat(), ..version })
+                .collect(),
+            ..whole
+        };
+        let need = |each: Option<&str>| Need {
+            fields: BTreeSet::from(["town".to_owned()]),
+            each: each.map(|sku| ("lines".to_owned(), BTreeSet::from([sku.to_owned()]))),
+        };
+        for need in [need(None), need(Some("sku"))] {
+            let written = need.of(&whole).as_written();
+            assert_eq!(Need::written(&written), need);
+            assert_eq!(Need::written(&written).of(&whole).as_written(), written);
+        }
+        assert_eq!(Need::written(&Value::Null), Need::default());
     }
 
     #[test]

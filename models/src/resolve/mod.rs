@@ -325,6 +325,23 @@ impl Model {
         made_by
     }
 
+    /// The events that it reads, as they are written now, with the fields that `made_by` says were read of them.
+    pub fn events_within(&self, made_by: &serde_json::Value) -> serde_json::Value {
+        let events: Vec<(&String, &Event)> = match self {
+            Self::Dimension(dimension) => {
+                dimension.sources.iter().map(|source| (&source.stream, &source.definition)).collect()
+            }
+            Self::Fact(fact) => fact.sources.iter().map(|source| (&source.stream, &source.definition)).collect(),
+            Self::Generated(_) | Self::Sql(_) => Vec::new(),
+        };
+        let written = events.into_iter().filter_map(|(stream, event)| {
+            let name = format!("{stream}.{}", event.name);
+            let read = made_by["events"].get(&name)?;
+            Some((name, Need::written(read).of(event).as_written()))
+        });
+        written.collect::<serde_json::Map<_, _>>().into()
+    }
+
     /// The columns that tell its rows apart, a dimension's members: those that people know them by.
     pub fn told_apart_by(&self) -> Vec<String> {
         match self {

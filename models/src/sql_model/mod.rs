@@ -20,11 +20,12 @@ mod run;
 mod sums;
 mod touched;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{Date32Type, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use starmere_lake::literals::planning_session;
 
 pub(crate) use functions::{check_fragment, only_column, period_text};
 pub use lineage::Lineage;
@@ -99,6 +100,11 @@ impl SqlModel {
     pub fn schema(&self) -> SchemaRef {
         let field = |column: &SqlColumn| Field::new(&column.name, column.field_type.arrow(), true);
         Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    /// The columns of each model that its rows depend on; none where they are not known.
+    pub fn reads(&self) -> Option<HashMap<ModelName, BTreeSet<String>>> {
+        self.query.reads(&planning_session().state()).ok()
     }
 
     /// The models that it reads.
