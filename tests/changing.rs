@@ -250,6 +250,15 @@ async fn a_new_major_version_takes_nothing_from_who_names_none_unasked() {
     }
     assert!(refused.errors.contains("hint: accept it with `starmere build --accept-breaking`"), "{}", refused.errors);
     project.succeed(&["build", "--accept-breaking"]).await;
+    // Who is taken from is told where it is.
+    for (query, words) in [
+        ("SELECT * FROM sales.orders.customer", "has `customer`: `sales.orders_v1.customer`"),
+        ("SELECT l.placed_at FROM sales.orders.order_lines l", "has `placed_at`: `sales.orders_v1.order_lines`"),
+    ] {
+        let missing = project.run(&["sql", query]).await;
+        let hint = format!("hint: another version of the product {words}");
+        assert!(missing.status.code() == Some(1) && missing.errors.contains(&hint), "{hint}\n{}", missing.errors);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

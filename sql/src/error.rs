@@ -372,7 +372,7 @@ const WORK: &str = "models that were built are `work.<domain>.<model>` in `starm
 
 /// The name in `table 'x.y.z' not found`. The engine completes names by a catalog and a schema of its own, which
 /// nobody has written.
-fn missing_table(message: &str) -> Option<&str> {
+pub(crate) fn missing_table(message: &str) -> Option<&str> {
     let name = message.strip_prefix("table '")?.strip_suffix("' not found")?;
     let written = name.strip_prefix("datafusion.public.").or_else(|| name.strip_prefix("datafusion."));
     Some(written.unwrap_or(name))

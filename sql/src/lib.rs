@@ -32,6 +32,7 @@ mod statement;
 #[cfg(test)]
 mod testing;
 pub mod types;
+mod versions;
 pub mod view;
 pub mod wire;
 

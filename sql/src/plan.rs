@@ -10,7 +10,7 @@ use arrow::{
     datatypes::{DataType, Field, SchemaRef},
 };
 use datafusion::{
-    common::DataFusionError,
+    common::{DataFusionError, TableReference},
     execution::{SessionState, context::SQLOptions},
     logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, execute_stream},
@@ -26,6 +26,7 @@ use crate::{
     params::{self, Params},
     query::size,
     statement::{self, Parameters},
+    versions,
     view::View,
     wire::wire_schema,
 };
@@ -57,7 +58,17 @@ pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> 
     // Without it the planner forgets where in the text names stood.
     state.config_mut().options_mut().sql_parser.collect_spans = true;
     let statement = statement::parse(&state, sql)?;
-    let plan = state.statement_to_plan(statement.tree).await?;
+    let plan = match state.statement_to_plan(statement.tree).await {
+        Ok(plan) => plan,
+        Err(error) => {
+            let hint = versions::hint(&view.tables, &error, || named(&state, sql));
+            let error = QueryError::from(error);
+            return Err(match hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            });
+        }
+    };
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
     if let Some(why) = unanswerable(&plan)? {
         return Err(QueryError::invalid(why));
@@ -65,6 +76,12 @@ pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> 
     // A parameter that is used as two types has none in particular: the engine coerces it at each place.
     let types = plan.get_parameter_types().unwrap_or_default();
     Ok(Planned { state, plan, parameters: statement.parameters, types })
+}
+
+/// The tables that a statement names.
+fn named(state: &SessionState, sql: &str) -> Vec<TableReference> {
+    let statement = statement::parse(state, sql).ok();
+    statement.and_then(|statement| state.resolve_table_references(&statement.tree).ok()).unwrap_or_default()
 }
 
 impl Planned {
