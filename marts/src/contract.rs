@@ -1,8 +1,8 @@
 //! Contracts: whether the rows keep what a port promises. Asked of the tables that are about to be published; a
 //! broken promise holds its product back, and readers keep what they had.
 //!
-//! Types are settled when definitions are resolved. Null counts stand in the tables' statistics, exactly. Keys
-//! are counted by a query over the key's columns: of new files only, and looked up in those of the others that may have
+//! Types are settled when definitions are resolved. Null counts stand in the tables' statistics, exactly; of a file that does
+//! not say, the rows are counted, unless it was there when the same promise was kept. Keys are counted by a query over the key's columns: of new files only, and looked up in those of the others that may have
 //! them, where the version published before has kept the same promise.
 
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub async fn check(
     port: &Port,
     told_apart: &[String],
 ) -> datafusion::error::Result<Option<Breach>> {
-    let broken = match nulls(snapshot, port) {
+    let broken = match nulls(engine, table, snapshot, kept, port).await? {
         Some(broken) => Some(broken),
         None if port.primary_key.is_empty() => None,
         None => doubles(engine, table, snapshot, kept, port).await?,
@@ -144,29 +144,52 @@ async fn events(
     Ok(events)
 }
 
-fn nulls(snapshot: &Snapshot, port: &Port) -> Option<Broken> {
-    let promised = port.columns.iter().filter(|column| !column.nullable);
-    for column in promised {
-        for add in snapshot.files() {
-            let stats: Option<serde_json::Value> =
-                add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok());
-            let count = stats.as_ref().and_then(|stats| stats["nullCount"][&column.from].as_u64());
-            if let Some(count) = count.filter(|&count| count > 0) {
-                let rows = if count == 1 { "row" } else { "rows" };
-                let reason = format!("`{}` is never null by contract, and has no value in {count} {rows}", column.name);
-                return Some(Broken { reason, rows: ident(&column.from).is_null() });
+async fn nulls(
+    engine: &Engine,
+    table: &Table,
+    snapshot: &Arc<Snapshot>,
+    kept: Option<&Snapshot>,
+    port: &Port,
+) -> datafusion::error::Result<Option<Broken>> {
+    for column in promised(port) {
+        let mut count = snapshot.files().filter_map(|add| add.nulls(&column.from)).find(|&count| count > 0);
+        if count.is_none() {
+            let uncounted = uncounted(snapshot, kept, column);
+            if !uncounted.is_empty() {
+                let rows = Arc::new(PinnedTable::of(table.store(), snapshot.clone(), uncounted));
+                let rows = engine.session().read_table(rows)?.filter(ident(&column.from).is_null())?.count().await?;
+                count = Some(rows as u64).filter(|&rows| rows > 0);
             }
         }
+        if let Some(count) = count {
+            let rows = if count == 1 { "row" } else { "rows" };
+            let reason = format!("`{}` is never null by contract, and has no value in {count} {rows}", column.name);
+            return Ok(Some(Broken { reason, rows: ident(&column.from).is_null() }));
+        }
     }
-    None
+    Ok(None)
 }
 
-/// So many rows are counted to check a port's key: those that are new, where the others have kept the same contract.
+/// The columns that are never null by contract.
+fn promised(port: &Port) -> impl Iterator<Item = &meaning::Column> {
+    port.columns.iter().filter(|column| !column.nullable)
+}
+
+/// The files that do not say how often a column has no value, without those that have kept the contract already.
+fn uncounted(snapshot: &Snapshot, kept: Option<&Snapshot>, column: &meaning::Column) -> Vec<Arc<Add>> {
+    let uncounted = snapshot.files().filter(|add| add.nulls(&column.from).is_none());
+    let is_new = |add: &&Arc<Add>| !kept.is_some_and(|kept| was_there(snapshot, kept, add, &[column.from.as_str()]));
+    uncounted.filter(is_new).cloned().collect()
+}
+
+/// So many rows are counted to check a port: those that are new, where the others have kept the same contract.
 pub fn rows_to_count(snapshot: &Snapshot, kept: Option<&Snapshot>, port: &Port) -> u64 {
-    match port.primary_key.is_empty() {
-        true => 0,
-        false => old_and_new(snapshot, kept, port).1.iter().filter_map(|add| add.rows()).sum(),
-    }
+    let of_keys = match port.primary_key.is_empty() {
+        true => Vec::new(),
+        false => old_and_new(snapshot, kept, port).1,
+    };
+    let uncounted = promised(port).flat_map(|column| uncounted(snapshot, kept, column));
+    of_keys.into_iter().chain(uncounted).filter_map(|add| add.rows()).sum()
 }
 
 fn column<'a>(port: &'a Port, name: &str) -> Option<&'a meaning::Column> {
@@ -185,12 +208,13 @@ fn old_and_new(snapshot: &Snapshot, kept: Option<&Snapshot>, port: &Port) -> (Ve
     // Two rows without a key are two rows with one key, to a contract, but not to a join.
     let is_never_null = |name: &String| column(port, name).is_some_and(|column| !column.nullable);
     let kept = kept.filter(|_| port.primary_key.iter().all(is_never_null));
-    // A file whose keys are those of one that was there before has none that are new.
-    let was_there = |kept: &Snapshot, add: &Add| {
-        let is_gone = |file: &str| kept.file(file).is_some() && snapshot.file(file).is_none();
-        kept.file(&add.path).is_some() || add.same_as(&keys, is_gone).is_some()
-    };
-    snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| was_there(kept, add)))
+    snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| was_there(snapshot, kept, add, &keys)))
+}
+
+/// Whether a file's values in these columns were in `kept`: it was there itself, or took the place of one that has the same.
+fn was_there(snapshot: &Snapshot, kept: &Snapshot, add: &Add, columns: &[&str]) -> bool {
+    let is_gone = |file: &str| kept.file(file).is_some() && snapshot.file(file).is_none();
+    kept.file(&add.path).is_some() || add.same_as(columns, is_gone).is_some()
 }
 
 async fn doubles(
@@ -430,5 +454,31 @@ mod tests {
         assert_eq!(events(0).to_string(), "`a.b_v1.c` breaks its contract: why");
         assert_eq!(events(1).words(), "why, of event `x`");
         assert_eq!(events(4).words(), "why, of event `x`, event `y`, event `z`, others");
+    }
+
+    /// Statistics may be missing: of other writers' files, and of columns in which they would help nobody.
+    #[tokio::test]
+    async fn nulls_are_counted_where_a_file_does_not_say_how_many_there_are() {
+        let store = Store::memory();
+        let engine = Engine::new(&store, 1 << 28).unwrap();
+        let table = Warehouse::new(store.clone()).table(TablePath::stream("sales", "lines"));
+        let empty = table.open_or_create(&batch(&[]).schema(), &[]).await.unwrap();
+        let good = append(&table, &empty, &[(Some(1), None)], &FileOptions::default()).await;
+        let id = port(&[], false);
+        let said = async |snapshot: &Arc<Snapshot>, kept: Option<&Snapshot>| {
+            check(&engine, &table, snapshot, kept, &id, &[]).await.unwrap().map(|breach| breach.reason)
+        };
+        let missing = |rows: &str| Some(format!("`id` is never null by contract, and has no value in {rows}"));
+        let opaque = FileOptions { opaque: vec!["number".to_owned()], ..FileOptions::default() };
+        let unsaid = append(&table, &good, &[(Some(2), None), (Some(3), None)], &opaque).await;
+        assert!(unsaid.files().any(|add| add.nulls("number").is_none()), "a file does not say");
+        assert_eq!((said(&unsaid, None).await, rows_to_count(&unsaid, None, &id)), (None, 2));
+        let broken = append(&table, &unsaid, &[(Some(4), None), (None, None), (None, None)], &opaque).await;
+        assert_eq!(said(&broken, None).await, missing("2 rows"));
+        let kept = Some(unsaid.as_ref());
+        assert_eq!((said(&broken, kept).await, rows_to_count(&broken, kept, &id)), (missing("2 rows"), 3));
+        // What has kept the contract is not counted again.
+        let kept = Some(broken.as_ref());
+        assert_eq!((said(&broken, kept).await, rows_to_count(&broken, kept, &id)), (None, 0));
     }
 }
