@@ -21,12 +21,9 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider, TableProvider,
 };
-use datafusion::datasource::ViewTable;
-use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
-use datafusion::logical_expr::LogicalPlanBuilder;
-use datafusion::prelude::{SessionContext, ident};
+use datafusion::prelude::SessionContext;
 use starmere_lake::Kind;
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::Snapshot;
@@ -37,10 +34,12 @@ use starmere_sql::{ForeignKey, QueryError, TableInfo, TableKind, View, Views};
 use tokio::sync::{Mutex, watch};
 
 use self::lazy::{Damaged, RawEvents};
+use self::port::PortTable;
 use crate::project::Opened;
 use crate::publish;
 
 mod lazy;
+mod port;
 
 /// Opens views of a project's warehouse.
 pub(crate) struct ProjectViews {
@@ -156,7 +155,7 @@ impl ProjectViews {
                     Arc::new(Damaged::of_port(port, error)?)
                 }
             };
-            let provider = port_view(port, table)?;
+            let plan = port::plan(port, table)?;
             let mut names = vec![(port.schema(), TableKind::Table)];
             if newest.get(&(port.domain.as_str(), port.product.as_str())) == Some(&port.version) {
                 names.push((port.product.clone(), TableKind::View));
@@ -164,8 +163,9 @@ impl ProjectViews {
             for (schema, kind) in names {
                 let key = (port.domain.clone(), schema.clone());
                 let tables = schemas.entry(key).or_insert_with(|| Arc::new(MemorySchemaProvider::new()));
-                tables.register_table(port.name.clone(), provider.clone())?;
-                infos.push(info(port, schema, kind, &provider.schema()));
+                let info = info(port, schema, kind, plan.schema().inner());
+                tables.register_table(port.name.clone(), Arc::new(PortTable::new(plan.clone(), &info)))?;
+                infos.push(info);
             }
         }
         let models: Vec<_> = if self.shows_work { models_of(snapshot).collect() } else { Vec::new() };
@@ -315,13 +315,6 @@ fn with_key(port: &Port, table: PinnedTable) -> PinnedTable {
     }
 }
 
-/// The contract's columns over the model's table.
-fn port_view(port: &Port, table: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>, DataFusionError> {
-    let columns = port.columns.iter().map(|column| ident(&column.from).alias(&column.name));
-    let plan = LogicalPlanBuilder::scan(&port.name, provider_as_source(table), None)?.project(columns)?.build()?;
-    Ok(Arc::new(ViewTable::new(plan, None)))
-}
-
 fn info(port: &Port, schema: String, kind: TableKind, columns: &SchemaRef) -> TableInfo {
     let fields: Vec<Field> = columns
         .fields()
@@ -384,6 +377,7 @@ fn columns_table(meaning: &Meaning) -> Result<RecordBatch, arrow::error::ArrowEr
         ("nullable", text(all.iter().map(|(_, column)| Some(column.nullable.to_string())).collect())),
         ("means", text(all.iter().map(|(_, column)| column.means.clone()).collect())),
         ("description", text(all.iter().map(|(_, column)| column.description.clone()).collect())),
+        ("key", text(all.iter().map(|(port, column)| port.key_of(&column.name)).collect())),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
 }

@@ -502,9 +502,12 @@ async fn columns_say_what_they_are_for() {
     changed(&project, LINES, "quantity: { type: int }", "quantity: { type: int, description: Pieces }");
     project.succeed(&["ingest", "--once"]).await;
     project.succeed(&["build"]).await;
-    let rows = project.query("SELECT port, name, means, description FROM system.catalog.columns").await;
+    let rows = project.query("SELECT * FROM system.catalog.columns").await;
+    let row = |port: &str, name: &str| {
+        rows.iter().find(|row| row["port"] == port && row["name"] == name).expect("the column is there").clone()
+    };
     let said = |port: &str, name: &str| {
-        let row = rows.iter().find(|row| row["port"] == port && row["name"] == name).expect("the column is there");
+        let row = row(port, name);
         (row["means"].as_str().map(str::to_owned), row["description"].as_str().map(str::to_owned))
     };
     let lines = "sales.orders_v1.order_lines";
@@ -513,6 +516,25 @@ async fn columns_say_what_they_are_for() {
     assert_eq!(said(lines, "quantity"), (Some("measure, additive".into()), Some("Pieces".into())));
     assert_eq!(said("sales.orders_v1.customer", "city").0.as_deref(), Some("attribute, with history"));
     assert_eq!(said("sales.orders_v1.customer", "customer_key").0.as_deref(), Some("key"));
+    // Keys: what they refer to, nobody checks.
+    let key = |name: &str| row(lines, name)["key"].as_str().map(str::to_owned);
+    assert_eq!(key("order_id").as_deref(), Some("primary"));
+    assert_eq!(key("customer_key").as_deref(), Some("sales.orders_v1.customer (informational)"));
+    assert_eq!(key("quantity"), None);
+    let listed = project.succeed(&["--format", "csv", "products"]).await;
+    assert!(listed.contains(",customer_key,bigint,false,sales.orders_v1.customer (informational),"), "{listed}");
+    // What may be null by contract, whatever the model's table says, with and without the version.
+    for (schema, kind) in [("orders_v1", "BASE TABLE"), ("orders", "VIEW")] {
+        let of = format!("WHERE table_schema = '{schema}' AND table_name = 'order_lines'");
+        let query = format!(
+            "SELECT column_name AS name FROM sales.information_schema.columns {of} AND is_nullable = 'NO' ORDER BY name"
+        );
+        let names: Vec<serde_json::Value> =
+            project.query(&query).await.into_iter().map(|mut row| row["name"].take()).collect();
+        assert_eq!(names, ["customer_key", "line_number", "order_id", "placed_at", "quantity"], "{schema}");
+        let query = format!("SELECT table_type AS kind FROM sales.information_schema.tables {of}");
+        assert_eq!(project.query(&query).await, [serde_json::json!({ "kind": kind })]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,6 +64,15 @@ impl Port {
     pub fn full_name(&self) -> String {
         format!("{}.{}.{}", self.domain, self.schema(), self.name)
     }
+
+    /// Of which key a column is a part: `primary`, or the port that a foreign key refers to, which nobody checks.
+    pub fn key_of(&self, column: &str) -> Option<String> {
+        if self.primary_key.iter().any(|key| key == column) {
+            return Some("primary".to_owned());
+        }
+        let key = self.foreign_keys.iter().find(|key| key.columns.iter().any(|own| own == column))?;
+        Some(format!("{} (informational)", key.to.join(".")))
+    }
 }
 
 /// A column of a port.

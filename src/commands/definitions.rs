@@ -140,18 +140,12 @@ fn shown(model: &Model) -> Vec<Vec<Cell>> {
 pub(super) fn products(project: &Project, output: &Output) -> anyhow::Result<()> {
     let rows = project.meaning.ports.iter().flat_map(|port| {
         port.columns.iter().map(move |column| {
-            let key = if port.primary_key.contains(&column.name) {
-                "primary".to_owned()
-            } else {
-                let to = port.foreign_keys.iter().find(|key| key.columns.contains(&column.name));
-                to.map(|key| key.to.join(".")).unwrap_or_default()
-            };
             vec![
                 Cell::Text(port.full_name()),
                 Cell::Text(column.name.clone()),
                 Cell::Text(column.data_type.clone()),
                 Cell::Flag(column.nullable),
-                Cell::Text(key),
+                Cell::Text(port.key_of(&column.name).unwrap_or_default()),
                 Cell::Text(column.description.clone().unwrap_or_default()),
             ]
         })

@@ -2,8 +2,8 @@
 //! written out.
 //!
 //! A key's name is made from what it is, because definitions do not name keys: `<table>_pkey` and
-//! `<table>_<first column>_fkey`. Nothing is ever updated or deleted through a client, so the rules for that
-//! are `NO ACTION`.
+//! `<table>_<first column>_informational_fkey`, since nobody checks references. Nothing is ever updated or deleted
+//! through a client, so the rules for that are `NO ACTION`.
 
 use std::sync::Arc;
 
@@ -147,7 +147,7 @@ fn push_reference<'a>(rows: &mut Vec<Reference<'a>>, from: [&'a str; 3], to: [&'
             from,
             from_column,
             sequence,
-            foreign_name: format!("{}_{first}_fkey", from[2]),
+            foreign_name: format!("{}_{first}_informational_fkey", from[2]),
             primary_name: primary_key_name(to[2]),
         });
     }

@@ -272,6 +272,7 @@ async fn tables_are_described() {
     assert_eq!(lines["columns"][0]["type"], "string");
     assert_eq!(lines["primary_key"], json!(["order_id", "line_number"]));
     assert_eq!(lines["foreign_keys"][0]["to"], json!(["sales", "customers_v1", "customer"]));
+    assert_eq!(lines["foreign_keys"][0]["informational"], true);
     assert_eq!(answer["tables"][2]["kind"], "system table");
 }
 
