@@ -16,6 +16,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -70,16 +71,17 @@ class Failed(Exception):
 class Server:
     """`starmere serve` (or `up`) of our own, on ports that the system chooses; stopped when left."""
 
-    def __init__(self, starmere: Path, project: Path, command: str = "serve") -> None:
+    def __init__(self, starmere: Path, project: Path, command: str = "serve", **environment: str) -> None:
         here = "127.0.0.1:0"
         self.command = [str(starmere), command, "--project", str(project), "--http", here, "--flight", here]
+        self.environment = os.environ | environment
         self.said: list[str] = []
         self.flight = self.http = ""
         self._changed = threading.Event()
 
     def __enter__(self) -> "Server":
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True, errors="replace")
+                                        stderr=subprocess.PIPE, text=True, errors="replace", env=self.environment)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         try:

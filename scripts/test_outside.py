@@ -9,7 +9,9 @@
               the driver's conformance, with and without users; what README.md shows; the warehouse read by delta-rs,
               polars, ClickHouse and DuckDB; `verify`
     engines   a model of every kind, and files with columns replaced, read by the same engines
-    s3        a small shop in a bucket instead of a folder: landed, built, done again, verified
+    s3        a real server of S3's protocol: the store's conformance, with writers that race; a small shop, landed, built, done
+              again, verified; by two processes, behind a proxy that refuses, loses answers and is slow; and with the
+              server killed under `up`
     kafka     topics of a real broker: drained; followed by two processes, of which one is killed; deleted; made again
     formats   the same orders in every format, as files, over Kafka and HTTP
     many      100,000 files of one event each, landed, then looked at again
@@ -23,25 +25,25 @@ many checks passed and failed; exit 1 if any failed.
 import argparse
 import contextlib
 import io
-import logging
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "python"))
 from broker import kafka_broker  # noqa: E402
+from bucket import BUCKET, FAULTS, Bucket, Failing  # noqa: E402
 from demo import PORTS, ROOT, Failed, Server, ask, counted_rows, differences, expected_rows, flight_sql, post_events
 
 COMMAND_SECONDS = 900.0
+PATIENCE_SECONDS = 120.0
 MANY_FILES = 100_000
 ONE_STREAM = """
 stream: s
@@ -262,36 +264,86 @@ def users_only(tests: Tests, starmere: Path, project: Path) -> None:
 
 
 def s3(tests: Tests, starmere: Path, project: Path) -> None:
-    from moto.server import ThreadedMotoServer  # a stand-in for S3, of this process
+    def speaks_to(url: str) -> dict[str, str]:
+        return {"AWS_ENDPOINT": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+                "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would tell of each request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    environment = {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-                   "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    def begin(folder: Path, prefix: str) -> None:
+        must(starmere, "init", folder, "--example", "shop", "--size", 300)
+        settings = folder / "starmere.yaml"
+        text = re.sub("^warehouse:.*$", f"warehouse: s3://{BUCKET}/{prefix}", settings.read_text(encoding="utf-8"), flags=re.M)
+        settings.write_text(text, encoding="utf-8")
 
-    def begin() -> None:
-        must(starmere, "init", project, "--example", "shop", "--size", 300)
-        settings = project / "starmere.yaml"
-        settings.write_text(re.sub("^warehouse:.*$", "warehouse: s3://shop/a/prefix", settings.read_text(), flags=re.M))
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/shop", method="PUT")).close()
+    def is_whole(folder: Path, answers: Path, url: str) -> None:
+        found = must(starmere, "--format", "csv", "--quiet", "sql", "SELECT count(*) AS n FROM sales.orders_v1.order_lines",
+                     "--project", folder, **speaks_to(url))
+        same(found.split(), ["n", str(expected_rows(answers)["sales.order_lines"])])
 
-    def starmere_does(*words: str) -> str:
-        return must(starmere, *words, "--project", project, **environment)
-
-    def all_of_it() -> None:
+    def all_of_it(folder: Path, url: str) -> None:
         for words in [("ingest", "--once"), ("build",)] * 2:
-            starmere_does(*words)
-        found = starmere_does("--format", "csv", "--quiet", "sql", "SELECT count(*) AS n FROM sales.orders_v1.order_lines")
-        same(found.split(), ["n", str(expected_rows(project / "expected")["sales.order_lines"])])
+            must(starmere, *words, "--project", folder, **speaks_to(url))
+        is_whole(folder, folder / "expected", url)
 
-    try:
-        if tests.check("s3: written", begin) and tests.check("s3: landed, built, and all again", all_of_it):
-            tests.check("s3: verified", lambda: starmere_does("verify"))
-    finally:
-        server.stop()
+    def conforms(test: str, prefix: str, url: str) -> None:
+        """Tests of the store that only run where there is one."""
+        said = must(os.environ.get("CARGO", "cargo"), "test", "--workspace", "--lib", "--manifest-path", ROOT / "Cargo.toml",
+                    test, "--", "--ignored", STARMERE_STORE=f"s3://{BUCKET}/{prefix}", **speaks_to(url))
+        same(sum(map(int, re.findall(r"^test result: ok. (\d+) passed", said, re.M))), 1)
+
+    def at_last(folder: Path, url: str, *words: str) -> None:
+        """A command may give up while the store fails; it is safe to repeat."""
+        for _ in range(10):
+            status, said = finish(starmere, *words, "--project", folder, **speaks_to(url))
+            if status == 0:
+                return
+        raise Failed(f"`{' '.join(words)}` ended with status {status}:\n{said}")
+
+    def two_processes(folder: Path, proxy: Failing) -> None:
+        begin(folder, "failing")
+        with ThreadPoolExecutor(2) as pool:
+            for words in [("ingest", "--once"), ("build",), ("ingest", "--once")]:
+                for done in [pool.submit(at_last, folder, proxy.url, *words) for _ in range(2)]:
+                    done.result()
+        same([fault for fault in FAULTS if not proxy.met[fault]], [])
+
+    def killed(folder: Path, bucket: Bucket) -> None:
+        """`up` lands, builds and answers, while the server of the store dies, stays away, and comes back."""
+        begin(folder, "killed")
+        here, later = folder / "events" / "orders", folder / "orders"
+        shutil.move(here, later)
+        here.mkdir()
+        with Server(starmere, folder, "up", **speaks_to(bucket.url)) as running:
+            for file in sorted(later.iterdir()):
+                bucket.kill()  # while what came before is landed and built
+                shutil.move(file, here)
+                bucket.start()
+            until = time.monotonic() + PATIENCE_SECONDS
+            while True:
+                try:
+                    is_whole(folder, folder / "expected", bucket.url)
+                    break
+                except Failed:
+                    if time.monotonic() > until or running.process.poll() is not None:
+                        raise
+            same(running.stop(), 0)
+
+    def verified(folder: Path, url: str) -> None:
+        must(starmere, "verify", "--project", folder, **speaks_to(url))
+
+    with Bucket(project / "server") as bucket:
+        plain, failing, dying = project / "plain", project / "failing", project / "dying"
+        tests.check("s3: a real store conforms", lambda: conforms("a_store_over_the_network", "conforms", bucket.url))
+        if tests.check("s3: written", lambda: begin(plain, "a/prefix")):
+            tests.check("s3: landed, built, and all again", lambda: all_of_it(plain, bucket.url))
+            tests.check("s3: verified", lambda: verified(plain, bucket.url))
+        with Failing(bucket.port, seed=1) as proxy:
+            tests.check("s3: writers race over a store that fails",
+                        lambda: conforms("writers_that_race_over_the_network", "races", proxy.url))
+            tests.check("s3: two processes land and build over a store that fails", lambda: two_processes(failing, proxy))
+        tests.check("s3: nothing is lost or doubled there", lambda: is_whole(failing, failing / "expected", bucket.url))
+        tests.check("s3: that is verified", lambda: verified(failing, bucket.url))
+        tests.check("s3: the store is killed under a process", lambda: killed(dying, bucket))
+        tests.check("s3: that is verified, too", lambda: verified(dying, bucket.url))
 
 
 def kafka(tests: Tests, starmere: Path, project: Path) -> None:
@@ -513,7 +565,7 @@ def main() -> None:
             ("shop", 141 + options.queries * 3 // 4, lambda: shop(tests, starmere, work / "shop", options.orders, options.queries)),
             ("engines", 49, lambda: tests.suite("every kind of table, as other engines read it", 49, sys.executable,
                                                 PYTHON_TESTS / "every_kind.py", starmere, work / "engines")),
-            ("s3", 3, lambda: s3(tests, starmere, work / "s3")),
+            ("s3", 10, lambda: s3(tests, starmere, work / "s3")),
             ("kafka", 8, lambda: kafka(tests, starmere, work / "kafka")),
             ("formats", 38, lambda: tests.suite("the same orders in every format", 38, sys.executable,
                                                 PYTHON_TESTS / "formats.py", starmere, work / "formats")),

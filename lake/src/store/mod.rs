@@ -2,8 +2,9 @@
 //!
 //! Every store behind [`Store`] keeps three promises that the protocols need: an object appears whole or not
 //! at all; `PutMode::Create` succeeds for exactly one writer; and an object whose `put` returned is durable.
-//! The conformance test of this module runs them over every back end, and a process that is to write tries the store that
-//! it is given ([`Store::try_promises`]).
+//! The conformance test of this module tries the first two over a folder, memory and a slow store, and over a server of S3's
+//! protocol where one is started for it (`scripts/test_outside.py`); Google's and Azure's stores are untested. A process that
+//! is to write tries the store that it is given ([`Store::try_promises`]).
 
 mod backoff;
 mod counted;

@@ -1,4 +1,10 @@
-//! What every store must do, run over each of them.
+//! What every store must do, run over a folder, memory, and a slow store; over S3 where a server is at hand.
+//!
+//! `scripts/test_outside.py` starts a server of S3's protocol and runs the tests that are ignored here. By hand:
+//!
+//! ```sh
+//! STARMERE_STORE=s3://bucket/new-prefix AWS_ENDPOINT=… cargo test --workspace --lib over_the_network -- --ignored
+//! ```
 
 use std::collections::HashSet;
 
@@ -75,6 +81,67 @@ async fn a_folder_conforms_and_leaves_nothing_behind() {
     conforms(&Store::open("warehouse", folder.path()).unwrap()).await;
     let leftovers = walk(folder.path()).into_iter().filter(|path| path.contains('#')).collect::<Vec<_>>();
     assert_eq!(leftovers, Vec::<String>::new());
+}
+
+/// The store that the environment names: nothing is below its prefix yet.
+fn in_environment() -> Store {
+    let location = std::env::var("STARMERE_STORE").expect("STARMERE_STORE names a store, such as s3://bucket/prefix");
+    Store::open(&location, FolderPath::new(".")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a server: scripts/test_outside.py starts one"]
+async fn a_store_over_the_network_conforms() {
+    let store = in_environment();
+    conforms(&store).await;
+    store.try_promises().await.unwrap();
+    assert!(
+        store.exists(&crate::paths::Probe::verdict()).await.unwrap(),
+        "it kept its promises, as far as can be tried"
+    );
+}
+
+/// What a store has at last, however often it fails.
+async fn read_at_last(store: &Store, path: &Path) -> Option<Bytes> {
+    for _ in 0..20 {
+        if let Ok(found) = store.read(path).await {
+            return found;
+        }
+    }
+    panic!("`{path}` cannot be read");
+}
+
+/// An answer may be lost, or be an error though the object was made: then nobody is told that it did. But whoever is told
+/// so is told the truth, and so is whoever reads it afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a server: scripts/test_outside.py starts one, behind a proxy that fails"]
+async fn writers_that_race_over_the_network_are_told_the_truth() {
+    const ROUNDS: usize = 24;
+    let writers: Vec<Store> = (0..4).map(|_| in_environment()).collect();
+    let mut told = 0;
+    for round in 0..ROUNDS {
+        let path = Path::from(format!("races/{round:03}"));
+        let mut tasks = tokio::task::JoinSet::new();
+        for (number, store) in writers.iter().cloned().enumerate() {
+            let path = path.clone();
+            tasks.spawn(async move {
+                let mine = Bytes::from(format!("writer {number}"));
+                let is_mine = store.create(&path, mine.clone()).await.is_ok_and(|is_mine| is_mine);
+                is_mine.then_some(mine)
+            });
+        }
+        let winners: Vec<Bytes> = tasks.join_all().await.into_iter().flatten().collect();
+        assert!(winners.len() <= 1, "round {round}: {winners:?} were told that they created one object");
+        for store in &writers {
+            let found = read_at_last(store, &path).await;
+            assert!(
+                winners.is_empty() || found == winners.first().cloned(),
+                "round {round}: {winners:?}, and {found:?}"
+            );
+        }
+        told += winners.len();
+    }
+    assert!(told >= ROUNDS / 2, "only {told} of {ROUNDS} objects were created in a way that somebody was told");
 }
 
 #[tokio::test]
