@@ -469,6 +469,7 @@ pub(crate) fn mapping(file: &StreamFile) -> Mapping {
         },
         subject: envelope.subject.clone(),
         tombstone: envelope.tombstone.clone(),
+        headers: file.headers(),
         max_event_bytes: file.max_event_bytes.as_ref().map_or(mapping.max_event_bytes, |bytes| bytes.value),
         ..mapping
     }

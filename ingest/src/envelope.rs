@@ -43,6 +43,8 @@ pub struct Mapping {
     pub subject: Option<String>,
     /// The type of tombstones: keys without a payload.
     pub tombstone: Option<String>,
+    /// Names of the headers that are kept of a request over HTTP, as the stream writes them.
+    pub headers: Vec<String>,
     /// A longer event is kept beside the table.
     pub max_event_bytes: usize,
 }
@@ -62,8 +64,15 @@ impl Mapping {
             time_unit: TimeUnit::Text,
             subject: None,
             tombstone: None,
+            headers: Vec::new(),
             max_event_bytes: MAX_EVENT_BYTES,
         }
+    }
+
+    /// The header that is the id of an event, where one is.
+    pub fn header_of_id(&self) -> Option<&str> {
+        let by_convention = (self.format.convention == Some(Convention::Outbox)).then_some(OF_OUTBOX[0]);
+        self.id.as_deref().or(by_convention)?.strip_prefix(HEADERS)
     }
 }
 
@@ -113,6 +122,10 @@ const OF_CONVENTION: usize = 5;
 const NOWHERE: &str = "\0";
 /// When the source got the event, in milliseconds.
 pub const TIMESTAMP: &str = "$timestamp";
+/// What begins a path to a header.
+const HEADERS: &str = "$headers.";
+/// What an event of an outbox is known by, and its type.
+const OF_OUTBOX: [&str; 2] = ["$headers.id", "$headers.eventType"];
 
 /// What a CloudEvent is known by, besides its id.
 const CLOUD_EVENT: [&str; 2] = ["specversion", "source"];
@@ -164,7 +177,7 @@ impl Reader {
             None => (NOWHERE, TIMESTAMP, NOWHERE, NOWHERE),
             Some(Convention::CloudEvents) => ("type", "time", "id", "subject"),
             Some(Convention::Debezium) => ("source.table", "source.ts_ms", NOWHERE, NOWHERE),
-            Some(Convention::Outbox) => ("$headers.eventType", TIMESTAMP, "$headers.id", "$key"),
+            Some(Convention::Outbox) => (OF_OUTBOX[1], TIMESTAMP, OF_OUTBOX[0], "$key"),
         };
         let or = |path: &Option<String>, default: &str| path.clone().unwrap_or_else(|| default.to_owned());
         let at = At {

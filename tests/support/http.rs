@@ -29,22 +29,28 @@ impl Answer {
 
 /// Posts a body and waits for the answer.
 pub(crate) fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> {
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+    post_with(address, path, &[], body.as_bytes())
+}
+
+/// The same with headers, and a body of any bytes.
+pub(crate) fn post_with(address: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+    let mut head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n",
         body.len()
     );
-    send(address, &(head + body))
+    headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+    send(address, &[head.as_bytes(), b"\r\n", body].concat())
 }
 
 /// Gets a path.
 pub(crate) fn get(address: &str, path: &str) -> io::Result<Answer> {
-    send(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+    send(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
 }
 
 /// Sends these bytes and waits for the answer.
-fn send(address: &str, request: &str) -> io::Result<Answer> {
+fn send(address: &str, request: &[u8]) -> io::Result<Answer> {
     let mut stream = connect(address)?;
-    stream.write_all(request.as_bytes())?;
+    stream.write_all(request)?;
     read(&mut stream)
 }
 

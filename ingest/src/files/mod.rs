@@ -24,7 +24,7 @@ mod records;
 mod refused;
 mod run;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use identity::{Decision, Mark, Observed, decide, find_twins};
 pub use read::check_pattern;

@@ -27,7 +27,7 @@ struct World {
 }
 
 /// Columns of a stream's rows as text, by their order in the source.
-async fn texts(stream: &Stream, columns: &[&str]) -> Vec<Vec<String>> {
+pub(crate) async fn texts(stream: &Stream, columns: &[&str]) -> Vec<Vec<String>> {
     let store = stream.table().store();
     let session = Engine::new(store, 1 << 28).unwrap().session();
     session.register_table("s", Arc::new(PinnedTable::new(store, stream.open().await.unwrap()))).unwrap();

@@ -1,11 +1,12 @@
 //! The HTTP listener: `POST /v1/streams/{stream}/events`.
 //!
-//! The body is one event (`application/json`) or newline-delimited events (`application/x-ndjson`; also without a
-//! content type); for streams of CSV a header and records (`text/csv`); for CloudEvents also one in structured or
-//! binary mode, or a batch. Requests that come within a declared time are grouped into one commit and answered after it:
+//! The body is one event or an array (`application/json`), newline-delimited events (`application/x-ndjson`; also without
+//! a content type, unless all of it is one document) or a form; for streams of CSV a header and records (`text/csv`); for
+//! CloudEvents also one in structured or binary mode, or a batch. It may be packed. Requests that come within a declared
+//! time are grouped into one commit and answered after it:
 //!
 //! ```text
-//! request ─► read whole ─► queue (bounded) ─► batch ─► encode ─► land ─► answer: version, counts
+//! request ─► read whole ─► unpack ─► events ─► queue (bounded) ─► batch ─► encode ─► land ─► answer: version, counts
 //!               │ cut off, too slow: nothing lands  │ full: 429
 //! ```
 //!
@@ -22,9 +23,11 @@
 //! that is not 2xx means that the request may have landed or not, and is safe to repeat with the same ids.
 
 mod commit;
+mod form;
 mod request;
 #[cfg(test)]
 mod tests;
+mod unpack;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -223,10 +226,15 @@ async fn post(
 ) -> Result<Response, Refusal> {
     let endpoint = listener.endpoint(&name)?;
     endpoint.may_land()?;
-    let (body, mut share) = request::whole(body, &headers, &listener.limits, &listener.memory).await?;
-    let events = request::events(body, &headers, &endpoint.mapping)?;
-    request::room(&events, &mut share, &listener.memory).await?;
-    let answer = endpoint.committer.submit(events, share, listener.limits.wait).await?;
+    let packing = unpack::packing(&headers)?;
+    let Listener { limits, memory, .. } = &listener;
+    let (mut body, mut share) = request::whole(body, &headers, limits, memory).await?;
+    if let Some(packing) = packing {
+        body = unpack::unpacked(body, packing, limits, memory, &mut share).await?;
+    }
+    let events = request::events(body, &headers, &endpoint.mapping, memory, &mut share).await?;
+    request::room(&events, &mut share, memory).await?;
+    let answer = endpoint.committer.submit(events, share, limits.wait).await?;
     Ok(respond(&name, &answer))
 }
 

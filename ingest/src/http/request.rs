@@ -1,5 +1,6 @@
 //! From a request's body to events.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use starmere_lake::formats::{Convention, Encoding, csv};
 use starmere_lake::json::{self, Kind, Paths, Span};
 use tokio::time::Instant;
 
-use super::{Limits, Refusal};
+use super::{Limits, Refusal, form};
 use crate::envelope::{Mapping, Reader};
 use crate::lines::Ends;
 use crate::memory::{Memory, Share};
@@ -22,8 +23,8 @@ use crate::rows;
 pub(super) struct Events {
     pub(super) body: Bytes,
     /// Where in the body each event is.
-    pub(super) ranges: Vec<std::ops::Range<usize>>,
-    /// What comes with each of them: the attributes of a CloudEvent, the header of CSV.
+    pub(super) ranges: Vec<Range<usize>>,
+    /// What comes with each of them: headers that the stream names, the attributes of a CloudEvent, the header of CSV.
     pub(super) headers: Vec<(String, Vec<u8>)>,
     /// The request's `Idempotency-Key`.
     pub(super) key: Option<String>,
@@ -43,6 +44,12 @@ pub(super) fn busy() -> Refusal {
     let message = "too many events wait for their commit; nothing has landed";
     let hint = "send the request again, with the same ids or the same Idempotency-Key";
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, message, hint)
+}
+
+/// A body has more bytes than the listener takes, as it came or unpacked.
+pub(super) fn too_large(limit: usize) -> Refusal {
+    let message = format!("the body is larger than {limit} bytes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "send fewer events in a request")
 }
 
 /// There will never be memory for a request as large as this.
@@ -93,17 +100,9 @@ pub(super) async fn whole(
     memory: &Memory,
 ) -> Result<(Bytes, Share), Refusal> {
     let limit = limits.body_bytes;
-    let too_large = || {
-        let message = format!("the body is larger than {limit} bytes");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "send fewer events in a request")
-    };
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|&encoding| encoding != "identity") {
-        let message = format!("content encoding {encoding:?} is not read here");
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, "send the body as it is"));
+        return Err(too_large(limit));
     }
     if let Some(length) = length.filter(|&length| memory.at_most(length) < length) {
         return Err(never(length));
@@ -124,7 +123,7 @@ pub(super) async fn whole(
         })?;
         let bytes = whole.len() + chunk.len();
         if bytes > limit {
-            return Err(too_large());
+            return Err(too_large(limit));
         }
         grow(&mut share, bytes, bytes, memory).await?;
         pace.in_span += chunk.len();
@@ -138,7 +137,7 @@ pub(super) async fn whole(
 }
 
 /// Grows a request's share to so many bytes, of which `body` have come.
-async fn grow(share: &mut Share, bytes: usize, body: usize, memory: &Memory) -> Result<(), Refusal> {
+pub(super) async fn grow(share: &mut Share, bytes: usize, body: usize, memory: &Memory) -> Result<(), Refusal> {
     if memory.at_most(bytes) < bytes {
         return Err(never(body));
     }
@@ -157,8 +156,13 @@ async fn grow(share: &mut Share, bytes: usize, body: usize, memory: &Memory) -> 
 /// What a body holds, by its content type and its stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Holds {
+    /// One event, or an array of them.
     One,
     Lines,
+    /// JSON of which the client does not say how it is written.
+    Unsaid,
+    /// One event, as a form.
+    Form,
     /// An array of CloudEvents.
     Batch,
     Csv(u8),
@@ -168,33 +172,41 @@ fn invalid(message: impl Into<String>, hint: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, message, hint)
 }
 
-/// Finds the events in the body.
-pub(super) fn events(body: Bytes, headers: &HeaderMap, mapping: &Mapping) -> Result<Events, Refusal> {
+/// Finds the events in the body. Where that makes another body of it, `share` covers both.
+pub(super) async fn events(
+    mut body: Bytes,
+    headers: &HeaderMap,
+    mapping: &Mapping,
+    memory: &Memory,
+    share: &mut Share,
+) -> Result<Events, Refusal> {
     let key = match headers.get("idempotency-key").map(|key| key.to_str()) {
         None => None,
         Some(Ok(key)) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
         Some(_) => return Err(invalid("the Idempotency-Key cannot be read", "use up to 255 visible ASCII characters")),
     };
     let at = chrono::Utc::now().timestamp_millis();
+    let mut common = named(headers, mapping);
     let is_cloud_events = mapping.format.convention == Some(Convention::CloudEvents);
     if is_cloud_events && headers.contains_key("ce-specversion") {
-        let headers = attributes(headers);
-        return within_limit(
-            Events { ranges: std::iter::once(0..body.len()).collect(), body, headers, key, at },
-            mapping,
-        );
+        common.extend(attributes(headers));
+        let ranges = std::iter::once(0..body.len()).collect();
+        return within_limits(Events { ranges, body, headers: common, key, at }, mapping);
     }
-    let mut common = Vec::new();
-    let ranges = match holds(headers, mapping)? {
-        Holds::One => {
-            if body.trim_ascii_start().first() == Some(&b'[') {
-                return Err(invalid("an array is not an event", "send one event a line as application/x-ndjson"));
-            }
-            if body.is_empty() { Vec::new() } else { std::iter::once(0..body.len()).collect() }
-        }
-        Holds::Lines => lines(&body, Ends::Newline),
+    let holds = holds(headers, &body, mapping)?;
+    if holds == Holds::Form {
+        grow(share, body.len() + form::memory(&body), body.len(), memory).await?;
+        body = Bytes::from(form::event(&body)?);
+        share.shrink(body.len());
+    }
+    // More events take more memory than there is.
+    let most = memory.at_most(usize::MAX) / rows::memory(1, 0);
+    let ranges: Vec<Range<usize>> = match holds {
+        Holds::One | Holds::Form => document(&body, most)?,
+        Holds::Unsaid if is_document(&body) => document(&body, most)?,
+        Holds::Lines | Holds::Unsaid => lines(&body, Ends::Newline).take(most + 1).collect(),
         Holds::Csv(delimiter) => {
-            let mut records = lines(&body, Ends::csv(delimiter)).into_iter();
+            let mut records = lines(&body, Ends::csv(delimiter));
             if let Some(header) = records.next() {
                 let reader = Reader::new(mapping.clone(), &Arc::default());
                 if let Some(wrong) = reader.wrong_header(delimiter, &body[header.clone()]) {
@@ -202,27 +214,49 @@ pub(super) fn events(body: Bytes, headers: &HeaderMap, mapping: &Mapping) -> Res
                 }
                 common.push((csv::HEADER.to_owned(), csv::header(&body[header]).to_vec()));
             }
-            records.filter(|record| !body[record.clone()].trim_ascii().is_empty()).collect()
+            records.filter(|record| !body[record.clone()].trim_ascii().is_empty()).take(most + 1).collect()
         }
-        Holds::Batch => elements(&body)?,
+        Holds::Batch => {
+            let ranges = elements(&body, most)?;
+            if ranges.iter().any(|range| body.get(range.start) != Some(&b'{')) {
+                return Err(invalid("an element of the batch is not an object", "send a JSON array of CloudEvents"));
+            }
+            ranges
+        }
     };
+    if ranges.len() > most {
+        return Err(never(body.len()));
+    }
     if ranges.is_empty() {
         let hint = match mapping.format.encoding {
             Encoding::Csv { .. } => "send records behind the header",
-            _ => "send one event, or one a line",
+            _ => "send one event, one a line, or an array of them",
         };
         return Err(invalid("the body holds no event", hint));
     }
-    within_limit(Events { body, ranges, headers: common, key, at }, mapping)
+    within_limits(Events { body, ranges, headers: common, key, at }, mapping)
 }
 
 /// Takes the memory of the batch that the events will be in, beside that of the body.
 pub(super) async fn room(events: &Events, share: &mut Share, memory: &Memory) -> Result<(), Refusal> {
-    let body = events.body.len();
-    grow(share, body + rows::memory(events.ranges.len(), body), body, memory).await
+    let (body, count) = (events.body.len(), events.ranges.len());
+    // Each of them has all headers.
+    let headers: usize = events.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    grow(share, body + rows::memory(count, body + count * headers), body, memory).await
 }
 
-fn within_limit(events: Events, mapping: &Mapping) -> Result<Events, Refusal> {
+/// Refuses events that are too long, and such as would be copies of one another.
+fn within_limits(events: Events, mapping: &Mapping) -> Result<Events, Refusal> {
+    let id = mapping.header_of_id().filter(|name| events.headers.iter().any(|(known, _)| known == name));
+    if let Some(name) = id
+        && events.ranges.len() > 1
+    {
+        let count = events.ranges.len();
+        let message = format!("the id of an event is the header `{name}`, and the request has {count} events");
+        let hint = "nothing has landed, since they would count as one; send one event a request, or let `id` in the \
+                    stream's envelope name a path into the payload";
+        return Err(invalid(message, hint));
+    }
     let limit = mapping.max_event_bytes;
     if let Some((number, range)) = events.ranges.iter().enumerate().find(|(_, range)| range.len() > limit) {
         let message = format!("event {} has {} bytes, more than `max_event_bytes` ({limit})", number + 1, range.len());
@@ -232,14 +266,15 @@ fn within_limit(events: Events, mapping: &Mapping) -> Result<Events, Refusal> {
     Ok(events)
 }
 
-fn holds(headers: &HeaderMap, mapping: &Mapping) -> Result<Holds, Refusal> {
+fn holds(headers: &HeaderMap, body: &[u8], mapping: &Mapping) -> Result<Holds, Refusal> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let unsupported =
         |message: String, hint: &str| Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
+    const FORM: &str = "application/x-www-form-urlencoded";
     // What clients say that say nothing; `curl --data-binary` says that it sends a form. Pages of others, which may send
     // a form or plain text without asking first, are refused for where they come from, before this.
-    let unsaid = matches!(media.as_str(), "" | "application/octet-stream" | "application/x-www-form-urlencoded");
+    let unsaid = matches!(media.as_str(), "" | "application/octet-stream" | FORM);
     match (&mapping.format.encoding, media.as_str()) {
         (Encoding::Avro { .. } | Encoding::Confluent, _) => {
             unsupported("the stream's payloads do not come over HTTP".to_owned(), "send them by Kafka or as files")
@@ -264,9 +299,10 @@ fn holds(headers: &HeaderMap, mapping: &Mapping) -> Result<Holds, Refusal> {
             Encoding::Json,
             "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" | "application/ndjson",
         ) => Ok(Holds::Lines),
-        (Encoding::Json, _) if unsaid => Ok(Holds::Lines),
+        (Encoding::Json, FORM) if form::is_one(body) => Ok(Holds::Form),
+        (Encoding::Json, _) if unsaid => Ok(Holds::Unsaid),
         (Encoding::Json, other) => {
-            let hint = "send one event as application/json, or one a line as application/x-ndjson";
+            let hint = "send one event, or an array, as application/json, or one event a line as application/x-ndjson";
             unsupported(format!("content type `{other}` is not read here"), hint)
         }
     }
@@ -279,34 +315,65 @@ fn attributes(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
 }
 
-/// The elements of an array of JSON.
-fn elements(body: &[u8]) -> Result<Vec<std::ops::Range<usize>>, Refusal> {
-    let hint = "send a JSON array of CloudEvents";
+/// Headers by which a client says who it is: never kept.
+const CREDENTIALS: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
+
+/// The headers that the stream names, called as it calls them: names over HTTP have no case.
+fn named(headers: &HeaderMap, mapping: &Mapping) -> Vec<(String, Vec<u8>)> {
+    let is_credential = |name: &String| CREDENTIALS.iter().any(|known| name.eq_ignore_ascii_case(known));
+    let values = |name: &String| {
+        let name = name.clone();
+        headers.get_all(name.as_str()).iter().map(move |value| (name.clone(), value.as_bytes().to_vec()))
+    };
+    mapping.headers.iter().filter(|name| !is_credential(name)).flat_map(values).collect()
+}
+
+/// What is not said to be lines is one document of JSON: an array, or an event that is written over several lines.
+fn is_document(body: &[u8]) -> bool {
+    let is_json = |text: &[u8]| {
+        simdutf8::basic::from_utf8(text).is_ok() && json::scan(&Paths::new::<&str>(&[]), text, &mut []).is_ok()
+    };
+    let body = body.trim_ascii();
+    let first_line = body.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    (body.first() == Some(&b'[') || !is_json(first_line)) && is_json(body)
+}
+
+/// One event, or the elements of an array.
+fn document(body: &[u8], most: usize) -> Result<Vec<Range<usize>>, Refusal> {
+    match body.trim_ascii_start().first() {
+        Some(b'[') => elements(body, most),
+        _ if body.is_empty() => Ok(Vec::new()),
+        _ => Ok(std::iter::once(0..body.len()).collect()),
+    }
+}
+
+/// The elements of an array of JSON, and one more than `most` of them at most.
+fn elements(body: &[u8], most: usize) -> Result<Vec<Range<usize>>, Refusal> {
+    let hint = "send a JSON array of events";
     let mut whole = [Span::MISSING];
     json::scan(&Paths::new(&[""]), body, &mut whole).map_err(|error| invalid(format!("not JSON: {error}"), hint))?;
     if whole[0].kind != Kind::Array {
         return Err(invalid("a batch is an array", hint));
     }
     let start = whole[0].start as usize;
-    let found = json::elements(whole[0].raw(body)).map(|element| (element, start));
-    found
-        .map(|(element, start)| match element.kind {
-            Kind::Object => Ok(start + element.start as usize..start + element.end as usize),
-            _ => Err(invalid("an element of the batch is not an object", hint)),
-        })
-        .collect()
+    let place = |element: Span| {
+        // The span of a text is without its quotes.
+        let quote = usize::from(element.kind == Kind::String);
+        start + element.start as usize - quote..start + element.end as usize + quote
+    };
+    Ok(json::elements(whole[0].raw(body)).take(most + 1).map(place).collect())
 }
 
 /// Lines without their newlines; what follows the last newline is a line if there is anything.
-fn lines(body: &[u8], mut ends: Ends) -> Vec<std::ops::Range<usize>> {
-    let mut lines = Vec::new();
+fn lines(body: &[u8], mut ends: Ends) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
-    while let Some(length) = ends.find(&body[start..]) {
-        lines.push(start..start + length);
-        start += length + 1;
-    }
-    if start < body.len() {
-        lines.push(start..body.len());
-    }
-    lines
+    std::iter::from_fn(move || {
+        let line = match ends.find(&body[start..]) {
+            Some(length) => start..start + length,
+            None if start < body.len() => start..body.len(),
+            None => return None,
+        };
+        start = (line.end + 1).min(body.len());
+        Some(line)
+    })
 }

@@ -1,3 +1,5 @@
+mod webhooks;
+
 use super::*;
 use crate::envelope::TypeOf;
 use crate::stores;

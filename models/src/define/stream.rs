@@ -1,5 +1,7 @@
 //! `streams/*.yaml`: events, their versions, and how an old version becomes the new one.
 
+use std::collections::BTreeSet;
+
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,6 +66,21 @@ impl StreamFile {
             ConventionFile::Outbox => Convention::Outbox,
         });
         Format { encoding, convention }
+    }
+
+    /// The headers that its envelope, its fields and its convention name, each once.
+    pub fn headers(&self) -> Vec<String> {
+        let EnvelopeFile { id, event_type, version, time, subject, .. } = &self.envelope.value;
+        let envelope = [id, event_type, version, time, subject].into_iter().flatten();
+        let versions = self.events.values().flat_map(|event| event.versions.values());
+        let fields = versions.flat_map(|version| version.fields.values()).filter_map(|field| field.path.as_ref());
+        let by_convention: &[&str] = match self.convention {
+            Some(ConventionFile::Outbox) => &["$headers.id", "$headers.eventType"],
+            _ => &[],
+        };
+        let paths = envelope.chain(fields).map(String::as_str).chain(by_convention.iter().copied());
+        let names = paths.filter_map(|path| path.strip_prefix("$headers.")?.split('.').next());
+        names.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 

@@ -298,3 +298,18 @@ fn steps_of_every_kind_are_checked() {
         assert!(found.contains(words), "{wrong}\n{words}\n{found}");
     }
 }
+
+#[test]
+fn a_stream_names_headers_in_its_envelope_its_fields_and_by_its_convention() {
+    let headers = |text: &str| {
+        let parsed = crate::define::parse_text::<crate::define::StreamFile>(text, "streams/s.yaml").unwrap();
+        parsed.definition.headers()
+    };
+    let fields = "events: { e: { versions: { 1: { fields: { a: { path: $headers.X-Hook, type: string }, \
+                  b: { path: x.$headers.y, type: string }, c: { path: $headers.trace.id, type: string } } }, \
+                  2: { fields: { a: { path: $headers.X-Hook, type: string } } } } } }";
+    let stream = |rest: &str| format!("stream: s\ndomain: d\n{rest}\n{fields}\n");
+    let own = "envelope: { id: $headers.X-Delivery, type: $headers.X-Event, time: $timestamp, subject: $key }";
+    assert_eq!(headers(&stream(own)), ["X-Delivery", "X-Event", "X-Hook", "trace"]);
+    assert_eq!(headers(&stream("convention: outbox\nenvelope: {}")), ["X-Hook", "eventType", "id", "trace"]);
+}
