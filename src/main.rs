@@ -27,6 +27,7 @@ mod stamps;
 mod variables;
 mod verdicts;
 mod views;
+mod webhooks;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

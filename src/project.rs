@@ -10,6 +10,7 @@ use anyhow::Context;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use starmere_ingest::envelope::{Mapping, TimeUnit, TypeOf};
+use starmere_ingest::http::Target;
 use starmere_ingest::memory::Memory;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
@@ -37,6 +38,7 @@ use crate::references::looked_up;
 use crate::sources::{SourceFile, sharing};
 use crate::stamps::{Stamps, stamp};
 use crate::variables::{Variables, advised};
+use crate::webhooks::WebhookFile;
 
 /// Catalog snapshots are retained so many days unless the project says otherwise.
 const SNAPSHOT_DAYS: u32 = 30;
@@ -68,6 +70,9 @@ pub(crate) struct ProjectFile {
     pub(crate) variables: BTreeMap<String, Placed<Scalar>>,
     #[serde(default)]
     pub(crate) listeners: Listeners,
+    /// By stream: how requests to it are signed.
+    #[serde(default)]
+    pub(crate) webhooks: BTreeMap<String, Placed<WebhookFile>>,
     /// How long an earlier catalog snapshot may be asked for, in days; 30 where it is left out.
     #[serde(default)]
     pub(crate) snapshot_days: Option<u32>,
@@ -370,6 +375,11 @@ impl Project {
                 );
             }
         }
+        let known: BTreeSet<&str> = streams.iter().map(|parsed| parsed.definition.stream.as_str()).collect();
+        for (stream, webhook) in file.webhooks.iter().filter(|_| !broken) {
+            let mistakes = webhook.mistakes(stream, &known).into_iter();
+            problems.extend(mistakes.map(|(message, hint)| Problem::new(webhook.place(&name), message).hint(hint)));
+        }
         for (user, definition) in &file.users {
             let message = match reference(&definition.password) {
                 Some(_) => continue,
@@ -431,9 +441,16 @@ impl Opened {
         Self { project: Arc::new(project), ..self.clone() }
     }
 
-    /// All streams' tables and envelopes.
-    pub(crate) fn streams(&self) -> anyhow::Result<Vec<(Stream, Mapping)>> {
-        self.project.streams.iter().map(|parsed| self.stream(&parsed.definition.stream)).collect()
+    /// All streams, as they take events over HTTP; secrets are looked up.
+    pub(crate) fn targets(&self) -> anyhow::Result<Vec<Target>> {
+        let of = |parsed: &Parsed<StreamFile>| {
+            let name = parsed.definition.stream.as_str();
+            let (stream, mapping) = self.stream(name)?;
+            let webhook = self.project.file.webhooks.get(name);
+            let signatures = webhook.map(|webhook| webhook.signatures(name, &self.project.root)).transpose()?;
+            Ok(Target { stream, mapping, signatures })
+        };
+        self.project.streams.iter().map(of).collect()
     }
 
     /// A stream's table and envelope.
@@ -743,6 +760,11 @@ fn with_references(text: &str, value: impl Fn(&str) -> anyhow::Result<String>) -
         rest = &rest[end..];
     }
     Ok(result + rest)
+}
+
+/// Whether the text is a reference, and nothing else.
+pub(crate) fn is_reference(text: &str) -> bool {
+    reference(text).is_some()
 }
 
 /// Whether all references in the text are whole.

@@ -97,14 +97,14 @@ impl Keys {
         }
     }
 
-    /// Passwords, and the settings of a source, which hold some.
+    /// Passwords, the secrets of webhooks, and the settings of a source, which hold some.
     fn is_secret(&self) -> bool {
         let keys = self.0.iter().filter_map(|level| match level {
             Level::Mapping(key) => key.as_deref(),
             Level::List => None,
         });
         let keys: Vec<&str> = keys.collect();
-        keys.last() == Some(&"password") || keys.contains(&"settings")
+        matches!(keys.last(), Some(&("password" | "secrets"))) || keys.contains(&"settings")
     }
 }
 
@@ -151,6 +151,7 @@ http: ${file:http}   # ${env:NOBODY}
 list: [\"${file:number}\", 'a ${file:number} b']
 password_file: x${file:number}
 users: { a: { password: '${env:NOBODY}' } }
+webhooks: { a: { secrets: ['${env:NOBODY}', '${env:NOBODY}'], tolerance_seconds: 1 } }
 sources:
   s:
     kafka:
@@ -164,6 +165,7 @@ http: \"127.0.0.1:0\"   # ${env:NOBODY}
 list: [\"7\", \"a 7 b\"]
 password_file: \"x7\"
 users: { a: { password: '${env:NOBODY}' } }
+webhooks: { a: { secrets: ['${env:NOBODY}', '${env:NOBODY}'], tolerance_seconds: 1 } }
 sources:
   s:
     kafka:

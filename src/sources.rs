@@ -84,7 +84,7 @@ impl RegistryFile {
 /// What is wrong with a source, and what to do.
 pub(crate) type Wrong = (String, String);
 
-fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
+pub(crate) fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
     (message.into(), hint.into())
 }
 

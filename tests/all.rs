@@ -25,6 +25,7 @@ mod rooms;
 mod schedule;
 mod support;
 mod verify;
+mod webhooks;
 
 // What is shipped allocates so (`src/main.rs`).
 #[global_allocator]

@@ -33,7 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// be there.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// What starmere.yaml says that is taken up while a process runs; the rest waits for its next start.
-const TAKEN_UP: [&str; 5] = ["sources", "variables", "build_memory_mib", "snapshot_days", "publish_every_seconds"];
+const TAKEN_UP: [&str; 6] =
+    ["sources", "webhooks", "variables", "build_memory_mib", "snapshot_days", "publish_every_seconds"];
 
 /// What a running process goes by.
 #[derive(Clone, Debug)]

@@ -49,7 +49,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users, LISTENERS).await?;
     let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users, LISTENERS).await?;
     let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
-    let streams = opened.streams()?;
+    let targets = opened.targets()?;
     let (stop, ending) = (CancellationToken::new(), CancellationToken::new());
     let (watcher, current) = Watcher::new(opened, &[], continuously, output);
     let access = Arc::new(Access::new(users));
@@ -59,7 +59,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let queries = Queries::new(Arc::new(views), limits);
 
     let limits = HttpLimits { gather: listeners.gather(), ..HttpLimits::default() };
-    let events = Listener::new(streams, limits, &opened.memory, &stop);
+    let events = Listener::new(targets, limits, &opened.memory, &stop);
     let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
         .merge(starmere_sql::http::guarded(watched(&current), access.clone(), &[Right::Metrics]))
         .merge(starmere_sql::http::router(queries.clone(), access.clone()))
@@ -146,8 +146,8 @@ async fn renew(mut current: Current, events: Listener, stop: CancellationToken) 
             () = current.changed() => {}
             () = stop.cancelled() => return,
         }
-        match current.now().streams() {
-            Ok(streams) => events.renew(streams),
+        match current.now().targets() {
+            Ok(targets) => events.renew(targets),
             Err(error) => tracing::error!(error = format!("{error:#}"), "streams stay as they were"),
         }
     }

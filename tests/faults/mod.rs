@@ -20,7 +20,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use serde_json::json;
 use starmere_ingest::files::{self, Progress, Source};
-use starmere_ingest::http::{Limits, Listener};
+use starmere_ingest::http::{Limits, Listener, Target};
 use starmere_ingest::memory::Memory;
 use starmere_lake::Kind;
 use starmere_lake::catalog::Catalog;
@@ -386,7 +386,12 @@ async fn posted(trouble: Trouble, at: usize, away: usize) -> (usize, usize) {
     let faulty = Faulty::new(trouble, at, away);
     let stream = Stream::new("orders", tables::stream(&tampered(&store, &faulty), "orders"));
     let stop = CancellationToken::new();
-    let listener = Listener::new(vec![(stream, mapping())], quick(), &Memory::default(), &stop);
+    let listener = Listener::new(
+        vec![Target { stream, mapping: mapping(), signatures: None }],
+        quick(),
+        &Memory::default(),
+        &stop,
+    );
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap().to_string();
     let (router, stopped) = (listener.router(), stop.clone().cancelled_owned());

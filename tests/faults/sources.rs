@@ -96,7 +96,12 @@ impl Web {
         let address = socket.local_addr().unwrap().to_string();
         runtime.spawn(async move {
             let stop = CancellationToken::new();
-            let listener = Listener::new(vec![(stream, mapping())], quick(), &Memory::default(), &stop);
+            let listener = Listener::new(
+                vec![Target { stream, mapping: mapping(), signatures: None }],
+                quick(),
+                &Memory::default(),
+                &stop,
+            );
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             axum::serve(socket, listener.router()).await
         });

@@ -34,12 +34,11 @@ pub(crate) fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> 
 
 /// The same with headers, and a body of any bytes.
 pub(crate) fn post_with(address: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
-    let mut head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n",
-        body.len()
-    );
+    let mut head =
+        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
-    send(address, &[head.as_bytes(), b"\r\n", body].concat())
+    head += "\r\n";
+    send(address, &[head.as_bytes(), body].concat())
 }
 
 /// Gets a path.

@@ -6,8 +6,9 @@
 //! time are grouped into one commit and answered after it:
 //!
 //! ```text
-//! request ─► read whole ─► unpack ─► events ─► queue (bounded) ─► batch ─► encode ─► land ─► answer: version, counts
-//!               │ cut off, too slow: nothing lands  │ full: 429
+//! request ─► read whole ─► signed? ─► unpack ─► events ─► queue (bounded) ─► batch ─► encode ─► land ─► answer
+//!               │ cut off, too slow: │ no: 401               │ full: 429                               version, counts
+//!               │ nothing lands
 //! ```
 //!
 //! Each process run is a source partition of its own, positions count its events. So an event that is sent again
@@ -25,6 +26,7 @@
 mod commit;
 mod form;
 mod request;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -49,15 +51,26 @@ use tokio_util::sync::CancellationToken;
 use crate::envelope::Mapping;
 use crate::memory::Memory;
 use commit::{Answer, Committer};
+pub use signature::{Scheme, Signatures};
 
 /// Where events are posted to.
 pub const EVENTS_PATH: &str = "/v1/streams/{stream}/events";
 
-/// A stream that may be posted to.
+/// A stream that may be posted to, and what its requests are asked for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub stream: Stream,
+    pub mapping: Mapping,
+    /// Requests that are not signed so are refused.
+    pub signatures: Option<Signatures>,
+}
+
+/// The same, while it is.
 #[derive(Debug)]
 struct Endpoint {
     committer: Committer,
     mapping: Mapping,
+    signatures: Option<Signatures>,
     table: TablePath,
     store: Store,
 }
@@ -115,23 +128,25 @@ impl Default for Limits {
 }
 
 impl Listener {
-    /// A listener for `streams`; its commits go on until `stop` and everything queued is landed. Requests take `memory`.
-    pub fn new(streams: Vec<(Stream, Mapping)>, limits: Limits, memory: &Memory, stop: &CancellationToken) -> Self {
+    /// A listener for these streams; its commits go on until `stop` and everything queued is landed. Requests take `memory`.
+    pub fn new(targets: Vec<Target>, limits: Limits, memory: &Memory, stop: &CancellationToken) -> Self {
         let (memory, stop) = (memory.clone(), stop.clone());
         let (retired, unlanded) = (Arc::default(), Arc::default());
         let listener = Self { streams: Arc::default(), retired, limits, memory, unlanded, stop };
-        listener.renew(streams);
+        listener.renew(targets);
         listener
     }
 
     /// Takes events for these streams from now on. A stream that is read otherwise than before begins a committer of its
     /// own; what the one before has accepted lands as it was read. Other streams are no longer there.
-    pub fn renew(&self, streams: Vec<(Stream, Mapping)>) {
+    pub fn renew(&self, targets: Vec<Target>) {
         let mut endpoints = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *endpoints);
-        for (stream, mapping) in streams {
+        for Target { stream, mapping, signatures } in targets {
             let name = stream.name().to_owned();
-            let is_same = |old: &Arc<Endpoint>| old.mapping == mapping && old.table == *stream.table().path();
+            let is_same = |old: &Arc<Endpoint>| {
+                old.mapping == mapping && old.signatures == signatures && old.table == *stream.table().path()
+            };
             let endpoint = match before.remove(&name) {
                 Some(old) if is_same(&old) => old,
                 replaced => {
@@ -139,7 +154,7 @@ impl Listener {
                     let (table, store) = (stream.table().path().clone(), stream.table().store().clone());
                     let (gather, stop) = (self.limits.gather, self.stop.clone());
                     let committer = Committer::start(stream, mapping.clone(), gather, &self.unlanded, stop);
-                    Arc::new(Endpoint { committer, mapping, table, store })
+                    Arc::new(Endpoint { committer, mapping, signatures, table, store })
                 }
             };
             endpoints.insert(name, endpoint);
@@ -207,6 +222,7 @@ impl IntoResponse for Refusal {
         let kind = match self.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "unavailable",
             StatusCode::NOT_FOUND => "not_found",
+            StatusCode::UNAUTHORIZED => "unauthenticated",
             _ => "invalid",
         };
         let body = Json(json!({ "error": { "kind": kind, "message": self.message, "hint": self.hint } }));
@@ -229,6 +245,9 @@ async fn post(
     let packing = unpack::packing(&headers)?;
     let Listener { limits, memory, .. } = &listener;
     let (mut body, mut share) = request::whole(body, &headers, limits, memory).await?;
+    if let Some(signatures) = &endpoint.signatures {
+        signatures.check(&headers, &body, chrono::Utc::now().timestamp())?;
+    }
     if let Some(packing) = packing {
         body = unpack::unpacked(body, packing, limits, memory, &mut share).await?;
     }

@@ -19,7 +19,11 @@ fn listener_within(memory: &Memory, stop: &CancellationToken) -> (Listener, Stre
 fn listener_of(limits: Limits, memory: &Memory, stop: &CancellationToken) -> (Listener, Stream) {
     let warehouse = Warehouse::new(Store::memory());
     let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
-    (Listener::new(vec![(stream.clone(), mapping("type"))], limits, memory, stop), stream)
+    (Listener::new(vec![target(&stream, mapping("type"))], limits, memory, stop), stream)
+}
+
+fn target(stream: &Stream, mapping: Mapping) -> Target {
+    Target { stream: stream.clone(), mapping, signatures: None }
 }
 
 fn mapping(event_type: &str) -> Mapping {
@@ -66,7 +70,7 @@ async fn what_a_store_that_never_answers_does_not_take_is_not_acknowledged_and_i
     let stream = Stream::new("orders", warehouse.table(TablePath::stream("sales", "orders")));
     let limits = Limits { gather: Duration::ZERO, wait: Duration::from_millis(50), ..Limits::default() };
     let stop = CancellationToken::new();
-    let listener = Listener::new(vec![(stream, mapping("type"))], limits, &Memory::default(), &stop);
+    let listener = Listener::new(vec![target(&stream, mapping("type"))], limits, &Memory::default(), &stop);
     let (status, body) = send(&listener, "orders", &[], format!("{EVENT}\n{EVENT}\n").into()).await;
     assert_eq!(status, 503, "{body}");
     while !hangs.happened() {
@@ -197,7 +201,7 @@ async fn definitions_that_change_are_taken_up_and_nothing_accepted_is_lost() {
     // Some of them are queued with the old mapping, some come later.
     tokio::task::yield_now().await;
     let other = Stream::new("returns", stream.table().clone());
-    listener.renew(vec![(stream.clone(), mapping("kind")), (other, mapping("type"))]);
+    listener.renew(vec![target(&stream, mapping("kind")), target(&other, mapping("type"))]);
     for request in requests {
         assert_eq!(request.await.unwrap().0, 200);
     }
@@ -205,7 +209,7 @@ async fn definitions_that_change_are_taken_up_and_nothing_accepted_is_lost() {
     assert_eq!((status, body["rejected"].as_u64()), (200, Some(1)), "{body}");
     assert_eq!(send(&listener, "returns", &[], EVENT.into()).await.0, 200);
     // Of what is the same, the committer goes on; what is gone is refused.
-    listener.renew(vec![(stream.clone(), mapping("kind"))]);
+    listener.renew(vec![target(&stream, mapping("kind"))]);
     assert_eq!(send(&listener, "returns", &[], EVENT.into()).await.0, 404);
     stop.cancel();
     listener.finished().await;

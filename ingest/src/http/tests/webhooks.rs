@@ -15,7 +15,7 @@ fn listening(mapping: Mapping, limits: Limits) -> (Listener, Stream, Memory) {
     let stream = Stream::new("orders", Warehouse::new(Store::memory()).table(TablePath::stream("sales", "orders")));
     let memory = Memory::new(64 << 20);
     let limits = Limits { gather: Duration::ZERO, ..limits };
-    let listener = Listener::new(vec![(stream.clone(), mapping)], limits, &memory, &CancellationToken::new());
+    let listener = Listener::new(vec![target(&stream, mapping)], limits, &memory, &CancellationToken::new());
     (listener, stream, memory)
 }
 
@@ -233,4 +233,56 @@ async fn headers_take_memory_for_each_event() {
     let (status, answer) = send(&listener, "orders", &[("x-long", &long)], "{}\n".repeat(1_000).into()).await;
     assert_eq!((status, memory.used()), (413, 0), "{answer}");
     assert!(stream.newest().await.unwrap().is_none());
+}
+
+fn signature(secret: &str, body: &[u8]) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    format!("sha256={}", hex::encode(ring::hmac::sign(&key, body)))
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_signed_lands_nothing() {
+    let (listener, stream, memory) = listening(mapping("type"), Limits::default());
+    let signed_by = |secrets: &[&str]| {
+        let secrets: Vec<String> = secrets.iter().map(|secret| (*secret).to_owned()).collect();
+        let signatures = Signatures::new(Scheme::GitHub, &secrets, Duration::ZERO).unwrap();
+        Target { signatures: Some(signatures), ..target(&stream, mapping("type")) }
+    };
+    listener.renew(vec![signed_by(&["new", "old"])]);
+    let packed = gzip(EVENT.as_bytes());
+    // Of the bytes as they came: packed, where they are.
+    let unpacked: &[(&str, &str)] = &[JSON];
+    let cases = [
+        (unpacked, None, EVENT.as_bytes(), 401),
+        (unpacked, Some(signature("other", EVENT.as_bytes())), EVENT.as_bytes(), 401),
+        (unpacked, Some(signature("new", b"{}")), EVENT.as_bytes(), 401),
+        (&[JSON, GZIP], Some(signature("new", EVENT.as_bytes())), &packed, 401),
+        (&[JSON, GZIP], Some(signature("new", &packed)), &packed, 200),
+        (unpacked, Some(signature("new", EVENT.as_bytes())), EVENT.as_bytes(), 200),
+        (unpacked, Some(signature("old", EVENT.as_bytes())), EVENT.as_bytes(), 200),
+    ];
+    let mut rows = 0;
+    for (headers, signature, body, expected) in cases {
+        let mut headers = headers.to_vec();
+        headers.extend(signature.as_deref().map(|signature| ("x-hub-signature-256", signature)));
+        let (status, answer) = send(&listener, "orders", &headers, body.to_vec().into()).await;
+        assert_eq!(status, expected, "{answer}");
+        if status == 401 {
+            assert_eq!(answer["error"]["kind"], "unauthenticated");
+            assert!(
+                answer["error"]["hint"].as_str().is_some_and(|hint| hint.contains("nothing has landed")),
+                "{answer}"
+            );
+        }
+        rows += u64::from(status == 200);
+        let landed = stream.newest().await.unwrap().map_or(Some(0), |snapshot| snapshot.rows());
+        assert_eq!((landed, memory.used()), (Some(rows), 0));
+    }
+    // A secret that is taken away no longer counts; the one that is left does.
+    listener.renew(vec![signed_by(&["new"])]);
+    for (secret, expected) in [("old", 401), ("new", 200)] {
+        let signature = signature(secret, EVENT.as_bytes());
+        let headers = [JSON, ("x-hub-signature-256", signature.as_str())];
+        assert_eq!(send(&listener, "orders", &headers, EVENT.into()).await.0, expected);
+    }
 }
