@@ -74,6 +74,23 @@ async fn an_environment_is_a_copy_of_its_own() {
     project.succeed(&["--env", "ann", "build", "--accept-breaking"]).await;
     assert_eq!((quantity(&project, &["--env", "ann"]).await, quantity(&project, &[]).await), ("20".into(), "2".into()));
     assert_eq!(folders("order_lines"), 2);
+    // What an environment has built is not built again, but for what came since.
+    let plan = project.succeed(&["plan"]).await;
+    for words in [
+        "publish: its definition has changed, and its table is built already\n",
+        "read as sales.orders_v1.order_lines\n",
+        "publish: it was never published, and its table is built already\n",
+        "\n3 to publish\n",
+    ] {
+        assert!(plan.contains(words), "{words}\n{plan}");
+    }
+    assert!(project.succeed(&["--env", "ann", "plan"]).await.contains("\n3 to keep\n"));
+    let later = EVENTS[1].1.lines().next().unwrap().replace("\"o1\"", "\"o2\"").replace("\"A\"", "\"B\"");
+    project.write("inbox/orders/later.jsonl", &format!("{later}\n"));
+    project.succeed(&["ingest", "--once"]).await;
+    let plan = project.succeed(&["plan"]).await;
+    let words = "publish: its definition has changed, and its table is built already; reads 1 event\n";
+    assert!(plan.contains(words), "{words}\n{plan}");
     let refused = project.run(&["--env", "ann", "ingest", "--once"]).await;
     assert!(refused.errors.contains("environments share the streams"), "{}", refused.errors);
     assert!(!project.run(&["--env", "A!", "plan"]).await.status.success());

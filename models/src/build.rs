@@ -22,8 +22,8 @@ use starmere_lake::upkeep::cut_of;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::define::ModelName;
-pub use crate::derived::DEFINITION;
 use crate::derived::{Change, Derived};
+pub use crate::derived::{DEFINITION, consumed};
 use crate::dimension::{self, Index};
 use crate::events::{EventChanges, Limits, Payloads, changes};
 use crate::fact::{self, Fact, Mentioned, Room, Staging};

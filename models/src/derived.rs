@@ -94,7 +94,7 @@ fn application(input: &str) -> String {
 }
 
 /// The version of `input` that a table holds at this version of its own.
-pub(crate) fn consumed(snapshot: &Snapshot, input: &str) -> Option<u64> {
+pub fn consumed(snapshot: &Snapshot, input: &str) -> Option<u64> {
     u64::try_from(snapshot.txn(&application(input))?).ok()
 }
 

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use starmere_lake::catalog::CatalogSnapshot;
+use serde_json::Value;
+use starmere_lake::catalog::{CatalogSnapshot, Pin};
+use starmere_lake::delta::Snapshot;
 use starmere_lake::paths::TablePath;
-use starmere_models::build::DEFINITION;
+use starmere_models::build::{DEFINITION, consumed};
+use starmere_models::dimension::CHANGES;
+use starmere_models::fact::ROWS;
 use starmere_models::resolve::{Model, RULES};
 
 use super::inspect::{Cell, Holds, listing};
@@ -36,6 +41,7 @@ struct Step {
     ports: Vec<String>,
     /// Of a port: how its change is judged.
     verdict: Option<Verdict>,
+    moves: Moves,
 }
 
 impl Step {
@@ -91,7 +97,7 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
 
 async fn steps(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
-    let mut moved: BTreeMap<String, bool> = BTreeMap::new();
+    let mut moved: BTreeMap<String, Moves> = BTreeMap::new();
     // What a model is made of comes before it: whether that moves is known then.
     let mut waiting: Vec<&Model> = opened.project.models.models.iter().collect();
     while !waiting.is_empty() {
@@ -99,7 +105,7 @@ async fn steps(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<
         let is_ready = |model: &&Model| !model.inputs().iter().any(|input| names.contains(&input.to_string()));
         let model = waiting.remove(waiting.iter().position(is_ready).unwrap_or_default());
         let step = step(opened, newest, model, &moved).await?;
-        moved.insert(step.name.clone(), step.action != "keep");
+        moved.insert(step.name.clone(), step.moves);
         steps.push(step);
     }
     for (name, _) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.") && !name.contains('/')) {
@@ -115,15 +121,25 @@ async fn steps(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<
     Ok(steps)
 }
 
+/// What becomes of a model that others are made of.
+#[derive(Clone, Copy, Default)]
+struct Moves {
+    /// It has another table, or other rows in it.
+    is_other: bool,
+    /// Some of its rows are yet to be made.
+    is_unfinished: bool,
+}
+
 async fn step(
     opened: &Opened,
     newest: &CatalogSnapshot,
     model: &Model,
-    moved: &BTreeMap<String, bool>,
+    moved: &BTreeMap<String, Moves>,
 ) -> anyhow::Result<Step> {
     let name = model.name().to_string();
     let published = newest.tables.get(&name);
     let same = published.is_some_and(|published| is_made_by(published, model));
+    let built = if same { None } else { built(opened, model).await? };
     let mut waiting = Vec::new();
     let mut events = 0;
     for stream in model.streams() {
@@ -131,10 +147,13 @@ async fn step(
         let table = opened.warehouse.table(TablePath::stream(&stream.domain, &stream.name));
         let Some(snapshot) = table.snapshot().await? else { continue };
         let input = format!("lake.{}.{}", stream.domain, stream.name);
-        let consumed = same.then(|| newest.tables.get(&input)).flatten().map(|pin| pin.version);
+        let read = match &built {
+            Some(built) => consumed(built, &input),
+            None => same.then(|| newest.tables.get(&input)).flatten().map(|pin| pin.version),
+        };
         let all = snapshot.rows().unwrap_or_default();
-        let new = match consumed {
-            Some(version) if version == snapshot.version() => continue,
+        let new = match read {
+            Some(version) if version >= snapshot.version() => continue,
             Some(version) => all - table.snapshot_at(version).await?.rows().unwrap_or_default().min(all),
             None => all,
         };
@@ -142,48 +161,80 @@ async fn step(
         waiting.push(format!("{} of {}", counted(new, "event", "events"), stream.name));
     }
     let inputs: Vec<String> = model.inputs().into_iter().map(ToString::to_string).collect();
-    waiting.extend(
-        inputs.iter().filter(|input| moved.get(*input) == Some(&true)).map(|input| format!("changes of {input}")),
-    );
+    let is_unfinished = |input: &&String| moved.get(*input).is_some_and(|moves| moves.is_unfinished);
+    waiting.extend(inputs.iter().filter(is_unfinished).map(|input| format!("changes of {input}")));
     let mut rows = 0;
-    if !same {
+    if !same && built.is_none() {
         for pin in inputs.iter().filter_map(|input| newest.tables.get(input)) {
             let table = opened.warehouse.table(pin.path.clone());
             rows += table.snapshot_at(pin.version).await?.rows().unwrap_or_default();
         }
     }
-    let mut edits = Vec::new();
-    let (action, why) = match (published, same, waiting.is_empty()) {
-        (None, ..) => ("create", "it was never published".to_owned()),
-        (Some(pin), false, _) => {
-            let table = opened.warehouse.table(pin.path.clone());
-            let made_by = table.snapshot_at(pin.version).await?.setting(DEFINITION).map(serde_json::from_str);
-            let why = match made_by {
-                Some(Ok(made_by)) => {
-                    let made_by: serde_json::Value = made_by;
-                    let is_made_otherwise = made_by[RULES] != model.made_by()[RULES];
-                    edits = changed(&made_by, &model.made_by());
-                    edits.retain(|edit| !edit[2..].starts_with(&format!("{RULES}:")));
-                    let is_own = |edit: &String| !edit[2..].starts_with("inputs:");
-                    let moved = inputs.iter().any(|input| moved.get(input) == Some(&true));
-                    match (edits.iter().any(is_own), moved || !edits.is_empty()) {
-                        _ if is_made_otherwise => "this version of Starmere makes it in another way".to_owned(),
-                        (true, _) => "its definition has changed".to_owned(),
-                        (false, true) => "what it is made of has changed".to_owned(),
-                        (false, false) => mentions_changed(model),
-                    }
-                }
-                _ => "its definition, or one it depends on, has changed".to_owned(),
-            };
-            ("rebuild", why)
+    let (differs, edits) = match published {
+        None => ("it was never published".to_owned(), Vec::new()),
+        Some(_) if same => (String::new(), Vec::new()),
+        Some(published) => {
+            let is_other = |input: &String| moved.get(input).is_some_and(|moves| moves.is_other);
+            differs(opened, model, published, inputs.iter().any(is_other)).await?
         }
-        (Some(_), true, false) => ("update", waiting.join(", ")),
-        (Some(_), true, true) => ("keep", "nothing is new".to_owned()),
     };
+    let (action, why) = match (published.is_some(), same, waiting.is_empty()) {
+        (_, false, _) if built.is_some() => ("publish", format!("{differs}, and its table is built already")),
+        (false, ..) => ("create", differs),
+        (true, false, _) => ("rebuild", differs),
+        (true, true, false) => ("update", waiting.join(", ")),
+        (true, true, true) => ("keep", "nothing is new".to_owned()),
+    };
+    let is_finished = built.is_some() && waiting.is_empty();
+    let moves = Moves { is_other: action != "keep", is_unfinished: action != "keep" && !is_finished };
     let made_of = model.streams().into_iter().map(str::to_owned).chain(inputs.iter().cloned()).collect();
     let ports = opened.project.meaning.ports.iter().filter(|port| port.table == name);
     let ports = ports.map(|port| port.full_name()).collect();
-    Ok(Step { kind: model.kind(), name, action, events, rows, why, edits, made_of, inputs, ports, verdict: None })
+    let kind = model.kind();
+    Ok(Step { kind, name, action, events, rows, why, edits, made_of, inputs, ports, verdict: None, moves })
+}
+
+/// The table of a model that is not published here, and is there: an environment has built it, or a build that published
+/// nothing. It says what of the streams it has; of a dimension, its change log does.
+async fn built(opened: &Opened, model: &Model) -> anyhow::Result<Option<Arc<Snapshot>>> {
+    match (filled(opened, model, ROWS).await?, model) {
+        (Some(_), Model::Dimension(_)) => filled(opened, model, CHANGES).await,
+        (rows, _) => Ok(rows),
+    }
+}
+
+/// A part of a model by its definition as it is now, if it is there and has been committed to.
+async fn filled(opened: &Opened, model: &Model, part: &str) -> anyhow::Result<Option<Arc<Snapshot>>> {
+    let name = model.name();
+    let path = TablePath::model(&name.domain, &name.name, model.fingerprint(), part);
+    let snapshot = opened.warehouse.table(path).snapshot().await?;
+    Ok(snapshot.filter(|snapshot| snapshot.version() > 0))
+}
+
+/// Why a model is not the published one, and how its definition differs. `is_other`: what it is made of is not the same.
+async fn differs(
+    opened: &Opened,
+    model: &Model,
+    published: &Pin,
+    is_other: bool,
+) -> anyhow::Result<(String, Vec<String>)> {
+    let table = opened.warehouse.table(published.path.clone());
+    let snapshot = table.snapshot_at(published.version).await?;
+    let made_by = snapshot.setting(DEFINITION).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let Some(made_by) = made_by else {
+        return Ok(("its definition, or one it depends on, has changed".to_owned(), Vec::new()));
+    };
+    let is_made_otherwise = made_by[RULES] != model.made_by()[RULES];
+    let mut edits = changed(&made_by, &model.made_by());
+    edits.retain(|edit| !edit[2..].starts_with(&format!("{RULES}:")));
+    let is_own = |edit: &String| !edit[2..].starts_with("inputs:");
+    let why = match (edits.iter().any(is_own), is_other || !edits.is_empty()) {
+        _ if is_made_otherwise => "this version of Starmere makes it in another way".to_owned(),
+        (true, _) => "its definition has changed".to_owned(),
+        (false, true) => "what it is made of has changed".to_owned(),
+        (false, false) => mentions_changed(model),
+    };
+    Ok((why, edits))
 }
 
 /// What has changed where neither a model's definition nor its inputs have.
@@ -247,13 +298,16 @@ fn tree(steps: &[Step]) -> String {
         if step.edits.len() > EDITS {
             _ = writeln!(text, "{continued}{bar}      and {} more", step.edits.len() - EDITS);
         }
+        if matches!(step.action, "rebuild" | "publish") && !step.ports.is_empty() {
+            _ = writeln!(text, "{continued}{bar}      read as {}", step.ports.join(", "));
+        }
         push(&mut stack, Some(place), &continued);
     }
     for step in steps.iter().filter(|step| step.kind == "port") {
         _ = writeln!(text, "{} port {}: {}", step.sign(), step.name, step.why);
     }
     let count = |action: &str| models.iter().filter(|step| step.action == action).count();
-    let actions = ["create", "rebuild", "update", "unpublish", "keep"];
+    let actions = ["create", "rebuild", "publish", "update", "unpublish", "keep"];
     let counts = actions.iter().map(|action| (count(action), action)).filter(|(count, _)| *count > 0);
     let counts: Vec<String> = counts.map(|(count, action)| format!("{count} to {action}")).collect();
     _ = writeln!(text, "{}", if counts.is_empty() { "nothing is defined".to_owned() } else { counts.join(", ") });
@@ -273,6 +327,7 @@ mod tests {
     fn models_stand_below_what_they_are_made_of() {
         let mut customer = step("dimension", "d.customer", "rebuild", &[]);
         customer.edits = vec!["~ attributes.city.history: overwrite → version".to_owned()];
+        customer.ports = vec!["d.p_v1.customer".to_owned(), "d.p_v2.customer".to_owned()];
         customer.events = 12;
         let steps = [
             step("calendar", "d.date", "keep", &[]),
@@ -287,6 +342,7 @@ mod tests {
 = calendar d.date              keep: why
 ~ dimension d.customer         rebuild: why; reads 12 events
 │      ~ attributes.city.history: overwrite → version
+│      read as d.p_v1.customer, d.p_v2.customer
 ├─ ~ fact d.orders             rebuild: why
 │  └─ + rollup d.by_city       create: why
 └─ ~ fact d.visits             update: why
