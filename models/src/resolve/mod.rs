@@ -200,7 +200,8 @@ impl Model {
         }
     }
 
-    /// What a column of its rows is for, and what its definition says of it.
+    /// What a column of its rows is for, and what its definition says of it. Catalogs keep what it is for: in other words, it
+    /// would be told as a change of what published ports mean.
     pub fn column(&self, name: &str) -> (Option<String>, Option<String>) {
         let measure = |additive: Additivity| match additive {
             Additivity::Full => "measure, additive",
