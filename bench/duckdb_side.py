@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """What a careful person would write by hand in DuckDB to do the work of `starmere ingest` and `build`.
 
-`bench.py` runs this as a process of its own, to measure its time and memory like Starmere's:
+`ssb.py` runs this as a process of its own, to measure its time and memory like Starmere's:
 
-    python duckdb_side.py land       EVENTS LAKE     # NDJSON to zstd Parquet: envelope columns, payload verbatim
+    python duckdb_side.py land       EVENTS LAKE     # NDJSON to Parquet: envelope columns, payload verbatim
     python duckdb_side.py build      LAKE STAR       # the star from the landed events, duplicates left out
     python duckdb_side.py increment  EVENTS LAKE STAR  # land EVENTS too, and append their lines to the star
 
-The star has Starmere's columns: hashed 64-bit keys, 0 where a member is unknown. It has none of its
-promises: no history, no late changes, no atomic swap, no resumption.
+The star has Starmere's columns: hashed 64-bit keys, 0 where a member is unknown. Codecs are Starmere's too
+(lake/src/delta/write.rs): zstd level 1 for what has landed, LZ4_RAW for the star. It has none of its promises: no
+history, no late changes, no atomic swap, no resumption.
 """
 
 import argparse
@@ -16,16 +17,18 @@ from pathlib import Path
 
 import duckdb
 
-THREADS = 2
+from landing_peers import ZSTD_LEVEL
+from measuring import threads
+
 STREAMS = ("customers", "suppliers", "parts", "orders")
 FIRST_DAY, LAST_DAY = "1992-01-01", "1998-12-31"
-ZSTD = "(FORMAT parquet, COMPRESSION zstd)"
+ZSTD = f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL})"
+LZ4 = "(FORMAT parquet, COMPRESSION lz4_raw)"
 
 LAND = """COPY (
-    SELECT e[1] AS event_id, e[2] AS event_type, CAST(e[3] AS INTEGER) AS event_version,
-           CAST(e[4] AS TIMESTAMPTZ) AS occurred_at, payload
-    FROM (SELECT json ->> ['$.event_id', '$.type', '$.version', '$.occurred_at'] AS e,
-                 encode(CAST(json AS VARCHAR)) AS payload
+    SELECT e.event_id, e.type AS event_type, e.version AS event_version, e.occurred_at, payload
+    FROM (SELECT from_json(json, '{{"event_id": "VARCHAR", "type": "VARCHAR", "version": "INTEGER",
+                           "occurred_at": "TIMESTAMPTZ"}}') AS e, encode(CAST(json AS VARCHAR)) AS payload
           FROM read_json_objects('{events}/{stream}/*.jsonl', format = 'newline_delimited'))
 ) TO '{target}' """ + ZSTD
 
@@ -49,7 +52,7 @@ CALENDAR = f"""COPY (
            isoyear(day) AS iso_year, week(day) AS iso_week, strftime(day, '%Y-%m') AS year_month,
            isodow(day) > 5 AS is_weekend
     FROM generate_series(DATE '{FIRST_DAY}', DATE '{LAST_DAY}', INTERVAL 1 DAY) days(day)
-) TO '{{star}}/date.parquet' {ZSTD}"""
+) TO '{{star}}/date.parquet' {LZ4}"""
 
 
 ORDER_FORM = """{"data": {"order_id": "BIGINT", "customer_id": "INTEGER", "priority": "VARCHAR",
@@ -75,12 +78,12 @@ LINEORDER = """COPY (
     LEFT JOIN read_parquet('{star}/supplier.parquet') s ON l.supplier_id = s.supplier_id
     LEFT JOIN read_parquet('{star}/date.parquet') d ON CAST(occurred_at AS DATE) = d.date
     LEFT JOIN read_parquet('{star}/date.parquet') t ON l.commit_date = t.date
-) TO '{target}' """ + ZSTD
+) TO '{target}' """ + LZ4
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(config={"threads": THREADS})
-    connection.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
+    connection = duckdb.connect(config={"threads": threads()})
+    connection.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false; SET parquet_metadata_cache = true")
     return connection
 
 
@@ -100,7 +103,7 @@ def build(connection: duckdb.DuckDBPyConnection, lake: Path, star: Path) -> None
         connection.execute(f"""COPY (
             SELECT CAST(hash('{name}', k) >> 1 AS BIGINT) AS {name}_key, k AS {key}, * EXCLUDE (k)
             FROM (SELECT CAST(decode(payload) ->> '$.data.{key}' AS INTEGER) AS k, {columns} FROM ({first}))
-        ) TO '{star}/{name}.parquet' {ZSTD}""")
+        ) TO '{star}/{name}.parquet' {LZ4}""")
     events = FIRST_COPIES.format(landed=lake / "orders" / "*.parquet")
     connection.execute(LINEORDER.format(form=ORDER_FORM, events=events, star=star,
                                         target=star / "lineorder" / "base.parquet"))
@@ -108,8 +111,9 @@ def build(connection: duckdb.DuckDBPyConnection, lake: Path, star: Path) -> None
 
 def increment(connection: duckdb.DuckDBPyConnection, events: Path, lake: Path, star: Path) -> None:
     land(connection, events, lake, "increment")
+    # The ids that have landed before: one an order, where the star has one a line.
     fresh = FIRST_COPIES.format(landed=lake / "orders" / "increment.parquet") + f"""
-        WHERE landed.event_id NOT IN (SELECT event_id FROM read_parquet('{star}/lineorder/base.parquet'))"""
+        ANTI JOIN read_parquet('{lake}/orders/base.parquet') before ON landed.event_id = before.event_id"""
     connection.execute(LINEORDER.format(form=ORDER_FORM, events=fresh, star=star,
                                         target=star / "lineorder" / "increment.parquet"))
 

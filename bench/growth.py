@@ -6,26 +6,25 @@
 An increment is of one size whatever the history: new orders, a hundredth of them late, and moves of customers now. It is built
 several times, each in a copy of what was there before it, and the medians of time and peak memory are given as ratios to those
 after the smallest history: at 10 times the history, 1.3 of both is the aim, at 100 times it 2. Customers are as many times more as
-orders; the last history has 100 times the orders, of as many customers as the smallest.
+orders; the last history has 100 times the orders, of as many customers as the smallest. Results are kept in
+bench/results/growth.json; `report.py` prints them.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
-import statistics
-import subprocess
-import sys
-from dataclasses import asdict, astuple, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from keeping import RESULTS, keep
+from measuring import REPEATS, Cost, Failed, measure, pin, progress, rounded
 
-HERE = Path(__file__).resolve().parent
 BASE = 100_000
 INCREMENT = 10_000
 REPEATED = 7
+BATCHES = 3
+UNEQUAL = ["No peer: the figures are ours, beside ours with less history. Files are in the page cache."]
 # How many times the orders, and the customers.
 HISTORIES = (("1x", 1, 1), ("10x", 10, 10), ("100x", 100, 100), ("100x of orders", 100, 1))
 BEGIN = datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -138,32 +137,33 @@ def moves(path: Path, ids: range, first: int, begin: float, end: float, pick: ra
             )
 
 
-@dataclass
-class Cost:
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-
-
 def run(binary: Path, folder: Path, *arguments: str) -> Cost:
-    log = folder / "log.txt"
-    command = [str(binary), "--project", str(folder), "--quiet", *arguments]
-    launcher = [sys.executable, str(HERE / "measure.py"), str(log), *command]
-    cost = json.loads(subprocess.run(launcher, stdout=subprocess.PIPE, check=True).stdout)
-    if cost.pop("status") != 0:
-        sys.exit(f"`{' '.join(command)}` failed:\n{log.read_text()[-2000:]}")
-    return Cost(**cost)
+    return measure([str(binary), "--project", str(folder), "--quiet", *arguments], folder / "log.txt")
 
 
-def repeated(binary: Path, folder: Path) -> Cost:
-    """The medians of a build in copies of the project, whose files are links: none of them is ever written again."""
+def kept(cost: Cost) -> dict:
+    return rounded(cost._asdict())
+
+
+def full_builds(binary: Path, folder: Path) -> list[dict]:
+    """Of what has landed, each from nothing."""
+    costs = []
+    for _ in range(REPEATS):
+        for built in ("models", "catalog"):
+            shutil.rmtree(folder / "warehouse" / built, ignore_errors=True)
+        costs.append(kept(run(binary, folder, "build")))
+    return costs
+
+
+def repeated(binary: Path, folder: Path) -> list[dict]:
+    """Builds in copies of the project, whose files are links: none of them is ever written again."""
     costs = []
     for _ in range(REPEATED):
         copy = folder.with_name(folder.name + "-copy")
         shutil.copytree(folder, copy, copy_function=os.link, ignore=shutil.ignore_patterns("events", "log.txt"))
-        costs.append(run(binary, copy, "build"))
+        costs.append(kept(run(binary, copy, "build")))
         shutil.rmtree(copy)
-    return Cost(*(statistics.median(values) for values in zip(*map(astuple, costs))))
+    return costs
 
 
 def growth(binary: Path, root: Path) -> dict:
@@ -180,28 +180,17 @@ def growth(binary: Path, root: Path) -> dict:
             begin, end = year * index / 8, year * (index + 1) / 8
             orders(folder / f"events/orders/{index}.jsonl", part, index * part, customers, begin, end, pick)
         run(binary, folder, "ingest", "--once")
-        full = run(binary, folder, "build")
+        full = full_builds(binary, folder)
         now = year
         ids = range(0, customers, max(1, customers // (INCREMENT // 20)))
         moves(folder / "events/customers/1.jsonl", ids, 10_000_000, now, now + 86400, pick)
         orders(folder / "events/orders/8.jsonl", INCREMENT, 100_000_000, customers, now, now + 86400, pick)
         run(binary, folder, "ingest", "--once")
         increment = repeated(binary, folder)
-        results[name] = {"orders": number, "customers": customers, "full": asdict(full), "increment": asdict(increment)}
-        print(f"{name:>15}  {number:>8} orders, {customers:>6} customers: full {full.seconds:.1f} s, {full.peak_mb:.0f} MB; "
-              f"increment {increment.seconds:.2f} s, {increment.peak_mb:.0f} MB", flush=True)
+        results[name] = {"orders": number, "customers": customers, "full": full, "increment": increment}
+        progress(f"growth, {name}: full {full[0]['seconds']:.1f} s; increment {increment[0]['seconds']:.2f} s")
         shutil.rmtree(folder)
-    one = results["1x"]["increment"]
-    for name, *_ in HISTORIES[1:]:
-        of = results[name]["increment"]
-        of["time ratio"] = round(of["seconds"] / one["seconds"], 2)
-        of["memory ratio"] = round(of["peak_mb"] / one["peak_mb"], 2)
-        print(f"{name}: an increment takes {of['time ratio']} of the time and {of['memory ratio']} of the memory")
-    return results
-
-
-def folder_size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+    return {"increment": INCREMENT, "histories": results, "unequal": UNEQUAL}
 
 
 def members(binary: Path, root: Path, number: int) -> dict:
@@ -212,12 +201,13 @@ def members(binary: Path, root: Path, number: int) -> dict:
         ids = range(index * part, (index + 1) * part)
         moves(folder / f"events/customers/{index}.jsonl", ids, index * part, 0, 86400.0, pick)
     run(binary, folder, "ingest", "--once")
-    full = run(binary, folder, "build")
+    full = full_builds(binary, folder)
     rows = folder / "warehouse/models/sales/customer"
     before = {file: file.stat().st_size for file in rows.rglob("*.parquet")}
-    results = {"members": number, "full": asdict(full), "batches": []}
-    print(f"{number} members: full {full.seconds:.1f} s, {full.peak_mb:.0f} MB", flush=True)
-    for batch in range(3):
+    results = {"members": number, "full": full, "batches": [],
+               "unequal": ["No peer. The batches come one after another; files are in the page cache."]}
+    progress(f"members: full {full[0]['seconds']:.1f} s")
+    for batch in range(BATCHES):
         ids = [pick.randrange(number) for _ in range(number // 100)]
         path = folder / f"events/customers/{10 + batch}.jsonl"
         moves(path, ids, 1_000_000_000 + batch * number, 86400.0 * (batch + 2), 86400.0 * (batch + 3), pick)
@@ -227,8 +217,8 @@ def members(binary: Path, root: Path, number: int) -> dict:
         written = sum(size for file, size in files.items() if file not in before)
         share = written / sum(before.values())
         before = files
-        results["batches"].append({**asdict(cost), "written": round(share, 3)})
-        print(f"  1% changed: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB, {share:.2f} of its size written", flush=True)
+        results["batches"].append({**kept(cost), "written": round(share, 3)})
+        progress(f"members, 1% changed: {cost.seconds:.1f} s")
     shutil.rmtree(folder)
     return results
 
@@ -239,15 +229,18 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--steps", default="growth,members")
     arguments.add_argument("--members", type=int, default=5_000_000)
+    arguments.add_argument("--results", type=Path, default=RESULTS / "growth.json", help="file to keep them in")
     options = arguments.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    results = {}
-    if "growth" in options.steps:
-        results["growth"] = growth(options.binary.resolve(), options.folder)
-    if "members" in options.steps:
-        results["members"] = members(options.binary.resolve(), options.folder, options.members)
-    json.dump(results, sys.stdout, indent=2)
-    print()
+    pin()
+    folder, binary = options.folder.resolve(), options.binary.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if "growth" in options.steps.split(","):
+            keep(options.results, binary, {"growth": growth(binary, folder)})
+        if "members" in options.steps.split(","):
+            keep(options.results, binary, {"members": members(binary, folder, options.members)})
+    except Failed as failure:
+        raise SystemExit(f"error: growth: {failure}")
 
 
 if __name__ == "__main__":

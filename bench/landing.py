@@ -6,29 +6,26 @@
 
 Steps:
 
-    json        1 GB of newline-delimited JSON, nested, about 1 KB an event      beside DuckDB and ClickHouse
+    json        1 GB of newline-delimited JSON, nested, about 1 KB an event      beside DuckDB, ClickHouse and polars
     kafka       a topic of the same events, from a broker of one machine         beside a consumer that discards them
     freshness   events posted over HTTP until a query on `lake.*` returns them, at 1,000 and 10,000 events/s
     memory      10 GB from files, and 10 GB from Kafka: the peak (the files are removed afterwards)
 
-Every side uses two threads, starts with nothing, and finds its input in the page cache. Starmere syncs what it commits;
-the others do not. The peer consumer is librdkafka's, from Python, a list of 10,000 at a time; the broker's own work is in
-nobody's figures, but it runs on the same processors. Results are printed as Markdown and kept in
-bench/results/landing.json.
+Every side has the same two cores, starts with nothing, and writes Parquet with zstd level 1. `json` is measured with
+the input in the page cache, and with the input on the disk only. The peer consumer is librdkafka's, from Python, a list of
+10,000 at a time. Results are kept in bench/results/landing.json, with what stays unequal; `report.py` prints them.
 """
 
 import argparse
 import contextlib
 import http.client
 import json
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
@@ -36,15 +33,17 @@ from typing import Any, Callable, Iterator, NamedTuple
 import adbc_driver_flightsql.dbapi as flight_sql
 
 import landing_events
-from bench import Cost, Failed, folder_mb, measure, peak_mb, read_once, table
+from keeping import RESULTS, keep
+from measuring import HERE, REPEATS, Cost, Failed, folder_mb, in_rounds, measure, peak_mb, pin, progress, rounded
 
-HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tests" / "python"))
 from broker import kafka_broker  # noqa: E402
 
 STEPS = ("json", "kafka", "freshness", "memory")
 MEGABYTES, MANY_MEGABYTES = 1_000, 10_000
-RATES, PROBED_SECONDS = (1_000, 10_000), 10.0
+RATES, PROBED_SECONDS, CLIENTS = (1_000, 10_000), 10.0, 64
+#: Of ingestion, by default.
+BUDGET_MIB = 512
 STREAM = """\
 domain: sales
 stream: orders
@@ -57,6 +56,7 @@ events:
 class Bench(NamedTuple):
     starmere: Path
     work: Path
+    repeats: int
 
     def project(self, name: str, source: str) -> Path:
         """A project with an empty warehouse."""
@@ -83,81 +83,100 @@ class Bench(NamedTuple):
         return folder, in_one * len(files), sum(file.stat().st_size for file in files)
 
 
-# Steps. Each returns what is to be kept in the results, and prints its table.
+# Steps. Each returns what is to be kept in the results.
 
-
-def rates(costs: dict[str, Cost], events: int, size: int) -> list[list[str]]:
-    ours = costs["Starmere"]
-    return [[name, f"{cost.seconds:.2f} s", f"{events / cost.seconds:,.0f}", f"{size / cost.seconds / 1e6:,.0f}",
-             f"{cost.cpu_seconds:.1f} s", f"{cost.peak_mb:,.0f} MB", f"{ours.seconds / cost.seconds:.2f}",
-             f"{ours.cpu_seconds / cost.cpu_seconds:.2f}"] for name, cost in costs.items()]
-
-
-HEADER = ["", "time", "events/s", "MB/s", "CPU", "peak memory", "Starmere's time by its", "CPU by its"]
+PEERS = ("DuckDB", "ClickHouse", "polars")
+JSON_SETTINGS = {
+    "Starmere": "`ingest --once`, as it is shipped; zstd level 1",
+    "DuckDB": "one COPY with from_json; zstd level 1, preserve_insertion_order = false",
+    "ClickHouse": "chdb, one SELECT INTO OUTFILE with JSONExtract; zstd level 1",
+    "polars": "scan_lines, json_decode, sink_parquet on the streaming engine; zstd level 1, maintain_order = False",
+}
+JSON_UNEQUAL = [
+    "Against Starmere: it syncs what it commits, digests every event, keeps positions and statistics, and can be killed; "
+    "the peers write one file and promise nothing.",
+    "Against the peers: each starts Python or a whole database in its time, some 0.1 to 0.5 s, and the memory of it "
+    "(some 60 MB) is in its peak.",
+]
 
 
 def of_json(bench: Bench) -> dict:
     folder, events, size = bench.events(MEGABYTES)
-    read_once(folder)
-    project = bench.project("json", f"sources:\n  files: {{ stream: orders, files: {folder} }}\n")
-    costs = {"Starmere": bench.land(project)}
-    for name in ("DuckDB", "ClickHouse"):
-        costs[name] = bench.peer(name.lower(), folder, bench.work / f"landing-{name.lower()}.parquet")
-    table(f"Landing {events:,} events of {size / 1e6:,.0f} MB, newline-delimited JSON", HEADER, rates(costs, events, size))
-    sizes = {"Starmere": folder_mb(project / "warehouse")}
-    for name in ("DuckDB", "ClickHouse"):
-        made = bench.work / f"landing-{name.lower()}.parquet"
-        sizes[name] = made.stat().st_size / 1e6
-        made.unlink()
-    print("\nOn disk: " + ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items()) + ".")
-    return {"events": events, "bytes": size, **{name: cost._asdict() for name, cost in costs.items()}, "on_disk_mb": sizes}
+    made = {name: bench.work / f"landing-{name.lower()}.parquet" for name in PEERS}
+
+    def ours() -> Cost:
+        return bench.land(bench.project("json", f"sources:\n  files: {{ stream: orders, files: {folder} }}\n"))
+
+    def peer(name: str) -> Callable[[], Cost]:
+        return lambda: bench.peer(name.lower(), folder, made[name])
+
+    costs = in_rounds("json", {"Starmere": ours, **{name: peer(name) for name in PEERS}}, lambda _: [folder], bench.repeats)
+    sizes = {"Starmere": folder_mb(bench.work / "landing-json" / "warehouse")}
+    for name, path in made.items():
+        sizes[name] = path.stat().st_size / 1e6
+        path.unlink()
+    return {"events": events, "bytes": size, "settings": JSON_SETTINGS, "unequal": JSON_UNEQUAL, **costs,
+            "on_disk_mb": rounded(sizes)}
 
 
-def from_kafka(bench: Bench, megabytes: int) -> tuple[Cost, Cost, int, int]:
-    """What Starmere and a consumer take; events and bytes."""
+def from_kafka(bench: Bench, megabytes: int, with_peer: bool) -> tuple[dict, int, int]:
+    """Costs of Starmere, and of a consumer; events and bytes."""
     folder, events, size = bench.events(megabytes)
     with kafka_broker() as broker:
         bench.peer("producer", broker, "orders", folder)
-        theirs = bench.peer("consumer", broker, "orders")
-        read = int((bench.work / "landing-consumer.log").read_text().split()[-1])
-        if read != events:
-            raise Failed(f"the consumer has read {read:,} of {events:,} events")
-        source = f"sources:\n  topics: {{ stream: orders, kafka: {{ brokers: \"{broker}\", topics: [orders] }} }}\n"
-        project = bench.project("kafka", source)
-        ours = bench.land(project)
-        # Where the log ends, the broker says a little late: what it had kept back is landed by the next runs.
-        if (landed := rows(bench, project)) < events * 0.99:
-            raise Failed(f"{landed:,} of {events:,} events have landed from Kafka")
-        for _ in range(5):
-            if rows(bench, project) < events:
-                bench.land(project)
-    if (landed := rows(bench, project)) != events:
-        raise Failed(f"{landed:,} of {events:,} events have landed from Kafka")
-    return ours, theirs, events, size
+
+        def theirs() -> Cost:
+            cost = bench.peer("consumer", broker, "orders")
+            read = int((bench.work / "landing-consumer.log").read_text().split()[-1])
+            if read != events:
+                raise Failed(f"the consumer has read {read:,} of {events:,} events")
+            return cost
+
+        def ours() -> Cost:
+            source = f"sources:\n  topics: {{ stream: orders, kafka: {{ brokers: \"{broker}\", topics: [orders] }} }}\n"
+            project = bench.project("kafka", source)
+            cost = bench.land(project)
+            # Where the log ends, the broker says a little late: what it had kept back is landed by the next runs.
+            if (landed := rows(bench, project)) < events * 0.99:
+                raise Failed(f"{landed:,} of {events:,} events have landed from Kafka")
+            for _ in range(5):
+                if rows(bench, project) < events:
+                    bench.land(project)
+            if (landed := rows(bench, project)) != events:
+                raise Failed(f"{landed:,} of {events:,} events have landed from Kafka")
+            return cost
+
+        sides = {"Starmere": ours, "consumer": theirs} if with_peer else {"Starmere": ours}
+        costs = in_rounds(f"kafka, {megabytes / 1000:g} GB", sides, lambda _: [], bench.repeats, ["warm"])
+    return costs["warm"], events, size
 
 
 def of_kafka(bench: Bench) -> dict:
-    ours, theirs, events, size = from_kafka(bench, MEGABYTES)
-    costs = {"Starmere": ours, "consumer": theirs}
-    table(f"From Kafka: {events:,} events of {size / 1e6:,.0f} MB, 4 partitions", HEADER, rates(costs, events, size))
-    return {"events": events, "bytes": size, **{name: cost._asdict() for name, cost in costs.items()}}
+    costs, events, size = from_kafka(bench, MEGABYTES, with_peer=True)
+    return {"events": events, "bytes": size, "partitions": 4,
+            "settings": {"Starmere": "`ingest --once`, all partitions to their ends; zstd level 1",
+                         "consumer": "confluent-kafka, assigned to all partitions, 10,000 messages a call, defaults otherwise"},
+            "unequal": ["For the consumer: it writes nothing, and reads no payload. It is a lower bound, not a peer.",
+                        "The broker's own work is in nobody's figures, but it has the same two cores."],
+            "warm": costs}
 
 
 def of_memory(bench: Bench) -> dict:
     folder, events, size = bench.events(MANY_MEGABYTES)
-    project = bench.project("memory", f"sources:\n  files: {{ stream: orders, files: {folder} }}\n")
-    files = bench.land(project)
-    if (landed := rows(bench, project)) != events:
-        raise Failed(f"{landed:,} of {events:,} events have landed from files")
-    shutil.rmtree(project)
-    kafka, _, _, _ = from_kafka(bench, MANY_MEGABYTES)
+
+    def files() -> Cost:
+        project = bench.project("memory", f"sources:\n  files: {{ stream: orders, files: {folder} }}\n")
+        cost = bench.land(project)
+        if (landed := rows(bench, project)) != events:
+            raise Failed(f"{landed:,} of {events:,} events have landed from files")
+        shutil.rmtree(project)
+        return cost
+
+    found = in_rounds("memory, files", {"files": files}, lambda _: [], bench.repeats, ["warm"])["warm"]
+    kafka, _, _ = from_kafka(bench, MANY_MEGABYTES, with_peer=False)
     shutil.rmtree(folder)
-    table(f"Memory: {events:,} events of {size / 1e6:,.0f} MB, with a budget of 512 MiB",
-          ["", "time", "MB/s", "CPU", "peak memory", "above the budget"],
-          [[name, f"{cost.seconds:.1f} s", f"{size / cost.seconds / 1e6:,.0f}", f"{cost.cpu_seconds:.1f} s",
-            f"{cost.peak_mb:,.0f} MiB", f"{cost.peak_mb - 512:+,.0f} MiB"]
-           for name, cost in (("files", files), ("Kafka", kafka))])
-    return {"events": events, "bytes": size, "files": files._asdict(), "kafka": kafka._asdict()}
+    return {"events": events, "bytes": size, "budget_mib": BUDGET_MIB, "warm": {**found, "Kafka": kafka["Starmere"]},
+            "unequal": ["No peer. Files are read as the page cache has them: 10 GB may be in it, or not."]}
 
 
 def rows(bench: Bench, project: Path) -> int:
@@ -170,17 +189,18 @@ def rows(bench: Bench, project: Path) -> int:
 
 
 def of_freshness(bench: Bench) -> dict:
-    found = {}
+    found: dict[str, list[dict]] = {}
     for rate in RATES:
-        project = bench.project("freshness", "")
-        with serving(bench, project) as (http_at, flight_at, process):
-            found[rate] = freshness(http_at, flight_at, rate)
-            found[rate]["server_peak_mb"] = peak_mb(process)
-    table("Freshness: from a post's first byte to the row in a query's answer",
-          ["events/s", "asked for", "median", "p99", "worst", "events", "queries/s"],
-          [[f"{of['rate']:,.0f}", f"{rate:,}", f"{of['median_ms']:,.0f} ms", f"{of['p99_ms']:,.0f} ms",
-            f"{of['worst_ms']:,.0f} ms", f"{of['events']:,}", f"{of['queries_per_s']:.0f}"] for rate, of in found.items()])
-    return {str(rate): of for rate, of in found.items()}
+        found[str(rate)] = []
+        for number in range(bench.repeats):
+            project = bench.project("freshness", "")
+            with serving(bench, project) as (http_at, flight_at, process):
+                one = freshness(http_at, flight_at, rate)
+                one["server_peak_mb"] = peak_mb(process)
+            found[str(rate)].append(rounded(one))
+            progress(f"freshness, {rate:,} events/s, round {number + 1} of {bench.repeats}: median {one['median_ms']:.0f} ms")
+    return {"rates": found, "clients": CLIENTS, "settings": {"Starmere": "`up`; posts are gathered for 250 ms, the default"},
+            "unequal": ["No peer. Clients, which are threads of one Python process, have the same two cores as the server."]}
 
 
 @contextlib.contextmanager
@@ -205,8 +225,8 @@ def serving(bench: Bench, project: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def freshness(http_at: str, flight_at: str, rate: int) -> dict:
-    """Posts for a while from a few clients, 10 or 50 events a request, and asks for what is new all the time."""
-    clients, together = 10, max(10, rate // 200)
+    """Posts for a while from many clients, each twice a second, and asks for what is new all the time."""
+    clients, together = CLIENTS, rate // (2 * CLIENTS)
     sent: dict[str, float] = {}
     seen: dict[str, float] = {}
     over = threading.Event()
@@ -280,38 +300,26 @@ def freshness(http_at: str, flight_at: str, rate: int) -> dict:
             "p99_ms": took[int(len(took) * 0.99)], "worst_ms": took[-1], "queries_per_s": asked / (posted - began)}
 
 
-def keep(path: Path, bench: Bench, measured: dict[str, dict]) -> None:
-    """Results of other steps stay; each step says when it was measured, and of which version."""
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    version = subprocess.run([str(bench.starmere), "--version"], capture_output=True, text=True).stdout.strip()
-    stamp = {"measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "starmere": version}
-    kept |= {"machine": {"system": platform.platform(), "processors": os.cpu_count()}}
-    kept |= {step: {"measured": stamp, **result} for step, result in measured.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept, indent=2) + "\n")
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("starmere", type=Path, help="the binary, such as target/release/starmere")
     arguments.add_argument("work_dir", type=Path, help="folder for data, warehouses and logs; 15 GB for all steps")
     arguments.add_argument("--steps", default=",".join(STEPS), help="which steps, with commas between them")
-    arguments.add_argument("--results", type=Path, default=HERE / "results" / "landing.json", help="file to keep them in")
+    arguments.add_argument("--repeats", type=int, default=REPEATS, help="how many runs each figure is the median of")
+    arguments.add_argument("--results", type=Path, default=RESULTS / "landing.json", help="file to keep them in")
     options = arguments.parse_args()
     steps = options.steps.split(",")
     if unknown := set(steps) - set(STEPS):
         arguments.error(f"unknown step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
-    bench = Bench(options.starmere.resolve(), options.work_dir.resolve())
+    pin()
+    bench = Bench(options.starmere.resolve(), options.work_dir.resolve(), options.repeats)
     bench.work.mkdir(parents=True, exist_ok=True)
     of = {"json": of_json, "kafka": of_kafka, "freshness": of_freshness, "memory": of_memory}
-    measured: dict[str, Any] = {}
-    try:
-        for step in steps:
-            measured[step] = of[step](bench)
-    except Failed as failure:
-        raise SystemExit(f"error: {failure}")
-    finally:
-        keep(options.results, bench, measured)
+    for step in steps:
+        try:
+            keep(options.results, bench.starmere, {step: of[step](bench)})
+        except Failed as failure:
+            raise SystemExit(f"error: {step}: {failure}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
     python landing_peers.py duckdb     EVENTS OUT.parquet     # NDJSON to zstd Parquet: envelope columns, payload verbatim
     python landing_peers.py clickhouse EVENTS OUT.parquet     # the same
+    python landing_peers.py polars     EVENTS OUT.parquet     # the same
     python landing_peers.py consumer   BROKER TOPIC           # reads all of a topic and discards it
     python landing_peers.py producer   BROKER TOPIC EVENTS    # fills a topic of four partitions
 
@@ -11,22 +12,29 @@ None of them promises anything: no positions, no digests, nothing that is durabl
 
 import argparse
 import itertools
+from datetime import datetime, timezone
 from pathlib import Path
 
-THREADS = 2
+from measuring import threads
+
 PARTITIONS = 4
+#: As Starmere's lake has it (lake/src/delta/write.rs).
+ZSTD_LEVEL = 1
 
 
 def duckdb_lands(events: str, target: str) -> None:
     import duckdb
-    duckdb.connect(config={"threads": THREADS}).execute(f"""COPY (
-        SELECT e[1] AS event_id, e[2] AS event_type, CAST(e[3] AS INTEGER) AS event_version,
-               CAST(e[4] AS TIMESTAMPTZ) AS occurred_at, now() AS ingested_at, e[5] AS subject,
-               'files' AS source, filename AS topic, 0 AS "partition", payload
-        FROM (SELECT json ->> ['$.id', '$.type', '$.version', '$.occurred_at', '$.customer.id'] AS e, filename,
+    connection = duckdb.connect(config={"threads": threads()})
+    connection.execute("SET preserve_insertion_order = false")
+    connection.execute(f"""COPY (
+        SELECT e.id AS event_id, e.type AS event_type, e.version AS event_version, e.occurred_at AS occurred_at,
+               now() AS ingested_at, e.customer.id AS subject, 'files' AS source, filename AS topic, 0 AS "partition",
+               payload
+        FROM (SELECT from_json(json, '{{"id": "VARCHAR", "type": "VARCHAR", "version": "INTEGER",
+                               "occurred_at": "TIMESTAMPTZ", "customer": {{"id": "VARCHAR"}}}}') AS e, filename,
                      encode(CAST(json AS VARCHAR)) AS payload
               FROM read_json_objects('{events}/*.jsonl', format = 'newline_delimited', filename = true))
-    ) TO '{target}' (FORMAT parquet, COMPRESSION zstd)""")
+    ) TO '{target}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL})""")
 
 
 def clickhouse_lands(events: str, target: str) -> None:
@@ -41,7 +49,26 @@ def clickhouse_lands(events: str, target: str) -> None:
                      customer Tuple(id String))') AS e
               FROM file('{events}/*.jsonl', 'JSONAsString', 'json String'))
         INTO OUTFILE '{target}' TRUNCATE FORMAT Parquet
-        SETTINGS max_threads = {THREADS}, output_format_parquet_compression_method = 'zstd'""")
+        SETTINGS max_threads = {threads()}, output_format_parquet_compression_method = 'zstd',
+                 output_format_compression_level = {ZSTD_LEVEL}""")
+
+
+def polars_lands(events: str, target: str) -> None:
+    import polars
+    from polars import col, lit
+
+    form = polars.Struct({"id": polars.String, "type": polars.String, "version": polars.Int32,
+                          "occurred_at": polars.String, "customer": polars.Struct({"id": polars.String})})
+    event = col("line").str.json_decode(form)
+    (polars.scan_lines(f"{events}/*.jsonl", include_file_paths="topic")
+     .select(event.alias("e"), "topic", col("line").cast(polars.Binary).alias("payload"))
+     .select(col("e").struct.field("id").alias("event_id"), col("e").struct.field("type").alias("event_type"),
+             col("e").struct.field("version").alias("event_version"),
+             col("e").struct.field("occurred_at").str.to_datetime(time_unit="us", time_zone="UTC"),
+             lit(datetime.now(timezone.utc)).alias("ingested_at"),
+             col("e").struct.field("customer").struct.field("id").alias("subject"), lit("files").alias("source"),
+             "topic", lit(0, polars.Int32).alias("partition"), "payload")
+     .sink_parquet(target, compression="zstd", compression_level=ZSTD_LEVEL, maintain_order=False, engine="streaming"))
 
 
 def consumes(broker: str, topic: str) -> None:
@@ -86,10 +113,10 @@ def produces(broker: str, topic: str, events: str) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("what", choices=["duckdb", "clickhouse", "consumer", "producer"])
+    arguments.add_argument("what", choices=["duckdb", "clickhouse", "polars", "consumer", "producer"])
     arguments.add_argument("with_what", nargs="+")
     options = arguments.parse_args()
-    {"duckdb": duckdb_lands, "clickhouse": clickhouse_lands, "consumer": consumes,
+    {"duckdb": duckdb_lands, "clickhouse": clickhouse_lands, "polars": polars_lands, "consumer": consumes,
      "producer": produces}[options.what](*options.with_what)
 
 

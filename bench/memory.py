@@ -4,13 +4,13 @@
     python memory.py target/release/starmere FOLDER [--gigabytes 2] [--mib 256 1024]
 
 Lands so many gigabytes of events once: sales, a dimension of 200,000 customers with history, a roll-up by their city and
-a SQL model. Then builds and verifies all of it anew with each setting. Of each command it tells the time, and the most
+a SQL model. Then builds and verifies all of it anew with each setting. Of each command it keeps the time, and the most
 that was resident: in all, and without pages of files, which the kernel drops when it needs room. What is resident in all
-may be a quarter more than the setting. Writes results/memory.json.
+may be a quarter more than the setting. Results are kept in bench/results/memory.json; `report.py` prints them.
 """
 
 import argparse
-import json
+import itertools
 import random
 import shutil
 import subprocess
@@ -18,7 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from keeping import RESULTS, keep
+from measuring import REPEATS, pin, progress
+
 CUSTOMERS = 200_000
 ALLOWED = 1.25
 
@@ -122,7 +124,10 @@ def main() -> None:
     arguments.add_argument("--gigabytes", type=float, default=2)
     arguments.add_argument("--mib", type=int, nargs="+", default=[256, 1024])
     arguments.add_argument("--keep", action="store_true", help="leave the landed events in the folder, and use what is there")
+    arguments.add_argument("--repeats", type=int, default=REPEATS, help="how many runs each figure is the median of")
+    arguments.add_argument("--results", type=Path, default=RESULTS / "memory.json", help="file to keep them in")
     options = arguments.parse_args()
+    pin()
     binary, lake = options.binary.resolve(), options.folder / "lake"
     size = int(options.gigabytes * 1e9)
     if not lake.exists():
@@ -131,30 +136,28 @@ def main() -> None:
             (lake / name).write_text(text.lstrip())
         settings(lake, 1024)
         file = options.folder / "events.jsonl"
-        print(f"{events(file, size)} events of {size / 1e9:.1f} GB", flush=True)
+        progress(f"memory: {events(file, size)} events of {size / 1e9:.1f} GB")
         watched(binary, lake, "ingest", "sales", "--file", str(file))
         file.unlink()
-    results = []
-    for mib in options.mib:
+    results = [{"command": command, "setting_mib": mib, "runs": []} for mib in options.mib for command in ("build", "verify")]
+    for number, mib in itertools.product(range(options.repeats), options.mib):
         folder = options.folder / f"with-{mib}"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(lake, folder)
         settings(folder, mib)
-        for command in ("build", "verify"):
-            cost = watched(binary, folder, command)
-            cost = {"command": command, "setting_mib": mib, **cost,
-                    "share": round(cost["resident_mib"] / mib, 2)}
-            results.append(cost)
-            print(f"{command:>7} with {mib} MiB: {cost['seconds']:.1f} s, resident {cost['resident_mib']} MiB "
-                  f"({cost['share']} of the setting; {ALLOWED} are allowed), {cost['without_files_mib']} of them not of files",
-                  flush=True)
+        for result in (result for result in results if result["setting_mib"] == mib):
+            cost = watched(binary, folder, result["command"])
+            if cost.pop("status") != 0:
+                sys.exit(1)
+            result["runs"].append({**cost, "share": round(cost["resident_mib"] / mib, 2)})
+            progress(f"memory, round {number + 1} of {options.repeats}: {result['command']} with {mib} MiB: "
+                     f"{cost['seconds']:.1f} s, resident {cost['resident_mib']} MiB ({ALLOWED} of the setting are allowed)")
         shutil.rmtree(folder)
     if not options.keep:
         shutil.rmtree(lake)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results/memory.json").write_text(json.dumps({"gigabytes": options.gigabytes, "costs": results}, indent=2) + "\n")
-    if any(cost["status"] != 0 for cost in results):
-        sys.exit(1)
+    keep(options.results, binary, {"memory": {
+        "gigabytes": options.gigabytes, "allowed": ALLOWED, "costs": results,
+        "unequal": ["No peer. Files are in the page cache, and pages of files count as resident."]}})
 
 
 if __name__ == "__main__":

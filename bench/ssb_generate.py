@@ -6,21 +6,22 @@
     OUT/events/{customers,suppliers,parts,orders}/*.jsonl     what Starmere and DuckDB land
     OUT/increment/events/orders/*.jsonl                       the next 1% of orders
     OUT/parquet/{lineorder,customer,supplier,part,date}.parquet        the star itself, for DuckDB
-    OUT/increment/parquet/lineorder.parquet
     OUT/manifest.json                                         written last: what is there
 
 Values follow O'Neil, O'Neil and Chen, "Star Schema Benchmark" (revision 3) and its dbgen: cardinalities,
 hierarchies, price formulas, sparse order keys, customers of whom a third never order. Three things differ:
 random numbers come from numpy (the data is deterministic, but not dbgen's); orders are in order of time, as
 events are; and the calendar says `1994-01` for d_yearmonth and ISO weeks for d_weeknuminyear, as Starmere's
-generated calendar does. Prices are integers, in cents.
+generated calendar does. Prices are integers, in cents. The plain star is LZ4_RAW, as Starmere's models are.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import shutil
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ FIRST_DAY, LAST_ORDER_DAY, LAST_DAY = map(numpy.datetime64, ("1992-01-01", "1998
 INCREMENT, INCREMENT_DAYS = 0.01, 24  # the next 1% of orders, at the pace of the others
 EVENTS_PER_FILE = 100_000
 PARQUET_ROW_GROUP = 122_880
+PARQUET_CODEC = "lz4"  # pyarrow's name for LZ4_RAW
+ORDERS_AT_ONCE = 1_500_000  # what is held in memory
 
 NATIONS = {  # nation -> region, in dbgen's order
     "ALGERIA": "AFRICA", "ARGENTINA": "AMERICA", "BRAZIL": "AMERICA", "CANADA": "AMERICA", "EGYPT": "MIDDLE EAST",
@@ -166,7 +169,7 @@ class Orders(NamedTuple):
 
 def orders(name: str, first: int, count: int, since: numpy.datetime64, until: numpy.datetime64,
            sizes: Counts) -> Orders:
-    """Orders number `first` to `first + count`, placed from the day `since` to before the day `until`."""
+    """Orders number `first` to `first + count`, placed from `since` to before `until`."""
     random = random_numbers(name)
     low, high = since.astype("datetime64[s]").astype(int), until.astype("datetime64[s]").astype(int)
     placed = numpy.sort(random.integers(low, high, count))
@@ -240,22 +243,42 @@ def registrations(kind: str, table: pyarrow.Table, key: str) -> pyarrow.Table:
     return envelopes(random, kind, "master-data/2.0.4", at, table.rename_columns(names))
 
 
-def write_events(folder: Path, name: str, events: pyarrow.Table) -> None:
+def write_events(folder: Path, name: str, events: pyarrow.Table, first: int = 0) -> None:
+    """Files of so many events; `first` is the number of the first event."""
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, events.num_rows, EVENTS_PER_FILE):
         part = events.slice(start, EVENTS_PER_FILE)
-        polars.from_arrow(part).write_ndjson(folder / f"{name}-{start // EVENTS_PER_FILE:04}.jsonl")
+        polars.from_arrow(part).write_ndjson(folder / f"{name}-{(first + start) // EVENTS_PER_FILE:04}.jsonl")
 
 
-def write_parquet(path: Path, table: pyarrow.Table) -> None:
+def write_parquet(path: Path, tables: Iterable[pyarrow.Table]) -> int:
+    """One file of all of them; its rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=PARQUET_ROW_GROUP)
+    with contextlib.ExitStack() as stack:
+        writer, rows = None, 0
+        for table in tables:
+            writer = writer or stack.enter_context(
+                pyarrow.parquet.ParquetWriter(path, table.schema, compression=PARQUET_CODEC))
+            writer.write_table(table, row_group_size=PARQUET_ROW_GROUP)
+            rows += table.num_rows
+    return rows
+
+
+def base_orders(sizes: Counts, out: Path) -> Iterator[pyarrow.Table]:
+    """Writes the events of all orders, and yields their lines: some orders after others, each with days of their own."""
+    low, high = (day.astype("datetime64[s]") for day in (FIRST_DAY, LAST_ORDER_DAY + 1))
+    for first in range(0, sizes.orders, ORDERS_AT_ONCE):
+        count = min(ORDERS_AT_ONCE, sizes.orders - first)
+        since, until = (low + (high - low) * place // sizes.orders for place in (first, first + count))
+        some = orders(f"orders-{first}" if first else "orders", first, count, since, until, sizes)
+        write_events(out / "events" / "orders", "orders", some.events, first)
+        yield some.lineorder
 
 
 def generate(scale: float, out: Path) -> dict:
     """Everything below `out`, unless it is there already; returns the manifest."""
     manifest_path, sizes = out / "manifest.json", counts_at(scale)
-    wanted = {"scale": scale, "seed": SEED, **sizes._asdict()}
+    wanted = {"scale": scale, "seed": SEED, "codec": PARQUET_CODEC, **sizes._asdict()}
     if manifest_path.exists():
         manifest = json.loads(manifest_path.read_text())
         if {name: manifest.get(name) for name in wanted} == wanted:
@@ -270,18 +293,12 @@ def generate(scale: float, out: Path) -> dict:
         ("parts", "part", "part_listed", "part_id", parts(sizes.parts)),
     ]
     for stream, name, kind, key, table in dimensions:
-        write_parquet(out / "parquet" / f"{name}.parquet", table)
+        write_parquet(out / "parquet" / f"{name}.parquet", [table])
         write_events(out / "events" / stream, stream, registrations(kind, table, key))
-    write_parquet(out / "parquet" / "date.parquet", dates())
-
-    base = orders("orders", 0, sizes.orders, FIRST_DAY, LAST_ORDER_DAY + 1, sizes)
-    write_parquet(out / "parquet" / "lineorder.parquet", base.lineorder)
-    write_events(out / "events" / "orders", "orders", base.events)
-    lines = base.lineorder.num_rows
-    del base
+    write_parquet(out / "parquet" / "date.parquet", [dates()])
+    lines = write_parquet(out / "parquet" / "lineorder.parquet", base_orders(sizes, out))
     later = LAST_ORDER_DAY + 1
     more = orders("increment", sizes.orders, sizes.extra_orders, later, later + INCREMENT_DAYS, sizes)
-    write_parquet(out / "increment" / "parquet" / "lineorder.parquet", more.lineorder)
     write_events(out / "increment" / "events" / "orders", "orders-increment", more.events)
 
     manifest = wanted | {"lines": lines, "extra_lines": more.lineorder.num_rows,
