@@ -10,7 +10,9 @@ DEV    := $(TARGET)/debug/starmere
 
 # For `make demo`: how many orders.
 ORDERS ?= 10000
-# For `make bench`: the scale (1 is six million lines), and a folder for data and warehouses, of some 20 GB.
+# For `make bench`: which of landing, ssb, clients, stars, growth, memory and fields (all, where empty); the scale of
+# ssb (1 is six million lines; 10 takes hours); and a folder for data and warehouses, of some 20 GB (40 at scale 10).
+ONLY   ?=
 SCALE  ?= 1
 BENCH  ?= $(TARGET)/bench
 
@@ -27,7 +29,7 @@ help:
 	@echo "make check    formatting and lints"
 	@echo "make fmt      format the code"
 	@echo "make soak     months of \`starmere up\`, compressed   (COMMITS=$(COMMITS))"
-	@echo "make bench    landing, the Star Schema Benchmark, building stars, beside others (SCALE=$(SCALE)); growth; memory; JSON"
+	@echo "make bench    figures, beside DuckDB, ClickHouse and polars, into bench/RESULTS.md   (ONLY=landing, SCALE=$(SCALE))"
 
 # The binary is the one that the tests use: somewhat slower than what is shipped, but built once.
 demo:
@@ -51,12 +53,7 @@ fmt:
 bench:
 	@scripts/install.sh test
 	cargo build --workspace --release
-	@$(PYTHON) bench/landing.py $(TARGET)/release/starmere $(BENCH)
-	@$(PYTHON) bench/bench.py $(TARGET)/release/starmere $(BENCH) $(SCALE)
-	@$(PYTHON) bench/stars.py $(TARGET)/release/starmere $(BENCH)/stars
-	@$(PYTHON) bench/growth.py $(TARGET)/release/starmere $(BENCH)/growth
-	@$(PYTHON) bench/memory.py $(TARGET)/release/starmere $(BENCH)/memory
-	@cargo test --workspace --release --lib throughput -- --ignored --nocapture
+	@$(PYTHON) bench/run.py $(TARGET)/release/starmere $(BENCH) --scale $(SCALE) --only "$(ONLY)"
 
 # Longer than `make test` may take: posts as fast as they are answered, restarts, and what must stay flat meanwhile.
 soak:
