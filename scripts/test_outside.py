@@ -16,6 +16,7 @@
     formats   the same orders in every format, as files, over Kafka and HTTP
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
+    figures   published figures are those that were measured, and the benchmarks treat both sides alike
     abuse     five minutes of malice beside 1,000 events a second and a client that asks every 100 ms
 
 Servers listen on ports that the system chooses and are stopped by their own process ids. The last line says how
@@ -571,6 +572,7 @@ def main() -> None:
                                                 PYTHON_TESTS / "formats.py", starmere, work / "formats")),
             ("many", 3, lambda: many(tests, starmere, work / "many")),
             ("flights", 20, lambda: flights(tests, starmere, work / "flights", options.flights)),
+            ("figures", 16, lambda: tests.suite("figures", 16, sys.executable, PYTHON_TESTS / "figures.py")),
             ("abuse", 6, lambda: tests.suite("abuse", 6, sys.executable, PYTHON_TESTS / "abuse.py", starmere,
                                              work / "abuse", "--seconds", options.abuse)),
         ]
