@@ -33,7 +33,7 @@ def keep(path: Path, starmere: Path, steps: dict[str, dict]) -> None:
 def stamp(starmere: Path) -> dict:
     return {
         "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": said("git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"),
+        "commit": commit(),
         "versions": {"starmere": said(str(starmere), "--version").removeprefix("starmere "),
                      **{name: version for name in PACKAGES if (version := version_of(name))},
                      "python": platform.python_version()},
@@ -41,6 +41,13 @@ def stamp(starmere: Path) -> dict:
                     "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1)},
         "pinned_to": sorted(os.sched_getaffinity(0)),
     }
+
+
+def commit() -> str:
+    """With a word if the tree differs from it, beside what benchmarks write."""
+    written = [":!results", ":!RESULTS.md"]
+    changed = said("git", "-C", str(HERE), "status", "--porcelain", "--", ":/", *written)
+    return said("git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD") + (", changed" if changed else "")
 
 
 def said(*command: str) -> str:
