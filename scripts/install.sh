@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the demo and the tests need besides Rust: system packages, and Python packages in a folder of their own.
 #
-#     scripts/install.sh system    make, g++, perl and Python, by apt-get, where they are missing
+#     scripts/install.sh system    make, g++, perl, curl and Python, by apt-get, where they are missing
 #     scripts/install.sh demo      that, and what the demo needs of Python
 #     scripts/install.sh test      that, and all of tests/python/requirements.txt
 #
@@ -42,6 +42,8 @@ system() {
     perl -MFindBin -MIPC::Cmd -MTime::Piece -e 1 2>/dev/null || missing="$missing perl"
     command -v python3 >/dev/null || missing="$missing python3"
     python_is_whole || missing="$missing python3-venv"
+    # Requests that the pages show are made with it.
+    command -v curl >/dev/null || missing="$missing curl"
     if [ -n "$missing" ]; then
         command -v apt-get >/dev/null || fail "missing:$missing; there is no apt-get, so install them by hand"
         say "missing:$missing"

@@ -14,6 +14,7 @@
               server killed under `up`
     kafka     topics of a real broker: drained; followed by two processes, of which one is killed; deleted; made again
     formats   the same orders in every format, as files, over Kafka and HTTP
+    pages     keys, definitions and commands of docs, as the binary has them
     many      100,000 files of one event each, landed, then looked at again
     flights   a year of real flights against the data frames they came from
     figures   published figures are those that were measured, and the benchmarks treat both sides alike
@@ -570,6 +571,8 @@ def main() -> None:
             ("kafka", 8, lambda: kafka(tests, starmere, work / "kafka")),
             ("formats", 38, lambda: tests.suite("the same orders in every format", 38, sys.executable,
                                                 PYTHON_TESTS / "formats.py", starmere, work / "formats")),
+            ("pages", 6, lambda: tests.suite("what docs say", 6, sys.executable, PYTHON_TESTS / "pages.py", starmere,
+                                             work / "pages")),
             ("many", 3, lambda: many(tests, starmere, work / "many")),
             ("flights", 20, lambda: flights(tests, starmere, work / "flights", options.flights)),
             ("figures", 16, lambda: tests.suite("figures", 16, sys.executable, PYTHON_TESTS / "figures.py")),
