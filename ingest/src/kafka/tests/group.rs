@@ -26,6 +26,7 @@ struct State {
     next: u32,
     owners: BTreeMap<Key, u32>,
     targets: BTreeMap<Key, u32>,
+    empty_reads: u64,
 }
 
 /// What the broker and the client know of a member.
@@ -71,6 +72,7 @@ impl Broker {
             next: 0,
             owners: BTreeMap::new(),
             targets: BTreeMap::new(),
+            empty_reads: 0,
         })))
     }
 
@@ -106,6 +108,11 @@ impl Broker {
         }
         state.ends.values_mut().for_each(|end| *end = 0);
         state.ends.insert(key, records);
+    }
+
+    /// How often a member has asked for records, and there were none.
+    pub(super) fn empty_reads(&self) -> u64 {
+        self.state().empty_reads
     }
 
     /// The position behind the last record of each partition.
@@ -333,7 +340,11 @@ impl Queue for Records {
         if reading.version != self.version {
             return None;
         }
-        let message = state.from(&self.key, reading.offset).next()?.clone();
+        let found = state.from(&self.key, reading.offset).next().cloned();
+        let Some(message) = found else {
+            state.empty_reads += 1;
+            return None;
+        };
         let reading = state.members.get_mut(&self.member.id)?.reading.get_mut(&self.key)?;
         reading.offset = message.offset() + 1;
         Some(Ok(message))

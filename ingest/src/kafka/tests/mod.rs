@@ -5,7 +5,8 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
@@ -21,6 +22,7 @@ use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
 use starmere_lake::session::Engine;
 use starmere_lake::store::Store;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -29,6 +31,9 @@ use crate::files::Progress;
 use crate::memory::Memory;
 
 const TOPIC: &str = "orders";
+/// A rebalance takes seconds; whatever takes this long is stalled.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -115,6 +120,22 @@ impl World {
         rows(&self.store, &self.stream).await
     }
 
+    /// Produces the next `count` records.
+    fn produce_more(&self, partitions: i32, produced: &mut usize, count: usize) {
+        self.produce(partitions, *produced..*produced + count);
+        *produced += count;
+    }
+
+    /// Produces records until the member has read some: the group has given it partitions.
+    async fn produce_until_read_by(&self, member: &Member, partitions: i32, produced: &mut usize) {
+        let begun = Instant::now();
+        while member.progress.events.load(Ordering::Relaxed) == 0 {
+            assert!(begun.elapsed() < PATIENCE, "the group gives a member nothing to read");
+            self.produce_more(partitions, produced, 40);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Each of the events is there once.
     async fn has_once(&self, numbers: std::ops::Range<usize>) {
         let rows = self.rows().await;
@@ -123,6 +144,43 @@ impl World {
         assert_eq!(payloads.len(), found.len(), "some are there twice");
         let expected: Vec<Vec<u8>> = numbers.map(|number| event(number).into_bytes()).collect();
         assert_eq!(found, expected.iter().collect());
+    }
+}
+
+/// A process that follows the topic.
+struct Member {
+    stop: CancellationToken,
+    progress: Arc<Progress>,
+    running: JoinHandle<Report>,
+}
+
+impl Member {
+    fn of(world: &World) -> Self {
+        Self::with(world.stream.clone(), world.source())
+    }
+
+    fn with(stream: Stream, source: Source) -> Self {
+        let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::default()));
+        let (until, told) = (Until::Stopped(stop.clone()), progress.clone());
+        let running =
+            tokio::spawn(
+                async move { land(&stream, &mapping(), &source, &told, &Memory::default(), until).await.unwrap() },
+            );
+        Self { stop, progress, running }
+    }
+
+    async fn leaves(self) -> Report {
+        self.stop.cancel();
+        self.running.await.unwrap()
+    }
+}
+
+/// Waits until so many rows have landed.
+async fn have_landed(stream: &Stream, rows: usize) {
+    let begun = Instant::now();
+    while stream.open().await.unwrap().rows() < Some(rows as u64) {
+        assert!(begun.elapsed() < PATIENCE, "{rows} rows do not land");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -207,37 +265,20 @@ async fn runs_that_race_land_each_record_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_of_a_group_share_partitions_and_land_each_record_once() {
     let world = World::new(4);
-    world.produce(4, 0..400);
-    let stops: Vec<CancellationToken> = (0..3).map(|_| CancellationToken::new()).collect();
-    let member = |stop: &CancellationToken| {
-        let (stream, source, until) = (world.stream.clone(), world.source(), Until::Stopped(stop.clone()));
-        tokio::spawn(async move {
-            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
-        })
-    };
-    let mut running = vec![member(&stops[0])];
-    for round in 1..6 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        world.produce(4, round * 400..(round + 1) * 400);
-        match round {
-            1 => running.push(member(&stops[1])),
-            2 => running.push(member(&stops[2])),
-            4 => stops[0].cancel(),
-            _ => {}
-        }
+    let (mut members, mut produced) = (Vec::new(), 0);
+    for _ in 0..3 {
+        let member = Member::of(&world);
+        world.produce_until_read_by(&member, 4, &mut produced).await;
+        members.push(member);
     }
-    for _ in 0..600 {
-        let snapshot = world.stream.open().await.unwrap();
-        if snapshot.rows() >= Some(2400) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    world.produce_more(4, &mut produced, 400);
+    members.remove(0).leaves().await;
+    world.produce_more(4, &mut produced, 400);
+    have_landed(&world.stream, produced).await;
+    for member in members {
+        member.leaves().await;
     }
-    stops.iter().for_each(CancellationToken::cancel);
-    for member in running {
-        member.await.unwrap();
-    }
-    world.has_once(0..2400).await;
+    world.has_once(0..produced).await;
 }
 
 /// Two checkouts of one project, each with a warehouse of its own, split the partitions between them, and each missed
@@ -247,25 +288,11 @@ async fn two_warehouses_of_one_project_get_every_record_each() {
     let world = World::new(4);
     let source = Source { membership: Membership::OfTable("starmere.shop.orders".into()), ..world.source() };
     let other = Stream::new("s", Warehouse::new(Store::memory()).table(TablePath::stream("d", "s")));
-    let stop = CancellationToken::new();
-    let running = [world.stream.clone(), other.clone()].map(|stream| {
-        let (source, until) = (source.clone(), Until::Stopped(stop.clone()));
-        tokio::spawn(async move {
-            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
-        })
-    });
+    let members = [&world.stream, &other].map(|stream| Member::with(stream.clone(), source.clone()));
     world.produce(4, 0..400);
-    for stream in [&world.stream, &other] {
-        for _ in 0..600 {
-            if stream.open().await.unwrap().rows() == Some(400) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-    stop.cancel();
-    for running in running {
-        assert_eq!(running.await.unwrap().counts.events, 400);
+    for (stream, member) in [&world.stream, &other].into_iter().zip(members) {
+        have_landed(stream, 400).await;
+        assert_eq!(member.leaves().await.counts.events, 400);
     }
     world.has_once(0..400).await;
 }
@@ -275,41 +302,23 @@ async fn two_warehouses_of_one_project_get_every_record_each() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_are_restarted_one_after_the_other_under_load_stall_nothing() {
     let world = World::new(4);
-    let member = || {
-        let stop = CancellationToken::new();
-        let (stream, source, until) = (world.stream.clone(), world.source(), Until::Stopped(stop.clone()));
-        let running = tokio::spawn(async move {
-            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
-        });
-        (stop, running)
-    };
     let mut produced = 0;
-    let mut members = vec![member()];
+    let mut members = vec![Member::of(&world)];
     for round in 0..4 {
-        members.push(member());
-        // The last round is of the one that stayed until then.
-        for leaves in [false, true] {
-            for _ in 0..20 {
-                world.produce(4, produced..produced + 50);
-                produced += 50;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            if leaves {
-                let (stop, running) = members.remove(if round == 3 { 0 } else { 1 });
-                stop.cancel();
-                running.await.unwrap();
-            }
+        let comes = Member::of(&world);
+        world.produce_until_read_by(&comes, 4, &mut produced).await;
+        members.push(comes);
+        for _ in 0..10 {
+            world.produce_more(4, &mut produced, 50);
+            have_landed(&world.stream, produced).await;
         }
+        // Both have gathered some of it when one of them goes; in the last round, the one that stayed until then.
+        world.produce_more(4, &mut produced, 400);
+        members.remove(if round == 3 { 0 } else { 1 }).leaves().await;
     }
-    for _ in 0..600 {
-        if world.stream.open().await.unwrap().rows() >= Some(produced as u64) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    for (stop, running) in members {
-        stop.cancel();
-        running.await.unwrap();
+    have_landed(&world.stream, produced).await;
+    for member in members {
+        member.leaves().await;
     }
     world.has_once(0..produced).await;
 }
@@ -398,27 +407,14 @@ async fn topics_by_pattern_and_partitions_by_number() {
 async fn a_topic_that_is_made_later_is_read_within_seconds() {
     let world = World::new(1);
     let source = Source { topics: vec!["late".into()], ..world.source() };
-    let (stop, stream) = (CancellationToken::new(), world.stream.clone());
-    let until = Until::Stopped(stop.clone());
-    let following = {
-        let source = source.clone();
-        tokio::spawn(async move {
-            land(&stream, &mapping(), &source, &Arc::default(), &Memory::default(), until).await.unwrap()
-        })
-    };
+    let member = Member::with(world.stream.clone(), source.clone());
     let known = ends(&source).await.unwrap();
     assert_eq!((known.ends, known.missing), (Vec::new(), vec!["late".to_owned()]));
     world.cluster.create_topic("late", 1, 1).unwrap();
     world.producer.send(BaseRecord::<str, str>::to("late").payload(&event(1))).map_err(|(error, _)| error).unwrap();
     world.producer.flush(Duration::from_secs(20)).unwrap();
-    for _ in 0..600 {
-        if world.stream.open().await.unwrap().rows() == Some(1) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    stop.cancel();
-    assert_eq!(following.await.unwrap().counts.events, 1);
+    have_landed(&world.stream, 1).await;
+    assert_eq!(member.leaves().await.counts.events, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -222,7 +222,12 @@ async fn a_topic_that_is_made_again_under_its_reader_stops() {
         assert!(begun.elapsed() < PATIENCE, "it is stalled");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // It finds nothing for a while, which is what it goes by: between two reads it waits half a millisecond.
+    let silent = broker.empty_reads() + 20;
+    while broker.empty_reads() < silent {
+        assert!(begun.elapsed() < PATIENCE, "it reads no more");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     broker.make_again(position + 100);
     while stops(&stream).await.unwrap().is_empty() {
         assert!(begun.elapsed() < PATIENCE, "it is read on: {:?}", positions(&stream).await);
