@@ -20,6 +20,7 @@ use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
 use starmere_lake::format_number;
 use starmere_models::define::suggestion;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::command_line::{
     Build, Command, CommandLine, Models, ModelsCommand, Products, ProductsCommand, Streams, StreamsCommand,
@@ -157,18 +158,20 @@ async fn to_write(opened: Opened) -> anyhow::Result<Opened> {
 /// supervisors kill.
 const TO_STOP: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Waits for SIGINT or SIGTERM.
-pub(super) async fn told_to_stop() {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
+/// Takes SIGINT and SIGTERM from now on, which would end the process, and waits for one of them.
+pub(super) fn told_to_stop() -> impl Future<Output = ()> {
+    let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    async move {
+        tokio::select! {
+            () = received(interrupt) => {}
+            () = received(terminate) => {}
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminate => {}
+    }
+}
+
+async fn received(signal: std::io::Result<Signal>) {
+    match signal {
+        Ok(mut signal) => _ = signal.recv().await,
+        Err(_) => std::future::pending().await,
     }
 }

@@ -43,6 +43,7 @@ const DAMAGED_CATALOG: &str = "the newest catalog snapshot is damaged; queries a
 const TRIED_LATELY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, output: &Output) -> anyhow::Result<()> {
+    let told = told_to_stop();
     let users = declared_users(opened)?;
     starmere_sql::hide_paths(private_paths(opened));
     let listeners = &opened.project.file.listeners;
@@ -81,7 +82,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     tokio::spawn(observe(current.clone(), if continuously { "up" } else { "serve" }, stop.clone()));
     output.say(format!("flight sql  grpc://{flight_at}"));
     output.say(format!("http        http://{http_at}"));
-    told_to_stop().await;
+    told.await;
     ending.cancel();
     drained(arguments.drain, output).await;
     output.say("ending: landing what has been accepted");

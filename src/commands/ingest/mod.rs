@@ -72,6 +72,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
     if arguments.once {
         return until_told(&stop, all_once(opened, &feeds, output, &stop)).await;
     }
+    let told = told_to_stop();
     let (watcher, current) = Watcher::new(opened, &arguments.streams, false, output);
     if let Some(address) = &arguments.metrics {
         serve::metrics_alone(&current, address, output, &stop).await?;
@@ -88,7 +89,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Ingest, output: &Output) ->
     tokio::pin!(landing);
     tokio::select! {
         () = &mut landing => {}
-        () = told_to_stop() => {
+        () = told => {
             stop.cancel();
             // What is not landed then is read again by the next run.
             let _ = tokio::time::timeout(TO_STOP, landing).await;
