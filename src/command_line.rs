@@ -210,6 +210,10 @@ pub(crate) struct Infer {
     /// Look at about so many events: every so many of all that landed, and a thousand of each type and version
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) events: u32,
+    /// Propose these fields: names or paths, with commas between them, each with what is below it; `*` for all. Without
+    /// it, some of those that are always there
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
+    pub(crate) fields: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,8 @@
 //! What payloads that nobody described seem to be: event types, fields, types, and how sure that is.
 //!
 //! Pure: it is fed JSON texts and counts what it sees at every path. A type is the narrowest that all values of a
-//! path have; where values disagree, it is one that holds them all, and the others are told as a conflict.
+//! path have; where values disagree, it is one that holds them all, and the others are told as a conflict. Whatever is
+//! proposed is right for `check`; an id is proposed only where no two events have the same.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -11,7 +12,8 @@ use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::define::FieldType;
-use crate::resolve::BUILT_IN;
+use crate::events::{base, carries_over};
+use crate::resolve::{BUILT_IN, is_name};
 
 /// Paths that are looked at, of an event type.
 const MOST_PATHS: usize = 2000;
@@ -21,6 +23,12 @@ const MOST_DEPTH: usize = 12;
 const MOST_DISTINCT: usize = 1000;
 /// An object with more names than this, of which few recur, is a map and not a record.
 const MOST_NAMES: usize = 50;
+/// The most characters of a name.
+const MOST_CHARACTERS: usize = 63;
+/// What an id of events is called, the likeliest first.
+const IDS: [&str; 5] = ["event_id", "id", "message_id", "uuid", "event_uuid"];
+/// So many values tell that what is called an id is one, though some are there several times.
+const FEW: usize = 10;
 
 /// What was seen of one kind of event, or of elements.
 #[derive(Debug, Default)]
@@ -61,7 +69,31 @@ struct Seen {
     /// Of arrays that hold nothing but objects.
     elements: Option<Box<Shape>>,
     distinct: HashSet<u64>,
+    /// Of what is called an id: its values, until one comes again.
+    ids: Option<Ids>,
     least: i64,
+}
+
+/// Values as the envelope reads them.
+#[derive(Debug)]
+enum Ids {
+    Once(HashSet<u64>),
+    Recur,
+}
+
+impl Ids {
+    fn add(&mut self, value: &str) {
+        // A number and the text of it are one id.
+        let text = match value.starts_with('"') {
+            true => serde_json::from_str::<Cow<'_, str>>(value).unwrap_or_default(),
+            false => Cow::Borrowed(value),
+        };
+        if let Self::Once(values) = self
+            && (text.is_empty() || !values.insert(xxh3_64(text.as_bytes())))
+        {
+            *self = Self::Recur;
+        }
+    }
 }
 
 /// A proposed field.
@@ -91,7 +123,10 @@ pub enum ProposedKind {
 /// Where the envelope may be.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ProposedEnvelope {
+    /// All events have it, and no two the same.
     pub id: Option<String>,
+    /// The same, but that some have the same: events that were sent several times, or no id.
+    pub recurring_id: Option<String>,
     pub event_type: Option<String>,
     pub version: Option<String>,
     /// Path, and unit where it is a number.
@@ -114,17 +149,14 @@ impl Shape {
         let Ok(members) = serde_json::from_str::<IndexMap<Cow<'_, str>, &RawValue>>(text) else { return };
         for (name, value) in members {
             let path = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
-            if name.contains('.')
-                || name.is_empty()
-                || (self.paths.len() >= MOST_PATHS && !self.paths.contains_key(&path))
-            {
+            if !has_path(&name, prefix) || (self.paths.len() >= MOST_PATHS && !self.paths.contains_key(&path)) {
                 if self.unreachable.len() < MOST_DISTINCT {
                     self.unreachable.insert(xxh3_64(path.as_bytes()));
                 }
                 continue;
             }
             let value = value.get();
-            let seen = self.paths.entry(path.clone()).or_default();
+            let seen = self.paths.entry(path.clone()).or_insert_with(|| Seen::at(&path));
             seen.present += 1;
             seen.count(value, depth);
             if value.starts_with('{') && depth < MOST_DEPTH {
@@ -140,6 +172,11 @@ impl Shape {
 
     /// The fields below `prefix` (all of them where it is empty), named without it.
     pub fn fields(&self, prefix: &str) -> Vec<Proposed> {
+        self.proposed(prefix, false)
+    }
+
+    /// The same, of an event or of its elements: these have no elements of their own.
+    fn proposed(&self, prefix: &str, of_elements: bool) -> Vec<Proposed> {
         let mut names = HashSet::new();
         let mut proposed = Vec::new();
         let maps: Vec<String> =
@@ -153,15 +190,9 @@ impl Shape {
             if seen.objects > 0 && seen.objects + seen.nulls == seen.present && !maps.contains(&format!("{path}.")) {
                 continue;
             }
-            let Some((kind, agree, conflict)) = seen.propose(self.is_text) else { continue };
+            let Some((kind, agree, conflict)) = seen.propose(self.is_text, of_elements) else { continue };
             let values = seen.present - seen.nulls;
-            let mut name = snake_case(rest);
-            if BUILT_IN.contains(&name.as_str()) {
-                name = format!("payload_{name}");
-            }
-            while !names.insert(name.clone()) {
-                name.push('_');
-            }
+            let name = free_name(rest, &mut names);
             let sure = match agree == values {
                 true => (1.0 - 3.0 / values as f64).max(0.0),
                 false => agree as f64 / values as f64,
@@ -199,10 +230,12 @@ impl Shape {
             let ranked = found.filter_map(|(path, _)| Some((named(path, names)?, path.matches('.').count(), path)));
             ranked.min().map(|(.., path)| path.clone())
         };
-        // Events may have been sent more than once.
-        let tells_apart = |seen: &Seen| {
-            (seen.texts + seen.integers) == seen.present
-                && seen.distinct.len() as u64 >= (self.events / 4).min(MOST_DISTINCT as u64)
+        let is_plain = |seen: &Seen| (seen.texts + seen.integers) == seen.present;
+        // Of one event, everything is unique.
+        let tells_apart = |seen: &Seen| is_plain(seen) && matches!(seen.ids, Some(Ids::Once(_))) && self.events > 1;
+        let nearly = |seen: &Seen| {
+            let many = (self.events / 4).min(MOST_DISTINCT as u64).max(FEW as u64);
+            is_plain(seen) && matches!(seen.ids, Some(Ids::Recur)) && seen.distinct.len() as u64 >= many
         };
         let is_time = |seen: &Seen| {
             seen.times + seen.dates == seen.present || (seen.integers == seen.present && unit(seen.least).is_some())
@@ -212,7 +245,8 @@ impl Shape {
         let time = best(&TIMES, &is_time)
             .or_else(|| always().find(|(_, seen)| seen.times == seen.present).map(|(path, _)| path.clone()));
         ProposedEnvelope {
-            id: best(&["event_id", "id", "message_id", "uuid", "event_uuid"], &tells_apart),
+            id: best(&IDS, &tells_apart),
+            recurring_id: best(&IDS, &nearly),
             event_type: best(&["event_type", "type", "event", "event_name", "kind", "action", "name"], &|seen| {
                 seen.texts == seen.present && seen.distinct.len() <= MOST_NAMES
             }),
@@ -239,7 +273,16 @@ fn unit(least: i64) -> Option<&'static str> {
 }
 
 impl Seen {
+    fn at(path: &str) -> Self {
+        let name = snake_case(path.rsplit('.').next().unwrap_or(path));
+        let ids = IDS.contains(&name.as_str()).then(|| Ids::Once(HashSet::new()));
+        Self { ids, ..Self::default() }
+    }
+
     fn count(&mut self, value: &str, depth: usize) {
+        if let Some(ids) = &mut self.ids {
+            ids.add(value);
+        }
         if self.distinct.len() < MOST_DISTINCT {
             self.distinct.insert(xxh3_64(value.as_bytes()));
         }
@@ -315,7 +358,7 @@ impl Seen {
     }
 
     /// What it is, how many values are that, and what the others are.
-    fn propose(&self, is_text: bool) -> Option<(ProposedKind, u64, Option<String>)> {
+    fn propose(&self, is_text: bool, of_elements: bool) -> Option<(ProposedKind, u64, Option<String>)> {
         let values = self.present - self.nulls;
         if values == 0 {
             return None;
@@ -327,7 +370,10 @@ impl Seen {
             && self.mixed == 0
             && let Some(elements) = &self.elements
         {
-            return Some((ProposedKind::Each(elements.fields("")), values, None));
+            return match of_elements {
+                false => Some((ProposedKind::Each(elements.proposed("", true)), values, None)),
+                true => value(FieldType::Json, values),
+            };
         }
         if scalars < values {
             return value(FieldType::Json, values - scalars);
@@ -394,7 +440,53 @@ pub fn snake_case(path: &str) -> String {
     let name = name.trim_end_matches('_');
     let name =
         if name.starts_with(|first: char| first.is_ascii_lowercase()) { name.to_owned() } else { format!("f_{name}") };
-    name.chars().take(63).collect()
+    name.chars().take(MOST_CHARACTERS).collect()
+}
+
+/// A path can say this name, below `prefix`: a dot or a place in brackets would lead elsewhere, and what begins with `$`
+/// is outside the payload.
+fn has_path(name: &str, prefix: &str) -> bool {
+    let is_plain = !(name.is_empty() || name.contains('.') || prefix.is_empty() && name.starts_with('$'));
+    is_plain && base(name) == name && name.split('[').skip(1).all(is_name)
+}
+
+/// A name for the field at a path, which none of `names` is; it is one of them from now on.
+fn free_name(path: &str, names: &mut HashSet<String>) -> String {
+    let mut name = snake_case(path);
+    if BUILT_IN.contains(&name.as_str()) {
+        name = format!("payload_{name}");
+    }
+    let whole = name.clone();
+    let mut number = 1;
+    while !names.insert(name.clone()) {
+        number += 1;
+        let end = format!("_{number}");
+        let begin = whole.len().min(MOST_CHARACTERS - end.len());
+        name = format!("{}{end}", &whole[..begin]);
+    }
+    name
+}
+
+/// Which values of `before` are not carried over into `after`, the fields of the next version, since their types have
+/// nothing to do with one another. Those of elements are called `lines.sku`.
+pub fn torn(before: &[Proposed], after: &[Proposed]) -> Vec<String> {
+    let mut torn = Vec::new();
+    for new in after {
+        let Some(old) = before.iter().find(|old| old.name == new.name) else { continue };
+        match (&old.kind, &new.kind) {
+            (ProposedKind::Value(from), ProposedKind::Value(to)) => {
+                let (from, to) = (from.arrow(), to.arrow());
+                if from != to && !carries_over(&from, &to) {
+                    torn.push(new.name.clone());
+                }
+            }
+            (ProposedKind::Each(old), ProposedKind::Each(elements)) => {
+                torn.extend(self::torn(old, elements).into_iter().map(|name| format!("{}.{name}", new.name)));
+            }
+            _ => {}
+        }
+    }
+    torn
 }
 
 /// Shapes of events, by type and version.
@@ -474,11 +566,78 @@ mod tests {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let expected = ProposedEnvelope {
             id: Some("meta.eventId".into()),
+            recurring_id: None,
             event_type: Some("type".into()),
             version: Some("v".into()),
             time: Some(("meta.at".into(), Some("s"))),
         };
         assert_eq!(shape(&texts).envelope(), expected);
         assert_eq!(shape(&[]).envelope(), ProposedEnvelope::default());
+    }
+
+    /// Tried as a domain team, 1: the id of the repository made three events one.
+    #[test]
+    fn an_id_is_what_no_two_events_share() {
+        let events = |count: usize, text: &dyn Fn(usize) -> String| {
+            let texts: Vec<String> = (0..count).map(text).collect();
+            shape(&texts.iter().map(String::as_str).collect::<Vec<_>>()).envelope()
+        };
+        let of_repository = events(3, &|n| format!(r#"{{"repository":{{"id":7}},"n":{n},"kind":"a"}}"#));
+        assert_eq!((of_repository.id, of_repository.recurring_id), (None, None));
+        // One in ten thousand is the same as another one.
+        let nearly = events(10_000, &|n| format!(r#"{{"id":"{}","n":{n}}}"#, n.max(1)));
+        assert_eq!((nearly.id, nearly.recurring_id), (None, Some("id".to_owned())));
+        let next_best = events(20, &|n| format!(r#"{{"event_id":{},"meta":{{"uuid":"u{n}"}}}}"#, n / 2));
+        let (unique, recurring) = (Some("meta.uuid".to_owned()), Some("event_id".to_owned()));
+        assert_eq!((next_best.id, next_best.recurring_id), (unique, recurring));
+        // As the envelope reads them, these are the same.
+        let written_otherwise = events(2, &|n| [r#"{"id":1}"#, r#"{"id":"\u0031"}"#][n].to_owned());
+        assert_eq!(written_otherwise.id, None);
+        assert_eq!(events(2, &|n| [r#"{"id":"a"}"#, r#"{"id":""}"#][n].to_owned()).id, None);
+        assert_eq!(events(1, &|_| r#"{"id":"a"}"#.to_owned()).id, None, "one event tells nothing");
+        assert_eq!(events(2, &|n| format!(r#"{{"id":"{n}"}}"#)).id.as_deref(), Some("id"));
+    }
+
+    #[test]
+    fn names_are_apart_and_none_is_too_long() {
+        let long = "x".repeat(70);
+        let text = format!(r#"{{"{long}a":1,"{long}b":2,"{long}c":3,"aB":4,"a_b":5,"a_b_2":6,"a-b":7,"ordinal":8}}"#);
+        let fields = shape(&[&text]).fields("");
+        let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+        let cut = "x".repeat(61);
+        let expected = [
+            "x".repeat(63),
+            format!("{cut}_2"),
+            format!("{cut}_3"),
+            "a_b".to_owned(),
+            "a_b_2".to_owned(),
+            "a_b_2_2".to_owned(),
+            "a_b_3".to_owned(),
+            "payload_ordinal".to_owned(),
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn names_that_no_path_can_say_are_left_out() {
+        let texts = [r#"{"$schema":1,"a":{"$b":2,"c[0]":3,"d[x]":4,"e[]":5,"f.g":6},"lines":[{"$h":7,"i":8}]}"#];
+        assert_eq!(types(&texts), ["a_b bigint", "a_d_x bigint", "lines each 1"]);
+        assert_eq!(shape(&texts).unreachable(), 4);
+    }
+
+    #[test]
+    fn a_list_within_elements_is_a_value() {
+        let fields = shape(&[r#"{"lines":[{"sku":"a","boxes":[{"number":1}]}]}"#]).fields("");
+        let [Proposed { kind: ProposedKind::Each(elements), .. }] = fields.as_slice() else { panic!("{fields:?}") };
+        let boxes = elements.iter().find(|field| field.name == "boxes").unwrap();
+        assert_eq!((&boxes.kind, boxes.conflict.as_deref()), (&ProposedKind::Value(FieldType::Json), None));
+    }
+
+    #[test]
+    fn what_has_another_type_in_the_next_version_is_torn() {
+        let fields = |text: &str| shape(&[text]).fields("");
+        let before = fields(r#"{"a":1,"b":1,"c":"x","d":1.5,"e":true,"lines":[{"f":true,"g":1}],"list":[{"h":1}]}"#);
+        let after = fields(r#"{"a":"x","b":1.5,"c":1,"d":1,"e":1,"lines":[{"f":1,"g":2}],"list":"x","new":1}"#);
+        assert_eq!(torn(&before, &after), ["d", "e", "lines.f"]);
     }
 }

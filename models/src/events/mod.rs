@@ -24,7 +24,7 @@ pub use decode::{Decoded, Decoder, Elements};
 pub(crate) use hops::base;
 pub use need::Need;
 pub(crate) use sample::misfits;
-pub(crate) use upcast::words;
+pub(crate) use upcast::{carries_over, words};
 pub use view::Payloads;
 
 use starmere_lake::formats::Format;

@@ -187,7 +187,7 @@ pub(super) fn prepare(
 
 /// Whether a field's values mean the same in another type, so that no step need say how: a number with more digits, a text that
 /// is read, a value that is written.
-pub(super) fn carries_over(from: &DataType, to: &DataType) -> bool {
+pub(crate) fn carries_over(from: &DataType, to: &DataType) -> bool {
     use DataType::{Date32, Decimal128, Float64, Int32, Int64, Timestamp, Utf8};
     match (from, to) {
         (Utf8, _) | (_, Utf8) => castable(from, to),

@@ -10,7 +10,7 @@ mod generated;
 mod origins;
 mod stream;
 
-pub(crate) use stream::BUILT_IN;
+pub(crate) use stream::{BUILT_IN, is_name};
 #[cfg(test)]
 mod tests;
 

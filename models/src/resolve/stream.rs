@@ -427,7 +427,7 @@ fn level<'a>(version: &'a VersionFile, each: Option<&str>) -> Option<&'a IndexMa
 }
 
 /// Whether what follows a bracket in a path is a part of a member's name, rather than a place that somebody has tried to name.
-fn is_name(after: &str) -> bool {
+pub(crate) fn is_name(after: &str) -> bool {
     let inner = after.split(']').next().unwrap_or_default();
     !inner.chars().all(|c| c.is_ascii_digit() || "+-*:,$ ".contains(c))
 }
