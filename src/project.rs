@@ -10,7 +10,7 @@ use anyhow::Context;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use starmere_ingest::envelope::{Mapping, TimeUnit, TypeOf};
-use starmere_ingest::http::Target;
+use starmere_ingest::http::{Judge, Target};
 use starmere_ingest::memory::Memory;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
@@ -25,6 +25,7 @@ use starmere_models::define::{
     Parsed, Place, Placed, Problem, Scalar, StreamFile, TimeUnitFile, parse, parse_model_text, parse_text, read_text,
     suggestion,
 };
+use starmere_models::events::Described;
 use starmere_models::resolve::{Definitions, Models, check_domain, resolve};
 use starmere_sql::{Right, Rights, check_listener};
 
@@ -442,15 +443,23 @@ impl Opened {
     }
 
     /// All streams, as they take events over HTTP; secrets are looked up.
-    pub(crate) fn targets(&self) -> anyhow::Result<Vec<Target>> {
-        let of = |parsed: &Parsed<StreamFile>| {
+    pub(crate) async fn targets(&self) -> anyhow::Result<Vec<Target>> {
+        let mut targets = Vec::new();
+        for parsed in &self.project.streams {
             let name = parsed.definition.stream.as_str();
             let (stream, mapping) = self.stream(name)?;
             let webhook = self.project.file.webhooks.get(name);
             let signatures = webhook.map(|webhook| webhook.signatures(name, &self.project.root)).transpose()?;
-            Ok(Target { stream, mapping, signatures })
-        };
-        self.project.streams.iter().map(of).collect()
+            let judge = match self.project.models.streams.get(name).filter(|_| parsed.definition.strict) {
+                Some(described) => {
+                    let described = Described::of(described, stream.table()).await?;
+                    Some(Judge::new(move |rows| described.misfit(rows).map_err(|error| format!("{error:#}"))))
+                }
+                None => None,
+            };
+            targets.push(Target { stream, mapping, signatures, judge });
+        }
+        Ok(targets)
     }
 
     /// A stream's table and envelope.
@@ -1064,5 +1073,26 @@ mod tests {
         for address in ["", "7070", "127.0.0.1", "host:1", "127.0.0.1:99999"] {
             assert!(wrong_listener(address, true).is_some(), "{address}");
         }
+    }
+
+    #[test]
+    fn webhooks_and_strict_streams_say_what_they_take() {
+        let stream = "stream: s\ndomain: d\nenvelope: { type: type, time: at }\nstrict: true\n";
+        let told = |main: &str, stream: &str| {
+            let main = format!("{PROJECT}{main}");
+            let project = project(&[("starmere.yaml", &main), ("streams/s.yaml", stream)]);
+            Project::load(project.path()).err().map_or_else(String::new, |error| error.to_string())
+        };
+        assert!(
+            told("", stream).contains("streams/s.yaml:1:9: a strict stream describes no event"),
+            "{}",
+            told("", stream)
+        );
+        let described = format!("{stream}events: {{ e: {{ versions: {{ 1: {{ fields: {{}} }} }} }} }}\n");
+        assert_eq!(told("", &described), "");
+        let webhook =
+            |stream: &str| format!("webhooks: {{ {stream}: {{ verify: github, secrets: ['${{env:NOBODY}}'] }} }}\n");
+        assert_eq!(told(&webhook("s"), &described), "", "secrets are looked up by whoever listens");
+        assert!(told(&webhook("t"), &described).contains("there is no stream `t` for the webhook"));
     }
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::http;
 use crate::support::process::{Server, until};
-use crate::support::project::Project;
+use crate::support::project::{ORDERS, Project};
 
 const STREAM: &str = "
 stream: github
@@ -122,4 +122,37 @@ async fn a_server_does_not_start_without_the_secret_of_a_webhook() {
     project.succeed(&["check"]).await;
     let ended = project.run(&["serve"]).await;
     assert!(!ended.status.success() && ended.errors.contains("could not read `new`"), "{}", ended.errors);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strict_stream_refuses_what_no_model_can_read() {
+    let project = Project::new();
+    project.write("streams/orders.yaml", &format!("{ORDERS}strict: true\n"));
+    let server = Server::start(project.root()).await;
+    let post = |body: &str| http::post(&server.address, "/v1/streams/orders/events", body).unwrap();
+    let order = |rest: &str| format!(r#"{{"id":1,"type":"order_placed","at":"2024-01-01T00:00:00Z"{rest}}}"#);
+    let right = order(r#","order":"a","customer":"c","lines":[{"quantity":1}],"more":[1]"#);
+    let refused = [
+        (r#"{"id":1}"#.to_owned(), "no type at `type`"),
+        (right.replace("order_placed", "order_place"), "the stream describes no event `order_place`"),
+        (order(""), "`order_id`"),
+        (order(r#","order":"a","lines":[{"quantity":"many"}]"#), "`quantity` of element 1"),
+        (order(r#","order":"a","lines":7"#), "`lines` is not an array"),
+    ];
+    for (wrong, reason) in refused {
+        let answer = post(&format!("{right}\n{wrong}\n"));
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        let told = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(told.starts_with("event 2: ") && told.contains(reason), "{told}");
+    }
+    let answer = post(&right);
+    assert_eq!((answer.status, answer.json()["rejected"].as_u64()), (200, Some(0)));
+    assert_eq!(project.landed().await[1], std::slice::from_ref(&right));
+    // The definition may change while the server runs.
+    project.write("streams/orders.yaml", ORDERS);
+    server.signal("-HUP");
+    server.says("taken up", 1).await;
+    until("all events land", async || post(&order("")).status == 200).await;
+    server.terminate();
+    server.end().await;
 }

@@ -43,6 +43,25 @@ pub(crate) fn memory(rows: usize, bytes: usize) -> usize {
     PER_BYTE * (rows * ROW_BYTES + bytes)
 }
 
+/// Events as the rows that they would be; or which of them has an envelope that cannot be read, from 0, and why.
+pub(crate) fn rows_of<'a>(
+    reader: &mut Reader,
+    events: impl Iterator<Item = Incoming<'a>>,
+) -> Result<Result<RecordBatch, (usize, String)>> {
+    let (source, topic) = (HTTP.to_owned(), String::new());
+    let partition = SourcePartition { source, topic, incarnation: 0, partition: 0 };
+    let mut columns = Columns::default();
+    for (place, event) in events.enumerate() {
+        let envelope = reader.read(&event);
+        if let Some(reason) = &envelope.rejection {
+            return Ok(Err((place, reason.clone())));
+        }
+        let position = place as i64;
+        columns.push(Row { partition: &partition, position, envelope: &envelope, event: &event, id: None });
+    }
+    Ok(Ok(columns.finish(0)?))
+}
+
 /// The rows of one commit, in the making. All parts' rows are in one file.
 #[derive(Debug, Default)]
 pub struct Batch {

@@ -50,7 +50,7 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
     let http = listen(arguments.http.as_ref().unwrap_or(&listeners.http), &users, LISTENERS).await?;
     let flight = listen(arguments.flight.as_ref().unwrap_or(&listeners.flight), &users, LISTENERS).await?;
     let (http_at, flight_at) = (http.local_addr()?, flight.local_addr()?);
-    let targets = opened.targets()?;
+    let targets = opened.targets().await?;
     let (stop, ending) = (CancellationToken::new(), CancellationToken::new());
     let (watcher, current) = Watcher::new(opened, &[], continuously, output);
     let access = Arc::new(Access::new(users));
@@ -147,7 +147,7 @@ async fn renew(mut current: Current, events: Listener, stop: CancellationToken) 
             () = current.changed() => {}
             () = stop.cancelled() => return,
         }
-        match current.now().targets() {
+        match current.now().targets().await {
             Ok(targets) => events.renew(targets),
             Err(error) => tracing::error!(error = format!("{error:#}"), "streams stay as they were"),
         }

@@ -387,7 +387,7 @@ async fn posted(trouble: Trouble, at: usize, away: usize) -> (usize, usize) {
     let stream = Stream::new("orders", tables::stream(&tampered(&store, &faulty), "orders"));
     let stop = CancellationToken::new();
     let listener = Listener::new(
-        vec![Target { stream, mapping: mapping(), signatures: None }],
+        vec![Target { stream, mapping: mapping(), signatures: None, judge: None }],
         quick(),
         &Memory::default(),
         &stop,

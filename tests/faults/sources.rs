@@ -97,7 +97,7 @@ impl Web {
         runtime.spawn(async move {
             let stop = CancellationToken::new();
             let listener = Listener::new(
-                vec![Target { stream, mapping: mapping(), signatures: None }],
+                vec![Target { stream, mapping: mapping(), signatures: None, judge: None }],
                 quick(),
                 &Memory::default(),
                 &stop,

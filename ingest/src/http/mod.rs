@@ -27,6 +27,7 @@ mod commit;
 mod form;
 mod request;
 mod signature;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -52,6 +53,7 @@ use crate::envelope::Mapping;
 use crate::memory::Memory;
 use commit::{Answer, Committer};
 pub use signature::{Scheme, Signatures};
+pub use strict::{Found, Judge};
 
 /// Where events are posted to.
 pub const EVENTS_PATH: &str = "/v1/streams/{stream}/events";
@@ -63,14 +65,17 @@ pub struct Target {
     pub mapping: Mapping,
     /// Requests that are not signed so are refused.
     pub signatures: Option<Signatures>,
+    /// Of a strict stream: requests with an event that this one objects to are refused.
+    pub judge: Option<Judge>,
 }
 
 /// The same, while it is.
 #[derive(Debug)]
 struct Endpoint {
-    committer: Committer,
+    committer: Arc<Committer>,
     mapping: Mapping,
     signatures: Option<Signatures>,
+    judge: Option<Judge>,
     table: TablePath,
     store: Store,
 }
@@ -142,22 +147,18 @@ impl Listener {
     pub fn renew(&self, targets: Vec<Target>) {
         let mut endpoints = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *endpoints);
-        for Target { stream, mapping, signatures } in targets {
+        for Target { stream, mapping, signatures, judge } in targets {
             let name = stream.name().to_owned();
-            let is_same = |old: &Arc<Endpoint>| {
-                old.mapping == mapping && old.signatures == signatures && old.table == *stream.table().path()
-            };
-            let endpoint = match before.remove(&name) {
-                Some(old) if is_same(&old) => old,
+            let (table, store) = (stream.table().path().clone(), stream.table().store().clone());
+            let committer = match before.remove(&name) {
+                Some(old) if old.mapping == mapping && old.table == table => old.committer.clone(),
                 replaced => {
                     before.extend(replaced.map(|replaced| (name.clone(), replaced)));
-                    let (table, store) = (stream.table().path().clone(), stream.table().store().clone());
                     let (gather, stop) = (self.limits.gather, self.stop.clone());
-                    let committer = Committer::start(stream, mapping.clone(), gather, &self.unlanded, stop);
-                    Arc::new(Endpoint { committer, mapping, signatures, table, store })
+                    Arc::new(Committer::start(stream, mapping.clone(), gather, &self.unlanded, stop))
                 }
             };
-            endpoints.insert(name, endpoint);
+            endpoints.insert(name, Arc::new(Endpoint { committer, mapping, signatures, judge, table, store }));
         }
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|task| !task.is_finished());
@@ -223,6 +224,7 @@ impl IntoResponse for Refusal {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "unavailable",
             StatusCode::NOT_FOUND => "not_found",
             StatusCode::UNAUTHORIZED => "unauthenticated",
+            StatusCode::INTERNAL_SERVER_ERROR => "internal",
             _ => "invalid",
         };
         let body = Json(json!({ "error": { "kind": kind, "message": self.message, "hint": self.hint } }));
@@ -253,6 +255,10 @@ async fn post(
     }
     let events = request::events(body, &headers, &endpoint.mapping, memory, &mut share).await?;
     request::room(&events, &mut share, memory).await?;
+    let events = match &endpoint.judge {
+        Some(judge) => strict::judged(events, &endpoint.mapping, judge).await?,
+        None => events,
+    };
     let answer = endpoint.committer.submit(events, share, limits.wait).await?;
     Ok(respond(&name, &answer))
 }

@@ -23,7 +23,7 @@ fn listener_of(limits: Limits, memory: &Memory, stop: &CancellationToken) -> (Li
 }
 
 fn target(stream: &Stream, mapping: Mapping) -> Target {
-    Target { stream: stream.clone(), mapping, signatures: None }
+    Target { stream: stream.clone(), mapping, signatures: None, judge: None }
 }
 
 fn mapping(event_type: &str) -> Mapping {
@@ -314,4 +314,52 @@ fn made_ids_are_the_same_for_the_same_event_at_the_same_place_under_the_same_key
     let others =
         [commit::made_id("key", 0, b"[]"), commit::made_id("key", 1, b"{}"), commit::made_id("other", 0, b"{}")];
     assert!(!others.contains(&first), "{first} {others:?}");
+}
+
+#[tokio::test]
+async fn a_strict_stream_takes_a_request_whole_or_not_at_all() {
+    use arrow::array::AsArray;
+    let stop = CancellationToken::new();
+    let (listener, stream) =
+        listener_of(Limits { gather: Duration::ZERO, ..Limits::default() }, &Memory::default(), &stop);
+    let judge = Judge::new(|rows| {
+        let mut payloads = rows.column_by_name("payload").unwrap().as_binary::<i32>().iter();
+        let is_bad =
+            |payload: Option<&[u8]>| payload.is_some_and(|payload| payload.windows(3).any(|part| part == b"bad"));
+        Ok(payloads.position(is_bad).map(|row| (row as u32, "it is bad".to_owned())))
+    });
+    listener.renew(vec![Target { judge: Some(judge), ..target(&stream, mapping("type")) }]);
+    let bad = EVENT.replace("paid", "bad");
+    assert_eq!(send(&listener, "orders", &[], EVENT.into()).await.0, 200);
+    let many = format!("{EVENT}\n").repeat(1501);
+    for (body, reason) in [
+        (bad.clone(), "event 1: it is bad"),
+        (format!("{EVENT}\n{{}}\n"), "event 2: no type at `type`"),
+        (format!("{many}{bad}\n{EVENT}\n"), "event 1502: it is bad"),
+        (format!("{many}nonsense\n"), "event 1502: not JSON: expected a value at byte 0"),
+    ] {
+        let (status, answer) = send(&listener, "orders", &[], body.into()).await;
+        assert_eq!((status, answer["error"]["kind"].as_str()), (422, Some("invalid")), "{answer}");
+        assert_eq!(answer["error"]["message"], reason);
+        assert!(answer["error"]["hint"].as_str().is_some_and(|hint| hint.contains("nothing has landed")), "{answer}");
+    }
+    assert_eq!(stream.open().await.unwrap().rows(), Some(1));
+    // What is asked of requests may change, and what was accepted goes on landing in order.
+    listener.renew(vec![target(&stream, mapping("type"))]);
+    let (status, answer) = send(&listener, "orders", &[], format!("{many}{bad}\nnonsense\n").into()).await;
+    assert_eq!((status, answer["accepted"].as_u64(), answer["rejected"].as_u64()), (200, Some(1503), Some(1)));
+    let topics = crate::files::tests::texts(&stream, &["topic"]).await;
+    assert!(topics.iter().all(|topic| *topic == topics[0]), "one run of the committer");
+}
+
+/// A judge that cannot tell lands nothing either.
+#[tokio::test]
+async fn what_cannot_be_judged_lands_nothing() {
+    let stop = CancellationToken::new();
+    let (listener, stream) = listener(&stop);
+    let judge = Judge::new(|_| Err("out of order".to_owned()));
+    listener.renew(vec![Target { judge: Some(judge), ..target(&stream, mapping("type")) }]);
+    let (status, answer) = send(&listener, "orders", &[], EVENT.into()).await;
+    assert_eq!((status, answer["error"]["kind"].as_str()), (500, Some("internal")), "{answer}");
+    assert!(stream.newest().await.unwrap().is_none());
 }

@@ -24,6 +24,9 @@ pub struct StreamFile {
     /// A longer event is kept beside the table.
     #[serde(default)]
     pub max_event_bytes: Option<Placed<usize>>,
+    /// Over HTTP, an event that is not what this definition says is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
     /// Events that landed longer ago are forgotten; all are kept where it is left out.
     #[serde(default)]
     pub retention_days: Option<Placed<u32>>,

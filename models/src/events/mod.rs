@@ -11,6 +11,7 @@
 mod changes;
 mod columns;
 mod decode;
+mod described;
 mod hops;
 mod lake;
 mod need;
@@ -21,6 +22,7 @@ mod view;
 pub use changes::{EventChanges, Limits, changes};
 pub(crate) use columns::decimal;
 pub use decode::{Decoded, Decoder, Elements};
+pub use described::Described;
 pub(crate) use hops::base;
 pub use need::Need;
 pub(crate) use sample::misfits;

@@ -83,7 +83,7 @@ fn list(
 }
 
 /// The fields that hold one value.
-fn of_one_value(fields: &[Field]) -> BTreeSet<String> {
+pub(super) fn of_one_value(fields: &[Field]) -> BTreeSet<String> {
     fields.iter().filter(|field| field.field_type().is_some()).map(|field| field.name.clone()).collect()
 }
 

@@ -68,6 +68,10 @@ impl Resolving<'_> {
         {
             self.outside(path, Within::Envelope, place());
         }
+        if file.strict && file.events.is_empty() {
+            let hint = "describe its `events`, or leave `strict` out: it refuses all that are not described";
+            self.problem(Problem::new(file.stream.place(name), "a strict stream describes no event").hint(hint));
+        }
         self.format(file, name);
     }
 
