@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    new_null_array,
 };
 use arrow::compute::{filter, filter_record_batch, take};
 use futures::{StreamExt, TryStreamExt};
@@ -21,6 +22,8 @@ use crate::keys::UNKNOWN;
 use crate::resolve::Model;
 use crate::{Error, Result, rejects};
 
+/// In the column `present` of the change log: the value is said to be as it was, by a state too.
+pub(super) const UNCHANGED: u8 = b'=';
 /// The part of a dimension that is its change log.
 pub const CHANGES: &str = "changes";
 
@@ -225,12 +228,12 @@ struct Child {
 impl StreamReader {
     fn new(dimension: &Arc<Dimension>, stream: &str) -> Result<Self> {
         let sources = dimension.sources.iter().enumerate().filter(|(_, source)| source.stream == stream);
-        let sources = sources.map(|(index, source)| Ok((index, decoder(&source.definition, &source.need)?)));
+        let sources = sources.map(|(index, source)| Ok((index, decoder(&source.definition, &source.need)?.keeping())));
         let mut children = Vec::new();
         for model in &dimension.mentions {
             let Model::Dimension(child) = model else { continue };
             for (source, definition) in child.sources.iter().enumerate().filter(|(_, s)| s.stream == stream) {
-                let decoder = decoder(&definition.definition, &definition.need)?;
+                let decoder = decoder(&definition.definition, &definition.need)?.keeping();
                 children.push(Child { dimension: child.clone(), source, decoder });
             }
         }
@@ -355,6 +358,10 @@ fn change_rows(
     values.extend(dimension.references.iter().map(|_| new_null_array(&arrow::datatypes::DataType::Int64, rows)));
     let mut present = vec![vec![b'0'; values.len()]; rows];
     let schema = decoded.fields.schema();
+    let is_unchanged = |columns: &BTreeSet<String>, row: usize| {
+        let mut read = columns.iter().filter_map(|name| schema.index_of(name).ok());
+        read.any(|index| decoded.present[index].is_null(row))
+    };
     let there = |columns: &BTreeSet<String>, row: usize| {
         let mut read = columns.iter().filter_map(|name| schema.index_of(name).ok()).peekable();
         read.peek().is_none() || read.any(|index| decoded.present[index].value(row))
@@ -364,7 +371,13 @@ fn change_rows(
         let (computed, failed) = expression.evaluate(&input);
         errors.extend(failed);
         values[*index] = cast_rows(&computed, &attribute.field_type.arrow(), &attribute.name, &mut errors);
-        (0..rows).filter(|&row| there(expression.columns(), row)).for_each(|row| present[row][*index] = b'1');
+        for (row, present) in present.iter_mut().enumerate() {
+            match expression.columns() {
+                columns if is_unchanged(columns, row) => present[*index] = UNCHANGED,
+                columns if there(columns, row) => present[*index] = b'1',
+                _ => {}
+            }
+        }
     }
     for (index, expressions) in &source.references {
         let reference = &dimension.references[*index];
@@ -376,6 +389,10 @@ fn change_rows(
         // Parts that no field has a say in are there with the others.
         let parts: Vec<_> = expressions.iter().zip(&parent).filter(|(part, _)| !part.columns().is_empty()).collect();
         for (row, present) in present.iter_mut().enumerate() {
+            if parts.iter().any(|(part, _)| is_unchanged(part.columns(), row)) {
+                present[place] = UNCHANGED;
+                continue;
+            }
             let missing = parts.iter().find(|(part, _)| !there(part.columns(), row));
             let is_said = missing.is_none() || parts.iter().any(|(part, _)| there(part.columns(), row));
             if is_said {

@@ -23,6 +23,7 @@ use arrow::array::{
 use arrow::compute::{SortOptions, take};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 
+use super::changes::UNCHANGED;
 use super::{Action, BEGINNING, Dimension, END, FIRST_KEY};
 use crate::define::{Beside, History};
 use crate::keys::{Keys, UNKNOWN};
@@ -246,7 +247,7 @@ impl<'a> Fold<'a> {
                 let present = self.log.text(PRESENT, row).as_bytes();
                 for (index, value) in values.iter_mut().enumerate() {
                     let there = present.get(index) == Some(&b'1');
-                    if there || is_state {
+                    if there || (is_state && present.get(index) != Some(&UNCHANGED)) {
                         *value = Some(row).filter(|_| there && self.nulls[index].is_valid(row as usize));
                         settled[lifetime].first[index] = settled[lifetime].first[index].or(*value);
                         settled[lifetime].last[index] = *value;

@@ -17,9 +17,13 @@ use crate::define::FieldType;
 pub(super) struct Column {
     values: Values,
     field_type: FieldType,
-    /// Whether the text said anything.
+    /// Whether the text said anything; null where it said that the value is as it was.
     present: BooleanBuilder,
 }
+
+/// What Debezium writes in place of a large value that an update left as it was, since the database's log has it no more:
+/// as text, and as bytes are written.
+const UNCHANGED: [&[u8]; 2] = [b"__debezium_unavailable_value", b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="];
 
 #[derive(Debug)]
 enum Values {
@@ -60,6 +64,11 @@ impl Column {
 
     /// Adds the value at `span` of `text`. On an error a null is added, so that columns stay aligned.
     pub(super) fn push(&mut self, span: Span, text: &[u8]) -> Result<(), String> {
+        if span.kind == Kind::String && UNCHANGED.contains(&span.raw(text)) {
+            self.present.append_null();
+            self.null();
+            return Ok(());
+        }
         self.present.append_value(span.kind != Kind::Missing);
         if matches!(span.kind, Kind::Missing | Kind::Null) {
             self.null();
@@ -140,7 +149,7 @@ impl Column {
         Some(())
     }
 
-    /// The values, and which were there.
+    /// The values, and which were there: null where they are said to be as they were.
     pub(super) fn finish(mut self) -> (ArrayRef, arrow::array::BooleanArray) {
         let values: ArrayRef = match &mut self.values {
             Values::Text(values) => Arc::new(values.finish()),

@@ -35,6 +35,8 @@ pub struct Decoder {
     element_schema: Option<SchemaRef>,
     required: Vec<String>,
     element_required: Vec<String>,
+    /// A required field has a value where it is said to be as it was.
+    keeps: bool,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub struct Decoded {
     /// For each row of `fields`, the row of the batch.
     pub rows: UInt32Array,
     pub fields: RecordBatch,
-    /// For each column of `fields`, whether the event said anything about it.
+    /// For each column of `fields`, whether the event said anything about it; null where it said that it is as it was.
     pub present: Vec<BooleanArray>,
     pub elements: Option<Elements>,
     /// Rows of the batch that do not fit, and why.
@@ -126,6 +128,7 @@ impl Decoder {
             required: required_of(&newest.fields, &need.fields),
             element_schema: None,
             element_required: Vec::new(),
+            keeps: false,
             schema: schema.clone(),
         };
         if let Some((each, wanted)) = &need.each {
@@ -137,6 +140,12 @@ impl Decoder {
             decoder.versions.push(VersionDecoder::new(&event.versions[index..], need, everything)?);
         }
         Ok(decoder)
+    }
+
+    /// The same, for whoever keeps former values: an event that says that a required field is as it was is no reject.
+    #[must_use]
+    pub fn keeping(self) -> Self {
+        Self { keeps: true, ..self }
     }
 
     /// Columns of the event's fields.
@@ -307,7 +316,8 @@ impl VersionDecoder {
         }
         let mut whole = frame(&self.event.fields, columns, rows.len());
         upcast::run(&self.event.steps, &mut whole, &mut errors);
-        let (fields, present) = project(&whole, &decoder.schema, &decoder.required, &mut errors);
+        let required = Required { names: &decoder.required, keeps: decoder.keeps };
+        let (fields, present) = project(&whole, &decoder.schema, &required, &mut errors);
         let mut decoded = Decoded { rows: rows.into(), fields, present, elements: None, rejects: Vec::new() };
         if let Some(schema) = &decoder.element_schema {
             let mut element_errors: Vec<RowError> = Vec::new();
@@ -317,7 +327,8 @@ impl VersionDecoder {
             };
             let mut of_elements = frame(names, element_columns, parent.len());
             upcast::run(steps, &mut of_elements, &mut element_errors);
-            let (fields, _) = project(&of_elements, schema, &decoder.element_required, &mut element_errors);
+            let required = Required { names: &decoder.element_required, keeps: false };
+            let (fields, _) = project(&of_elements, schema, &required, &mut element_errors);
             errors.extend(element_errors.into_iter().map(|(element, reason)| {
                 (parent[element] as usize, format!("element {}: {reason}", ordinal[element]))
             }));
@@ -332,11 +343,17 @@ fn frame(fields: &[(String, FieldType)], columns: Vec<Column>, rows: usize) -> F
     Frame { columns, rows }
 }
 
+/// Fields that need a value, and whether what is as it was has one.
+struct Required<'a> {
+    names: &'a [String],
+    keeps: bool,
+}
+
 /// The frame's columns as `schema` wants them; what is missing is null.
 fn project(
     frame: &Frame,
     schema: &SchemaRef,
-    required: &[String],
+    required: &Required<'_>,
     errors: &mut Vec<RowError>,
 ) -> (RecordBatch, Vec<BooleanArray>) {
     let mut columns: Vec<ArrayRef> = Vec::new();
@@ -352,10 +369,10 @@ fn project(
                 present.push(BooleanArray::from(vec![false; frame.rows]));
             }
         }
-        if required.contains(field.name())
-            && let Some(values) = columns.last()
+        if required.names.contains(field.name())
+            && let (Some(values), Some(there)) = (columns.last(), present.last())
         {
-            upcast::require(values, field.name(), errors);
+            upcast::require(values, field.name(), |row| required.keeps && there.is_null(row), errors);
         }
     }
     let options = RecordBatchOptions::new().with_row_count(Some(frame.rows));

@@ -60,7 +60,8 @@ fn decoders(event: &Event) -> Result<Vec<Decoder>> {
     let values = Need { fields: of_one_value(&newest.fields), each: None };
     let needs = std::iter::once(values).chain(lists);
     let failed = |reason: String| Error::Task(format!("events `{}` cannot be judged: {reason}", event.name));
-    needs.map(|need| Decoder::new(event, &need).map_err(|error| failed(error.reason))).collect()
+    let decoder = |need: Need| Decoder::new(event, &need).map(Decoder::keeping).map_err(|error| failed(error.reason));
+    needs.map(decoder).collect()
 }
 
 #[cfg(test)]

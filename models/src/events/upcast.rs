@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, new_null_array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{cast, is_null, or};
+use arrow::compute::{and, cast, is_not_null, is_null, or};
 use arrow::datatypes::{DataType, Field, Schema};
 use indexmap::IndexMap;
 
@@ -13,7 +14,7 @@ use super::columns::Column;
 use crate::define::{FieldType, Step};
 use crate::expression::{Compiler, Expression, RowError, cast_rows, castable};
 
-/// Columns by name, each with what of it was there.
+/// Columns by name, each with what of it was there: null where it was said to be as it was.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Frame {
     pub(super) columns: IndexMap<String, (ArrayRef, BooleanArray)>,
@@ -207,11 +208,13 @@ pub(super) fn run(steps: &[Ready], frame: &mut Frame, errors: &mut Vec<RowError>
                 }
             }
             Ready::Default { field, value } => {
-                let all = BooleanArray::from(vec![true; frame.rows]);
-                let (values, _) = frame.columns.get(field).cloned().unwrap_or_else(|| {
+                let (values, there) = frame.columns.get(field).cloned().unwrap_or_else(|| {
                     (new_null_array(value.data_type(), frame.rows), BooleanArray::from(vec![false; frame.rows]))
                 });
-                let filled = is_null(&values).and_then(|nulls| zip(&nulls, &Scalar::new(value.clone()), &values));
+                // What is as it was has a value.
+                let all = BooleanArray::new(BooleanBuffer::new_set(frame.rows), there.nulls().cloned());
+                let empty = is_null(&values).and_then(|nulls| and(&nulls, &is_not_null(&there)?));
+                let filled = empty.and_then(|empty| zip(&empty, &Scalar::new(value.clone()), &values));
                 let filled = filled.unwrap_or_else(|error| {
                     errors.extend((0..frame.rows).map(|row| (row, format!("the default of `{field}`: {error}"))));
                     values
@@ -251,7 +254,8 @@ fn plain_type(of: &DataType) -> DataType {
     }
 }
 
-/// What an expression makes is there where any of what it reads is; always, where it reads nothing.
+/// What an expression makes is there where any of what it reads is; always, where it reads nothing. It is as it was where
+/// any of that is.
 fn present(frame: &Frame, expression: &Expression) -> BooleanArray {
     let read = expression.columns().iter().filter_map(|name| frame.columns.get(name)).map(|(_, present)| present);
     let any = read.cloned().reduce(|a, b| or(&a, &b).unwrap_or(a));
@@ -261,10 +265,10 @@ fn present(frame: &Frame, expression: &Expression) -> BooleanArray {
 /// How the reason ends where a required field is null. A value that does not fit its type is null as well.
 pub(super) const NO_VALUE: &str = "is required and has no value";
 
-/// Marks rows where a column is null, as errors.
-pub(super) fn require(values: &ArrayRef, name: &str, errors: &mut Vec<RowError>) {
+/// Marks rows where a column is null, as errors; but for those that `has_value` says have one.
+pub(super) fn require(values: &ArrayRef, name: &str, has_value: impl Fn(usize) -> bool, errors: &mut Vec<RowError>) {
     if values.null_count() > 0 {
-        let rows = (0..values.len()).filter(|&row| values.is_null(row));
+        let rows = (0..values.len()).filter(|&row| values.is_null(row) && !has_value(row));
         errors.extend(rows.map(|row| (row, format!("`{name}` {NO_VALUE}"))));
     }
 }
