@@ -22,9 +22,10 @@
 mod digest;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use object_store::ObjectMeta;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +178,15 @@ pub struct Catalog {
     environment: Option<Arc<str>>,
     /// A number that is known to exist: listing begins there.
     known: Arc<AtomicU64>,
+    /// What [`Self::newest_shared`] has read last.
+    shared: Arc<Mutex<Option<Shared>>>,
+}
+
+/// A snapshot, and the object that it was read from.
+#[derive(Clone, Debug)]
+struct Shared {
+    object: ObjectMeta,
+    snapshot: Arc<CatalogSnapshot>,
 }
 
 impl Catalog {
@@ -187,7 +197,12 @@ impl Catalog {
 
     /// The catalog of an environment in `warehouse`; of none, the warehouse's own.
     pub fn of(warehouse: &Warehouse, environment: Option<&str>) -> Self {
-        Self { warehouse: warehouse.clone(), environment: environment.map(Arc::from), known: Arc::default() }
+        Self {
+            warehouse: warehouse.clone(),
+            environment: environment.map(Arc::from),
+            known: Arc::default(),
+            shared: Arc::default(),
+        }
     }
 
     /// The names of all environments.
@@ -211,7 +226,49 @@ impl Catalog {
     /// [`Error::DamagedSnapshot`] where it cannot be read, or where one that this process has seen is gone.
     pub async fn newest(&self) -> Result<CatalogSnapshot> {
         let known = self.known.load(Ordering::Relaxed);
-        match self.newest_number().await? {
+        let newest = self.newest_object().await?;
+        self.read_newest(newest.map(|(number, _)| number), known).await
+    }
+
+    /// The newest snapshot, for readers that ask often: it is read again only where its object is another one than
+    /// the one that was read last.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::newest`].
+    pub async fn newest_shared(&self) -> Result<Arc<CatalogSnapshot>> {
+        let known = self.known.load(Ordering::Relaxed);
+        let Some((number, object)) = self.newest_object().await? else {
+            return self.read_newest(None, known).await.map(Arc::new);
+        };
+        if let Some(shared) = self.shared().filter(|shared| shared.object == object) {
+            return Ok(shared.snapshot);
+        }
+        let snapshot = Arc::new(self.read_newest(Some(number), known).await?);
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Shared { object, snapshot: Arc::clone(&snapshot) });
+        Ok(snapshot)
+    }
+
+    /// The snapshot with this number: as [`Self::newest_shared`] has read it last, or as [`Self::at`] reads it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::at`].
+    pub async fn at_shared(&self, number: u64) -> Result<Arc<CatalogSnapshot>> {
+        match self.shared().filter(|shared| shared.snapshot.number == number) {
+            Some(shared) => Ok(shared.snapshot),
+            None => self.at(number).await.map(Arc::new),
+        }
+    }
+
+    fn shared(&self) -> Option<Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest snapshot, where `listed` is the greatest number there is, and `known` one that was known before.
+    async fn read_newest(&self, listed: Option<u64>, known: u64) -> Result<CatalogSnapshot> {
+        match listed {
             None if self.environment.is_some() => {
                 let published = Box::pin(Self::new(&self.warehouse).newest()).await?;
                 Ok(CatalogSnapshot { number: 0, publish_id: String::new(), ..published })
@@ -279,27 +336,26 @@ impl Catalog {
         Error::DamagedSnapshot { number, path, reason: reason.into(), before: None }
     }
 
-    async fn newest_number(&self) -> Result<Option<u64>> {
+    /// The greatest number, and its object.
+    async fn newest_object(&self) -> Result<Option<(u64, ObjectMeta)>> {
         let known = match self.known.load(Ordering::Relaxed) {
             0 => self.hint().await?,
             known => known,
         };
-        let found = self.listed(known.checked_sub(1)).await?.last().copied();
+        let found = self.listed(known.checked_sub(1)).await?.pop();
         match found {
             // The hint is of more than there is: snapshots were restored from a copy.
-            None if known > 0 && self.known.load(Ordering::Relaxed) == 0 => {
-                Ok(self.listed(None).await?.last().copied())
-            }
+            None if known > 0 && self.known.load(Ordering::Relaxed) == 0 => Ok(self.listed(None).await?.pop()),
             found => Ok(found),
         }
     }
 
-    /// The numbers that are there after `after`, in order.
-    async fn listed(&self, after: Option<u64>) -> Result<Vec<u64>> {
+    /// The numbers that are there after `after`, in order, and their objects.
+    async fn listed(&self, after: Option<u64>) -> Result<Vec<(u64, ObjectMeta)>> {
         let after = after.map(|number| self.path(number));
         let folder = paths::catalog_folder(self.environment.as_deref());
         let objects = self.warehouse.store().list(&folder, after.as_ref()).await?;
-        Ok(objects.iter().filter_map(|object| paths::number(&object.location)).collect())
+        Ok(objects.into_iter().filter_map(|object| Some((paths::number(&object.location)?, object))).collect())
     }
 
     /// Where listing may begin; 0 where nobody knows. A torn or lost hint costs time and nothing else.
@@ -344,7 +400,7 @@ impl Catalog {
 
     /// The numbers and publish times of all snapshots, oldest first.
     pub async fn numbers(&self) -> Result<Vec<u64>> {
-        self.listed(None).await
+        Ok(self.listed(None).await?.into_iter().map(|(number, _)| number).collect())
     }
 
     /// Publishes the tables and the meaning that `decide` makes of the newest snapshot, as [`Self::publish_next`] does;
@@ -683,6 +739,31 @@ mod tests {
         warehouse.store().delete([2, 4].map(|number| catalog.path(number))).await.unwrap();
         assert_eq!(hint().await, "restore the object from a copy");
         assert_eq!(catalog.newest_readable().await.unwrap(), CatalogSnapshot::default());
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_read_once_while_its_object_is_the_same() {
+        let warehouse = Warehouse::new(Store::memory());
+        let (publisher, catalog) = (Catalog::new(&warehouse), Catalog::new(&warehouse));
+        let read = async || catalog.newest_shared().await;
+        assert_eq!(*read().await.unwrap(), CatalogSnapshot::default());
+        let first = publisher.publish_next(|_| Ok(Some(with("a")))).await.unwrap();
+        let seen = read().await.unwrap();
+        assert_eq!(*seen, first);
+        assert!(Arc::ptr_eq(&seen, &read().await.unwrap()));
+        assert!(Arc::ptr_eq(&seen, &catalog.at_shared(1).await.unwrap()));
+        // What others publish is seen at once, and what was read before is still what it was.
+        let second = publisher.publish_next(|_| Ok(Some(with("b")))).await.unwrap();
+        assert_eq!(*read().await.unwrap(), second);
+        assert_eq!(*catalog.at_shared(1).await.unwrap(), first);
+        // An object that was replaced is another one, whatever its number says.
+        let bytes = digest::encode(&CatalogSnapshot { number: 2, ..first.clone() }).unwrap();
+        warehouse.store().write(&catalog.path(2), bytes.into()).await.unwrap();
+        assert!(read().await.unwrap().tables.contains_key("a"));
+        warehouse.store().write(&catalog.path(2), bytes::Bytes::from_static(b"{")).await.unwrap();
+        assert!(matches!(read().await, Err(Error::DamagedSnapshot { number: 2, .. })));
+        warehouse.store().objects().delete(&catalog.path(2)).await.unwrap();
+        assert!(read().await.unwrap_err().to_string().contains("it is gone"));
     }
 
     #[tokio::test]
