@@ -10,8 +10,8 @@
 //! is damaged is listed by its contract (`lazy`), a model by its definition, and only queries that read it are told.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -22,7 +22,6 @@ use datafusion::catalog::{
     MemorySchemaProvider, SchemaProvider, TableProvider,
 };
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
 use starmere_lake::Kind;
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
@@ -30,7 +29,7 @@ use starmere_lake::delta::Snapshot;
 use starmere_lake::events;
 use starmere_lake::provider::PinnedTable;
 use starmere_marts::meaning::{Meaning, Port};
-use starmere_sql::{ForeignKey, QueryError, TableInfo, TableKind, View, Views};
+use starmere_sql::{ForeignKey, Plans, QueryError, TableInfo, TableKind, View, Views};
 use tokio::sync::{Mutex, watch};
 
 use self::lazy::{Damaged, RawEvents};
@@ -48,7 +47,10 @@ pub(crate) struct ProjectViews {
     definitions: watch::Receiver<Opened>,
     /// Set up once; sessions share its functions and rules.
     base: SessionContext,
-    cached: Mutex<Option<Arc<Pinned>>>,
+    /// The tables of the newest snapshot, as far as somebody has asked.
+    cached: std::sync::Mutex<Option<Arc<Pinned>>>,
+    /// Held by who opens the tables of a newer one.
+    opening: Mutex<()>,
     /// The snapshot of which damage was logged last.
     told: AtomicU64,
     /// Models are there, too.
@@ -60,6 +62,8 @@ struct Pinned {
     number: u64,
     catalogs: BTreeMap<String, Arc<dyn CatalogProvider>>,
     tables: Arc<[TableInfo]>,
+    /// Plans over these tables.
+    plans: Arc<Plans>,
     /// Every log could be read.
     is_whole: bool,
     at: Instant,
@@ -92,8 +96,8 @@ impl ProjectViews {
     pub(crate) fn following(definitions: watch::Receiver<Opened>) -> Self {
         let opened = definitions.borrow().clone();
         let base = opened.engine.user_session();
-        let (cached, told) = (Mutex::new(None), AtomicU64::new(0));
-        Self { opened, definitions, base, cached, told, shows_work: false }
+        let (cached, opening, told) = (std::sync::Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self { opened, definitions, base, cached, opening, told, shows_work: false }
     }
 
     /// The same views, with models as `work.<domain>.<model>`.
@@ -101,40 +105,50 @@ impl ProjectViews {
         Self { shows_work: true, ..self }
     }
 
+    /// The tables of this snapshot, where they are open.
+    fn cached(&self, snapshot: &CatalogSnapshot) -> Option<Arc<Pinned>> {
+        let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.as_ref().filter(|pinned| pinned.is_of(snapshot)).cloned()
+    }
+
     /// The newest snapshot's tables: opened by one of those who ask at once.
     async fn newest_pinned(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Arc<Pinned>> {
-        let mut cached = self.cached.lock().await;
-        if let Some(pinned) = cached.as_ref().filter(|pinned| pinned.is_of(snapshot)) {
-            return Ok(pinned.clone());
+        if let Some(pinned) = self.cached(snapshot) {
+            return Ok(pinned);
+        }
+        let _opening = self.opening.lock().await;
+        if let Some(pinned) = self.cached(snapshot) {
+            return Ok(pinned);
         }
         let pinned = Arc::new(self.pin(snapshot).await?);
-        *cached = Some(pinned.clone());
+        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(pinned.clone());
         Ok(pinned)
     }
 
     /// Any snapshot's tables. Clients choose its number: nobody waits for them to be opened, and they wait for nobody.
     async fn pinned(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Arc<Pinned>> {
-        let cached = self.cached.try_lock().ok().and_then(|cached| cached.clone());
-        match cached.filter(|pinned| pinned.is_of(snapshot)) {
+        match self.cached(snapshot) {
             Some(pinned) => Ok(pinned),
             None => Ok(Arc::new(self.pin(snapshot).await?)),
         }
     }
 
-    async fn view(&self, snapshot: CatalogSnapshot, cache: bool) -> anyhow::Result<View> {
-        let pinned = if cache { self.newest_pinned(&snapshot).await? } else { self.pinned(&snapshot).await? };
+    /// The view over tables that are open. Only raw events are looked up anew for each query.
+    fn over(&self, pinned: &Pinned) -> View {
         let list = MemoryCatalogProviderList::new();
         for (name, catalog) in &pinned.catalogs {
             list.register_catalog(name.clone(), catalog.clone());
         }
         let lake = Lake::new(&self.definitions.borrow());
         list.register_catalog("lake".into(), Arc::new(lake));
-        let state = SessionStateBuilder::new_from_existing(self.base.state()).with_catalog_list(Arc::new(list)).build();
-        Ok(View {
+        let mut state = self.base.state();
+        state.register_catalog_list(Arc::new(list));
+        View {
             context: SessionContext::new_with_state(state),
             snapshot: pinned.number,
             tables: pinned.tables.clone(),
-        })
+            plans: pinned.plans.clone(),
+        }
     }
 
     async fn pin(&self, snapshot: &CatalogSnapshot) -> anyhow::Result<Pinned> {
@@ -235,7 +249,7 @@ impl ProjectViews {
             tracing::error!(snapshot = snapshot.number, %ports, "the logs of published tables are damaged");
         }
         let (number, is_whole) = (snapshot.number, damaged.is_empty());
-        Ok(Pinned { number, catalogs, tables: infos.into(), is_whole, at: Instant::now() })
+        Ok(Pinned { number, catalogs, tables: infos.into(), plans: Arc::default(), is_whole, at: Instant::now() })
     }
 
     /// What the log of a pinned table says, or how it is damaged.
@@ -270,15 +284,16 @@ fn models_of(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&str, &str, &P
 #[async_trait]
 impl Views for ProjectViews {
     async fn newest(&self) -> Result<View, QueryError> {
-        let snapshot = self.opened.catalog.newest().await.map_err(lake)?;
-        self.view(snapshot, true).await.map_err(|error| QueryError::internal(format!("{error:#}")))
+        let snapshot = self.opened.catalog.newest_shared().await.map_err(lake)?;
+        let pinned = self.newest_pinned(&snapshot).await.map_err(failed)?;
+        Ok(self.over(&pinned))
     }
 
     async fn at(&self, number: u64) -> Result<View, QueryError> {
         // Before the first one was published, there was an empty one.
         let snapshot = match number {
-            0 => CatalogSnapshot::default(),
-            _ => match self.opened.catalog.at(number).await {
+            0 => Arc::default(),
+            _ => match self.opened.catalog.at_shared(number).await {
                 Err(missing @ starmere_lake::Error::Missing { .. }) => {
                     let there = self.opened.catalog.numbers().await.map_err(lake)?;
                     return Err(lake(missing).with_hint(publish::instead_of(number, &there)));
@@ -286,8 +301,13 @@ impl Views for ProjectViews {
                 snapshot => snapshot.map_err(lake)?,
             },
         };
-        self.view(snapshot, false).await.map_err(|error| QueryError::internal(format!("{error:#}")))
+        let pinned = self.pinned(&snapshot).await.map_err(failed)?;
+        Ok(self.over(&pinned))
     }
+}
+
+fn failed(error: anyhow::Error) -> QueryError {
+    QueryError::internal(format!("{error:#}"))
 }
 
 fn lake(error: starmere_lake::Error) -> QueryError {
@@ -452,7 +472,7 @@ mod tests {
         std::fs::write(folder.path().join("starmere.yaml"), "project: p\nwarehouse: memory://\n").unwrap();
         let views = ProjectViews::new(&Project::load(folder.path()).unwrap().open(None).unwrap());
         // Somebody opens the tables of the newest one.
-        let opening = views.cached.lock().await;
+        let opening = views.opening.lock().await;
         let earlier = views.at(0).now_or_never().expect("it waits for somebody").unwrap();
         assert_eq!(earlier.snapshot, 0);
         drop(opening);

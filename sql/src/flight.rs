@@ -8,8 +8,8 @@
 //!     │ ◄── exactly that schema, then batches, then the end or a status
 //! ```
 //!
-//! Tickets of statements hold all they need, so the server remembers nothing between the two calls and any
-//! server over the same catalog can redeem them. Prepared statements are remembered: bounded, forgotten when
+//! Tickets of statements hold all they need, so any server over the same catalog can redeem them. The one that
+//! planned the statement may still have its plan ([`crate::Plans`]), which saves time and nothing else. Prepared statements are remembered: bounded, forgotten when
 //! unused (`prepared`).
 //!
 //! * `Gate` finds out who calls before it reads any message: strangers may send a handshake, which is small.

@@ -16,7 +16,7 @@
 //! * [`server`]: the listeners.
 //!
 //! Nothing here writes. Every query opens its own view, so it sees one moment; after a crash there is
-//! nothing to mend, for the only state is in memory: running queries, prepared statements and tokens.
+//! nothing to mend, for the only state is in memory: running queries, prepared statements, plans and tokens.
 //! Clients that come back ask again.
 
 pub mod access;
@@ -26,6 +26,7 @@ pub mod flight;
 pub mod http;
 pub mod params;
 mod plan;
+mod plans;
 pub mod query;
 pub mod server;
 mod statement;
@@ -39,6 +40,7 @@ pub mod wire;
 pub use access::{Access, Caller, Right, Rights, Users, check_listener};
 pub use error::{ErrorKind, QueryError, hide_paths};
 pub use params::Params;
+pub use plans::Plans;
 pub use query::{Answer, Batches, Description, Limits, Queries, Query, RunningQuery};
 pub use server::{serve_flight, serve_http};
 pub use view::{ForeignKey, TableInfo, TableKind, View, Views};

@@ -3,40 +3,62 @@
 //! The promised schema is that of the plan that is run, passed through `wire_schema`. It is known before anything is
 //! read, so a client can be told of it, and every batch is later made to keep it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use arrow::{
     array::RecordBatch,
     datatypes::{DataType, Field, SchemaRef},
 };
 use datafusion::{
-    common::{DataFusionError, TableReference},
+    common::{
+        DataFusionError, TableReference,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     execution::{SessionState, context::SQLOptions},
-    logical_expr::LogicalPlan,
+    logical_expr::{Expr, LogicalPlan},
     physical_plan::{ExecutionPlan, execute_stream},
 };
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use starmere_lake::{corrections::unanswerable, literals};
+use starmere_lake::{corrections::unanswerable, literals, watch::Watch};
 
 use crate::{
+    access::Caller,
     error::QueryError,
     params::{self, Params},
     query::size,
-    statement::{self, Parameters},
+    statement::{self, Parameters, Statement},
     versions,
-    view::View,
+    view::{View, is_pinned},
     wire::wire_schema,
 };
 
-/// A statement that is understood but not yet told its parameters.
-pub(crate) struct Planned {
-    state: SessionState,
+/// A plan with more operators is not kept: it may be deep, and what is kept is dropped by any thread.
+const SHALLOW: usize = 250;
+
+/// Bytes for a column of a step of a plan, or for an expression; about.
+const BYTES_OF_PART: usize = 200;
+
+/// A statement that is planned over the tables of a snapshot, for any run: [`Plans`](crate::Plans) keep it.
+#[derive(Debug)]
+pub(crate) struct Understood {
     plan: LogicalPlan,
     parameters: Parameters,
     types: HashMap<String, Option<DataType>>,
+    /// The plan as it is, analyzed, and what is promised of it: once somebody has asked.
+    analyzed: OnceLock<(SchemaRef, LogicalPlan)>,
+}
+
+/// A statement that is understood but not yet told its parameters, with the session that it will run in.
+pub(crate) struct Planned {
+    state: SessionState,
+    statement: Arc<Understood>,
 }
 
 /// A statement that can run, once for each row of parameters.
@@ -49,19 +71,24 @@ pub(crate) struct Runnable {
     pub(crate) schema: SchemaRef,
 }
 
-/// Plans a statement against a view.
+/// Plans a statement against what the caller sees of a view, unless a plan of it is kept. Stops when the watch says so.
 ///
 /// # Errors
 /// `Invalid` or `NotFound`, with the place in the text where the planner knows it.
-pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> {
-    let mut state = view.context.state();
+pub(crate) async fn plan(view: &View, sql: &str, caller: &Caller, watch: &Arc<Watch>) -> Result<Planned, QueryError> {
+    if let Some(statement) = view.plans.find(sql, caller.rights, Instant::now()) {
+        return Ok(Planned { state: watch.over(&view.context).state(), statement });
+    }
+    let seen = view.clone().seen_by(caller);
+    let mut state = watch.over(&seen.context).state();
     // Without it the planner forgets where in the text names stood.
     state.config_mut().options_mut().sql_parser.collect_spans = true;
     let statement = statement::parse(&state, sql)?;
+    let can_be_kept = statement.is_query() && statement.operators <= SHALLOW && names_only_pinned(&state, &statement);
     let plan = match state.statement_to_plan(statement.tree).await {
         Ok(plan) => plan,
         Err(error) => {
-            let hint = versions::hint(&view.tables, &error, || named(&state, sql));
+            let hint = versions::hint(&seen.tables, &error, || named(&state, sql));
             let error = QueryError::from(error);
             return Err(match hint {
                 Some(hint) => error.with_hint(hint),
@@ -75,7 +102,17 @@ pub(crate) async fn plan(view: &View, sql: &str) -> Result<Planned, QueryError> 
     }
     // A parameter that is used as two types has none in particular: the engine coerces it at each place.
     let types = plan.get_parameter_types().unwrap_or_default();
-    Ok(Planned { state, plan, parameters: statement.parameters, types })
+    let understood = Understood { plan, parameters: statement.parameters, types, analyzed: OnceLock::new() };
+    let statement = Arc::new(understood);
+    if can_be_kept {
+        view.plans.keep(sql, caller.rights, &statement, Instant::now());
+    }
+    Ok(Planned { state, statement })
+}
+
+/// Whether a statement names only tables that are the same for all queries of the snapshot.
+fn names_only_pinned(state: &SessionState, statement: &Statement) -> bool {
+    state.resolve_table_references(&statement.tree).is_ok_and(|tables| tables.iter().all(is_pinned))
 }
 
 /// The tables that a statement names.
@@ -84,12 +121,33 @@ fn named(state: &SessionState, sql: &str) -> Vec<TableReference> {
     statement.and_then(|statement| state.resolve_table_references(&statement.tree).ok()).unwrap_or_default()
 }
 
+impl Understood {
+    /// Bytes in use, about; the plan analyzed is about as large as the plan.
+    pub(crate) fn size(&self, sql: &str) -> usize {
+        let mut bytes = 0_usize;
+        let counted = self.plan.apply_with_subqueries(|step| {
+            bytes += (1 + step.schema().fields().len()) * BYTES_OF_PART;
+            step.apply_expressions(|expression| {
+                expression.apply(|part| {
+                    bytes += match part {
+                        Expr::Literal(value, _) => BYTES_OF_PART + value.size(),
+                        _ => BYTES_OF_PART,
+                    };
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })?;
+            Ok(TreeNodeRecursion::Continue)
+        });
+        counted.map_or(usize::MAX, |_| sql.len() + 2 * bytes)
+    }
+}
+
 impl Planned {
     /// The promised schema, as far as it is known without parameters.
     pub(crate) fn schema(&self) -> SchemaRef {
-        match analyzed(&self.state, self.plan.clone()) {
+        match self.as_it_is() {
             Ok((schema, _)) => schema,
-            Err(_) => wire_schema(self.plan.schema().as_arrow()),
+            Err(_) => wire_schema(self.statement.plan.schema().as_arrow()),
         }
     }
 
@@ -97,10 +155,10 @@ impl Planned {
     /// in particular, text; drivers must be told something.
     pub(crate) fn parameters(&self) -> Vec<Field> {
         let field = |id: String| {
-            let wanted = self.types.get(&id).cloned().flatten().unwrap_or(DataType::Utf8);
+            let wanted = self.statement.types.get(&id).cloned().flatten().unwrap_or(DataType::Utf8);
             Field::new(id, crate::wire::wire_type(&wanted), true)
         };
-        self.parameters.ids().into_iter().map(field).collect()
+        self.statement.parameters.ids().into_iter().map(field).collect()
     }
 
     /// The statement told its parameters: once for each row, once without any where there are no rows. Only the first
@@ -109,21 +167,32 @@ impl Planned {
     /// # Errors
     /// `Invalid` where the values of the first row do not fit the placeholders.
     pub(crate) fn bind(self, rows: Arc<[Params]>) -> Result<Runnable, QueryError> {
-        let first = self.told(rows.first().unwrap_or(&Params::default()))?;
-        let (schema, first) = analyzed(&self.state, first)?;
+        let (schema, first) = self.told(rows.first().unwrap_or(&Params::default()))?;
         Ok(Runnable { planned: self, rows, first, schema })
     }
 
-    /// The plan for a row of parameters.
-    fn told(&self, row: &Params) -> Result<LogicalPlan, QueryError> {
-        let values = params::bind(&self.parameters, &self.types, row)?;
-        let plan = self.plan.clone();
-        Ok(if self.parameters.len() == 0 { plan } else { plan.with_param_values(values)? })
+    /// What is promised of the plan without parameters, and the plan, analyzed.
+    fn as_it_is(&self) -> Result<(SchemaRef, LogicalPlan), DataFusionError> {
+        if let Some(known) = self.statement.analyzed.get() {
+            return Ok(known.clone());
+        }
+        let found = analyzed(&self.state, self.statement.plan.clone())?;
+        Ok(self.statement.analyzed.get_or_init(|| found).clone())
+    }
+
+    /// What is promised of the plan for a row of parameters, and the plan, analyzed.
+    fn told(&self, row: &Params) -> Result<(SchemaRef, LogicalPlan), QueryError> {
+        let Understood { plan, parameters, types, .. } = self.statement.as_ref();
+        let values = params::bind(parameters, types, row)?;
+        if parameters.len() == 0 {
+            return Ok(self.as_it_is()?);
+        }
+        Ok(analyzed(&self.state, plan.clone().with_param_values(values)?)?)
     }
 
     /// The plan for a further row, analyzed, which must give what the first one gives.
     fn told_alike(&self, row: &Params, schema: &SchemaRef) -> Result<LogicalPlan, QueryError> {
-        let (promised, plan) = analyzed(&self.state, self.told(row)?)?;
+        let (promised, plan) = self.told(row)?;
         if promised != *schema {
             return Err(QueryError::invalid("the rows of parameters give results of different types")
                 .with_hint("cast the parameters in the statement, as in `CAST($1 AS INT)`"));

@@ -207,8 +207,8 @@ impl Queries {
         let (inner, watch) = (Arc::clone(&self.inner), Arc::clone(stop.watch()));
         let (sql, caller) = (sql.to_owned(), caller.clone());
         let described = seat.spawn(async move {
-            let view = watched(inner.views.newest().await?.seen_by(&caller), &watch);
-            let planned = plan::plan(&view, &sql).await?;
+            let view = inner.views.newest().await?;
+            let planned = plan::plan(&view, &sql, &caller, &watch).await?;
             let parameters = planned.parameters();
             let schema = if rows.is_empty() { planned.schema() } else { planned.bind(rows)?.schema };
             Ok::<_, QueryError>(Description { schema, parameters, snapshot: view.snapshot })
@@ -351,8 +351,8 @@ async fn begin(inner: Arc<Inner>, query: Arc<Query>, watch: Arc<Watch>) -> Resul
         Some(promise) => inner.views.at(promise.snapshot).await?,
         None => inner.views.newest().await?,
     };
-    let view = watched(view.seen_by(&query.caller), &watch);
-    let runnable = plan::plan(&view, &query.sql).await?.bind(Arc::clone(&query.rows))?;
+    let planned = plan::plan(&view, &query.sql, &query.caller, &watch).await?;
+    let runnable = planned.bind(Arc::clone(&query.rows))?;
     if let Some(promise) = &query.promise
         && promise.snapshot != view.snapshot
         && promise.schema != schema_digest(&runnable.schema)
@@ -366,11 +366,6 @@ async fn begin(inner: Arc<Inner>, query: Arc<Query>, watch: Arc<Watch>) -> Resul
     let ready = runnable.ready().await?;
     let is_small = ready.is_small() && !watch.leaves_constants();
     Ok(Begun { snapshot: view.snapshot, is_small, ready })
-}
-
-/// The view, its plans looking at the watch.
-fn watched(view: View, watch: &Arc<Watch>) -> View {
-    View { context: watch.over(&view.context), ..view }
 }
 
 /// Keeps batches for the reader, each with the promised schema, until the end or until nobody wants them.

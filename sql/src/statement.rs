@@ -40,6 +40,15 @@ const MOST_OPERATORS: usize = 4000;
 pub(crate) struct Statement {
     pub(crate) tree: Parsed,
     pub(crate) parameters: Parameters,
+    /// What it can be nested by without parentheses.
+    pub(crate) operators: usize,
+}
+
+impl Statement {
+    /// Whether it asks for rows of tables, and not for a plan or what there is.
+    pub(crate) fn is_query(&self) -> bool {
+        matches!(&self.tree, Parsed::Statement(ast) if matches!(ast.as_ref(), Ast::Query(_)))
+    }
 }
 
 /// What a statement wants to be told.
@@ -89,7 +98,7 @@ pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Statement, QueryE
     check_reads(&tree)?;
     let parameters = number_placeholders(&mut tree)?;
     visit(&mut tree, &mut WithPrecision);
-    Ok(Statement { tree, parameters })
+    Ok(Statement { tree, parameters, operators })
 }
 
 /// How many operators there are, in symbols and in words: what a statement can be nested by without parentheses.

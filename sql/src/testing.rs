@@ -27,6 +27,7 @@ use futures::{StreamExt, stream};
 use crate::{
     access::Caller,
     error::QueryError,
+    plans::Plans,
     query::{Limits, Queries},
     view::{ForeignKey, TableInfo, TableKind, View, Views},
 };
@@ -35,6 +36,7 @@ use crate::{
 pub(crate) struct Memory {
     context: SessionContext,
     tables: Arc<[TableInfo]>,
+    pub(crate) plans: Arc<Plans>,
     pub(crate) snapshot: AtomicU64,
 }
 
@@ -56,6 +58,7 @@ impl Views for Memory {
             context: self.context.clone(),
             snapshot: self.snapshot.load(Ordering::SeqCst),
             tables: Arc::clone(&self.tables),
+            plans: Arc::clone(&self.plans),
         })
     }
 }
@@ -112,7 +115,7 @@ pub(crate) fn memory() -> Memory {
         },
         TableInfo { kind: TableKind::System, ..info("lake", "test", "endless", schema) },
     ];
-    Memory { context, tables: tables.into(), snapshot: AtomicU64::new(7) }
+    Memory { context, tables: tables.into(), plans: Arc::default(), snapshot: AtomicU64::new(7) }
 }
 
 fn add(catalog: &MemoryCatalogProvider, schema: &str, name: &str, table: Arc<dyn TableProvider>) {

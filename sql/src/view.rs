@@ -11,14 +11,14 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::{
     catalog::{CatalogProvider, CatalogProviderList, MemoryCatalogProviderList, SchemaProvider, TableProvider},
-    common::DataFusionError,
-    execution::SessionStateBuilder,
+    common::{DataFusionError, TableReference},
     prelude::SessionContext,
 };
 
 use crate::{
     access::{Caller, Right},
     error::QueryError,
+    plans::Plans,
 };
 
 /// Opens views. Called once per query and once per question about metadata, so it should be quick: hand
@@ -48,6 +48,15 @@ pub struct View {
     pub snapshot: u64,
     /// What clients are told there is; each of them can be queried through `context`.
     pub tables: Arc<[TableInfo]>,
+    /// Plans over the tables. Views share them while all tables but those of `lake` are the same ones.
+    pub plans: Arc<Plans>,
+}
+
+/// Whether a table, by its name in a statement, is the same for all queries that share the plans of a view.
+/// Raw events are read as they are when a query begins, and `information_schema` tells of the session.
+pub(crate) fn is_pinned(table: &TableReference) -> bool {
+    let (Some(catalog), Some(schema)) = (table.catalog(), table.schema()) else { return false };
+    catalog != "lake" && schema != "information_schema"
 }
 
 impl View {
@@ -58,7 +67,7 @@ impl View {
             return self;
         }
         let lacks = |catalog: &str| caller.may(needed(catalog)).err();
-        let state = self.context.state();
+        let mut state = self.context.state();
         let known = Arc::clone(state.catalog_list());
         let list = MemoryCatalogProviderList::new();
         for name in known.catalog_names() {
@@ -70,7 +79,7 @@ impl View {
                 list.register_catalog(name, catalog);
             }
         }
-        let state = SessionStateBuilder::new_from_existing(state).with_catalog_list(Arc::new(list)).build();
+        state.register_catalog_list(Arc::new(list));
         let tables: Vec<TableInfo> =
             self.tables.iter().filter(|table| lacks(&table.catalog).is_none()).cloned().collect();
         Self { context: SessionContext::new_with_state(state), tables: tables.into(), ..self }

@@ -3,7 +3,7 @@
 //! A handle is known to its user only, and forgotten after [`IDLE`] without use. All statements together have a limit
 //! of memory, and each user a share of it and of their number: who needs more loses the statements that he has not used
 //! for longest, and never somebody else's. After a restart all are unknown, and clients are told to prepare again.
-//! Nothing planned is kept: each run plans against its own view.
+//! No plan is kept with them: each run is of its own view, which may have one ([`crate::Plans`]).
 
 use std::{
     collections::HashMap,

@@ -4,11 +4,19 @@ use std::{
 };
 
 use arrow::{array::AsArray, datatypes::Int64Type, util::display::array_value_to_string};
-use datafusion::scalar::ScalarValue;
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{SchemaProvider, TableProvider},
+    common::DataFusionError,
+    scalar::ScalarValue,
+};
 use futures::TryStreamExt;
 
 use super::*;
-use crate::testing::{self, ana, memory, queries};
+use crate::{
+    access::{Right, Rights},
+    testing::{self, ana, memory, queries},
+};
 
 const ENDLESS: &str = "SELECT n FROM lake.test.endless";
 
@@ -419,5 +427,115 @@ async fn what_takes_long_leaves_the_room_for_small_queries() {
         for query in busy {
             query.await.unwrap().unwrap();
         }
+    }
+}
+
+/// A table that counts how often it is looked up.
+#[derive(Debug)]
+struct Counted {
+    table: Arc<dyn TableProvider>,
+    lookups: AtomicU64,
+}
+
+#[async_trait]
+impl SchemaProvider for Counted {
+    fn table_names(&self) -> Vec<String> {
+        vec!["customer".to_owned()]
+    }
+
+    async fn table(&self, _name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        self.lookups.fetch_add(1, Ordering::SeqCst);
+        Ok(Some(Arc::clone(&self.table)))
+    }
+
+    fn table_exist(&self, _name: &str) -> bool {
+        true
+    }
+}
+
+/// A client that prepares a statement asks what it gives, again, and then for its rows.
+#[tokio::test]
+async fn a_statement_is_planned_once_and_raw_events_are_looked_up_by_each_query() {
+    let views = memory();
+    let catalog = |name: &str| views.context().catalog(name).unwrap();
+    let table = catalog("sales").schema("customers_v1").unwrap().table("customer").await.unwrap().unwrap();
+    let counted = Arc::new(Counted { table, lookups: AtomicU64::new(0) });
+    for name in ["sales", "lake"] {
+        catalog(name).register_schema("counted", counted.clone()).unwrap();
+    }
+    let queries = Queries::new(Arc::new(views), Limits::default());
+    for (from, expected) in [("sales", 1), ("lake", 4)] {
+        let sql = format!("SELECT name, now() FROM {from}.counted.customer");
+        counted.lookups.store(0, Ordering::SeqCst);
+        let described = queries.describe(&sql, Arc::default(), &ana()).await.unwrap();
+        assert_eq!(queries.describe(&sql, Arc::default(), &ana()).await.unwrap().schema, described.schema);
+        let mut times = Vec::new();
+        for _ in 0..2 {
+            let batches = rows(&queries, Query::new(sql.as_str(), ana())).await.unwrap();
+            assert_eq!(batches[0].schema(), described.schema);
+            times.push(array_value_to_string(batches[0].column(1), 0).unwrap());
+        }
+        assert_eq!(counted.lookups.load(Ordering::SeqCst), expected, "{sql}");
+        assert_ne!(times[0], times[1], "each run has its own time");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_is_for_those_who_may_ask_it() {
+    let queries = queries(Limits::default());
+    let caller = |rights: &[Right]| Caller { user: "ben".to_owned(), rights: Rights::of(rights) };
+    let (all, ports, raw) = (ana(), caller(&[Right::Query]), caller(&[Right::Raw]));
+    let sql = "SELECT name FROM sales.customers_v1.customer";
+    for _ in 0..2 {
+        for (caller, may) in [(&all, true), (&raw, false), (&ports, true)] {
+            let described = queries.describe(sql, Arc::default(), caller).await;
+            let answer = rows(&queries, Query::new(sql, caller.clone())).await;
+            assert_eq!((described.is_ok(), answer.is_ok()), (may, may), "{caller:?}");
+            for error in described.err().into_iter().chain(answer.err()) {
+                assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            }
+        }
+    }
+    let sql = "SELECT count(*) FROM information_schema.tables WHERE table_schema <> 'information_schema'";
+    for (caller, tables) in [(&all, "3"), (&ports, "2"), (&raw, "1"), (&all, "3")] {
+        let batches = rows(&queries, Query::new(sql, caller.clone())).await.unwrap();
+        assert_eq!(array_value_to_string(batches[0].column(0), 0).unwrap(), tables, "{caller:?}");
+    }
+}
+
+/// Parameters are told to a plan that was made before them, and types are those of the values.
+#[tokio::test]
+async fn a_kept_plan_takes_other_parameters() {
+    let queries = queries(Limits::default());
+    let sql = "SELECT $1 AS v, n FROM (SELECT count(*) AS n FROM sales.orders_v1.order_lines WHERE line_number < $2) t";
+    for (value, below, expected) in [
+        (ScalarValue::from("a"), 9_i64, "a 3"),
+        (ScalarValue::from(7_i64), 2, "7 2"),
+        (ScalarValue::from("b"), 0, "b 0"),
+    ] {
+        let row: Arc<[Params]> = Arc::new([Params::Positional(vec![value, ScalarValue::from(below)])]);
+        let described = queries.describe(sql, Arc::clone(&row), &ana()).await.unwrap();
+        let batches = rows(&queries, Query::new(sql, ana()).bind_rows(row)).await.unwrap();
+        assert_eq!(batches[0].schema(), described.schema);
+        let shown = [0, 1].map(|column| array_value_to_string(batches[0].column(column), 0).unwrap());
+        assert_eq!(shown.join(" "), expected);
+    }
+    let few: Arc<[Params]> = Arc::new([Params::Positional(vec![ScalarValue::from(1_i64)])]);
+    assert_eq!(queries.describe(sql, few, &ana()).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+/// A plan that is kept is of no query: each run has a watch of its own.
+#[tokio::test]
+async fn a_run_of_a_kept_plan_stops_when_it_is_told_to() {
+    let queries = queries(quick());
+    let sql = "SELECT count(*) FROM (SELECT unnest(range(0, 200000)) AS v) a
+               CROSS JOIN (SELECT unnest(range(0, 200000)) AS v) b WHERE a.v + b.v < 0";
+    for _ in 0..3 {
+        let answer = queries.start(Query::new(sql, ana())).await.unwrap();
+        until_busy(&queries, 1).await;
+        assert!(queries.cancel(answer.id));
+        let mut batches = answer.batches;
+        assert_eq!(batches.next().await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+        until_busy(&queries, 0).await;
     }
 }
