@@ -13,7 +13,8 @@ pub const INGEST_DATE: &str = "ingest_date";
 pub fn file_options() -> FileOptions {
     FileOptions {
         small: true,
-        plain: vec!["payload".into(), "position".into(), "event_id".into()],
+        // Of what is another one for nearly each event, and of times, a dictionary is as long as the column.
+        plain: ["payload", "position", "event_id", "occurred_at", "subject"].map(str::to_owned).into(),
         hashed: vec!["event_id".into()],
         opaque: vec!["payload".into()],
         row_group: 1 << 16,
@@ -61,4 +62,37 @@ pub fn file_schema() -> &'static SchemaRef {
         ]))
     });
     &SCHEMA
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+    use crate::delta::EncodedFile;
+
+    #[test]
+    fn only_what_repeats_has_a_dictionary() {
+        let texts = |name: &str| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values((0..1000).map(|number| format!("{name} {number}"))))
+        };
+        let times = TimestampMicrosecondArray::from_iter_values(1_700_000_000_000_000..1_700_000_000_001_000);
+        let columns: [(&str, ArrayRef); 4] = [
+            ("event_id", texts("event")),
+            ("event_type", Arc::new(StringArray::from(vec!["order.placed"; 1000]))),
+            ("occurred_at", Arc::new(times.with_timezone("UTC"))),
+            ("subject", texts("subject")),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let file = EncodedFile::of(&rows.schema(), &[rows], &file_options()).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(file.bytes)).unwrap();
+        let columns = reader.metadata().row_group(0).columns();
+        let with_dictionary: Vec<&str> = columns
+            .iter()
+            .filter(|column| column.dictionary_page_offset().is_some())
+            .map(|column| column.column_descr().name())
+            .collect();
+        assert_eq!(with_dictionary, ["event_type"]);
+    }
 }
