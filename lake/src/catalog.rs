@@ -756,7 +756,7 @@ mod tests {
         let second = publisher.publish_next(|_| Ok(Some(with("b")))).await.unwrap();
         assert_eq!(*read().await.unwrap(), second);
         assert_eq!(*catalog.at_shared(1).await.unwrap(), first);
-        // An object that was replaced is another one, whatever its number says.
+        // An object that was replaced is another one, though its number is the same.
         let bytes = digest::encode(&CatalogSnapshot { number: 2, ..first.clone() }).unwrap();
         warehouse.store().write(&catalog.path(2), bytes.into()).await.unwrap();
         assert!(read().await.unwrap().tables.contains_key("a"));

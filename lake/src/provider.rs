@@ -1,11 +1,11 @@
 //! A pinned Delta version as a table of DataFusion: plain Parquet scans with statistics.
 //!
-//! The scan is a `DataSourceExec` over the snapshot's files, so that everything DataFusion knows about Parquet
-//! works: pruning by statistics and bloom filters, filters pushed into the scan, run-time filters of joins,
-//! splitting by byte ranges, and distribution. Large files are passed in pieces: a partition that is done takes the next
-//! piece that no other one has begun, so a query that skips most of a table still has work for all of them. What is read is checked (see the `scan` module). Text is read as views,
-//! which is what the engine is quickest with. Statistics are bounds, except counts, integers and dates (see the
-//! `statistics` module of [`crate::delta`]).
+//! The scan is a `DataSourceExec` over the snapshot's files, so that everything DataFusion knows about Parquet works:
+//! pruning by statistics and bloom filters, filters pushed into the scan, run-time filters of joins, splitting by
+//! byte ranges, and distribution. Large files are passed in pieces: a partition that is done takes the next piece
+//! that no other one has begun, so a query that skips most of a table still has work for all of them. What is read is
+//! checked (see the `scan` module). Text is read as views, which is what the engine is quickest with. Statistics are
+//! bounds, except counts, integers and dates (see the `statistics` module of [`crate::delta`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::store::Store;
 /// A piece of a file has about so many rows: two row groups of most tables.
 const PIECE_ROWS: usize = 1 << 18;
 
-/// Of a table with more rows than so many pieces have, pieces are larger: a plan is copied by each rule that changes it.
+/// Of a table with more rows than so many pieces have, pieces are larger: rules that change a plan copy it.
 const MOST_PIECES: usize = 1 << 10;
 
 /// A table at a version.
@@ -109,8 +109,8 @@ impl PinnedTable {
     }
 }
 
-/// A file of so many rows in pieces of `of` rows or fewer, if they are spread evenly over its bytes. A row group is of the
-/// piece in which it begins, so each is of one; a piece may have none.
+/// A file of so many rows in pieces of `of` rows or fewer, if they are spread evenly over its bytes. A row group is of
+/// the piece in which it begins, so each is of one; a piece may have none.
 fn pieces(file: PartitionedFile, rows: usize, of: usize) -> impl Iterator<Item = PartitionedFile> {
     let count = rows.div_ceil(of).max(1) as u64;
     let size = file.object_meta.size;

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Tickets of statements hold all they need, so any server over the same catalog can redeem them. The one that
-//! planned the statement may still have its plan ([`crate::Plans`]), which saves time and nothing else. Prepared statements are remembered: bounded, forgotten when
-//! unused (`prepared`).
+//! planned the statement may still have its plan ([`crate::Plans`]), which saves time and nothing else. Prepared
+//! statements are remembered: bounded, forgotten when unused (`prepared`).
 //!
 //! * `Gate` finds out who calls before it reads any message: strangers may send a handshake, which is small.
 //! * `Flight` is the gRPC service. It adds what arrow-flight's blanket implementation leaves out: `GetSchema`,
