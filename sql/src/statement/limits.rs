@@ -139,6 +139,8 @@ impl Visitor for Sizes {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<QueryError> {
         let elements = match expression {
+            // It is too deep to be read.
+            Expr::Function(call) if is_arrow_cast(call) && depth_of_call(call) > DEEPEST => 1,
             Expr::Cast { data_type, .. } | Expr::TypedString(TypedString { data_type, .. }) => {
                 elements_as_written(&data_type.to_string())
             }
@@ -168,6 +170,7 @@ impl Visitor for Sizes {
             }
         }
         let depth = match expression {
+            Expr::Function(call) if is_arrow_cast(call) => depth_of_call(call),
             Expr::Cast { .. } => {
                 self.casts += 1;
                 self.casts
@@ -256,21 +259,38 @@ fn is_arrow_cast(call: &Function) -> bool {
     }
 }
 
+/// How deep types are nested in the text of a type that a cast is given: each level is read within the one around it.
+fn depth_of_call(call: &Function) -> usize {
+    let FunctionArguments::List(list) = &call.args else { return 0 };
+    let Some(data_type) = list.args.get(1).and_then(text_of_arg) else { return 0 };
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in data_type.bytes() {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 /// The same of the type that the function is given. One that is not written there could become any.
 fn elements_of_call(call: &Function) -> u64 {
     let FunctionArguments::List(list) = &call.args else { return 1 };
-    let type_of = |arg: &FunctionArg| {
-        let (FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. } | FunctionArg::Unnamed(arg)) = arg;
-        match arg {
-            FunctionArgExpr::Expr(expr) => text_of(expr),
-            _ => None,
-        }
-    };
-    match list.args.get(1).map(type_of) {
+    match list.args.get(1).map(text_of_arg) {
         // What cannot be read is refused by the engine.
         Some(Some(data_type)) => data_type.parse::<DataType>().map_or(1, |data_type| elements(&data_type)),
         Some(None) => u64::MAX,
         None => 1,
+    }
+}
+
+fn text_of_arg(arg: &FunctionArg) -> Option<String> {
+    let (FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. } | FunctionArg::Unnamed(arg)) = arg;
+    match arg {
+        FunctionArgExpr::Expr(expr) => text_of(expr),
+        _ => None,
     }
 }
 

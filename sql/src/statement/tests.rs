@@ -224,6 +224,16 @@ fn types_of_a_large_fixed_size_are_refused() {
             assert!(error.to_string().contains("more than 4096 elements"), "{sql}: {error}");
         }
     }
+    // Each level is read within the one around it: forty thousand took more than the stack.
+    for levels in [65, 40_000] {
+        for function in ["arrow_cast", "arrow_try_cast"] {
+            let deep = format!("{function}(NULL, '{}Int8{}')", "List(".repeat(levels), ")".repeat(levels));
+            let error = parse_here(&format!("SELECT {deep}")).unwrap_err();
+            assert!(error.to_string().contains("nested more than 64 deep"), "{error}");
+        }
+    }
+    let many: Vec<String> = (0..100).map(|n| format!("\"c{n}\": List(Int8)")).collect();
+    assert!(parse_here(&format!("SELECT arrow_cast(x, 'Struct({})') FROM t", many.join(", "))).is_ok());
     for narrow in [
         "CAST(x AS REAL[1536])",
         "CAST(NULL AS BIGINT[])",
