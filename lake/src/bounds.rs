@@ -287,6 +287,16 @@ fn within_bounds(
         repeated += Sizes::of(arg)?.at(0);
     }
     let needed = sizes.iter().map(|size| size + repeated).sum::<u64>();
+    // The engine repeats it, and counts nothing.
+    if is_constant && needed.saturating_mul(args.number_rows as u64) > MOST_OF_BATCH {
+        return exec_err!(
+            "`{name}` may make a constant of {} KiB, which would be repeated for {} rows and take more than {} MiB; make \
+             it shorter, or give it in a row of its own",
+            needed >> 10,
+            args.number_rows,
+            MOST_OF_BATCH >> 20
+        );
+    }
     if let Some(watch) = Watch::of(&args.config_options) {
         // The planner keeps a call that fails.
         if is_constant && !watch.computes_constant(needed) {

@@ -270,3 +270,23 @@ async fn a_query_that_was_told_to_stop_makes_no_values() {
     assert!(Watch::of(&options).unwrap().room_for(2 << 20).is_err());
     assert!(datafusion::physical_plan::collect(plan, session.task_ctx()).await.is_err());
 }
+
+/// Each took gigabytes, or panicked: what is left to when the query runs is repeated for each row, like any constant.
+#[tokio::test]
+async fn large_constants_are_not_repeated_for_each_row() {
+    for query in [
+        "SELECT repeat('x', 60000000) FROM generate_series(1, 8192)",
+        "SELECT sum(x) FROM (SELECT unnest(range(1, 5000000)) AS x FROM generate_series(1, 1000))",
+        "SELECT max(length(CASE WHEN value % 2 = 0 THEN repeat('x', 60000000) ELSE value::text END))
+         FROM generate_series(1, 8192)",
+        "SELECT max(length(greatest(value::text, repeat('x', 60000000)))) FROM generate_series(1, 8192)",
+        "SELECT count(*) FROM (SELECT unnest(make_array(repeat('x', 60000000))) AS x FROM generate_series(1, 8192))",
+    ] {
+        let (_, session) = watched(None);
+        let refused = answer_of(&session, query).await;
+        assert!(refused.contains("which would be repeated for"), "{query}: {refused}");
+    }
+    let (_, session) = watched(None);
+    let few = answer_of(&session, "SELECT length(repeat('x', 2000000)) FROM generate_series(1, 3)").await;
+    assert_eq!(few, "2000000 2000000 2000000");
+}
