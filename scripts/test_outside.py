@@ -540,7 +540,7 @@ def flights(tests: Tests, starmere: Path, project: Path, limit: int | None) -> N
         return
     with serving(tests, starmere, project) as server:
         if server is not None:
-            tests.suite("flights against their data frames", 14, sys.executable, PYTHON_TESTS / "flights_oracle.py",
+            tests.suite("flights against their data frames", 13, sys.executable, PYTHON_TESTS / "flights_oracle.py",
                         project, server.flight)
 
 
@@ -574,7 +574,7 @@ def main() -> None:
             ("pages", 6, lambda: tests.suite("what docs say", 6, sys.executable, PYTHON_TESTS / "pages.py", starmere,
                                              work / "pages")),
             ("many", 3, lambda: many(tests, starmere, work / "many")),
-            ("flights", 20, lambda: flights(tests, starmere, work / "flights", options.flights)),
+            ("flights", 19, lambda: flights(tests, starmere, work / "flights", options.flights)),
             ("figures", 16, lambda: tests.suite("figures", 16, sys.executable, PYTHON_TESTS / "figures.py")),
             ("abuse", 6, lambda: tests.suite("abuse", 6, sys.executable, PYTHON_TESTS / "abuse.py", starmere,
                                              work / "abuse", "--seconds", options.abuse)),
