@@ -1,6 +1,9 @@
 //! Builds keep within the memory that they may take, and become slower rather than stop.
 
 use std::fmt::Write;
+use std::sync::Arc;
+
+use starmere_lake::meter::{self, Meter};
 
 use crate::support::project::Project;
 
@@ -31,4 +34,32 @@ async fn a_join_beyond_the_memory_of_a_build_is_sorted_on_the_disk() {
     let rows = project.query(sql).await;
     // The member that nobody knows is there as well.
     assert_eq!(rows, [serde_json::json!({ "n": MEMBERS + 1, "same": MEMBERS + 1 })]);
+}
+
+/// The allocator of this process counts what each thread takes.
+#[test]
+fn memory_that_a_thread_of_a_query_takes_is_counted() {
+    const MUCH: usize = 64 << 20;
+    let meter = Arc::new(Meter::default());
+    meter.begin(&Arc::default());
+    let counted = Arc::clone(&meter);
+    let held = std::thread::spawn(move || {
+        let before: Vec<u8> = vec![1; MUCH];
+        counted.count_this_thread();
+        let after: Vec<u8> = vec![1; 2 * MUCH];
+        meter::note();
+        let both = counted.held();
+        drop(before);
+        meter::note();
+        let less = counted.held();
+        (both, less, after)
+    });
+    let (both, less, after) = held.join().unwrap();
+    assert!(both.abs_diff(2 * MUCH as u64) < 1 << 20, "{both}");
+    assert!(less.abs_diff(MUCH as u64) < 1 << 20, "{less}");
+    // Another thread gives it back: that has to be told.
+    drop(after);
+    assert_eq!(meter.held(), less);
+    meter.begin(&Arc::default());
+    assert_eq!(meter.held(), 0);
 }

@@ -136,6 +136,9 @@ impl Walk<'_> {
                 if op == Operator::StringConcat && lefts.is_string() && lefts == rights {
                     return (Transformed::yes(bounds::joined(&lefts, *left, *right)), Some(lefts));
                 }
+                if let Some(matched) = bounds::matched(&left, op, &right) {
+                    return (Transformed::yes(matched), Some(DataType::Boolean));
+                }
                 let result = BinaryTypeCoercer::new(&lefts, &op, &rights).get_result_type().ok();
                 (Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })), result)
             }
@@ -150,6 +153,10 @@ impl Walk<'_> {
                 }
                 (Transformed::no(Expr::Negative(expr)), Some(data_type))
             }
+            Expr::Like(like) => match bounds::alike(like) {
+                Ok(call) => (Transformed::yes(call), Some(DataType::Boolean)),
+                Err(like) => (Transformed::no(Expr::Like(like)), Some(DataType::Boolean)),
+            },
             Expr::ScalarFunction(call) => (bounds::bounded_call(call), None),
             Expr::AggregateFunction(call) => {
                 let counted = bounds::counts_distinct(&call).map(|counted| self.type_of(counted, of, 0));

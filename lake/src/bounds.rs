@@ -1,15 +1,16 @@
-//! Bounds of the values that functions of SQL make, checked before they are made.
+//! Bounds of what functions of SQL make and of how long they take, checked before they are called.
 //!
 //! The memory pool of a session knows of what operators hold, and nothing of what a function allocates: `repeat('x',
-//! 2000000000)` is six gigabytes before anybody is asked. Here each function whose values may be much larger than its
-//! arguments is wrapped. The wrapper derives from the arguments how many bytes each row may need ([`Growth`]), and
-//! then
+//! 2000000000)` is six gigabytes before anybody is asked. Nor does anything stop a function within one call:
+//! `levenshtein` of two texts of a megabyte takes an hour. Here each function of texts and lists is wrapped. The wrapper
+//! derives from the arguments how many bytes each row may need ([`Growth`]) and how many steps ([`Work`]), and then
 //!
-//! - refuses a value of more than [`MOST_OF_VALUE`],
+//! - refuses a value of more than [`MOST_OF_VALUE`], or [`MOST_STEPS`],
 //! - asks the query's [`Watch`] whether a constant is to be computed while the query is planned, whether there is room
 //!   in memory, and whether the query goes on,
-//! - makes all rows at once where they need at most [`MOST_OF_BATCH`],
-//! - makes them in pieces else, since the bound may be far above what they take, and refuses what really takes more.
+//! - calls the function once for all rows where they need little, which is nearly always,
+//! - calls it for some rows after the other else, looks at the watch in between, and refuses what really takes more than
+//!   [`MOST_OF_BATCH`].
 //!
 //! A wrapper has the name, the types and the answers of what it wraps. It is registered under its names, and takes
 //! the place of calls that the planner makes without asking for a name (`[1] || [2]`). So constants that the planner
@@ -18,15 +19,18 @@
 //! Aggregates that collect what they read are in [`aggregates`], constants that are repeated for each row in
 //! [`constants`].
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::concat;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, ScalarValue, exec_err};
 use datafusion::error::Result;
 use datafusion::execution::{FunctionRegistry, SessionState};
+use datafusion::functions::{regex, string, unicode};
+use datafusion::functions_nested::all_default_nested_functions;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
@@ -39,24 +43,42 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
-use growth::{Growth, Sizes, size_of, sizes_of};
+use growth::{Growth, Sizes, size_of};
+use like::is_quick_pattern;
+use work::Work;
 
 use crate::watch::Watch;
+use crate::widths::TooWide;
 
 mod aggregates;
 mod constants;
 mod distinct;
 mod growth;
+mod like;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub(crate) use aggregates::{counted_by_rows, counts_distinct};
 pub(crate) use constants::BoundedConstants;
+pub(crate) use growth::{ELEMENT, sizes_of};
+pub(crate) use like::{alike, matched};
 
 /// Bytes of one value.
 pub(crate) const MOST_OF_VALUE: u64 = 64 << 20;
 /// Bytes of the values of one batch of rows.
 pub(crate) const MOST_OF_BATCH: u64 = 256 << 20;
+/// Steps of a nanosecond, about, that one value may take.
+const MOST_STEPS: u64 = 500_000_000;
+/// Bytes of arguments, and steps, that a function is called for at a time: it is not stopped within a call.
+const BYTES_OF_PIECE: u64 = 16 << 20;
+const STEPS_OF_PIECE: u64 = 200_000_000;
+
+/// Functions of texts and lists: their arguments may be large, and so may what they take beside their values.
+static OF_LARGE_VALUES: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let functions = [string::functions(), unicode::functions(), regex::functions(), all_default_nested_functions()];
+    functions.iter().flatten().map(|function| function.name().to_owned()).collect()
+});
 
 /// Bounds the functions of a session.
 pub(crate) fn bound_functions(state: &mut SessionState) -> Result<()> {
@@ -73,7 +95,7 @@ pub(crate) fn bound_functions(state: &mut SessionState) -> Result<()> {
     Ok(())
 }
 
-/// A call, bounded where its function may make large values.
+/// A call, bounded where its function is one of texts or lists.
 pub(crate) fn bounded_call(call: ScalarFunction) -> Transformed<Expr> {
     match Bounded::of(&call.func) {
         Some(bounded) => {
@@ -83,22 +105,32 @@ pub(crate) fn bounded_call(call: ScalarFunction) -> Transformed<Expr> {
     }
 }
 
-/// A function that checks the size of its values before it makes them.
+/// A function that checks what it is asked for before it is called.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Bounded {
     of: ScalarUDF,
-    growth: Growth,
+    needs: Needs,
 }
 
 impl Bounded {
-    /// `None` for a function whose values are not much larger than its arguments, and for one that is bounded.
+    /// `None` for a function of small values, and for one that is bounded.
     fn of(function: &ScalarUDF) -> Option<ScalarUDF> {
+        let name = function.name();
         if function.inner().is::<Self>() {
             return None;
         }
-        let growth = Growth::of(function.name())?;
-        Some(ScalarUDF::from(Self { of: function.clone(), growth }))
+        let needs = Needs { growth: Growth::of(name), work: Work::of(name) };
+        let is_bounded = needs.growth.is_some() || needs.work.is_some() || OF_LARGE_VALUES.contains(name);
+        is_bounded.then(|| ScalarUDF::from(Self { of: function.clone(), needs }))
     }
+}
+
+/// What a function needs, by its arguments: bytes for its values, where these may be much larger than the arguments;
+/// and steps, where these may be many more than bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Needs {
+    growth: Option<Growth>,
+    work: Option<Work>,
 }
 
 /// It hands on everything but the call.
@@ -132,7 +164,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        within_bounds(self.name(), self.growth, args, |args| self.of.invoke_with_args(args))
+        within_bounds(self.name(), self.needs, args, |args| self.of.invoke_with_args(args))
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
@@ -143,6 +175,10 @@ impl ScalarUDFImpl for Bounded {
             _ => 0,
         });
         if constants.sum::<u64>().saturating_mul(args.len() as u64) > MOST_OF_VALUE {
+            return Ok(ExprSimplifyResult::Original(args));
+        }
+        // An operator takes its place, which is not bounded.
+        if self.name() == "regexp_like" && !args.get(1).is_some_and(|pattern| is_quick_pattern(pattern, "")) {
             return Ok(ExprSimplifyResult::Original(args));
         }
         Ok(match self.of.simplify(args, info)? {
@@ -264,51 +300,42 @@ impl ScalarUDFImpl for Joined {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        within_bounds("||", Growth::Together, args, Self::join)
+        let needs = Needs { growth: Some(Growth::Together), work: None };
+        within_bounds("||", needs, args, Self::join)
     }
 }
 
 /// What `make` makes of arguments, where it is within bounds.
 fn within_bounds(
     name: &str,
-    growth: Growth,
+    needs: Needs,
     args: ScalarFunctionArgs,
     make: impl Fn(ScalarFunctionArgs) -> Result<ColumnarValue>,
 ) -> Result<ColumnarValue> {
     let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
     let rows = if is_constant { 1 } else { args.number_rows };
-    let sizes = growth.sizes(&args.args, rows)?;
-    if let Some(size) = sizes.iter().copied().find(|size| *size > MOST_OF_VALUE) {
-        return Err(too_large(name, size));
-    }
-    // An argument that is the same for all rows may be repeated for each of them.
-    let mut repeated = 0;
-    for arg in args.args.iter().filter(|arg| !is_constant && matches!(arg, ColumnarValue::Scalar(_))) {
-        repeated += Sizes::of(arg)?.at(0);
-    }
-    let needed = sizes.iter().map(|size| size + repeated).sum::<u64>();
+    let Some(needs) = Needed::of(name, needs, &args.args, rows)? else { return make(args) };
+    let bytes = needs.bytes();
     // The engine repeats it, and counts nothing.
-    if is_constant && needed.saturating_mul(args.number_rows as u64) > MOST_OF_BATCH {
+    if is_constant && needs.grows && bytes.saturating_mul(args.number_rows as u64) > MOST_OF_BATCH {
         return exec_err!(
             "`{name}` may make a constant of {} KiB, which would be repeated for {} rows and take more than {} MiB; make \
              it shorter, or give it in a row of its own",
-            needed >> 10,
+            bytes >> 10,
             args.number_rows,
             MOST_OF_BATCH >> 20
         );
     }
     if let Some(watch) = Watch::of(&args.config_options) {
         // The planner keeps a call that fails.
-        if is_constant && !watch.computes_constant(needed) {
+        if is_constant && !watch.computes_constant(bytes.max(needs.steps())) {
             return exec_err!("`{name}` makes a value that is computed when the query runs");
         }
-        watch.room_for(needed.min(MOST_OF_VALUE))?;
+        watch.room_for(bytes.min(needs.room()))?;
     }
     let args = ScalarFunctionArgs { number_rows: rows, ..args };
-    if needed > MOST_OF_BATCH {
-        let needs: Vec<u64> = sizes.iter().map(|size| size + repeated).collect();
-        let least = if growth.is_exact() { sizes.iter().sum::<u64>() } else { 0 };
-        return in_pieces(name, &needs, least, args, make).map(ColumnarValue::Array);
+    if !is_constant && needs.are_many() {
+        return in_pieces(name, &needs, &args, make).map(ColumnarValue::Array);
     }
     match make(args)? {
         ColumnarValue::Array(one) if is_constant => ScalarValue::try_from_array(&one, 0).map(ColumnarValue::Scalar),
@@ -316,51 +343,157 @@ fn within_bounds(
     }
 }
 
-/// Makes some rows after the other, each time as many as certainly have room. All of them will take `least` bytes, or
-/// more.
+/// What each row needs.
+struct Needed {
+    /// Bytes of values, or of arguments where values do not grow.
+    sizes: Vec<u64>,
+    /// Bytes of arguments that are the same for all rows, and may be repeated for each of them.
+    repeated: u64,
+    /// Empty where they are no more than bytes.
+    steps: Vec<u64>,
+    grows: bool,
+    /// Bytes that values take at least, all together.
+    least: u64,
+}
+
+impl Needed {
+    /// `None` where all rows together need little.
+    fn of(name: &str, needs: Needs, args: &[ColumnarValue], rows: usize) -> Result<Option<Self>> {
+        let grows = needs.growth.is_some();
+        let steps = needs.work.map_or(Ok(Vec::new()), |work| work.steps(args, rows))?;
+        if let Some(steps) = steps.iter().copied().find(|steps| *steps > MOST_STEPS) {
+            return Err(too_long(name, steps));
+        }
+        if !grows && steps.is_empty() && bytes_of(args)? <= BYTES_OF_PIECE {
+            return Ok(None);
+        }
+        let sizes = match needs.growth {
+            Some(growth) => growth.sizes(args, rows)?,
+            None => sizes_of_args(args, rows)?,
+        };
+        if let Some(size) = sizes.iter().copied().find(|size| grows && *size > MOST_OF_VALUE) {
+            return Err(too_large(name, size));
+        }
+        let is_constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let mut repeated = 0;
+        for arg in args.iter().filter(|arg| grows && !is_constant && matches!(arg, ColumnarValue::Scalar(_))) {
+            repeated += Sizes::of(arg)?.at(0);
+        }
+        let least = if needs.growth.is_some_and(Growth::is_exact) { sizes.iter().sum() } else { 0 };
+        Ok(Some(Self { sizes, repeated, steps, grows, least }))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.sizes.iter().map(|size| size + self.repeated).sum()
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps.iter().fold(0, |all, steps| all.saturating_add(*steps))
+    }
+
+    /// Bytes that the function is called for at a time.
+    fn room(&self) -> u64 {
+        if self.grows { MOST_OF_VALUE } else { BYTES_OF_PIECE }
+    }
+
+    /// Whether all rows at once need too much.
+    fn are_many(&self) -> bool {
+        let most = if self.grows { MOST_OF_BATCH } else { BYTES_OF_PIECE };
+        self.bytes() > most || self.steps() > STEPS_OF_PIECE
+    }
+
+    /// Where each piece of the rows ends.
+    fn ends(&self) -> Vec<usize> {
+        let (mut ends, mut room, mut left) = (Vec::new(), self.room(), STEPS_OF_PIECE);
+        for (row, size) in self.sizes.iter().enumerate() {
+            let (size, steps) = (size + self.repeated, self.steps.get(row).copied().unwrap_or_default());
+            if row > 0 && (size > room || steps > left) {
+                ends.push(row);
+                (room, left) = (self.room(), STEPS_OF_PIECE);
+            }
+            (room, left) = (room.saturating_sub(size), left.saturating_sub(steps));
+        }
+        ends.push(self.sizes.len());
+        ends
+    }
+}
+
+/// Bytes of all arguments, each text counted as often as it stands there.
+fn bytes_of(args: &[ColumnarValue]) -> Result<u64> {
+    let mut bytes = 0;
+    for arg in args {
+        bytes += match arg {
+            // Those that rows share count for each of them.
+            ColumnarValue::Array(array) if has_views(array.data_type()) => sizes_of(array).iter().sum(),
+            ColumnarValue::Array(array) => array.get_array_memory_size() as u64,
+            ColumnarValue::Scalar(value) => size_of(value)?,
+        };
+    }
+    Ok(bytes)
+}
+
+fn has_views(of: &DataType) -> bool {
+    matches!(of, DataType::Utf8View | DataType::BinaryView)
+}
+
+fn sizes_of_args(args: &[ColumnarValue], rows: usize) -> Result<Vec<u64>> {
+    let mut sizes = vec![0; rows];
+    for arg in args {
+        let of = Sizes::of(arg)?;
+        for (row, size) in sizes.iter_mut().enumerate() {
+            *size += of.at(row);
+        }
+    }
+    Ok(sizes)
+}
+
+/// Bytes that an array takes, texts that rows share counted once.
+fn held_by(array: &ArrayRef) -> u64 {
+    let buffers = match array.data_type() {
+        DataType::Utf8View => array.as_string_view().data_buffers(),
+        DataType::BinaryView => array.as_binary_view().data_buffers(),
+        _ => return sizes_of(array).iter().sum(),
+    };
+    buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>() + 16 * array.len() as u64
+}
+
+/// Makes some rows after the other, each time as many as certainly have room.
 fn in_pieces(
     name: &str,
-    needs: &[u64],
-    least: u64,
-    args: ScalarFunctionArgs,
+    needs: &Needed,
+    args: &ScalarFunctionArgs,
     make: impl Fn(ScalarFunctionArgs) -> Result<ColumnarValue>,
 ) -> Result<ArrayRef> {
+    // What is as large as an argument is not the fault of the function.
     let arrays = args.args.iter().filter_map(|arg| match arg {
-        ColumnarValue::Array(array) => Some(sizes_of(array).iter().sum::<u64>()),
+        ColumnarValue::Array(array) => Some(held_by(array)),
         ColumnarValue::Scalar(_) => None,
     });
-    // What is as large as an argument is not the fault of the function.
     let largest = arrays.max().unwrap_or_default();
     let most = MOST_OF_BATCH.max(largest + largest / 4);
-    let refused = || {
+    let refused = |made: u64| {
+        if !needs.grows {
+            return Err(TooWide::of(made / args.number_rows.max(1) as u64));
+        }
         exec_err!(
             "`{name}` would make values of more than {} MiB for {} rows; make shorter ones, or filter the rows before",
             most >> 20,
             args.number_rows
         )
     };
-    if least > most {
-        return refused();
+    if needs.least > most {
+        return refused(needs.least);
     }
-    let mut ends = Vec::new();
-    let mut room = MOST_OF_VALUE;
-    for (row, need) in needs.iter().enumerate() {
-        if *need > room && row > 0 {
-            ends.push(row);
-            room = MOST_OF_VALUE;
-        }
-        room = room.saturating_sub(*need);
-    }
-    ends.push(args.number_rows);
     let (mut pieces, mut begin, mut made) = (Vec::new(), 0, 0);
-    for end in ends {
+    for end in needs.ends() {
         if let Some(watch) = Watch::of(&args.config_options) {
-            watch.room_for(MOST_OF_VALUE)?;
+            watch.check()?;
+            watch.room_for(needs.room())?;
         }
-        let piece = make(slice(&args, begin, end - begin))?.into_array(end - begin)?;
+        let piece = make(slice(args, begin, end - begin)?)?.into_array(end - begin)?;
         made += sizes_of(&piece).iter().sum::<u64>();
         if made > most {
-            return refused();
+            return refused(made.saturating_mul(args.number_rows as u64) / end as u64);
         }
         pieces.push(piece);
         begin = end;
@@ -369,19 +502,25 @@ fn in_pieces(
     Ok(concat(&pieces)?)
 }
 
-/// The arguments of some rows.
-fn slice(args: &ScalarFunctionArgs, first: usize, rows: usize) -> ScalarFunctionArgs {
-    let of = |arg: &ColumnarValue| match arg {
-        ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(first, rows)),
-        ColumnarValue::Scalar(value) => ColumnarValue::Scalar(value.clone()),
+/// The arguments of some rows. Lists are copied: some functions read the elements of all rows, of a slice as well.
+fn slice(args: &ScalarFunctionArgs, first: usize, rows: usize) -> Result<ScalarFunctionArgs> {
+    let of = |arg: &ColumnarValue| {
+        Ok(match arg {
+            ColumnarValue::Array(array) if array.data_type().is_nested() => {
+                let places = UInt32Array::from_iter_values((first..first + rows).map(|row| row as u32));
+                ColumnarValue::Array(take(array, &places, None)?)
+            }
+            ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(first, rows)),
+            ColumnarValue::Scalar(value) => ColumnarValue::Scalar(value.clone()),
+        })
     };
-    ScalarFunctionArgs {
-        args: args.args.iter().map(of).collect(),
+    Ok(ScalarFunctionArgs {
+        args: args.args.iter().map(of).collect::<Result<_>>()?,
         arg_fields: args.arg_fields.clone(),
         number_rows: rows,
         return_field: args.return_field.clone(),
         config_options: args.config_options.clone(),
-    }
+    })
 }
 
 fn too_large(name: &str, size: u64) -> DataFusionError {
@@ -393,5 +532,13 @@ fn too_large(name: &str, size: u64) -> DataFusionError {
     let (size, most) = (size.div_ceil(1 << 20), MOST_OF_VALUE >> 20);
     DataFusionError::Execution(format!(
         "`{name}` may make a value of {size} MiB, and one may have {most} MiB; {instead}"
+    ))
+}
+
+fn too_long(name: &str, steps: u64) -> DataFusionError {
+    DataFusionError::Execution(format!(
+        "`{name}` may take {} s for one value, and one may take {} s; give it shorter texts or lists",
+        steps.div_ceil(1_000_000_000),
+        MOST_STEPS as f64 / 1e9
     ))
 }

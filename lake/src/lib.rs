@@ -12,7 +12,8 @@
 //! | [`provider`] | a pinned Delta version as plain Parquet scans for DataFusion |
 //! | [`session`] | DataFusion sessions, set up for star joins |
 //! | [`watch`] | stops a query that runs, wherever it is |
-//! | [`machine`] | how much memory and how many processors there are |
+//! | [`meter`] | how much memory the threads of a query have taken |
+//! | [`widths`] | smaller batches where rows are wide |
 //! | [`sql_times`] | times in SQL, of microseconds |
 //! | [`arithmetic`] | casts that lose something, and integers that have no room |
 //! | [`literals`] | numbers with a point in SQL, exact beside decimals |
@@ -42,6 +43,7 @@ pub mod json;
 pub mod landing;
 pub mod literals;
 pub mod machine;
+pub mod meter;
 pub mod metrics;
 mod misread;
 pub mod paths;
@@ -55,5 +57,6 @@ pub mod time;
 pub mod troubles;
 pub mod upkeep;
 pub mod watch;
+pub mod widths;
 
 pub use error::{Error, Kind, Result};

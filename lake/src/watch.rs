@@ -9,13 +9,14 @@
 //! | at each batch that is read, sorted, grouped or joined | [`WatchedExec`] around the operators that give them |
 //! | at each step of a join, also where no row comes out | [`Checked`] around the join's condition |
 //! | at each allocation that counts | [`WatchedPool`] around the pool of memory |
-//! | at each large value that a function makes | [`Watch::of`] the options that functions are called with |
+//! | before a function is called, and between the pieces that it is called for | [`Watch::of`] the options that it is called with |
 //!
 //! A step handles one batch, so a query that is told to stop does so within milliseconds. Not within a step: one
 //! function over one batch, the values of one window, the concatenation of a side of a join are computed to their end.
 //!
 //! The watch also knows how much memory the query has reserved, how much the process may have in use, and whether the
-//! query runs or is still being planned.
+//! query runs or is still being planned. What goes into operators that repeat rows is measured ([`widths`](crate::widths)),
+//! and the memory that a thread has taken is noted ([`meter`]) wherever the watch is looked at.
 
 use std::any::Any;
 use std::fmt;
@@ -39,15 +40,18 @@ use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::lit;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::execution_plan::CardinalityEffect;
+use datafusion::physical_plan::execution_plan::{CardinalityEffect, replace_children_if_necessary};
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
 use datafusion::prelude::SessionContext;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, ready};
 
-use crate::machine;
+use crate::widths::Measured;
+use crate::{machine, meter};
 
 type Plan = Arc<dyn ExecutionPlan>;
 
@@ -164,7 +168,9 @@ impl Watch {
         SessionContext::new_with_state(builder.build())
     }
 
-    fn check(&self) -> Result<()> {
+    /// The query was not told to stop.
+    pub(crate) fn check(&self) -> Result<()> {
+        meter::note();
         if self.is_stopped() { Err(stopped()) } else { Ok(()) }
     }
 }
@@ -248,6 +254,18 @@ impl PhysicalOptimizerRule for Checkpoint {
     }
 }
 
+/// Operators that give many rows for one.
+const REPEATING: [&str; 8] = [
+    "BoundedWindowAggExec",
+    "CrossJoinExec",
+    "HashJoinExec",
+    "NestedLoopJoinExec",
+    "SortMergeJoinExec",
+    "StarJoinExec",
+    "UnnestExec",
+    "WindowAggExec",
+];
+
 /// Operators whose batches are watched, beside those that read: what computes for long before it gives one, or
 /// gives many for one.
 const WATCHED: [&str; 11] = [
@@ -271,11 +289,15 @@ struct Watching(Arc<Watch>);
 impl PhysicalOptimizerRule for Watching {
     fn optimize(&self, plan: Plan, _: &ConfigOptions) -> Result<Plan> {
         let watched = plan.transform_up(|node| {
+            if node.is::<ScalarSubqueryExec>() {
+                return self.with_measured_answers(node).map(Transformed::yes);
+            }
             if !node.children().is_empty() && !WATCHED.contains(&node.name()) {
                 return Ok(Transformed::no(node));
             }
             let input = self.with_checked_steps(&node)?.unwrap_or(node);
-            Ok(Transformed::yes(Arc::new(WatchedExec { input, watch: Arc::clone(&self.0) }) as Plan))
+            let (input, measured) = self.with_measured_rows(input)?;
+            Ok(Transformed::yes(self.watched(input, measured)))
         });
         watched.map(|plan| plan.data)
     }
@@ -290,6 +312,37 @@ impl PhysicalOptimizerRule for Watching {
 }
 
 impl Watching {
+    fn watched(&self, input: Plan, measured: Option<Measured>) -> Plan {
+        Arc::new(WatchedExec { input, measured, watch: Arc::clone(&self.0) })
+    }
+
+    /// An operator, the rows that go into it measured where it repeats them; and how those that it gives are.
+    fn with_measured_rows(&self, node: Plan) -> Result<(Plan, Option<Measured>)> {
+        if !REPEATING.contains(&node.name()) {
+            return Ok((node, None));
+        }
+        let measured = Measured::shared(&node.schema());
+        let children = node.children().into_iter().map(|child| {
+            let wide = match node.downcast_ref::<UnnestExec>() {
+                Some(unnest) => Measured::unnested(&child.schema(), unnest.list_column_indices()),
+                None => Measured::copied(&child.schema()),
+            };
+            wide.map_or(Arc::clone(child), |wide| self.watched(Arc::clone(child), Some(wide)))
+        });
+        let children = children.collect();
+        Ok((replace_children_if_necessary(node, children)?, measured))
+    }
+
+    /// What a subquery of one row gives is repeated for each row that asks for it.
+    fn with_measured_answers(&self, node: Plan) -> Result<Plan> {
+        let answers = |(place, child): (usize, &Plan)| match Measured::copied(&child.schema()) {
+            Some(wide) if place > 0 => self.watched(Arc::clone(child), Some(wide)),
+            _ => Arc::clone(child),
+        };
+        let children = node.children().into_iter().enumerate().map(answers).collect();
+        replace_children_if_necessary(node, children)
+    }
+
     /// The join, checking at each step. A join that has no condition checks where rows come out, but one that only
     /// asks whether there are rows may take many steps for a batch: it gets a condition that is always true.
     fn with_checked_steps(&self, node: &Plan) -> Result<Option<Plan>> {
@@ -384,13 +437,16 @@ impl PhysicalExpr for Checked {
 #[derive(Debug)]
 struct WatchedExec {
     input: Plan,
+    measured: Option<Measured>,
     watch: Arc<Watch>,
 }
 
 impl WatchedExec {
     fn with_children(&self, mut children: Vec<Plan>) -> Result<Plan> {
         match (children.pop(), children.pop()) {
-            (Some(input), None) => Ok(Arc::new(Self { input, watch: Arc::clone(&self.watch) })),
+            (Some(input), None) => {
+                Ok(Arc::new(Self { input, measured: self.measured.clone(), watch: Arc::clone(&self.watch) }))
+            }
             _ => internal_err!("WatchedExec has one child"),
         }
     }
@@ -445,8 +501,15 @@ impl ExecutionPlan for WatchedExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         self.watch.check()?;
         self.watch.runs.store(true, Ordering::Relaxed);
+        let rows = context.session_config().batch_size();
         let input = self.input.execute(partition, context)?;
-        Ok(Box::pin(Watched { schema: input.schema(), input: Some(input), watch: Arc::clone(&self.watch) }))
+        Ok(Box::pin(Watched {
+            schema: input.schema(),
+            input: Some(input),
+            measured: self.measured.clone(),
+            rows,
+            watch: Arc::clone(&self.watch),
+        }))
     }
 
     fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
@@ -466,6 +529,9 @@ impl ExecutionPlan for WatchedExec {
 struct Watched {
     schema: SchemaRef,
     input: Option<SendableRecordBatchStream>,
+    measured: Option<Measured>,
+    /// So many rows a batch may have.
+    rows: usize,
     watch: Arc<Watch>,
 }
 
@@ -474,13 +540,17 @@ impl Stream for Watched {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if this.watch.is_stopped() {
-            return Poll::Ready(this.input.take().map(|_| Err(stopped())));
+        if let Err(stopped) = this.watch.check() {
+            return Poll::Ready(this.input.take().map(|_| Err(stopped)));
         }
-        match &mut this.input {
-            Some(input) => input.poll_next_unpin(context),
-            None => Poll::Ready(None),
-        }
+        let Some(input) = &mut this.input else { return Poll::Ready(None) };
+        let batch = ready!(input.poll_next_unpin(context));
+        meter::note();
+        Poll::Ready(batch.map(|batch| {
+            let batch = batch?;
+            this.measured.as_ref().map_or(Ok(()), |measured| measured.check(&batch, this.rows))?;
+            Ok(batch)
+        }))
     }
 }
 

@@ -266,6 +266,9 @@ impl From<DataFusionError> for QueryError {
         if let Some(stored) = starmere_lake::damage::lake_error(&error) {
             return of_lake(stored);
         }
+        if let Some(wide) = starmere_lake::widths::too_wide(&error) {
+            return QueryError::invalid(wide.to_string());
+        }
         let diagnostic = error.diagnostic();
         let mut ours = from_root(error.find_root());
         if let Some(span) = diagnostic.and_then(|diagnostic| diagnostic.span)

@@ -18,7 +18,7 @@ use datafusion::{
         DataFusionError, TableReference,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
-    execution::{SessionState, context::SQLOptions},
+    execution::{SendableRecordBatchStream, SessionState, context::SQLOptions},
     logical_expr::{Expr, LogicalPlan},
     physical_plan::{ExecutionPlan, execute_stream},
 };
@@ -26,7 +26,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use starmere_lake::{corrections::unanswerable, literals, watch::Watch};
+use starmere_lake::{corrections::unanswerable, literals, watch::Watch, widths::too_wide};
 
 use crate::{
     access::Caller,
@@ -190,6 +190,37 @@ impl Planned {
         Ok(analyzed(&self.state, plan.clone().with_param_values(values)?)?)
     }
 
+    /// The rows of the statement told a row of parameters, which may have `begun` to run. Where its rows turn out to be
+    /// too wide before any was given out, it begins anew with batches of fewer.
+    async fn run_row(
+        &self,
+        row: Option<&Params>,
+        schema: &SchemaRef,
+        mut begun: Option<SendableRecordBatchStream>,
+    ) -> Result<EngineBatches, DataFusionError> {
+        let mut state = self.state.clone();
+        loop {
+            let mut batches = match begun.take() {
+                Some(begun) => begun,
+                None => {
+                    let plan = self.told_alike(row.unwrap_or(&Params::default()), schema);
+                    let plan = plan.map_err(|error| DataFusionError::External(Box::new(error)))?;
+                    execute_stream(executable(&state, &plan).await?, state.task_ctx())?
+                }
+            };
+            let mut first = batches.next().await;
+            while matches!(&first, Some(Ok(batch)) if batch.num_rows() == 0) {
+                first = batches.next().await;
+            }
+            let fewer = match &first {
+                Some(Err(error)) => too_wide(error).filter(|wide| wide.rows() < state.config().batch_size()),
+                _ => None,
+            };
+            let Some(wide) = fewer else { return Ok(stream::iter(first).chain(batches).boxed()) };
+            *state.config_mut() = state.config().clone().with_batch_size(wide.rows());
+        }
+    }
+
     /// The plan for a further row, analyzed, which must give what the first one gives.
     fn told_alike(&self, row: &Params, schema: &SchemaRef) -> Result<LogicalPlan, QueryError> {
         let (promised, plan) = self.told(row)?;
@@ -249,17 +280,12 @@ impl Ready {
     /// Begins to run. The plans of further rows of parameters run after the first one, one by one.
     pub(crate) fn run(self) -> Result<EngineBatches, QueryError> {
         let Self { planned, rows, first, schema } = self;
-        let first = execute_stream(first, planned.state.task_ctx())?;
-        let rest = stream::iter(1..rows.len())
-            .then(move |row| {
-                let (planned, rows, schema) = (Arc::clone(&planned), Arc::clone(&rows), Arc::clone(&schema));
-                async move {
-                    let plan = planned.told_alike(&rows[row], &schema);
-                    let plan = plan.map_err(|error| DataFusionError::External(Box::new(error)))?;
-                    execute_stream(executable(&planned.state, &plan).await?, planned.state.task_ctx())
-                }
-            })
-            .try_flatten();
-        Ok(first.chain(rest).boxed())
+        let mut first = Some(execute_stream(first, planned.state.task_ctx())?);
+        let batches = stream::iter(0..rows.len().max(1)).then(move |row| {
+            let (planned, rows, schema) = (Arc::clone(&planned), Arc::clone(&rows), Arc::clone(&schema));
+            let begun = first.take();
+            async move { planned.run_row(rows.get(row), &schema, begun).await }
+        });
+        Ok(batches.try_flatten().boxed())
     }
 }

@@ -42,7 +42,7 @@ use uuid::Uuid;
 use self::{
     admission::{Admission, Room, Wants},
     lanes::{Lanes, Seat, Slot},
-    pieces::pieces,
+    pieces::{parts, pieces},
     registry::{Registered, Registry, Stop},
     spool::{Budget, Spool},
 };
@@ -285,7 +285,9 @@ impl Inner {
             why = registered.stop().told() => return Err(why),
             place = self.admission.place(user, wants) => place?,
         };
-        Ok(Seat::new(self.lanes.take()?, place, registered.engage()))
+        let lane = self.lanes.take(registered.stop().watch())?;
+        let engaged = registered.engage(Arc::clone(lane.meter()));
+        Ok(Seat::new(lane, place, engaged))
     }
 
     /// Whether the seat is in a slot for all queries; moves it into one, if one is free.
@@ -383,9 +385,12 @@ async fn forward(
         if batch.num_rows() == 0 {
             continue;
         }
-        for piece in pieces(wire_batch(&batch, &promised)?) {
-            if !spool.push(piece?, (slot.as_ref(), &admission, user.as_str())).await? {
-                return Ok(());
+        // Texts that rows share are copied for each of them.
+        for part in parts(&batch) {
+            for piece in pieces(wire_batch(&part, &promised)?) {
+                if !spool.push(piece?, (slot.as_ref(), &admission, user.as_str())).await? {
+                    return Ok(());
+                }
             }
         }
     }

@@ -22,14 +22,20 @@ use datafusion::logical_expr::{
 use super::distinct::DistinctRows;
 use super::growth::sizes_of;
 use super::{MOST_OF_BATCH, MOST_OF_VALUE, too_large};
+use crate::meter;
+use crate::watch::Watch;
 
 /// Rows of a batch.
 const ROWS: u32 = 8192;
 
 /// The aggregate, bounded, where it keeps all that it reads.
 pub(super) fn bounded(function: &AggregateUDF) -> Option<AggregateUDF> {
-    let collects = matches!(function.name(), "array_agg" | "string_agg") && !function.inner().is::<Collecting>();
-    collects.then(|| Collecting { of: function.clone(), keeps: Keeps::Values }.into())
+    let keeps = match function.name() {
+        "array_agg" | "string_agg" => Keeps::Values,
+        "median" | "percentile_cont" => Keeps::Numbers,
+        _ => return None,
+    };
+    (!function.inner().is::<Collecting>()).then(|| Collecting { of: function.clone(), keeps }.into())
 }
 
 /// What a call counts, where it counts different values.
@@ -53,6 +59,8 @@ pub(crate) fn counted_by_rows(call: AggregateFunction) -> Expr {
 enum Keeps {
     Values,
     DistinctRows,
+    /// They are counted, and looked through for each row of a window.
+    Numbers,
 }
 
 /// An aggregate that counts what it keeps.
@@ -69,6 +77,7 @@ impl Collecting {
                 Box::new(BoundedState { of, name: self.of.name().to_owned(), is_distinct, held: 0, given: 0, times: 0 })
             }
             Keeps::DistinctRows => of,
+            Keeps::Numbers => Box::new(WatchedState { of, watch: meter::watch_of_this_thread() }),
         }
     }
 }
@@ -148,7 +157,7 @@ impl AggregateUDFImpl for Collecting {
         let of = self.of.create_groups_accumulator(args)?;
         Ok(match self.keeps {
             Keeps::Values => Box::new(BoundedGroups { of, name: self.of.name().to_owned(), held: Vec::new() }),
-            Keeps::DistinctRows => of,
+            Keeps::DistinctRows | Keeps::Numbers => of,
         })
     }
 
@@ -252,8 +261,8 @@ impl BoundedState {
             return take_up(self.of.as_mut(), columns);
         }
         take_up(self.of.as_mut(), columns)?;
-        let held = self.of.size() as u64;
-        if held > MOST_OF_BATCH { Err(too_large(&self.name, held)) } else { Ok(()) }
+        self.held = self.of.size() as u64;
+        if self.held > MOST_OF_BATCH { Err(too_large(&self.name, self.held)) } else { Ok(()) }
     }
 }
 
@@ -299,6 +308,44 @@ impl Accumulator for BoundedState {
 
     fn size(&self) -> usize {
         self.of.size().saturating_mul(2)
+    }
+}
+
+/// A state of which much is computed at each row of a window: it is not, once the query was told to stop.
+#[derive(Debug)]
+struct WatchedState {
+    of: Box<dyn Accumulator>,
+    watch: Option<Arc<Watch>>,
+}
+
+impl Accumulator for WatchedState {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.of.update_batch(values)
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.of.merge_batch(states)
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.check())?;
+        self.of.evaluate()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.of.state()
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.of.retract_batch(values)
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        self.of.supports_retract_batch()
+    }
+
+    fn size(&self) -> usize {
+        self.of.size()
     }
 }
 

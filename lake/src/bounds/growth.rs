@@ -14,7 +14,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 use super::MOST_OF_VALUE;
 
 /// Bytes that each element of a list takes beside its own: by them elements of lists in lists are counted.
-const ELEMENT: u64 = 4;
+pub(crate) const ELEMENT: u64 = 4;
 /// Bytes of a number or a time that is written, but for a floating one.
 const WRITTEN: u64 = 48;
 /// Bytes of a floating number that is written: all its digits.
@@ -162,7 +162,7 @@ pub(super) fn size_of(value: &ScalarValue) -> Result<u64> {
 }
 
 /// How many bytes each value of an array has.
-pub(super) fn sizes_of(array: &ArrayRef) -> Vec<u64> {
+pub(crate) fn sizes_of(array: &ArrayRef) -> Vec<u64> {
     match array.data_type() {
         DataType::Utf8 => between(array.as_string::<i32>().value_offsets()),
         DataType::LargeUtf8 => between(array.as_string::<i64>().value_offsets()),
@@ -260,7 +260,7 @@ impl Counts {
 }
 
 /// The text of an argument.
-fn text_of(arg: Option<&ColumnarValue>, row: usize) -> &str {
+pub(super) fn text_of(arg: Option<&ColumnarValue>, row: usize) -> &str {
     match arg {
         Some(ColumnarValue::Scalar(value)) => value.try_as_str().flatten().unwrap_or_default(),
         Some(ColumnarValue::Array(array)) if array.is_valid(row) => match array.data_type() {

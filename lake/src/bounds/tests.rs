@@ -290,3 +290,57 @@ async fn large_constants_are_not_repeated_for_each_row() {
     let few = answer_of(&session, "SELECT length(repeat('x', 2000000)) FROM generate_series(1, 3)").await;
     assert_eq!(few, "2000000 2000000 2000000");
 }
+
+#[tokio::test]
+async fn what_takes_too_long_for_one_value_is_refused() {
+    const HUNDREDS: &str = "FROM (SELECT repeat('ab', 200 + value) AS t FROM generate_series(1, 100))";
+    for (expression, refused) in [
+        ("levenshtein(repeat('ab', 500000), repeat('ba', 500000))", "may take"),
+        ("length(btrim(repeat('a', 30000000), repeat('b', 1000000) || 'a'))", "may take"),
+        ("array_has_all(range(0, 2000000), range(1000000, 3000000))", "may take"),
+    ] {
+        for sql in
+            [format!("SELECT {expression}"), format!("SELECT {expression} FROM (VALUES (1), (2)) WHERE column1 > 0")]
+        {
+            let got = answer(&sql).await;
+            assert!(got.contains(refused), "{sql}: {got}");
+        }
+    }
+    // What takes long for all rows is done for some after the other, and is the same.
+    for (expression, expected) in [("max(levenshtein(t, reverse(t)))", "300"), ("sum(strpos(t, 'ba'))", "200")] {
+        assert_eq!(answer(&format!("SELECT {expression} {HUNDREDS}")).await, expected, "{expression}");
+    }
+}
+
+#[tokio::test]
+async fn patterns_of_columns_are_like_constants() {
+    const TEXTS: &str = "(VALUES ('a%c'), ('abc'), ('ABC'), (NULL), ('')) AS t(x)";
+    for pattern in ["a%", "%b%", "a\\%c", "_b_", "%", "", "A%"] {
+        for like in ["LIKE", "NOT LIKE", "ILIKE", "NOT ILIKE"] {
+            let constant = answer(&format!("SELECT x {like} '{pattern}' FROM {TEXTS}")).await;
+            let column = format!("SELECT x {like} p FROM {TEXTS} CROSS JOIN (VALUES ('{pattern}')) AS p(p)");
+            assert_eq!(answer(&column).await, constant, "{like} {pattern}");
+        }
+    }
+    assert_eq!(answer(&format!("SELECT x LIKE NULL FROM {TEXTS} LIMIT 1")).await, "");
+    let rows = "SELECT value::text AS x, '%' || value || '_' AS p FROM generate_series(1, 3000)";
+    assert_eq!(answer(&format!("SELECT count(*) FROM ({rows}) WHERE x || '0' LIKE p")).await, "3000");
+}
+
+#[tokio::test]
+async fn functions_of_large_arguments_are_called_for_some_rows_after_the_other() {
+    let of = |expression: &str| {
+        format!(
+            "SELECT {expression} FROM (SELECT value, range(value, value + 3000) AS l
+        FROM generate_series(1, 3000))"
+        )
+    };
+    for (expression, expected) in [
+        ("sum(array_length(array_sort(l, 'DESC')))", "9000000"),
+        ("sum(array_sort(l, 'DESC')[1])", "13498500"),
+        ("count(DISTINCT array_sum) FILTER (WHERE array_sum > 0)", "3000"),
+    ] {
+        let expression = expression.replace("array_sum", "array_max(l)");
+        assert_eq!(answer(&of(&expression)).await, expected, "{expression}");
+    }
+}

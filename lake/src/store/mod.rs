@@ -6,6 +6,7 @@
 //! protocol where one is started for it (`scripts/test_outside.py`); Google's and Azure's stores are untested. A process that
 //! is to write tries the store that it is given ([`Store::try_promises`]).
 
+mod arriving;
 mod backoff;
 mod counted;
 mod folder;
@@ -22,7 +23,6 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::SpawnedReqwestConnector;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -32,6 +32,8 @@ use url::Url;
 
 pub use backoff::Backoff;
 pub use folder::Folder;
+
+use arriving::Connections;
 
 use crate::format_number::Noted;
 use crate::paths::Probe;
@@ -56,7 +58,7 @@ pub struct Store {
 /// A bucket of S3 or of what speaks like it, of Google's or of Azure's. Its connections live on the runtime that opens
 /// it: the runtimes of queries come and go, and their threads may be busy.
 fn in_cloud(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let connector = tokio::runtime::Handle::try_current().map(SpawnedReqwestConnector::new);
+    let connector = tokio::runtime::Handle::try_current().map(Connections::on);
     Ok(match scheme {
         "gs" => {
             let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);

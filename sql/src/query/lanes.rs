@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use starmere_lake::{meter::Meter, watch::Watch};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     time::sleep,
@@ -38,10 +39,17 @@ const BLOCKING_THREADS: usize = 16;
 /// How often a lane is looked at until nothing runs on it: at first, and at most.
 const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
 
+/// A runtime, and what its threads have taken of memory.
+#[derive(Debug)]
+struct Threads {
+    runtime: Runtime,
+    meter: Arc<Meter>,
+}
+
 /// The lanes that wait for a query.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    idle: Mutex<Vec<Runtime>>,
+    idle: Mutex<Vec<Threads>>,
     threads: usize,
     kept: usize,
 }
@@ -53,30 +61,36 @@ impl Lanes {
         Self { idle: Mutex::default(), threads, kept }
     }
 
-    /// A lane that nothing runs on.
-    pub(super) fn take(self: &Arc<Self>) -> Result<Lane, QueryError> {
+    /// A lane that nothing runs on, for the query with this watch.
+    pub(super) fn take(self: &Arc<Self>, watch: &Arc<Watch>) -> Result<Lane, QueryError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let runtime = match idle {
-            Some(runtime) => runtime,
-            None => Builder::new_multi_thread()
-                .worker_threads(self.threads)
-                .max_blocking_threads(BLOCKING_THREADS)
-                .enable_all()
-                .thread_name("query")
-                .thread_stack_size(STACK_BYTES)
-                .build()
-                .map_err(|error| QueryError::unavailable("could not start the threads of a query").caused_by(error))?,
-        };
-        Ok(Lane { runtime: Some(runtime), lanes: Arc::clone(self) })
+        let threads = idle.map_or_else(|| self.start(), Ok)?;
+        threads.meter.begin(watch);
+        Ok(Lane { threads: Some(threads), lanes: Arc::clone(self) })
     }
 
-    fn put(&self, runtime: Runtime) {
+    fn start(&self) -> Result<Threads, QueryError> {
+        let meter = Arc::new(Meter::default());
+        let counted = Arc::clone(&meter);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(self.threads)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .enable_all()
+            .thread_name("query")
+            .thread_stack_size(STACK_BYTES)
+            .on_thread_start(move || counted.count_this_thread())
+            .build()
+            .map_err(|error| QueryError::unavailable("could not start the threads of a query").caused_by(error))?;
+        Ok(Threads { runtime, meter })
+    }
+
+    fn put(&self, threads: Threads) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < self.kept {
-            idle.push(runtime);
+            idle.push(threads);
         } else {
             drop(idle);
-            runtime.shutdown_background();
+            threads.runtime.shutdown_background();
         }
     }
 }
@@ -84,8 +98,8 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         // A runtime that is just dropped waits for its threads, which is not allowed everywhere.
-        for runtime in self.idle.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            runtime.shutdown_background();
+        for threads in self.idle.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            threads.runtime.shutdown_background();
         }
     }
 }
@@ -93,13 +107,22 @@ impl Drop for Lanes {
 /// Threads that belong to one query.
 #[derive(Debug)]
 pub(super) struct Lane {
-    runtime: Option<Runtime>,
+    threads: Option<Threads>,
     lanes: Arc<Lanes>,
 }
 
 impl Lane {
     fn handle(&self) -> &Handle {
-        self.runtime.as_ref().expect("a lane has its runtime until it is dropped").handle()
+        self.threads().runtime.handle()
+    }
+
+    /// What its threads have taken of memory.
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        &self.threads().meter
+    }
+
+    fn threads(&self) -> &Threads {
+        self.threads.as_ref().expect("a lane has its threads until it is dropped")
     }
 
     fn is_quiet(&self) -> bool {
@@ -117,16 +140,16 @@ impl Lane {
 
     /// Ready for the next query.
     fn give_back(mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            self.lanes.put(runtime);
+        if let Some(threads) = self.threads.take() {
+            self.lanes.put(threads);
         }
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        if let Some(threads) = self.threads.take() {
+            threads.runtime.shutdown_background();
         }
     }
 }

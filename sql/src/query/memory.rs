@@ -87,7 +87,7 @@ mod tests {
         let (first, second, waits) = (enter("first"), enter("second"), enter("waits"));
         let computes = |query: &Registered| {
             query.stop().computes(true);
-            query.engage()
+            query.engage(Arc::default())
         };
         let (_first, of_second) = (computes(&first), computes(&second));
         assert!(!relieve(&registry, 100, 100));
@@ -118,7 +118,7 @@ mod tests {
         unread.stop().answers(&answer);
         let runs = registry.enter(None, "runs", &ana());
         runs.stop().computes(true);
-        let _engaged = runs.engage();
+        let _engaged = runs.engage(Arc::default());
         assert!(relieve(&registry, 20_000, 10_000));
         assert!(unread.stop().reason().is_some() && runs.stop().reason().is_none());
         assert!(relieve(&registry, 20_000_000, 10_000_000));

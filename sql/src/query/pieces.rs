@@ -5,13 +5,17 @@
 //! piece is what it takes.
 
 use arrow::{
-    array::{Array, RecordBatch, UInt32Array},
+    array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array},
     compute::take_record_batch,
+    datatypes::DataType,
     error::ArrowError,
 };
 
 /// A piece has about so many bytes, or one row.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// A part has about so many bytes of texts that rows share, or one row.
+const PART_BYTES: u64 = 32 << 20;
 
 /// The rows of a batch in pieces, in order. A small batch is a piece as it is; rows of others are copied.
 pub(super) fn pieces(batch: RecordBatch) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
@@ -29,6 +33,29 @@ pub(super) fn pieces(batch: RecordBatch) -> impl Iterator<Item = Result<RecordBa
         let end = rows.min(first + rows_of_piece);
         take_record_batch(&batch, &UInt32Array::from_iter_values((first..end).map(|row| row as u32)))
     })
+}
+
+/// The rows of a batch in parts, in order, that take little where texts that rows share are copied.
+pub(super) fn parts(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let shared = batch.columns().iter().map(shared_bytes).sum::<u64>();
+    let rows = batch.num_rows();
+    let rows_of_part = match shared <= PART_BYTES {
+        true => rows,
+        false => usize::try_from(PART_BYTES / (shared / rows.max(1) as u64).max(1)).unwrap_or(rows),
+    };
+    let rows_of_part = rows_of_part.clamp(1, rows.max(1));
+    (0..rows).step_by(rows_of_part).map(move |first| batch.slice(first, rows_of_part.min(rows - first)))
+}
+
+/// Bytes of texts that rows may share, each counted as often as it stands there.
+fn shared_bytes(column: &ArrayRef) -> u64 {
+    // The lowest quarter of a view is the length.
+    let lengths = |views: &[u128]| views.iter().map(|view| u64::from(*view as u32)).sum();
+    match column.data_type() {
+        DataType::Utf8View => lengths(column.as_string_view().views()),
+        DataType::BinaryView => lengths(column.as_binary_view().views()),
+        _ => 0,
+    }
 }
 
 /// Bytes of the rows themselves, without those of a larger batch that they are a part of.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use starmere_lake::watch::Watch;
+use starmere_lake::{
+    meter::{self, Meter},
+    watch::Watch,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -33,6 +36,9 @@ pub struct RunningQuery {
     /// It was told to stop, and has not ended yet.
     pub is_stopping: bool,
 }
+
+/// A query that holds so many bytes at most is not what takes the memory of a process.
+const LITTLE: u64 = 16 << 20;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registry {
@@ -58,6 +64,8 @@ pub(super) struct Stop {
     computes: AtomicBool,
     /// How often it holds threads: twice, while those of its plan are given back.
     engaged: AtomicUsize,
+    /// What the threads that it holds have taken of memory.
+    meters: Mutex<Vec<Arc<Meter>>>,
     /// What it gives, once it runs.
     answer: OnceLock<Weak<Spool>>,
 }
@@ -72,10 +80,15 @@ impl Stop {
         let _once = self.answer.set(Arc::downgrade(answer));
     }
 
-    /// Bytes of memory that the query's operators have reserved, and that its unread rows take.
+    /// Bytes of memory that the query's threads have taken, or its operators reserved, and that its unread rows take.
     pub(super) fn holds(&self) -> u64 {
         let unread = self.answer.get().and_then(Weak::upgrade).map_or(0, |answer| answer.in_memory());
-        (self.watch.reserved() as u64).saturating_add(unread)
+        let taken = self.meters().iter().map(|meter| meter.held()).sum::<u64>();
+        taken.max(self.watch.reserved() as u64).saturating_add(unread)
+    }
+
+    fn meters(&self) -> MutexGuard<'_, Vec<Arc<Meter>>> {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes whether the query computes: it does while it is planned and run, not while it waits or is read.
@@ -161,15 +174,18 @@ impl Registry {
     }
 
     /// How to stop the query that takes most memory, and that query: one that computes, or whose unread rows take much.
-    /// Memory that no operator reserved is in nobody's account: where no query holds a tenth of `in_use`, it is the one
-    /// that computes and began last; none, while one that was told to stop computes still: it will give back most.
+    /// Where no query holds a tenth of `in_use`, it is the one that computes and holds most, or began last; none, while
+    /// one that was told to stop computes still: it will give back most. A query that holds little is never stopped,
+    /// where what queries hold is counted.
     pub(super) fn largest(&self, in_use: u64) -> Option<(RunningQuery, Arc<Stop>)> {
         let much = (in_use / 10).max(1);
+        let little = if meter::counts() { LITTLE } else { 0 };
         let entries = self.entries();
         let (stopped, goes_on): (Vec<_>, Vec<_>) = entries.values().partition(|entry| entry.stop.reason().is_some());
         let one_ends = stopped.iter().any(|entry| entry.stop.is_busy());
-        let sized = goes_on.into_iter().map(|entry| (Some(entry.stop.holds()).filter(|held| *held >= much), entry));
-        let can_give = sized.filter(|(held, entry)| held.is_some() || (entry.stop.is_busy() && !one_ends));
+        let sized = goes_on.into_iter().map(|entry| (entry.stop.holds(), entry));
+        let can_give =
+            sized.filter(|(held, entry)| *held >= much || (*held >= little && entry.stop.is_busy() && !one_ends));
         let (_, largest) = can_give.max_by_key(|(held, entry)| (*held, entry.query.started_at))?;
         Some((largest.query.clone(), Arc::clone(&largest.stop)))
     }
@@ -197,10 +213,11 @@ impl Registered {
         &self.stop
     }
 
-    /// The query gets threads.
-    pub(super) fn engage(&self) -> Engaged {
+    /// The query gets threads, whose memory is counted there.
+    pub(super) fn engage(&self, meter: Arc<Meter>) -> Engaged {
         self.stop.engaged.fetch_add(1, Ordering::Relaxed);
-        Engaged { id: self.id, stop: Arc::clone(&self.stop), registry: self.registry.clone() }
+        self.stop.meters().push(Arc::clone(&meter));
+        Engaged { id: self.id, stop: Arc::clone(&self.stop), meter, registry: self.registry.clone() }
     }
 }
 
@@ -220,6 +237,7 @@ impl Drop for Registered {
 pub(super) struct Engaged {
     id: Uuid,
     stop: Arc<Stop>,
+    meter: Arc<Meter>,
     registry: Registry,
 }
 
@@ -227,6 +245,7 @@ impl Drop for Engaged {
     fn drop(&mut self) {
         let mut entries = self.registry.entries();
         self.stop.engaged.fetch_sub(1, Ordering::Relaxed);
+        self.stop.meters().retain(|meter| !Arc::ptr_eq(meter, &self.meter));
         if entries.get(&self.id).is_some_and(|entry| entry.is_left && !entry.stop.is_busy()) {
             entries.remove(&self.id);
         }

@@ -28,6 +28,7 @@ use arrow::{
     error::ArrowError,
     ipc::{reader::StreamReader, writer::StreamWriter},
 };
+use starmere_lake::meter;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -192,6 +193,8 @@ impl Spool {
             self.budget.memory.take(bytes);
         }
         state.memory += bytes;
+        // Its reader gives it back.
+        meter::hand_over(bytes);
         state.items.push_back(Item::Memory(batch.clone(), bytes));
         drop(state);
         self.filled.notify_one();

@@ -539,3 +539,57 @@ async fn a_run_of_a_kept_plan_stops_when_it_is_told_to() {
         until_busy(&queries, 0).await;
     }
 }
+
+/// Rows that an operator repeats may be wide: batches have fewer of them then.
+#[tokio::test]
+async fn wide_rows_are_answered_in_smaller_batches() {
+    let queries = queries(Limits { resident: None, ..Limits::default() });
+    for (sql, expected) in [
+        // Half a gigabyte for each batch of 8,192 rows, and more.
+        (
+            "SELECT count(l[7]), sum(value) FROM (SELECT range(0, 100000) AS l) CROSS JOIN generate_series(1, 1000) \
+             WHERE l[1] < value",
+            "1000 500500",
+        ),
+        (
+            "SELECT count(l[7]), sum(b.n) FROM (SELECT range(0, 100000) AS l, 1 AS k) a
+             JOIN (SELECT value AS n, value % 2 AS k FROM generate_series(1, 1000)) b USING (k)",
+            "500 250000",
+        ),
+        ("SELECT count(l[7]), sum(u) FROM (SELECT unnest(range(0, 300)) AS u, range(0, 100000) AS l)", "300 44850"),
+        (
+            "SELECT count(x[7]), sum(u) FROM (SELECT u, lag(l) OVER (ORDER BY u) AS x FROM
+             (SELECT value AS u, range(0, 100000 + value * 0) AS l FROM generate_series(1, 200)))",
+            "199 20100",
+        ),
+        (
+            "SELECT count(l[7]), sum(value) FROM
+             (SELECT (SELECT range(0, 100000)) AS l, value FROM generate_series(1, 1000)) WHERE l[1] < value",
+            "1000 500500",
+        ),
+        (
+            "SELECT count(upper(t)), max(length(t || value)) FROM (SELECT repeat('x', 1000000) AS t)
+             CROSS JOIN generate_series(1, 3000)",
+            "3000 1000004",
+        ),
+    ] {
+        let batches = rows(&queries, Query::new(sql, ana())).await.unwrap();
+        let shown = |column| array_value_to_string(batches[0].column(column), 0).unwrap();
+        assert_eq!(format!("{} {}", shown(0), shown(1)), expected, "{sql}");
+    }
+    // All elements of a list are made rows in one step.
+    let sql = "SELECT count(l[7]), sum(u) FROM (SELECT unnest(range(0, 1000)) AS u, range(0, 800000) AS l)";
+    let error = rows(&queries, Query::new(sql, ana())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("join it afterwards"), "{error}");
+    // What was given out cannot be taken back.
+    let sql = "SELECT l[1], n FROM (SELECT value AS n, CASE WHEN value > 100000 THEN range(0, 100000) END AS l
+               FROM generate_series(1, 100001)) CROSS JOIN (VALUES (1), (2))";
+    match rows(&queries, Query::new(sql, ana())).await {
+        Ok(batches) => assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 200_002),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.to_string().contains("make their values shorter"), "{error}");
+        }
+    }
+}

@@ -153,7 +153,7 @@ impl Visitor for Sizes {
             let hint = "leave the number of elements out, as in `BIGINT[]`; the type of `arrow_cast` is one text";
             return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
         }
-        if let Some(pattern) = pattern(expression).filter(|pattern| !is_written(pattern)) {
+        if let Some(pattern) = patterns(expression).into_iter().find(|pattern| !is_written(pattern)) {
             let shown: String = pattern.to_string().chars().take(100).collect();
             let message =
                 format!("the pattern `{shown}` could be another one for each row, and take megabytes each time");
@@ -197,24 +197,36 @@ impl Visitor for Sizes {
     }
 }
 
-/// The regular expression of an operator or a function that takes one.
-fn pattern(expression: &Expr) -> Option<&Expr> {
+/// The regular expression of an operator or a function that takes one, and its flags.
+fn patterns(expression: &Expr) -> Vec<&Expr> {
     use BinaryOperator::{PGRegexIMatch, PGRegexMatch, PGRegexNotIMatch, PGRegexNotMatch};
     match expression {
         Expr::BinaryOp { op: PGRegexMatch | PGRegexIMatch | PGRegexNotMatch | PGRegexNotIMatch, right, .. } => {
-            Some(right)
+            vec![right]
         }
-        Expr::RLike { pattern, .. } => Some(pattern),
+        Expr::RLike { pattern, .. } => vec![pattern],
         Expr::Function(call) => {
-            let [ObjectNamePart::Identifier(name)] = call.name.0.as_slice() else { return None };
-            let FunctionArguments::List(list) = &call.args else { return None };
-            let (FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. } | FunctionArg::Unnamed(arg)) =
-                list.args.get(1).filter(|_| normalized(name).starts_with("regexp_"))?;
-            match arg {
-                FunctionArgExpr::Expr(pattern) => Some(pattern),
-                _ => None,
-            }
+            let ([ObjectNamePart::Identifier(name)], FunctionArguments::List(list)) =
+                (call.name.0.as_slice(), &call.args)
+            else {
+                return Vec::new();
+            };
+            let places: &[usize] = match normalized(name).as_str() {
+                "regexp_like" | "regexp_match" => &[1, 2],
+                "regexp_replace" | "regexp_count" => &[1, 3],
+                "regexp_instr" => &[1, 4],
+                _ => &[],
+            };
+            places.iter().filter_map(|place| argument(list.args.get(*place)?)).collect()
         }
+        _ => Vec::new(),
+    }
+}
+
+fn argument(of: &FunctionArg) -> Option<&Expr> {
+    let (FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. } | FunctionArg::Unnamed(arg)) = of;
+    match arg {
+        FunctionArgExpr::Expr(argument) => Some(argument),
         _ => None,
     }
 }
