@@ -9,6 +9,7 @@ use starmere_lake::troubles::{self, About};
 
 use crate::failure;
 use crate::held::HeldBack;
+use crate::publish::Behind;
 
 /// A build that takes longer is told of, and again after twice as long, and so on.
 const LONG: Duration = Duration::from_secs(60);
@@ -34,10 +35,10 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a build of a project with so many ports; tells of it where it fails, holds products back or takes long.
+/// Runs a build of a project with so many ports; tells of it where it fails, leaves products behind or takes long.
 pub(crate) async fn watched<T>(
     ports: usize,
-    build: impl Future<Output = anyhow::Result<(T, Option<HeldBack>)>>,
+    build: impl Future<Output = anyhow::Result<(T, Option<Behind>)>>,
 ) -> Option<T> {
     BUILDS_STARTED.add(1);
     let begun = Instant::now();
@@ -57,7 +58,7 @@ pub(crate) async fn watched<T>(
     BUILD_SECONDS.observe(took);
     let (built, held_back, error) = match outcome {
         Ok((built, None)) => (Some(built), 0, None),
-        Ok((built, Some(held_back))) => (Some(built), held_back.ports, Some(held_back.into())),
+        Ok((built, Some(behind))) => (Some(built), behind.ports, Some(behind.why)),
         Err(error) => (None, ports, Some(error)),
     };
     match &error {
@@ -65,7 +66,7 @@ pub(crate) async fn watched<T>(
             troubles::well_but_for(About::Product, &[]);
             troubles::well(About::Build, MODELS);
         }
-        Some(error) => failed(error),
+        Some(error) => failed(error, built.is_some()),
     }
     let mut state = state();
     state.running_since = None;
@@ -78,16 +79,19 @@ pub(crate) async fn watched<T>(
     built
 }
 
-fn failed(error: &anyhow::Error) {
+/// `is_built`: what it says of contracts is all that breaks one.
+fn failed(error: &anyhow::Error, is_built: bool) {
     BUILDS_FAILED.add(1);
     let hint = failure::hint(error).map(|hint| format!("; hint: {hint}")).unwrap_or_default();
     troubles::failed(About::Build, MODELS, &format!("{}{hint}", troubles::causes(&**error)));
-    if let Some(held_back) = error.chain().find_map(|cause| cause.downcast_ref::<HeldBack>()) {
-        let ports: Vec<&str> = held_back.breaches.iter().map(|breach| breach.port.as_str()).collect();
+    let held_back = error.chain().find_map(|cause| cause.downcast_ref::<HeldBack>());
+    let breaches = held_back.map_or(&[][..], |held_back| held_back.breaches.as_slice());
+    if is_built {
+        let ports: Vec<&str> = breaches.iter().map(|breach| breach.port.as_str()).collect();
         troubles::well_but_for(About::Product, &ports);
-        for breach in &held_back.breaches {
-            troubles::failed(About::Product, &breach.port, &breach.words());
-        }
+    }
+    for breach in breaches {
+        troubles::failed(About::Product, &breach.port, &breach.words());
     }
 }
 
@@ -124,7 +128,8 @@ mod tests {
 
         // What is not held back is published all the same.
         let held_back = HeldBack::of_one("sales.orders_v1.lines", "a key is there twice");
-        assert_eq!(watched(3, async { Ok((5, Some(held_back))) }).await, Some(5));
+        let behind = Behind { ports: 1, why: held_back.into() };
+        assert_eq!(watched(3, async { Ok((5, Some(behind))) }).await, Some(5));
         let text = described();
         assert!(text.contains("starmere_build_failing 1\n"), "{text}");
         assert!(text.contains("starmere_products_held_back 1\n"), "{text}");

@@ -46,6 +46,8 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PortChange {
     pub(crate) port: String,
+    /// What it shows from now on, or did where it goes, by its name in the catalog.
+    pub(crate) table: String,
     pub(crate) action: &'static str,
     pub(crate) why: String,
     pub(crate) verdict: Verdict,
@@ -70,13 +72,15 @@ pub(crate) fn changes(published: &Meaning, defined: &Meaning, made: &Made) -> Ve
         match defined.ports.iter().find(|new| new.full_name() == port) {
             Some(new) => changes.extend(differences(old, new, made).into_iter().map(|(why, verdict)| {
                 let is_avoidable = verdict.is_refused();
-                PortChange { port: port.clone(), action: "change", why, verdict, is_avoidable }
+                let (port, table) = (port.clone(), new.table.clone());
+                PortChange { port, table, action: "change", why, verdict, is_avoidable }
             })),
             None => {
                 let stays = defined.ports.iter().any(|port| product(port) == product(old));
                 let why = if stays { "port goes".to_owned() } else { format!("product {} goes", product(old)) };
                 changes.push(PortChange {
                     port,
+                    table: old.table.clone(),
                     action: "unpublish",
                     why,
                     verdict: Verdict::Breaking,
@@ -90,7 +94,8 @@ pub(crate) fn changes(published: &Meaning, defined: &Meaning, made: &Made) -> Ve
         let port = new.full_name();
         if !published.ports.iter().any(|port| port.full_name() == new.full_name()) {
             let (why, verdict) = ("port is new".to_owned(), Verdict::Compatible);
-            changes.push(PortChange { port, action: "create", why, verdict, is_avoidable: false });
+            let table = new.table.clone();
+            changes.push(PortChange { port, table, action: "create", why, verdict, is_avoidable: false });
         }
     }
     changes
@@ -116,7 +121,8 @@ fn without_version(published: &Meaning, defined: &Meaning, made: &Made) -> Vec<P
         for (why, verdict) in found.into_iter().filter(|(_, verdict)| verdict.is_refused()) {
             let port = format!("{}.{}.{}", old.domain, old.product, old.name);
             let why = format!("the highest version is {version} from now on, and {why}");
-            changes.push(PortChange { port, action: "change", why, verdict, is_avoidable: false });
+            let table = old.table.clone();
+            changes.push(PortChange { port, table, action: "change", why, verdict, is_avoidable: false });
         }
     }
     changes

@@ -242,7 +242,7 @@ pub(crate) struct Ingest {
 
 #[derive(Debug, Args)]
 pub(crate) struct Build {
-    /// Only these models (`domain.name`) and whatever hangs on their streams
+    /// Only these models (`domain.name`), and those that share a stream, a table or a product with them
     pub(crate) models: Vec<String>,
     /// Build from the lake, aside, then swap
     #[arg(long)]

@@ -20,7 +20,7 @@ use starmere_marts::meaning::{Described, Meaning, Port};
 type Tables = BTreeMap<String, Pin>;
 
 /// The model or the stream that a table is of: a model has several.
-fn owner(table: &str) -> &str {
+pub(crate) fn owner(table: &str) -> &str {
     table.split_once('/').map_or(table, |(model, _)| model)
 }
 

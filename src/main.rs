@@ -3,6 +3,7 @@
 //! The command line is a thin layer: each command loads the project, calls the rooms, and prints. Data goes to
 //! standard output, everything else to standard error. Exit status 0: done; 1: the user can mend it; 2: otherwise.
 
+mod acceptance;
 mod builds;
 mod changes;
 mod command_line;
@@ -16,6 +17,7 @@ mod held;
 mod limits;
 mod made;
 mod output;
+mod part;
 mod process;
 mod project;
 mod project_tests;

@@ -10,17 +10,17 @@ use starmere_lake::{Error as LakeError, Kind, Result as LakeResult, format_numbe
 use starmere_marts::contract::Breach;
 use starmere_marts::meaning::Meaning;
 use starmere_models::build::{Builder, Built, Progress, Watch};
-use starmere_models::define::{ModelName, suggestion};
 use starmere_models::resolve::{KINDS, Model, Models};
 
+use crate::acceptance::{LeftOut, accepted, keep_promises, part};
 use crate::commands::trace;
 use crate::contracts::Checks;
 use crate::definitions::{Act, Claim, Standing, again};
 use crate::failure::Mendable;
 use crate::held::{Held, HeldBack, product_of};
 use crate::output::{Output, Step, count, counted};
+use crate::part::Part;
 use crate::project::Opened;
-use crate::verdicts::verdicts;
 
 /// How often a build is begun anew because another one was ahead.
 const ATTEMPTS: u32 = 20;
@@ -28,6 +28,8 @@ const ATTEMPTS: u32 = 20;
 /// How to build.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct How {
+    /// Only these models, and what hangs together with them; all where it is empty.
+    pub(crate) models: Vec<String>,
     /// From the lake, aside.
     pub(crate) full: bool,
     /// Streams that may be read from their beginning although they have forgotten some of it.
@@ -72,15 +74,9 @@ impl Superseded {
     }
 }
 
-/// Builds `only` (everything where it is empty) and what hangs on the same streams, and publishes it: a deliberate act,
-/// which replaces whatever definitions are published. The snapshot that it returns holds all that it has built.
-pub(crate) async fn build_and_publish(
-    opened: &Opened,
-    only: &[String],
-    how: &How,
-    output: &Output,
-) -> anyhow::Result<CatalogSnapshot> {
-    let models = selected(&opened.project.models, only)?;
+/// Builds and publishes: a deliberate act, which replaces whatever definitions are published. The snapshot that it
+/// returns holds all that it has built.
+pub(crate) async fn build_and_publish(opened: &Opened, how: &How, output: &Output) -> anyhow::Result<CatalogSnapshot> {
     for stream in &how.accepted_losses {
         opened.stream(stream)?;
     }
@@ -94,7 +90,8 @@ pub(crate) async fn build_and_publish(
         if let Some(words) = goes_back(opened, &newest).filter(|_| attempt == 1) {
             output.say(words);
         }
-        match once(opened, &models, how, (&newest, &claim), &mut aside, output).await {
+        let part = part(opened, &newest, &how.models)?;
+        match once(opened, &part, how, (&newest, &claim), &mut aside, output).await {
             Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
                 tracing::info!(attempt, "another build was first; beginning anew");
                 attempt += 1;
@@ -135,34 +132,66 @@ async fn find_events(opened: &Opened, pins: &BTreeMap<String, Pin>, breach: &mut
     }
 }
 
+/// What readers keep as they had it, since it breaks a contract, or changes and is not accepted.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    pub(crate) ports: usize,
+    pub(crate) why: anyhow::Error,
+}
+
+impl Behind {
+    fn of(held_back: Option<HeldBack>, left_out: Option<LeftOut>) -> Option<Self> {
+        match (held_back, left_out) {
+            (None, None) => None,
+            (Some(held_back), None) => Some(Self { ports: held_back.ports, why: held_back.into() }),
+            (None, Some(LeftOut { ports, words, hint })) => Some(Self { ports, why: Mendable::error(words, hint) }),
+            (Some(held_back), Some(LeftOut { ports, words, hint })) => {
+                let ports = ports + held_back.ports;
+                Some(Self { ports, why: anyhow::Error::from(held_back).context(format!("{words}\n{hint}; beside it")) })
+            }
+        }
+    }
+}
+
 /// Builds and publishes everything, by the claim that was made when these definitions were taken up; makes the claim
-/// where there is none yet, by `act`. Beside what came of it, what breaches have held back.
+/// where there is none yet, by `act`. Where they are published already, what they change for readers and is not accepted
+/// is left out. Beside what came of it, what readers keep as they had it.
 pub(crate) async fn keep_built(
     opened: &Opened,
     claim: &mut Option<Claim>,
     act: Act,
     output: &Output,
-) -> anyhow::Result<(Kept, Option<HeldBack>)> {
+) -> anyhow::Result<(Kept, Option<Behind>)> {
     let fingerprint = &opened.project.fingerprint;
-    let (models, how) = (&opened.project.models, How::default());
     let mut attempt = 1;
     loop {
         let newest = opened.catalog.newest().await?;
         let published = newest.definitions.as_ref();
         let ours = &*claim.get_or_insert_with(|| Claim::by(act, fingerprint, &newest));
-        if let Standing::Superseded(by) = ours.standing(published) {
-            return Ok((Kept::Superseded(Superseded::of(fingerprint, &newest, by)), None));
+        let (part, left_out, accepted_breaks) = match ours.standing(published) {
+            Standing::Superseded(by) => {
+                return Ok((Kept::Superseded(Superseded::of(fingerprint, &newest, by)), None));
+            }
+            Standing::Succeeds(_) => (Part::default(), None, false),
+            Standing::Ours(_) => {
+                let (part, left_out) = accepted(opened, &newest).await?;
+                (part, left_out, true)
+            }
+        };
+        if let (true, Some(LeftOut { words, hint, .. })) = (part.is_empty(), &left_out) {
+            return Err(Mendable::error(words, hint));
         }
-        match once(opened, models, &how, (&newest, ours), &mut None, output).await {
+        let how = How { accepted_breaks, ..How::default() };
+        match once(opened, &part, &how, (&newest, ours), &mut None, output).await {
             Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
                 tracing::info!(attempt, "another build was first; beginning anew");
                 attempt += 1;
             }
             Err(error) if is_conflict(&error) => return Err(overtaken(&error)),
-            Ok(Outcome { snapshot, publishes: true, held_back, .. }) => {
-                return Ok((Kept::Published(snapshot.number), held_back));
+            Ok(Outcome { snapshot, publishes, held_back, .. }) => {
+                let kept = if publishes { Kept::Published(snapshot.number) } else { Kept::HoldsAll };
+                return Ok((kept, Behind::of(held_back, left_out)));
             }
-            Ok(Outcome { held_back, .. }) => return Ok((Kept::HoldsAll, held_back)),
             Err(error) => return Err(error),
         }
     }
@@ -173,51 +202,6 @@ fn overtaken(error: &anyhow::Error) -> anyhow::Error {
     let message = format!("others were first {ATTEMPTS} times, so nothing of this build is published: {error:#}");
     let hint = "run it again, which goes on from what is built; or end the other builds and `up` until it is done";
     Mendable::error(message, hint)
-}
-
-/// How published ports would change so that whoever reads them breaks, or gets answers that mean something else: in words,
-/// with what to do.
-async fn breaks(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Option<(String, &'static str)>> {
-    if newest.number == 0 {
-        return Ok(None);
-    }
-    let mut refused = verdicts(opened, newest).await?;
-    refused.retain(|change| change.verdict.is_refused());
-    let lines: Vec<String> = refused.iter().map(|change| format!("{}: {}", change.port, change.words())).collect();
-    let words = format!("published products would change for whoever reads them:\n  {}", lines.join("\n  "));
-    let hint = match refused.iter().any(|change| change.is_avoidable) {
-        true => {
-            "publish a new major version beside the published one, or accept it with `starmere build --accept-breaking`"
-        }
-        false => "accept it with `starmere build --accept-breaking`",
-    };
-    Ok((!refused.is_empty()).then_some((words, hint)))
-}
-
-/// Asks once, where somebody can answer, whether ports may change so that whoever reads them breaks.
-pub(crate) async fn asked(opened: &Opened, how: How, output: &Output) -> anyhow::Result<How> {
-    if how.accepted_breaks {
-        return Ok(how);
-    }
-    let Some((words, _)) = breaks(opened, &opened.catalog.newest().await?).await? else { return Ok(how) };
-    let accepted_breaks = output.ask(&format!("{words}\npublish nevertheless?"));
-    Ok(How { accepted_breaks, ..how })
-}
-
-/// Refuses definitions that change what is published for whoever reads it.
-pub(crate) async fn refuse_breaks(opened: &Opened) -> anyhow::Result<()> {
-    keep_promises(opened, &opened.catalog.newest().await?, &How::default()).await
-}
-
-/// Refuses changes that break whoever reads a port, or give them answers that mean something else, unless they are accepted.
-async fn keep_promises(opened: &Opened, newest: &CatalogSnapshot, how: &How) -> anyhow::Result<()> {
-    if how.accepted_breaks {
-        return Ok(());
-    }
-    match breaks(opened, newest).await? {
-        None => Ok(()),
-        Some((words, hint)) => Err(Mendable::error(words, hint)),
-    }
 }
 
 /// What is said of tables of models where nothing is published: the catalog may have been lost.
@@ -287,10 +271,10 @@ struct Outcome {
     held_back: Option<HeldBack>,
 }
 
-/// Builds once.
+/// Builds a part once.
 async fn once(
     opened: &Opened,
-    models: &Models,
+    part: &Part,
     how: &How,
     (newest, claim): (&CatalogSnapshot, &Claim),
     aside: &mut Option<String>,
@@ -298,7 +282,9 @@ async fn once(
 ) -> anyhow::Result<Outcome> {
     format_number::may_write(opened.warehouse.store()).await?;
     keep_what_is_newer(opened, newest)?;
-    keep_promises(opened, newest, how).await?;
+    keep_promises(opened, newest, how, part).await?;
+    let models = part.models(&opened.project.models);
+    let models: &Models = &models;
     let memory = opened.project.file.build_memory();
     let builder = Builder::new(&opened.warehouse, models, how.full).await?.within(memory);
     let builder = builder.going_on_from(newest, models).accepting_losses(&how.accepted_losses);
@@ -318,6 +304,7 @@ async fn once(
         before: &newest.tables,
         pins: &pins,
         breached: &breached,
+        part,
         meaning,
         known: &names(&opened.project.models),
         claim,
@@ -378,6 +365,8 @@ struct Facts<'a> {
     pins: &'a BTreeMap<String, Pin>,
     /// Products whose contracts it would break.
     breached: &'a BTreeSet<String>,
+    /// What was to be built. The rest stays as it is published.
+    part: &'a Part,
     meaning: &'a Meaning,
     /// All names that the project's tables have in the catalog.
     known: &'a BTreeSet<String>,
@@ -402,12 +391,14 @@ fn decide(newest: &CatalogSnapshot, facts: &Facts<'_>) -> LakeResult<(Decision, 
         Standing::Ours(definitions) | Standing::Succeeds(definitions) => definitions,
         Standing::Superseded(_) => return Ok((Decision::BeginAnew, Held::default())),
     };
-    let (held, meaning) = match facts.breached.is_empty() {
+    let is_whole = facts.breached.is_empty() && facts.part.is_all();
+    let (held, meaning) = match is_whole {
         true => (Held::default(), None),
         false => {
             let published = Meaning::of(newest)?;
-            let held = Held::by(facts.breached, (&newest.tables, &published), (facts.pins, facts.meaning));
-            let meaning = held.meaning(&published, facts.meaning);
+            let now = facts.part.meaning(&published, facts.meaning);
+            let held = Held::by(facts.breached, (&newest.tables, &published), (facts.pins, &now));
+            let meaning = held.meaning(&published, &now);
             (held, Some(meaning))
         }
     };
@@ -430,10 +421,12 @@ fn decide(newest: &CatalogSnapshot, facts: &Facts<'_>) -> LakeResult<(Decision, 
         let holds_all = is_ours && facts.pins.iter().filter(|(name, _)| !held.has(name)).all(is_held);
         return Ok((if holds_all { Decision::HoldsAll } else { Decision::BeginAnew }, held));
     }
-    let tables = held.tables(&newest.tables, facts.pins, facts.known);
+    let left_out = newest.tables.keys().filter(|name| !facts.part.has(name));
+    let known = facts.known.iter().chain(left_out).cloned().collect();
+    let tables = held.tables(&newest.tables, facts.pins, &known);
     let meaning = with_unknown_keys(meaning.as_ref().unwrap_or(facts.meaning), &newest.meaning)?;
     // Definitions of which nothing is published are not those of the snapshot.
-    let is_new = !is_ours && facts.breached.is_empty();
+    let is_new = !is_ours && is_whole;
     // What an environment has not published is the warehouse's: it begins with a snapshot of its own.
     let begins = newest.number == 0 && !newest.tables.is_empty();
     if !is_new && !begins && tables == newest.tables && meaning == newest.meaning {
@@ -465,45 +458,6 @@ fn names(models: &Models) -> BTreeSet<String> {
         names.extend([name.to_string(), format!("{name}/rejects"), format!("{name}/changes")]);
     }
     names
-}
-
-/// The models named, and all that share streams or tables with them: a snapshot must fit together.
-fn selected(models: &Models, only: &[String]) -> anyhow::Result<Models> {
-    if only.is_empty() {
-        return Ok(models.clone());
-    }
-    let all: Vec<String> = models.models.iter().map(|model| model.name().to_string()).collect();
-    let mut wanted: BTreeSet<&ModelName> = BTreeSet::new();
-    for name in only {
-        let found =
-            models.models.iter().map(Model::name).find(|model| model.to_string() == *name || model.name == *name);
-        let found = found.ok_or_else(|| {
-            Mendable::error(format!("there is no model `{name}`"), suggestion(name, all.iter().map(String::as_str)))
-        })?;
-        wanted.insert(found);
-    }
-    loop {
-        let streams: BTreeSet<&str> =
-            models.models.iter().filter(|model| wanted.contains(model.name())).flat_map(Model::streams).collect();
-        let hangs_on = |model: &&Model| {
-            !model.streams().is_disjoint(&streams)
-                || model.inputs().iter().any(|input| wanted.contains(input))
-                || models
-                    .models
-                    .iter()
-                    .any(|other| wanted.contains(other.name()) && other.inputs().contains(model.name()))
-        };
-        let more: BTreeSet<&ModelName> = models.models.iter().filter(hangs_on).map(Model::name).collect();
-        if more.is_subset(&wanted) {
-            break;
-        }
-        wanted.extend(more);
-    }
-    let mut selected = models.clone();
-    selected.models.retain(|model| wanted.contains(model.name()));
-    let streams: BTreeSet<String> = selected.models.iter().flat_map(Model::streams).map(str::to_owned).collect();
-    selected.streams.retain(|name, _| streams.contains(name));
-    Ok(selected)
 }
 
 /// One bar a model; where one is done, its contracts are checked.
@@ -562,6 +516,7 @@ mod tests {
     use starmere_marts::meaning::Described;
 
     use super::*;
+    use crate::part::Names;
 
     /// A table of a model: which definition made it, and its version.
     fn model(name: &str, fingerprint: &str, version: u64) -> (String, Pin) {
@@ -599,6 +554,7 @@ mod tests {
         known: BTreeSet<String>,
         lost: BTreeSet<String>,
         breached: BTreeSet<String>,
+        part: Part,
         meaning: Meaning,
     }
 
@@ -606,14 +562,15 @@ mod tests {
         fn of<const N: usize>(before: CatalogSnapshot, pins: [(String, Pin); N]) -> Self {
             let pins = BTreeMap::from(pins);
             let known = pins.keys().cloned().collect();
-            Self { before, pins, known, lost: BTreeSet::new(), breached: BTreeSet::new(), meaning: meaning("new") }
+            let (lost, breached, part) = (BTreeSet::new(), BTreeSet::new(), Part::default());
+            Self { before, pins, known, lost, breached, part, meaning: meaning("new") }
         }
 
         fn finds(&self, newest: &CatalogSnapshot) -> Decision {
             let claim = Claim::over("new", self.before.definitions.as_ref());
             let (before, pins, meaning, known) = (&self.before.tables, &self.pins, &self.meaning, &self.known);
-            let (breached, lost) = (&self.breached, &self.lost);
-            decide(newest, &Facts { before, pins, breached, meaning, known, claim: &claim, lost }).unwrap().0
+            let (breached, part, lost) = (&self.breached, &self.part, &self.lost);
+            decide(newest, &Facts { before, pins, breached, part, meaning, known, claim: &claim, lost }).unwrap().0
         }
     }
 
@@ -720,6 +677,22 @@ mod tests {
         assert_eq!(build.finds(&before), Decision::BeginAnew);
         build.lost = BTreeSet::from(["lake.d.s".to_owned()]);
         assert_eq!(published(&build, &before).tables["lake.d.s"].version, 6);
+    }
+
+    #[test]
+    fn what_was_not_named_stays_as_it_is_published() {
+        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<Names>();
+        let before = snapshot(Some(("old", 4)), [stream(1), model("a", "old", 7), model("b", "old", 3)]);
+        let mut build = Build::of(before.clone(), [model("a", "new", 1)]);
+        build.part = Part::with(&[names(&["d.a"]), names(&["d.b", "lake.d.s"])], &names(&["d.a"]));
+        // Neither a model that is no longer defined, nor what is said of what was not named, changes.
+        let next = published(&build, &before);
+        assert_eq!(next.tables.keys().collect::<Vec<_>>(), ["d.a", "d.b", "lake.d.s"]);
+        assert_eq!(next.meaning, serde_json::to_value(meaning("old")).unwrap());
+        // Where nothing of it differs, its definitions are not those of the snapshot.
+        let mut same = Build::of(before.clone(), [model("a", "old", 7)]);
+        same.part = build.part.clone();
+        assert_eq!(same.finds(&before), Decision::HoldsAll);
     }
 
     #[test]

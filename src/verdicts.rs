@@ -9,20 +9,27 @@ use starmere_models::resolve::{Model, RULES};
 
 use crate::changes::{PortChange, changes};
 use crate::made::{Made, Read};
+use crate::part::Part;
 use crate::project::Opened;
 
-/// What becomes of the ports that `newest` has.
-pub(crate) async fn verdicts(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<PortChange>> {
-    let (published, defined) = (Meaning::of(newest)?, &opened.project.meaning);
+/// What becomes of the ports of `part` that `newest` has.
+pub(crate) async fn verdicts(
+    opened: &Opened,
+    newest: &CatalogSnapshot,
+    part: &Part,
+) -> anyhow::Result<Vec<PortChange>> {
+    let all = Meaning::of(newest)?;
+    let (published, defined) = (part.ports(&all), part.ports(&opened.project.meaning));
+    let models = part.models(&opened.project.models);
     let is_made = |model: &Model| {
         newest.tables.get(&model.name().to_string()).is_some_and(|published| is_made_by(published, model))
     };
     // Builds of `up` ask every few seconds, and have nothing to read then.
-    let made = match published.ports == defined.ports && opened.project.models.models.iter().all(is_made) {
+    let made = match published.ports == defined.ports && models.models.iter().all(is_made) {
         true => Made::default(),
-        false => made(opened, newest).await?,
+        false => made(opened, newest, part, &models.models).await?,
     };
-    Ok(changes(&published, defined, &made))
+    Ok(changes(&published, &defined, &made))
 }
 
 /// Whether a published table is one that `model` makes.
@@ -30,11 +37,11 @@ pub(crate) fn is_made_by(published: &Pin, model: &Model) -> bool {
     published.path.fingerprint().is_some_and(|print| print.starts_with(model.fingerprint()))
 }
 
-async fn made(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Made> {
-    let models = &opened.project.models.models;
+/// By what the tables of `part` were made, and by what its models make them.
+async fn made(opened: &Opened, newest: &CatalogSnapshot, part: &Part, models: &[Model]) -> anyhow::Result<Made> {
     let mut made = Made::default();
-    for (name, published) in newest.tables.iter().filter(|(name, _)| !name.starts_with("lake.") && !name.contains('/'))
-    {
+    let is_rows = |name: &str| !name.starts_with("lake.") && !name.contains('/') && part.has(name);
+    for (name, published) in newest.tables.iter().filter(|(name, _)| is_rows(name)) {
         let model = models.iter().find(|model| model.name().to_string() == *name);
         if model.is_some_and(|model| is_made_by(published, model)) {
             continue;

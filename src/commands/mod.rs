@@ -22,6 +22,7 @@ use starmere_lake::format_number;
 use starmere_models::define::suggestion;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::acceptance;
 use crate::command_line::{
     Build, Command, CommandLine, Models, ModelsCommand, Products, ProductsCommand, Streams, StreamsCommand,
 };
@@ -98,6 +99,7 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
                 None => {
                     let opened = to_write(open()?).await?;
                     let how = publish::How {
+                        models: arguments.models,
                         full: arguments.full,
                         accepted_losses: arguments.accept_loss,
                         accepted_breaks: arguments.accept_breaking,
@@ -105,9 +107,9 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
                     if let Some(words) = publish::lost_catalog(&opened).await? {
                         output.say(words);
                     }
-                    let how = publish::asked(&opened, how, output).await?;
+                    let how = acceptance::asked(&opened, how, output).await?;
                     let step = output.step("build");
-                    (step, publish::build_and_publish(&opened, &arguments.models, &how, output).await?)
+                    (step, publish::build_and_publish(&opened, &how, output).await?)
                 }
             };
             step.done(format!("catalog snapshot {}", snapshot.number));

@@ -17,6 +17,7 @@ use super::inspect::{Cell, Holds, listing};
 use crate::changes::{Verdict, edits as changed};
 use crate::command_line::Format;
 use crate::output::{Output, counted};
+use crate::part::Part;
 use crate::project::Opened;
 use crate::publish::goes_back;
 use crate::verdicts::{is_made_by, verdicts};
@@ -114,7 +115,7 @@ async fn steps(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<
             steps.push(Step { kind: "model", name: name.clone(), action, why, ..Step::default() });
         }
     }
-    for change in verdicts(opened, newest).await? {
+    for change in verdicts(opened, newest, &Part::default()).await? {
         let (why, verdict) = (change.words(), Some(change.verdict));
         steps.push(Step { kind: "port", name: change.port, action: change.action, why, verdict, ..Step::default() });
     }

@@ -21,10 +21,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ingest;
+use crate::acceptance;
 use crate::failure::{Mendable, Problems};
 use crate::output::Output;
 use crate::project::{Opened, Project, ProjectFile};
-use crate::publish;
 use crate::stamps::{Look, Stamps, look};
 
 /// Files are looked at this often.
@@ -163,7 +163,7 @@ impl Watcher {
         ingest::feeds(&new, &self.only, false)?;
         // What has been taken up already is not judged again: others may have published newer definitions since.
         if self.builds && new.project.unread.is_none() && new.project.fingerprint != old.project.fingerprint {
-            publish::refuse_breaks(&new).await?;
+            acceptance::refuse_breaks(&new).await?;
         }
         // Of a project that was read in part, all files are looked at from now on.
         let stamps = match &new.project.unread {
