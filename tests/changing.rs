@@ -422,6 +422,45 @@ async fn a_plan_says_what_differs_and_what_follows() {
     assert!(plan.contains("rebuild: sales.order_lines, which mentions its members, or the format of its"), "{plan}");
 }
 
+/// A dimension that a fact mentions is made anew only where other events of the fact may be rejects.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_reaches_only_what_the_change_reaches() {
+    let project = built().await;
+    let order = |id: &str, customer: &str, quantity: u32| {
+        let lines = serde_json::json!([{ "quantity": quantity }]);
+        let at = "2024-02-05T00:00:00Z";
+        let order = serde_json::json!({
+            "id": id, "type": "order_placed", "at": at, "order": id, "customer": customer, "lines": lines,
+        });
+        project.write(&format!("inbox/orders/{id}.jsonl"), &format!("{order}\n"));
+    };
+    let is_there = async |customer: &str| -> bool {
+        let query = format!("SELECT city FROM sales.orders_v1.customer WHERE customer_id = '{customer}'");
+        !project.query(&query).await.is_empty()
+    };
+    let path = async |table: &str| project.snapshot().await.tables[table].path.clone();
+    let (customer, lines) = (path("sales.customer").await, path("sales.order_lines").await);
+    let large = "measures:\n  large: { expression: CASE WHEN quantity > 9 THEN 1 ELSE 0 END, type: bigint }\n";
+    changed(&project, LINES, "measures:\n", large);
+    order("o7", "c7", 2_000_000_000);
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    assert_eq!(path("sales.customer").await, customer);
+    assert_ne!(path("sales.order_lines").await, lines);
+    assert!(is_there("c7").await);
+    project.succeed(&["verify"]).await;
+    // Ten times as much is too much for the type: the order is a reject, and mentions nobody any more.
+    changed(&project, LINES, "quantity: { type: int }", "quantity: { type: int, expression: 10 * quantity }");
+    project.succeed(&["build", "--accept-breaking"]).await;
+    assert_ne!(path("sales.customer").await, customer);
+    assert!(!is_there("c7").await);
+    order("o8", "c8", 3);
+    project.succeed(&["ingest", "--once"]).await;
+    project.succeed(&["build"]).await;
+    assert!(is_there("c8").await);
+    project.succeed(&["verify"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_that_differ_are_listed() {
     let project = built().await;

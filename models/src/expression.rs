@@ -16,7 +16,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::{SessionContext, ident};
@@ -45,6 +45,8 @@ pub struct Expression {
     compiled: Arc<dyn PhysicalExpr>,
     data_type: DataType,
     columns: BTreeSet<String>,
+    /// There may be rows that it fails for.
+    may_fail: bool,
 }
 
 /// A row that an expression failed for.
@@ -100,13 +102,14 @@ impl Compiler {
         let typed = simplifier.coerce(expression.clone(), &self.schema);
         let exact = typed.and_then(|typed| with_exact_arithmetic(typed, &self.schema));
         let simplified = exact.and_then(|exact| simplifier.simplify(exact)).map_err(|error| reason(&error))?;
+        let may_fail = may_fail(&simplified, &self.schema);
         let compiled = state.create_physical_expr(simplified, &self.schema).map_err(|error| reason(&error))?;
         let data_type = compiled.data_type(self.schema.as_arrow()).map_err(|error| reason(&error))?;
         let data_type = match data_type {
             DataType::Null => expression.get_type(&self.schema).map_err(|error| reason(&error))?,
             other => other,
         };
-        Ok(Expression { text: text.to_owned(), compiled, data_type, columns })
+        Ok(Expression { text: text.to_owned(), compiled, data_type, columns, may_fail })
     }
 
     fn check(&self, expression: &Expr) -> Result<(), String> {
@@ -136,6 +139,51 @@ impl Compiler {
             (Ok(_), None) => Ok(()),
         }
     }
+}
+
+/// Whether there may be rows that an expression fails for. Of what is not known never to fail, it is said that it may.
+fn may_fail(expression: &Expr, schema: &DFSchema) -> bool {
+    let mut may_fail = false;
+    let walked = expression.apply(|node| {
+        may_fail |= match node {
+            Expr::Column(_) | Expr::Literal(..) | Expr::Not(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => false,
+            Expr::Case(_) | Expr::Between(_) | Expr::InList(_) => false,
+            Expr::BinaryExpr(BinaryExpr { op, .. }) => !matches!(
+                op,
+                Operator::Eq
+                    | Operator::NotEq
+                    | Operator::Lt
+                    | Operator::LtEq
+                    | Operator::Gt
+                    | Operator::GtEq
+                    | Operator::And
+                    | Operator::Or
+                    | Operator::IsDistinctFrom
+                    | Operator::IsNotDistinctFrom
+            ),
+            Expr::Cast(cast) => {
+                let from = cast.expr.get_type(schema);
+                !from.is_ok_and(|from| !cast_may_fail(&from, cast.field.data_type()))
+            }
+            _ => true,
+        };
+        Ok(if may_fail { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    walked.is_err() || may_fail
+}
+
+/// Whether there may be values of `from` that do not fit into `to`.
+fn cast_may_fail(from: &DataType, to: &DataType) -> bool {
+    let whole_digits = |precision: u8, scale: i8| i16::from(precision) - i16::from(scale);
+    let all_fit = match (from, to) {
+        (DataType::Int32, DataType::Int64) => true,
+        (DataType::Int32 | DataType::Int64, DataType::Float64) => true,
+        (DataType::Decimal128(precision, scale), DataType::Decimal128(wider, longer)) => {
+            longer >= scale && whole_digits(*wider, *longer) >= whole_digits(*precision, *scale)
+        }
+        _ => from == to || *from == DataType::Null,
+    };
+    !all_fit
 }
 
 /// What the engine finds wrong with a text, in one line.
@@ -223,6 +271,11 @@ impl Expression {
     /// The columns it reads.
     pub fn columns(&self) -> &BTreeSet<String> {
         &self.columns
+    }
+
+    /// Whether there may be rows that it fails for, or whose value does not fit into `to`.
+    pub(crate) fn may_fail_as(&self, to: &DataType) -> bool {
+        self.may_fail || cast_may_fail(&self.data_type, to)
     }
 
     /// The value for each row; where that failed, null and the reason.
@@ -385,6 +438,35 @@ mod tests {
         assert_eq!(values.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(3), None, Some(2)]);
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].0, 1);
+    }
+
+    #[test]
+    fn what_never_fails_is_known() {
+        let may_fail = |text: &str, to: DataType| compiler().compile(text).unwrap().may_fail_as(&to);
+        for (text, to) in [
+            ("quantity", DataType::Int64),
+            ("quantity", DataType::Float64),
+            ("7", DataType::Int64),
+            ("quantity > 3 AND price IS NOT NULL", DataType::Boolean),
+            ("CASE WHEN quantity > price THEN quantity ELSE price END", DataType::Int64),
+            ("CAST(NULL AS BIGINT)", DataType::Int64),
+        ] {
+            assert!(!may_fail(text, to), "{text}");
+        }
+        for (text, to) in [
+            ("quantity", DataType::Int32),
+            ("quantity", DataType::Utf8),
+            ("quantity * price", DataType::Int64),
+            ("quantity / price > 1", DataType::Boolean),
+            ("CASE WHEN quantity > 1 THEN quantity / price END", DataType::Int64),
+            ("CAST(quantity AS INT)", DataType::Int32),
+            ("abs(quantity)", DataType::Int64),
+        ] {
+            assert!(may_fail(text, to), "{text}");
+        }
+        let decimal = DataType::Decimal128;
+        assert!(!cast_may_fail(&decimal(9, 2), &decimal(18, 2)) && !cast_may_fail(&decimal(9, 2), &decimal(11, 4)));
+        assert!(cast_may_fail(&decimal(9, 2), &decimal(9, 4)) && cast_may_fail(&decimal(9, 2), &decimal(18, 1)));
     }
 
     #[test]

@@ -601,14 +601,6 @@ impl Resolving<'_> {
                 self.no_dimension(&target, place);
             }
         }
-        // Hand each dimension the models that may make its members.
-        let all = self.models.models.clone();
-        for model in &mut self.models.models {
-            let Model::Dimension(dimension) = model else { continue };
-            let dimension = Arc::make_mut(dimension);
-            let named = |model: &&Model| dimension.inferred_from.contains(model.name());
-            dimension.mentions = all.iter().filter(named).cloned().collect();
-        }
     }
 
     /// A dimension that refers to itself in a circle could never be put in order. Each circle is told once, from the

@@ -7,6 +7,7 @@ mod derived;
 mod dimension;
 mod fact;
 mod generated;
+mod mentions;
 mod origins;
 mod stream;
 
@@ -391,6 +392,7 @@ pub fn resolve(definitions: &Definitions) -> Result<Models, Vec<Problem>> {
     resolving.mini_dimensions();
     resolving.derived();
     resolving.fingerprints();
+    resolving.mentions();
     resolving.unread();
     let Resolving { mut problems, notes, mut models, .. } = resolving;
     if problems.is_empty() {
@@ -549,12 +551,9 @@ impl Resolving<'_> {
         let with_mentions = |dimension: &Dimension| {
             let mut parts = own_dimension(dimension);
             for inference in &dimension.inferred_from {
-                if let Some(fact) = facts.get(inference) {
-                    parts.extend(own_fact(fact));
-                }
-                if let Some(child) = dimensions.get(inference) {
-                    parts.extend(own_dimension(child));
-                }
+                parts.extend(facts.get(inference).map(|fact| mentions::of_fact(fact, &dimension.name, &event_of)));
+                let child = dimensions.get(inference);
+                parts.extend(child.map(|child| mentions::of_child(child, &dimension.name, &event_of)));
             }
             parts
         };
@@ -604,6 +603,17 @@ impl Resolving<'_> {
                 Model::Fact(fact) => Arc::make_mut(fact).fingerprint = fingerprint,
                 Model::Sql(model) => Arc::make_mut(model).fingerprint = fingerprint,
             }
+        }
+    }
+
+    /// Hands each dimension the models that may make its members, with the fingerprints that their tables have.
+    fn mentions(&mut self) {
+        let all = self.models.models.clone();
+        for model in &mut self.models.models {
+            let Model::Dimension(dimension) = model else { continue };
+            let dimension = Arc::make_mut(dimension);
+            let named = |model: &&Model| dimension.inferred_from.contains(model.name());
+            dimension.mentions = all.iter().filter(named).cloned().collect();
         }
     }
 

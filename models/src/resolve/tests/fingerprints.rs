@@ -29,7 +29,7 @@ fn what_rows_follow_from_makes_tables_anew() {
     let rollup =
         "rollup: by_town\nof: order_lines\ndimensions: { town: { dimension: town, role: buyer } }\ncount: lines\n";
     files.insert(ROLLUP.to_owned(), rollup.to_owned());
-    let cases: [(&str, &str, &str, &[&str]); 14] = [
+    let cases: [(&str, &str, &str, &[&str]); 19] = [
         // Which days there are decides which keys there are.
         (DATE, "2030-12-31", "2031-12-31", &["sales.by_town", "sales.date", "sales.order_lines"]),
         // Keys of a shrunken dimension are made of what it is known by.
@@ -52,6 +52,34 @@ fn what_rows_follow_from_makes_tables_anew() {
             "as: state }",
             "as: state, where: city <> '' }",
             &["people.person", "people.region", "sales.by_town", "sales.order_lines", "sales.town"],
+        ),
+        // What a fact makes of its events beside, none of which is a reject for it, mentions nobody else.
+        (LINES, "  quantity: { type: int }", "  quantity: { type: bigint }", &["sales.by_town", "sales.order_lines"]),
+        (
+            LINES,
+            "measures:\n",
+            "measures:\n  large: { expression: CASE WHEN quantity > 9 THEN 1 ELSE 0 END, type: bigint }\n",
+            &["sales.by_town", "sales.order_lines"],
+        ),
+        (
+            LINES,
+            "grain: [order_id, line_number]",
+            "grain: [line_number, order_id]",
+            &["sales.by_town", "sales.order_lines"],
+        ),
+        // Where the amount is too long, the event is a reject.
+        (
+            LINES,
+            "'decimal(18,2)'",
+            "'decimal(12,2)'",
+            &["people.person", "sales.by_town", "sales.order_lines", "sales.town"],
+        ),
+        // Whatever becomes of what is said of persons, the same regions are mentioned.
+        (
+            PERSON,
+            "name: { type: string, history: overwrite }",
+            "name: { type: string, history: keep }",
+            &["people.person", "sales.by_town", "sales.order_lines", "sales.town"],
         ),
         // A list of one type of events is that type.
         (LINES, "event: order_placed", "event: [order_placed]", &[]),
@@ -82,6 +110,22 @@ fn what_rows_follow_from_makes_tables_anew() {
     }
 }
 
+/// Rows that are staged for the mentions of a dimension are those of the fact's own table.
+#[test]
+fn what_mentions_members_has_its_fingerprint() {
+    let models = check(&changed(LINES, "fact", "fact")).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let mut mentions = 0;
+    for model in &models.models {
+        let Model::Dimension(dimension) = model else { continue };
+        for by in &dimension.mentions {
+            let built = models.models.iter().find(|model| model.name() == by.name()).unwrap();
+            assert_eq!(by.fingerprint(), built.fingerprint(), "{} in {}", by.name(), dimension.name);
+            mentions += 1;
+        }
+    }
+    assert_eq!(mentions, 2);
+}
+
 #[test]
 fn a_column_called_description_is_no_words() {
     for (of, key, value, expected) in [
@@ -106,7 +150,11 @@ fn keys_follow_from_the_types_of_those_they_point_to() {
     let lines = files.get_mut(LINES).unwrap();
     *lines = lines.replace("dimensions:\n", "dimensions:\n  flags: { dimension: flags, key: [sku, quantity] }\n");
     let anew = made_anew(&files, "sales/flags.yaml", "quantity: int", "quantity: bigint");
+    // No line is a reject for it, so the same persons are mentioned.
+    assert_eq!(anew, ["sales.flags", "sales.order_lines"]);
     // Who mentions persons may be rejected by what its other keys are.
+    let fails = "key: [sku, '10 / quantity']";
+    let anew = made_anew(&files, LINES, "key: [sku, quantity]", fails);
     assert_eq!(anew, ["people.person", "sales.flags", "sales.order_lines"]);
     // Keys of combinations are made otherwise than those of members.
     let junk = "junk: { sku: string, quantity: int }\n";
