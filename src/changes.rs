@@ -101,7 +101,8 @@ pub(crate) fn changes(published: &Meaning, defined: &Meaning, made: &Made) -> Ve
     changes
 }
 
-/// What becomes of what is found by a product's name alone, which is its highest version, where another one is that now.
+/// What becomes of what is found by a product's name alone, which is its highest version, where another one is that
+/// now.
 fn without_version(published: &Meaning, defined: &Meaning, made: &Made) -> Vec<PortChange> {
     let newest = |meaning: &Meaning, of: &Port| {
         let versions = meaning.ports.iter().filter(|port| port.domain == of.domain && port.product == of.product);
@@ -249,7 +250,8 @@ fn differences(old: &Port, new: &Port, made: &Made) -> Vec<(String, Verdict)> {
 /// Edits of what all rows of a port follow from that are told; the rest are counted.
 const ROW_EDITS: usize = 2;
 
-/// What a column means from now on, if that differs; `made_of`: what it followed from, and does now, where that is known.
+/// What a column means from now on, if that differs; `made_of`: what it followed from, and does now, where that is
+/// known.
 fn meant(was: &Column, now: &Column, made_of: Option<(Value, Value)>) -> Option<(String, Verdict)> {
     let name = &now.name;
     let is_same = made_of.as_ref().map(|(was, now)| was == now);

@@ -1,9 +1,10 @@
 //! Contracts: whether the rows keep what a port promises. Asked of the tables that are about to be published; a
 //! broken promise holds its product back, and readers keep what they had.
 //!
-//! Types are settled when definitions are resolved. Null counts stand in the tables' statistics, exactly; of a file that does
-//! not say, the rows are counted, unless it was there when the same promise was kept. Keys are counted by a query over the key's columns: of new files only, and looked up in those of the others that may have
-//! them, where the version published before has kept the same promise.
+//! Types are settled when definitions are resolved. Null counts stand in the tables' statistics, exactly; of a file
+//! that does not say, the rows are counted, unless it was there when the same promise was kept. Keys are counted by a
+//! query over the key's columns: of new files only, and looked up in those of the others that may have them, where the
+//! version published before has kept the same promise.
 
 use std::sync::Arc;
 
@@ -211,7 +212,8 @@ fn old_and_new(snapshot: &Snapshot, kept: Option<&Snapshot>, port: &Port) -> (Ve
     snapshot.files().cloned().partition(|add| kept.is_some_and(|kept| was_there(snapshot, kept, add, &keys)))
 }
 
-/// Whether a file's values in these columns were in `kept`: it was there itself, or took the place of one that has the same.
+/// Whether a file's values in these columns were in `kept`: it was there itself, or took the place of one that has the
+/// same.
 fn was_there(snapshot: &Snapshot, kept: &Snapshot, add: &Add, columns: &[&str]) -> bool {
     let is_gone = |file: &str| kept.file(file).is_some() && snapshot.file(file).is_none();
     kept.file(&add.path).is_some() || add.same_as(columns, is_gone).is_some()
@@ -374,7 +376,8 @@ mod tests {
         let old = &[(Some(1), Some("a")), (Some(2), Some("b"))];
         let breach = |key: &str, values: &str| {
             Some(format!(
-                "`sales.orders_v1.lines` breaks its contract: ({key}) tells rows apart by contract, and 2 rows have ({values})"
+                "`sales.orders_v1.lines` breaks its contract: ({key}) tells rows apart by contract, and 2 rows have \
+                 ({values})"
             ))
         };
         let id = port(&["id"], false);
