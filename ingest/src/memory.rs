@@ -13,8 +13,9 @@
 //! waited longest. Nobody waits while holding a batch that is not on its way to the table, so there is always something
 //! that will give room back, once the store answers. Small files are what it costs; compaction mends them.
 //!
-//! Requests over HTTP are the exception: they grow while their bodies come, and wait for room for seconds at most. All of
-//! them together have half of the room, so that clients cannot stop files and Kafka.
+//! Requests over HTTP are the exception: they grow while their bodies come, and wait for room for seconds at most. All
+//! of them together have half of the room, so that clients cannot stop files and Kafka. While one waits, bodies that
+//! drip give up what they hold (`bodies`), so that clients cannot stop each other.
 //!
 //! What is asked for is an estimate: payloads count [`PER_BYTE`] times, for the columns and for encoding them.
 //!
@@ -23,8 +24,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+pub use self::bodies::Sender;
+use self::bodies::{Bodies, Place};
+
+mod bodies;
 
 /// Unless the project says otherwise.
 pub const DEFAULT_BYTES: usize = 512 << 20;
@@ -43,6 +51,10 @@ const LARGEST_SHARE: usize = 2;
 const REQUESTS_PART: usize = 2;
 /// Requests ask for room in pieces that begin with so many bytes: there are many, and most are small.
 const REQUEST_PIECE: usize = 16 << 10;
+/// A request that holds no more than this part of what all may have gives nothing up: as many connections are held.
+const SMALL_PART: usize = 512;
+/// A request that has waited for room so long takes what bodies offer that drip, and again after as long.
+const TAKE_UP_AFTER: Duration = Duration::from_millis(250);
 
 /// The budget of a process. Clones share it.
 #[derive(Clone, Debug)]
@@ -51,6 +63,8 @@ pub struct Memory {
     room: Arc<Semaphore>,
     /// What of the room requests over HTTP may still take.
     requests: Arc<Semaphore>,
+    /// What requests hold, and which of them would give it up.
+    bodies: Bodies,
     /// Who of the requests waits longest.
     first: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
@@ -68,8 +82,15 @@ impl Default for Memory {
 pub struct Share {
     memory: Memory,
     permit: OwnedSemaphorePermit,
-    /// As much again, of what requests may take, where a request has it.
-    request: Option<OwnedSemaphorePermit>,
+    /// Where a request has it.
+    request: Option<OfRequest>,
+}
+
+#[derive(Debug)]
+struct OfRequest {
+    /// As much again, of what requests may take.
+    permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// Counts one who waits, for as long as it lives.
@@ -89,6 +110,10 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
+async fn acquire(pool: &Arc<Semaphore>, units: u32) -> OwnedSemaphorePermit {
+    pool.clone().acquire_many_owned(units).await.expect(NEVER_CLOSED)
+}
+
 impl Memory {
     /// A budget of so many bytes, of at least a few pieces.
     pub fn new(bytes: usize) -> Self {
@@ -100,6 +125,7 @@ impl Memory {
             bytes,
             room: pool(rest),
             requests: pool(rest / REQUESTS_PART),
+            bodies: Bodies::default(),
             first: Arc::new(Semaphore::new(1)),
             ahead: pool(ahead),
             waiting: Arc::default(),
@@ -136,14 +162,20 @@ impl Memory {
     /// A share of so many bytes, or of the largest that there is, as soon as there is room.
     pub async fn share_of(&self, bytes: usize) -> Share {
         let _waiting = self.wait();
-        let permit = self.room.clone().acquire_many_owned(units(self.at_most(bytes))).await;
-        Share { memory: self.clone(), permit: permit.expect(NEVER_CLOSED), request: None }
+        let permit = acquire(&self.room, units(self.at_most(bytes))).await;
+        Share { memory: self.clone(), permit, request: None }
     }
 
     /// A share of nothing, for a request over HTTP to grow.
-    pub fn share_of_request(&self) -> Share {
+    pub fn share_of_request(&self, sender: Sender) -> Share {
         let nothing = |of: &Arc<Semaphore>| of.clone().try_acquire_many_owned(0).expect(NEVER_CLOSED);
-        Share { memory: self.clone(), permit: nothing(&self.room), request: Some(nothing(&self.requests)) }
+        let request = OfRequest { permit: nothing(&self.requests), place: self.bodies.begin(sender) };
+        Share { memory: self.clone(), permit: nothing(&self.room), request: Some(request) }
+    }
+
+    /// What a request may hold without giving it up for others.
+    fn small(&self) -> usize {
+        (self.bytes - self.bytes / AHEAD_PART) / REQUESTS_PART / SMALL_PART
     }
 
     /// The one place at the head of the requests that wait, if it is free. Many large requests at once may each hold a
@@ -207,20 +239,55 @@ impl Share {
         }
     }
 
-    /// The same as soon as there is room; false where it is the largest already.
+    /// The same as soon as there is room; false where it is the largest already. While a request waits, bodies of
+    /// others that drip give their memory up.
     pub async fn grow(&mut self, bytes: usize) -> bool {
         let Some(lacking) = self.lacking(bytes) else { return false };
         let _waiting = self.memory.wait();
-        let request = match &self.request {
-            Some(_) => {
-                let more = self.memory.requests.clone().acquire_many_owned(lacking).await;
-                Some(more.expect(NEVER_CLOSED))
+        let (room, request) = {
+            let acquiring = async {
+                let request = match &self.request {
+                    Some(_) => Some(acquire(&self.memory.requests, lacking).await),
+                    None => None,
+                };
+                (acquire(&self.memory.room, lacking).await, request)
+            };
+            tokio::pin!(acquiring);
+            loop {
+                match (timeout(TAKE_UP_AFTER, acquiring.as_mut()).await, &self.request) {
+                    (Ok(acquired), _) => break acquired,
+                    (Err(_), Some(request)) => {
+                        self.memory.bodies.take_up(&request.place.sender, self.memory.small());
+                    }
+                    (Err(_), None) => {}
+                }
             }
-            None => None,
         };
-        let room = self.memory.room.clone().acquire_many_owned(lacking).await.expect(NEVER_CLOSED);
         self.take(room, request);
         true
+    }
+
+    /// Lets other requests have what this one holds: so many bytes of its body came within the last second.
+    pub fn offer(&self, came: usize) {
+        if let Some(request) = &self.request {
+            request.place.offer(Some(came));
+        }
+    }
+
+    /// Takes the offer back; false where it was taken up.
+    pub fn keep(&self) -> bool {
+        self.request.as_ref().is_none_or(|request| {
+            request.place.offer(None);
+            !request.place.taken_up.is_cancelled()
+        })
+    }
+
+    /// Waits until another request takes up what this one has offered.
+    pub async fn taken_up(&self) {
+        match &self.request {
+            Some(request) => request.place.taken_up.cancelled().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The units that are lacking to cover so many bytes; none where one share may not have as many.
@@ -237,7 +304,15 @@ impl Share {
     fn take(&mut self, room: OwnedSemaphorePermit, request: Option<OwnedSemaphorePermit>) {
         self.permit.merge(room);
         if let (Some(held), Some(more)) = (&mut self.request, request) {
-            held.merge(more);
+            held.permit.merge(more);
+        }
+        self.note();
+    }
+
+    /// Notes what a request holds, for others.
+    fn note(&self) {
+        if let Some(request) = &self.request {
+            request.place.note(self.bytes());
         }
     }
 
@@ -246,8 +321,9 @@ impl Share {
         let over = self.permit.num_permits().saturating_sub(units(bytes) as usize);
         drop(self.permit.split(over));
         if let Some(request) = &mut self.request {
-            drop(request.split(over));
+            drop(request.permit.split(over));
         }
+        self.note();
     }
 }
 
@@ -302,10 +378,30 @@ mod tests {
         assert!(memory.try_share_of(6 << 20).is_some() && memory.try_share().is_some());
     }
 
+    /// Tries to keep a request waiting by others that hold all of the memory and send next to nothing.
+    #[tokio::test]
+    async fn a_request_that_waits_gets_what_others_offer() {
+        let memory = Memory::new(16 << 20);
+        let begin = |sender: &str| memory.share_of_request(Sender::new(sender));
+        let mut slow: Vec<Share> = (0..6).map(|_| begin("slow")).collect();
+        assert!(slow.iter_mut().all(|share| share.cover(1 << 20)));
+        let mut other = begin("other");
+        assert!(!other.cover(1));
+        slow.iter().enumerate().for_each(|(place, share)| share.offer(6 - place));
+        let gives = slow.pop().unwrap();
+        let giving = async move {
+            gives.taken_up().await;
+            assert!(!gives.keep());
+        };
+        let (grown, ()) = tokio::join!(other.grow(1 << 20), giving);
+        assert!(grown && slow.iter().all(Share::keep));
+        assert_eq!((memory.used(), memory.waiting()), (6 << 20, 0));
+    }
+
     #[tokio::test]
     async fn requests_leave_half_of_the_room_to_other_sources() {
         let memory = Memory::new(16 << 20);
-        let mut requests: Vec<Share> = (0..100).map(|_| memory.share_of_request()).collect();
+        let mut requests: Vec<Share> = (0..100).map(|_| memory.share_of_request(Sender::default())).collect();
         assert_eq!(memory.used(), 0, "a request that has sent nothing takes nothing");
         let grown = requests.iter_mut().map(|request| request.cover(1 << 20)).filter(|grown| *grown).count();
         assert_eq!((grown, memory.used()), (6, 6 << 20));

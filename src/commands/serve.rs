@@ -10,14 +10,15 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener};
+use starmere_ingest::http::{EVENTS_PATH, Limits as HttpLimits, Listener, Sender};
 use starmere_ingest::landings;
 use starmere_lake::Error as LakeError;
 use starmere_lake::machine::Machine;
 use starmere_lake::troubles::{self, About};
 use starmere_lake::{format_number, metrics};
 use starmere_sql::http::{Hosts, for_hosts};
-use starmere_sql::{Access, Queries, Right, Rights, Users, check_listener};
+use starmere_sql::server::Peer;
+use starmere_sql::{Access, Caller, Queries, Right, Rights, Users, check_listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +62,8 @@ pub(super) async fn run(opened: &Opened, arguments: &Serve, continuously: bool, 
 
     let limits = HttpLimits { gather: listeners.gather(), ..HttpLimits::default() };
     let events = Listener::new(targets, limits, &opened.memory, &stop);
-    let router = starmere_sql::http::guarded(events.router(), access.clone(), &[Right::Post])
+    let posting = events.router().route_layer(middleware::from_fn(note_sender));
+    let router = starmere_sql::http::guarded(posting, access.clone(), &[Right::Post])
         .merge(starmere_sql::http::guarded(watched(&current), access.clone(), &[Right::Metrics]))
         .merge(starmere_sql::http::router(queries.clone(), access.clone()))
         .merge(probes(Ready::of(opened, &ending)));
@@ -244,6 +246,19 @@ async fn readyz(State(ready): State<Ready>) -> Response {
         None => "ok\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
+}
+
+/// Notes whose request it is: a user's, or where there are no users, an address's.
+async fn note_sender(mut request: Request, next: Next) -> Response {
+    let extensions = request.extensions_mut();
+    let user = extensions.get::<Caller>().filter(|caller| **caller != Caller::anonymous());
+    let sender = match (user, extensions.get::<Peer>()) {
+        (Some(caller), _) => Sender::new(caller.user.as_str()),
+        (None, Some(peer)) => Sender::new(peer.0.to_string()),
+        (None, None) => Sender::default(),
+    };
+    extensions.insert(sender);
+    next.run(request).await
 }
 
 /// Counts requests by route, never by path: paths are what clients send.

@@ -11,6 +11,9 @@
 //!               │ nothing lands
 //! ```
 //!
+//! A body takes memory as it comes. Where requests find none, bodies that come slowly give theirs up; an extension of
+//! the request, the [`Sender`], says whose they are.
+//!
 //! Each process run is a source partition of its own, positions count its events. So an event that is sent again
 //! lands again; what makes it count once is its id: the producer's, or one made from the `Idempotency-Key`, the
 //! line and a digest of the event's bytes: the same body counts once under a key, and another body under a key that
@@ -37,10 +40,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 use starmere_lake::format_number;
 use starmere_lake::landing::Stream;
@@ -51,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::envelope::Mapping;
 use crate::memory::Memory;
+pub use crate::memory::Sender;
 use commit::{Answer, Committer};
 pub use signature::{Scheme, Signatures};
 pub use strict::{Found, Judge};
@@ -196,7 +200,7 @@ impl Listener {
         })
     }
 
-    /// The routes of the listener.
+    /// The routes of the listener. Their requests have the extension [`Sender`]; those without it are of one sender.
     pub fn router(&self) -> axum::Router {
         axum::Router::new()
             .route(EVENTS_PATH, axum::routing::post(post))
@@ -239,6 +243,7 @@ impl IntoResponse for Refusal {
 async fn post(
     State(listener): State<Listener>,
     Path(name): Path<String>,
+    sender: Option<Extension<Sender>>,
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Result<Response, Refusal> {
@@ -246,7 +251,8 @@ async fn post(
     endpoint.may_land()?;
     let packing = unpack::packing(&headers)?;
     let Listener { limits, memory, .. } = &listener;
-    let (mut body, mut share) = request::whole(body, &headers, limits, memory).await?;
+    let sender = sender.map(|sender| sender.0).unwrap_or_default();
+    let (mut body, mut share) = request::whole(body, &headers, sender, limits, memory).await?;
     if let Some(signatures) = &endpoint.signatures {
         signatures.check(&headers, &body, chrono::Utc::now().timestamp())?;
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Limits, Refusal, form};
 use crate::envelope::{Mapping, Reader};
 use crate::lines::Ends;
-use crate::memory::{Memory, Share};
+use crate::memory::{Memory, Sender, Share};
 use crate::rows;
 
 /// The events of one request.
@@ -38,6 +38,7 @@ const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
 const FIRST_WAITS_FOR_ROOM: Duration = Duration::from_secs(10);
 /// So much of a body is made room for before any of it has come, whatever its length is said to be.
 const BEGINNING: usize = 64 << 10;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// There is no memory for a request.
 pub(super) fn busy() -> Refusal {
@@ -59,24 +60,64 @@ fn never(bytes: usize) -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, hint)
 }
 
-/// How quickly a body has to come: so many bytes in each span of time, and all of it by a moment.
+/// Other requests found no memory, and this one held much and came slowly.
+fn given_up(body: usize) -> Refusal {
+    let message = format!("the body came too slowly while other requests found no memory: {body} bytes of it had come");
+    let hint = "nothing has landed; send the request again, in smaller ones where the connection is slow";
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, message, hint)
+}
+
+/// How quickly a body has to come: so many bytes in each span of time, and all of it by a moment. What comes within
+/// each second decides whether it gives its memory up when others find none.
 struct Pace<'a> {
     limits: &'a Limits,
+    second_ends: Instant,
+    in_second: usize,
     span_ends: Instant,
-    all_ends: Instant,
     in_span: usize,
+    all_ends: Instant,
 }
 
 impl<'a> Pace<'a> {
     fn begin(limits: &'a Limits) -> Self {
         let now = Instant::now();
-        Self { limits, span_ends: now + limits.span, all_ends: now + limits.whole_body, in_span: 0 }
+        Self {
+            limits,
+            second_ends: now + SECOND,
+            in_second: 0,
+            span_ends: now + limits.span,
+            in_span: 0,
+            all_ends: now + limits.whole_body,
+        }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.in_second += bytes;
+        self.in_span += bytes;
+    }
+
+    /// When to look next.
+    fn ends(&self) -> Instant {
+        self.second_ends.min(self.span_ends)
+    }
+
+    /// Begins what is over anew: offers the memory of a body that takes seconds, and refuses one that comes too slowly.
+    fn look(&mut self, share: &Share) -> Result<(), Refusal> {
+        let now = Instant::now();
+        if now >= self.second_ends {
+            share.offer(self.in_second);
+            self.begin_second(now);
+        }
+        if now >= self.span_ends { self.next_span(now) } else { Ok(()) }
+    }
+
+    fn begin_second(&mut self, now: Instant) {
+        (self.second_ends, self.in_second) = (now + SECOND, 0);
     }
 
     /// Begins the next span; refuses a body of which too little has come in the one that is over.
-    fn next_span(&mut self) -> Result<(), Refusal> {
+    fn next_span(&mut self, now: Instant) -> Result<(), Refusal> {
         let Limits { span, span_bytes, whole_body, .. } = self.limits;
-        let now = Instant::now();
         if self.in_span >= *span_bytes && now < self.all_ends {
             (self.span_ends, self.in_span) = (now + *span, 0);
             return Ok(());
@@ -96,6 +137,7 @@ impl<'a> Pace<'a> {
 pub(super) async fn whole(
     body: Body,
     headers: &HeaderMap,
+    sender: Sender,
     limits: &Limits,
     memory: &Memory,
 ) -> Result<(Bytes, Share), Refusal> {
@@ -107,14 +149,19 @@ pub(super) async fn whole(
     if let Some(length) = length.filter(|&length| memory.at_most(length) < length) {
         return Err(never(length));
     }
-    let mut share = memory.share_of_request();
+    let mut share = memory.share_of_request(sender);
     let mut stream = body.into_data_stream();
     let mut whole = BytesMut::with_capacity(length.unwrap_or(0).min(BEGINNING));
     let mut pace = Pace::begin(limits);
     loop {
-        let Ok(chunk) = tokio::time::timeout_at(pace.span_ends, stream.next()).await else {
-            pace.next_span()?;
-            continue;
+        if Instant::now() >= pace.ends() {
+            pace.look(&share)?;
+        }
+        let chunk = tokio::select! {
+            biased;
+            () = share.taken_up() => return Err(given_up(whole.len())),
+            chunk = stream.next() => chunk,
+            () = tokio::time::sleep_until(pace.ends()) => continue,
         };
         let Some(chunk) = chunk else { break };
         let chunk = chunk.map_err(|error| {
@@ -125,9 +172,19 @@ pub(super) async fn whole(
         if bytes > limit {
             return Err(too_large(limit));
         }
-        grow(&mut share, bytes, bytes, memory).await?;
-        pace.in_span += chunk.len();
+        if !share.cover(bytes) {
+            if !share.keep() {
+                return Err(given_up(whole.len()));
+            }
+            grow(&mut share, bytes, bytes, memory).await?;
+            // While it waited for room, its client waited for it.
+            pace.begin_second(Instant::now());
+        }
+        pace.came(chunk.len());
         whole.extend_from_slice(&chunk);
+    }
+    if !share.keep() {
+        return Err(given_up(whole.len()));
     }
     if length.is_some_and(|length| length != whole.len()) {
         let message = "the body is shorter than its Content-Length";

@@ -37,11 +37,22 @@ async fn send(
     headers: &[(&'static str, &str)],
     body: Body,
 ) -> (u16, serde_json::Value) {
+    send_as("", listener, stream, headers, body).await
+}
+
+async fn send_as(
+    sender: &str,
+    listener: &Listener,
+    stream: &str,
+    headers: &[(&'static str, &str)],
+    body: Body,
+) -> (u16, serde_json::Value) {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.insert(*name, value.parse().unwrap());
     }
-    let response = match post(State(listener.clone()), Path(stream.to_owned()), map, body).await {
+    let sender = Some(Extension(Sender::new(sender)));
+    let response = match post(State(listener.clone()), Path(stream.to_owned()), sender, map, body).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     };
@@ -296,6 +307,46 @@ async fn a_body_that_comes_too_slowly_is_refused() {
         assert!(body["error"]["message"].as_str().is_some_and(|message| message.contains("too slowly")), "{body}");
     }
     assert_eq!((stream.open().await.unwrap().version(), memory.used()), (0, 0));
+}
+
+/// A body that takes a MiB of memory by what comes at once, and then comes above the least rate for long.
+fn dripping() -> Body {
+    use futures::{StreamExt, stream};
+    let at_once = stream::iter(vec![" ".repeat(8 << 10); 65]);
+    let drips = stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some((" ".repeat(1 << 10), ()))
+    });
+    Body::from_stream(at_once.chain(drips).map(Ok::<_, std::io::Error>))
+}
+
+/// Tries to keep posts of others waiting, by bodies that come slowly and hold all of the memory.
+#[tokio::test]
+async fn bodies_that_drip_give_their_memory_up_for_others() {
+    for other in ["other", "dripping"] {
+        let stop = CancellationToken::new();
+        let memory = Memory::new(16 << 20);
+        let limits = Limits { gather: Duration::ZERO, ..Limits::default() };
+        let (listener, stream) = listener_of(limits, &memory, &stop);
+        let drips = (0..6).map(|_| {
+            let listener = listener.clone();
+            tokio::spawn(async move { send_as("dripping", &listener, "orders", &[], dripping()).await })
+        });
+        let drips: Vec<_> = drips.collect();
+        while memory.used() < 6 << 20 {
+            tokio::task::yield_now().await;
+        }
+        let (status, body) = send_as(other, &listener, "orders", &[], EVENT.into()).await;
+        assert_eq!(status, 200, "{body}");
+        let (ended, _, others) = futures::future::select_all(drips).await;
+        let (status, body) = ended.unwrap();
+        assert_eq!(status, 408, "{body}");
+        assert!(body["error"]["message"].as_str().is_some_and(|message| message.contains("no memory")), "{body}");
+        assert!(body["error"]["hint"].as_str().is_some_and(|hint| hint.contains("nothing has landed")), "{body}");
+        assert!(others.iter().all(|drip| !drip.is_finished()), "one was enough");
+        others.iter().for_each(tokio::task::JoinHandle::abort);
+        assert_eq!(stream.open().await.unwrap().rows(), Some(1));
+    }
 }
 
 #[tokio::test]
