@@ -1,20 +1,39 @@
 //! The listeners: Flight SQL, and HTTP for the routes of [`crate::http::router`] and those that the binary adds.
 //!
-//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that ask
-//! nothing. There is no TLS here: beyond one machine, put a proxy in front that speaks it to clients.
+//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that ask nothing.
+//! That of HTTP has some to spare, over which only probes are answered. There is no TLS here: beyond one machine, put a
+//! proxy in front that speaks it to clients.
 
-use std::{convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use axum::{Router, extract::Request};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
 use futures::stream;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body as _, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, codegen::Service, service::InterceptorLayer, transport::Server};
 
 pub(crate) use self::connections::peer_of;
-use self::connections::{Door, Held, Limits, Origin};
+use self::connections::{Asked, Door, Held, Limits, Origin};
 use crate::{access::Access, error::QueryError, flight, query::Queries};
 
 mod connections;
@@ -24,6 +43,12 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// The head of a request comes within this time, counted from the answer before it: so long a connection is idle.
 const HEAD: Duration = Duration::from_secs(75);
+
+/// Answered also when all connections that may be held are busy.
+const PROBES: [&str; 4] = ["/livez", "/readyz", "/healthz", "/metrics"];
+
+/// So many connections are held beside all others, for probes.
+const SPARE: usize = 16;
 
 /// What a client of HTTP is told where too many connections are held.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
@@ -37,7 +62,7 @@ pub struct Peer(pub IpAddr);
 
 /// Serves HTTP/1.1 on a listener until told to stop. Then the listener closes at once, and requests that run end.
 pub async fn serve_http(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    serve_http_within(Limits::default(), listener, router, shutdown).await;
+    serve_http_within(Limits { spare: SPARE, ..Limits::default() }, listener, router, shutdown).await;
 }
 
 async fn serve_http_within(limits: Limits, listener: TcpListener, router: Router, shutdown: CancellationToken) {
@@ -57,15 +82,22 @@ async fn serve_http_within(limits: Limits, listener: TcpListener, router: Router
 }
 
 async fn serve_connection(held: Held, router: Router, shutdown: CancellationToken) {
-    let (peer, asked) = (Peer(held.peer()), held.asked());
+    let (peer, asked, is_spare) = (Peer(held.peer()), held.asked(), held.is_spare());
     let service = service_fn(move |mut request: Request<Incoming>| {
-        asked.note();
+        let (asked, mut router) = (asked.clone(), router.clone());
+        let is_taken = asked.note() && (!is_spare || PROBES.contains(&request.uri().path()));
         request.extensions_mut().insert(peer);
-        let mut router = router.clone();
-        Service::call(&mut router, request)
+        let answer = is_taken.then(|| Service::call(&mut router, request));
+        async move {
+            let response = match answer {
+                Some(answer) => answer.await?,
+                None => full(),
+            };
+            Ok::<_, Infallible>(response.map(|body| Answer { body, asked }))
+        }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(!is_spare);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(held), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -76,6 +108,46 @@ async fn serve_connection(held: Held, router: Router, shutdown: CancellationToke
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection over HTTP has failed");
+    }
+}
+
+/// The same as [`FULL`], to a client that has asked for something else than a probe over a spare connection.
+fn full() -> Response {
+    let error = QueryError::unavailable("too many connections are held");
+    let mut response = error.with_hint("close those that are not used, and try again").into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// The body of an answer; its connection is busy until it is dropped.
+struct Answer {
+    body: Body,
+    asked: Asked,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.asked.note_answer();
+    }
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -142,11 +214,13 @@ async fn stop_queries(queries: Queries, shutdown: CancellationToken) -> Infallib
 
 #[cfg(test)]
 mod tests {
-    use std::{iter, net::SocketAddr};
+    use std::{future, iter, net::SocketAddr};
 
+    use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
+        net::{TcpSocket, TcpStream},
+        sync::Semaphore,
         time::{interval, timeout},
     };
 
@@ -226,6 +300,108 @@ mod tests {
     async fn pings_without_a_request_do_not_hold_a_connection() {
         assert!(is_closed(flight().await, PREFACE.chunks(1).chain(iter::repeat(PING))).await);
         assert!(is_held(flight().await, [PREFACE, ASK].into_iter().chain(iter::repeat(PING))).await);
+    }
+
+    async fn connect(address: SocketAddr, from: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
+        socket.connect(address).await.unwrap()
+    }
+
+    async fn ask(client: &mut TcpStream, path: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    /// What the client is sent until there is `end`, or the connection is closed.
+    async fn told(client: &mut TcpStream, end: &str) -> String {
+        let mut text = String::new();
+        let mut buffer = [0; 1024];
+        while !(text.ends_with(end) && !end.is_empty()) {
+            match client.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(length) => text.push_str(std::str::from_utf8(&buffer[..length]).unwrap()),
+            }
+        }
+        text
+    }
+
+    /// Five connections and one to spare; `/slow` is never answered, and counts who asks for it.
+    async fn narrow() -> (SocketAddr, Arc<Semaphore>) {
+        let (listener, address) = listening().await;
+        let slow = Arc::new(Semaphore::new(0));
+        let begun = Arc::clone(&slow);
+        let never = move || {
+            begun.add_permits(1);
+            future::pending::<()>()
+        };
+        let router = Router::new()
+            .route("/livez", get(|| async { "it lives" }))
+            .route("/other", get(|| async { "another" }))
+            .route("/slow", get(never));
+        let limits = Limits { all: 5, of_peer: 3, spare: 1, ..Limits::default() };
+        tokio::spawn(serve_http_within(limits, listener, router, CancellationToken::new()));
+        (address, slow)
+    }
+
+    /// Tries to close the listener to others by connections that ask nothing, or ask once and stay.
+    #[tokio::test]
+    async fn idle_connections_of_others_keep_nobody_out() {
+        let (address, _) = narrow().await;
+        let mut crowd = Vec::new();
+        for from in [2, 2, 2, 3, 3] {
+            crowd.push(connect(address, from).await);
+        }
+        for client in &mut crowd[..2] {
+            ask(client, "/other").await;
+            assert!(told(client, "another").await.starts_with("HTTP/1.1 200"));
+        }
+        for _ in 0..20 {
+            let mut client = connect(address, 4).await;
+            ask(&mut client, "/other").await;
+            assert!(told(&mut client, "another").await.starts_with("HTTP/1.1 200"));
+            crowd.push(client);
+        }
+        // The one that had waited longest of those with most connections had to go.
+        assert_eq!(told(&mut crowd[2], "").await, "");
+    }
+
+    #[tokio::test]
+    async fn probes_are_answered_when_all_connections_are_busy() {
+        let (address, slow) = narrow().await;
+        let mut busy = Vec::new();
+        for from in [2, 2, 2, 3, 3] {
+            let mut client = connect(address, from).await;
+            ask(&mut client, "/slow").await;
+            busy.push(client);
+        }
+        slow.acquire_many(5).await.unwrap().forget();
+        for from in [2, 4] {
+            // It asks nothing, and keeps no probe out.
+            let _idle = connect(address, from).await;
+            let mut probe = connect(address, from).await;
+            ask(&mut probe, "/livez").await;
+            let answer = told(&mut probe, "").await;
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("it lives"), "{answer}");
+            let mut other = connect(address, from).await;
+            ask(&mut other, "/other").await;
+            let answer = told(&mut other, "").await;
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many connections"), "{answer}");
+            assert!(answer.contains("retry-after: 1") && answer.contains("connection: close"), "{answer}");
+        }
+        // Who hangs up makes room again.
+        drop(busy.pop());
+        timeout(Duration::from_secs(30), async {
+            loop {
+                let mut client = connect(address, 4).await;
+                ask(&mut client, "/other").await;
+                if told(&mut client, "another").await.starts_with("HTTP/1.1 200") {
+                    break;
+                }
+            }
+        })
+        .await
+        .unwrap();
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Connections that are held: how many, of whom, and how soon they have to ask something.
 //!
 //! ```text
-//!   accept ──► a place among all and among the peer's ──► first request in time ──► served
-//!                 │ none: told so, and closed                │ none: closed
+//!   accept ──► a place among all and among the peer's ──► waits for a request ◄──► asks, and is answered
+//!                 │ none: a spare one, for probes            │ not in time, or another one needs the place: closed
+//!                 │ none: told so, and closed
 //! ```
+//!
+//! A connection that waits is closed when a new one finds no place: of the peer that has most, the one that has waited
+//! longest. So new ones get in unless all others are busy. A connection that has just come is safe from peers that have
+//! as many or more, so that it can ask before a crowd takes its place.
 //!
 //! A request has come once its head is whole. Bytes alone do not put off the end: a client that sends one byte a second
 //! does not keep its place, nor does one that answers the pings of HTTP/2 and asks nothing.
@@ -11,6 +16,7 @@
 //! A peer is an IPv4 address, or the 64 bits of an IPv6 address that one machine or network has to itself.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     io::{self, Write},
     net::{IpAddr, Ipv6Addr},
@@ -28,6 +34,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, Sleep, sleep, sleep_until},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Limits of a listener.
@@ -37,15 +44,20 @@ pub(super) struct Limits {
     pub(super) all: usize,
     /// Those of one peer.
     pub(super) of_peer: usize,
+    /// Those beside all, for probes alone.
+    pub(super) spare: usize,
     /// The whole head of a connection's first request comes within this time.
     pub(super) first_request: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { all: 512, of_peer: 256, first_request: Duration::from_secs(10) }
+        Self { all: 512, of_peer: 256, spare: 0, first_request: Duration::from_secs(10) }
     }
 }
+
+/// A connection has so long to ask before a peer that has as many takes its place.
+const TO_ASK: Duration = Duration::from_secs(1);
 
 /// Refused connections are logged this often at most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -88,7 +100,8 @@ impl Door {
                     // Answers are small, and clients wait for them.
                     let _slower = io.set_nodelay(true);
                     let by = Box::pin(sleep_until(Instant::now() + self.limits.first_request));
-                    return Held { io, place, asked: Asked::default(), by: Some(by) };
+                    let closed = Box::pin(place.closed.clone().cancelled_owned());
+                    return Held { io, asked: place.asked(), place, by: Some(by), closed };
                 }
                 None => self.refuse(io, peer),
             }
@@ -119,56 +132,134 @@ pub(crate) fn peer_of(address: IpAddr) -> IpAddr {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Places(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    taken: HashMap<u64, Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    peer: IpAddr,
+    is_spare: bool,
+    state: State,
+    closed: CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// For a request, since then.
+    Waits(Instant),
+    Asks,
+    /// The whole answer was made, and may not have been sent yet.
+    IsAnswered,
+}
 
 impl Places {
     fn take(&self, peer: IpAddr, limits: &Limits) -> Option<Place> {
-        let mut taken = self.taken();
-        let all: usize = taken.values().sum();
-        let of_peer = taken.get(&peer).copied().unwrap_or_default();
-        if all >= limits.all || of_peer >= limits.of_peer {
+        let mut table = self.table();
+        let is_spare = !table.has_room(peer, false, limits.all, limits.of_peer);
+        if is_spare && !table.has_room(peer, true, limits.spare, limits.spare) {
             return None;
         }
-        taken.insert(peer, of_peer + 1);
-        Some(Place { peer, places: self.clone() })
+        let (number, closed) = (table.next, CancellationToken::new());
+        table.next += 1;
+        let taken = Taken { peer, is_spare, state: State::Waits(Instant::now()), closed: closed.clone() };
+        table.taken.insert(number, taken);
+        Some(Place { places: self.clone(), number, peer, is_spare, closed })
     }
 
-    fn taken(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Whether there is room for one more connection of this peer; closes one that waits where that makes room.
+    fn has_room(&mut self, peer: IpAddr, is_spare: bool, all: usize, of_peer: usize) -> bool {
+        let mut held: HashMap<IpAddr, usize> = HashMap::new();
+        for taken in self.taken.values().filter(|taken| taken.is_spare == is_spare) {
+            *held.entry(taken.peer).or_default() += 1;
+        }
+        let held_by = |peer: &IpAddr| held.get(peer).copied().unwrap_or_default();
+        let own = held_by(&peer);
+        if own < of_peer && held.values().sum::<usize>() < all {
+            return true;
+        }
+        let now = Instant::now();
+        let waiting = self.taken.iter().filter_map(|(number, taken)| {
+            let State::Waits(since) = taken.state else { return None };
+            let of_its_peer = held_by(&taken.peer);
+            let is_safe = own >= of_peer || (of_its_peer <= own && now.duration_since(since) < TO_ASK);
+            let gives = taken.is_spare == is_spare && (taken.peer == peer || !is_safe);
+            gives.then_some((of_its_peer, Reverse(since), *number))
+        });
+        let Some((_, _, number)) = waiting.max() else { return false };
+        if let Some(taken) = self.taken.remove(&number) {
+            taken.closed.cancel();
+        }
+        true
     }
 }
 
 /// A place of a connection; free again when dropped.
 #[derive(Debug)]
 struct Place {
-    peer: IpAddr,
     places: Places,
+    number: u64,
+    peer: IpAddr,
+    is_spare: bool,
+    /// Cancelled when another connection needs the place.
+    closed: CancellationToken,
+}
+
+impl Place {
+    fn asked(&self) -> Asked {
+        Asked { places: self.places.clone(), number: self.number, has_asked: Arc::default() }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.taken();
-        match taken.get_mut(&self.peer) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                taken.remove(&self.peer);
-            }
-        }
+        self.places.table().taken.remove(&self.number);
     }
 }
 
 /// Whether a connection has asked something: who serves it notes that, and its clones see it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Asked(Arc<AtomicBool>);
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    places: Places,
+    number: u64,
+    has_asked: Arc<AtomicBool>,
+}
 
 impl Asked {
-    /// Notes that the whole head of a request has come.
-    pub(super) fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Notes that the whole head of a request has come. False: the place has just been given to another connection.
+    pub(super) fn note(&self) -> bool {
+        self.has_asked.store(true, Ordering::Relaxed);
+        self.change(|_| State::Asks)
+    }
+
+    /// Notes that the answer was made. Once all of it has been sent, the connection waits for its next request.
+    pub(super) fn note_answer(&self) {
+        self.change(|_| State::IsAnswered);
+    }
+
+    fn note_sent(&self) {
+        self.change(|state| if state == State::IsAnswered { State::Waits(Instant::now()) } else { state });
+    }
+
+    fn change(&self, change: impl FnOnce(State) -> State) -> bool {
+        let mut table = self.places.table();
+        let Some(taken) = table.taken.get_mut(&self.number) else { return false };
+        taken.state = change(taken.state);
+        true
     }
 
     fn is_noted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.has_asked.load(Ordering::Relaxed)
     }
 }
 
@@ -188,12 +279,19 @@ pub(super) struct Held {
     asked: Asked,
     /// … by this time; none once it has.
     by: Option<Pin<Box<Sleep>>>,
+    /// Ready when another connection needs the place.
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Held {
     /// Who is on the other side.
     pub(super) fn peer(&self) -> IpAddr {
         self.place.peer
+    }
+
+    /// Whether it is beside all that may be held, and may only ask for probes.
+    pub(super) fn is_spare(&self) -> bool {
+        self.place.is_spare
     }
 
     /// Where to note that it has asked something.
@@ -221,6 +319,10 @@ impl AsyncRead for Held {
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        if this.closed.as_mut().poll(context).is_ready() {
+            // As if its client had closed it.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut this.io).poll_read(context, buffer)
     }
 }
@@ -231,7 +333,12 @@ impl AsyncWrite for Held {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(context);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            this.asked.note_sent();
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -269,6 +376,7 @@ mod tests {
         let (mut door, address) = door(limits).await;
         let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
         let held = [door.next().await, door.next().await];
+        assert!(held.iter().all(|held| held.asked().note()));
         let mut refused = TcpStream::connect(address).await.unwrap();
         let mut said = Vec::new();
         tokio::select! {
@@ -280,6 +388,67 @@ mod tests {
         drop(held);
         let _client = TcpStream::connect(address).await.unwrap();
         assert!(door.next().await.peer().is_loopback());
+    }
+
+    #[tokio::test]
+    async fn who_waits_longest_makes_room_and_who_is_answered_does_not() {
+        let (mut door, address) = door(Limits { all: 3, ..Limits::default() }).await;
+        let mut clients = Vec::new();
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            held.push(door.next().await);
+        }
+        let mut buffer = [0];
+        assert!(held[0].asked().note() && held[1].asked().note());
+        // The third one waits; then the first, which has been answered; then the second, of which not all was sent.
+        for gone in [2, 0] {
+            held[1].asked().note_answer();
+            clients.push(TcpStream::connect(address).await.unwrap());
+            let came = door.next().await;
+            assert!(came.asked().note());
+            assert_eq!(held[gone].read(&mut buffer).await.unwrap(), 0, "{gone}");
+            assert!(!held[gone].asked().note(), "its place is another's");
+            held.push(came);
+            held[0].asked().note_answer();
+            held[0].flush().await.unwrap();
+        }
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        let mut said = Vec::new();
+        tokio::select! {
+            biased;
+            _ = door.next() => panic!("all are busy"),
+            read = refused.read_to_end(&mut said) => assert_eq!(read.unwrap(), 4),
+        }
+        assert!(held[1].asked().note(), "it is still held");
+    }
+
+    /// Tries to keep others out by a crowd that takes each place as soon as somebody has it.
+    #[test]
+    fn a_crowd_makes_room_for_others_and_not_the_other_way_round() {
+        let limits = Limits { all: 4, of_peer: 4, ..Limits::default() };
+        let places = Places::default();
+        let take = |last: u8| places.take(IpAddr::from([10, 0, 0, last]), &limits).unwrap();
+        let crowd: Vec<Place> = (0..4).map(|_| take(1)).collect();
+        let other = take(2);
+        let more: Vec<Place> = (0..100).map(|_| take(1)).collect();
+        assert!(crowd.iter().all(|place| place.closed.is_cancelled()) && !other.closed.is_cancelled());
+        assert_eq!(more.iter().filter(|place| !place.closed.is_cancelled()).count(), 3);
+        assert!(!take(3).closed.is_cancelled() && !other.closed.is_cancelled());
+    }
+
+    #[test]
+    fn spare_places_are_taken_when_all_are_busy() {
+        let limits = Limits { all: 2, of_peer: 2, spare: 1, ..Limits::default() };
+        let places = Places::default();
+        let take = |last: u8| places.take(IpAddr::from([10, 0, 0, last]), &limits);
+        let busy = [take(1).unwrap(), take(1).unwrap()];
+        assert!(busy.iter().all(|place| place.asked().note() && !place.is_spare));
+        let spare = take(1).unwrap();
+        assert!(spare.is_spare && spare.asked().note());
+        assert!(take(2).is_none());
+        drop(busy);
+        assert!(take(2).is_some_and(|place| !place.is_spare));
     }
 
     #[tokio::test]
