@@ -1,5 +1,7 @@
 //! Which requests are refused for where they come from: what makes web pages of strangers harmless.
 //!
+//! Requests of HTTP/1.1 without `Host`, and those with several, are refused with 400, as RFC 9112 asks for.
+//!
 //! A page in the browser of somebody who can reach this server can make that browser send requests. Two checks,
 //! which no other client notices:
 //!
@@ -16,7 +18,7 @@ use std::{
 use axum::{
     Json,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -45,8 +47,18 @@ impl Hosts {
     }
 
     /// Why a request is refused, and with what status.
-    fn refusal(&self, method: &Method, target: Option<&str>, headers: &HeaderMap) -> Option<(StatusCode, QueryError)> {
+    fn refusal(
+        &self,
+        (method, version): (&Method, Version),
+        target: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Option<(StatusCode, QueryError)> {
         let hosts = texts(headers, "host");
+        if hosts.len() > 1 || (hosts.is_empty() && version == Version::HTTP_11) {
+            let error = QueryError::invalid(format!("the request has {} headers `Host`", hosts.len()))
+                .with_hint("send one, with the name or the address by which this server is called");
+            return Some((StatusCode::BAD_REQUEST, error));
+        }
         if let Some(host) = hosts.iter().copied().chain(target).find(|host| !self.knows(host)) {
             let error = QueryError::denied(format!("`{host}` is not a name of this server"))
                 .with_hint("call it by its address, or add the name to `listeners.hosts` in starmere.yaml");
@@ -96,7 +108,7 @@ pub fn for_hosts(router: axum::Router, hosts: Hosts) -> axum::Router {
 
 async fn check(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     let target = request.uri().authority().map(|authority| authority.as_str());
-    let refusal = hosts.refusal(request.method(), target, request.headers());
+    let refusal = hosts.refusal((request.method(), request.version()), target, request.headers());
     match refusal {
         Some((status, error)) => (status, Json(error_json(&error))).into_response(),
         None => next.run(request).await,
@@ -108,12 +120,31 @@ mod tests {
     use super::*;
 
     fn status(method: Method, headers: &[(&'static str, &str)]) -> u16 {
-        let headers: HeaderMap = headers
-            .iter()
-            .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()))
-            .collect();
+        status_of(Version::HTTP_11, method, headers)
+    }
+
+    fn status_of(version: Version, method: Method, headers: &[(&'static str, &str)]) -> u16 {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(header::HeaderName::from_static(name), value.parse().unwrap());
+        }
         let hosts = Hosts::new(["dwh.example.com".to_owned()]);
-        hosts.refusal(&method, None, &headers).map_or(200, |(status, _)| status.as_u16())
+        hosts.refusal((&method, version), None, &map).map_or(200, |(status, _)| status.as_u16())
+    }
+
+    #[test]
+    fn a_request_has_one_host() {
+        let host = ("host", "localhost");
+        for (version, headers, expected) in [
+            (Version::HTTP_11, vec![], 400),
+            (Version::HTTP_11, vec![host], 200),
+            (Version::HTTP_11, vec![host, host], 400),
+            (Version::HTTP_11, vec![host, ("host", "evil.example")], 400),
+            (Version::HTTP_10, vec![], 200),
+            (Version::HTTP_10, vec![host, host], 400),
+        ] {
+            assert_eq!(status_of(version, Method::GET, &headers), expected, "{version:?} {headers:?}");
+        }
     }
 
     #[test]
@@ -125,7 +156,7 @@ mod tests {
             assert_eq!(status(Method::GET, &[("host", host)]), 421, "{host}");
         }
         let hosts = Hosts::default();
-        let refused = hosts.refusal(&Method::GET, Some("evil.example"), &HeaderMap::new());
+        let refused = hosts.refusal((&Method::GET, Version::HTTP_10), Some("evil.example"), &HeaderMap::new());
         assert!(refused.is_some_and(|(_, error)| error.hint().is_some_and(|hint| hint.contains("listeners.hosts"))));
     }
 

@@ -353,6 +353,10 @@ async fn queries_of_others_are_seen_and_stopped_by_operators_alone() {
 #[tokio::test]
 async fn pages_and_names_of_others_are_refused_on_every_path() {
     let router = for_hosts(answering_all(open(), &[]), Hosts::default());
+    let nameless = Request::get("/healthz").body(Body::empty()).unwrap();
+    let answer = send(&router, nameless).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert!(value(answer).await["error"]["hint"].as_str().is_some_and(|hint| hint.contains("address")));
     for (path, host, origin, status) in [
         ("/v1/sql", "localhost:7070", None, 200),
         ("/v1/sql", "evil.example", None, 421),
