@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use starmere_lake::echo::cut;
 use starmere_lake::formats::{
     Convention, Encoding, Format, Incoming, OUTSIDE, SchemaId, Schemas, Unreadable, View, csv,
 };
@@ -230,7 +231,7 @@ impl Reader {
         };
         let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name));
         if let Some((_, name)) = twice {
-            return Some(format!("its header has `{name}` twice: `{}`", shown()));
+            return Some(format!("its header has `{}` twice: `{}`", cut(name), shown()));
         }
         let wanted = [&self.at.event_type, &self.at.time].into_iter();
         let mut wanted = wanted.filter(|path| *path != NOWHERE && !path.starts_with(OUTSIDE));
@@ -382,7 +383,7 @@ fn cloud_event(
     }
     if !version.str(text).starts_with("1.") {
         envelope.rejection =
-            Some(format!("a CloudEvent of `specversion` {}, and 1 is what is read", version.str(text)));
+            Some(format!("a CloudEvent of `specversion` {}, and 1 is what is read", cut(&version.str(text))));
         return;
     }
     if mapping.id.is_none() {

@@ -6,6 +6,7 @@
 //! | [`paths`] | the only place that builds or parses an object path |
 //! | [`delta`] | Delta tables: log, snapshots, commits at an exact version, checkpoints, files with statistics |
 //! | [`damage`] | files that are not what was written: counted and named |
+//! | [`echo`] | what clients wrote, in messages to them |
 //! | [`events`] | the columns of a stream's table |
 //! | [`landing`] | the protocol by which a batch of events gets into a stream exactly once |
 //! | [`catalog`] | numbered snapshots that pin a version of every table, so that many change at once |
@@ -35,6 +36,7 @@ pub mod catalog;
 pub mod corrections;
 pub mod damage;
 pub mod delta;
+pub mod echo;
 mod error;
 pub mod events;
 pub mod format_number;

@@ -21,6 +21,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use sha2::{Digest, Sha256};
+use starmere_lake::echo::cut;
 use uuid::Uuid;
 
 use self::guesses::Guesses;
@@ -158,7 +159,7 @@ impl Access {
             let (name, password) = decode_basic(value)?;
             self.password(&name, &password, peer)
         } else {
-            Err(refuse(format!("`{scheme}` is not a scheme this server accepts")))
+            Err(refuse(format!("`{}` is not a scheme this server accepts", cut(scheme))))
         }
     }
 
@@ -172,7 +173,7 @@ impl Access {
         }
         let now = Instant::now();
         if let Some(wait) = self.guesses.wait(peer, name, now) {
-            let message = format!("too many log-ins as `{name}` or from this address have failed");
+            let message = format!("too many log-ins as `{}` or from this address have failed", cut(name));
             let hint = format!("check the password, and try again in {} s", wait.as_secs() + 1);
             return Err(QueryError::unavailable(message).with_hint(hint));
         }
@@ -182,10 +183,10 @@ impl Access {
         }
         self.guesses.failed(peer, name, now);
         // Strangers choose the name: it is quoted, and cut where it is long.
-        let user: String = name.chars().take(100).collect();
+        let user = cut(name);
         let from = peer.map(|peer| peer.to_string()).unwrap_or_default();
         tracing::warn!(?user, %from, failed = self.failed_log_ins(), "a log-in failed");
-        Err(refuse(format!("the name `{name}` or its password is wrong")))
+        Err(refuse(format!("the name `{user}` or its password is wrong")))
     }
 
     /// A new token for a caller.

@@ -21,10 +21,14 @@ use datafusion::{
     object_store,
     sql::sqlparser::parser::ParserError,
 };
+use starmere_lake::echo::{cut, cut_at};
 use tonic::{Code, Status};
 
 #[cfg(test)]
 mod tests;
+
+/// Characters of a message that clients get: engines repeat what they were given.
+const LONGEST_SHOWN: usize = 2000;
 
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,16 +184,15 @@ impl QueryError {
         self.hint.as_deref()
     }
 
-    /// [`Self::text`] for clients: without paths of this machine, see [`hide_paths`]. The log has the whole.
+    /// [`Self::text`] for clients: without paths of this machine, see [`hide_paths`], and cut where it repeats long
+    /// names of a statement. The log has all paths.
     pub fn shown(&self) -> String {
         let text = self.text();
-        match without_paths(&text) {
-            Cow::Borrowed(_) => text,
-            Cow::Owned(shown) => {
-                tracing::warn!(error = %text, "an error that a client got, with the paths that it was not shown");
-                shown
-            }
+        let shown = without_paths(&text);
+        if let Cow::Owned(_) = shown {
+            tracing::warn!(error = %text, "an error that a client got, with the paths that it was not shown");
         }
+        cut_at(LONGEST_SHOWN, &shown).into_owned()
     }
 
     /// The message and its causes in one line, for logs.
@@ -320,7 +323,8 @@ fn of_lake(error: &starmere_lake::Error) -> QueryError {
 /// The planner's first advice: what to do, else what it noticed.
 fn advice(diagnostic: &Diagnostic) -> Option<String> {
     let help = diagnostic.helps.first().map(|help| help.message.clone());
-    help.or_else(|| diagnostic.notes.first().map(|note| note.message.clone()))
+    let advice = help.or_else(|| diagnostic.notes.first().map(|note| note.message.clone()))?;
+    Some(cut_at(LONGEST_SHOWN, &advice).into_owned())
 }
 
 fn from_root(root: &DataFusionError) -> QueryError {
@@ -332,7 +336,7 @@ fn from_root(root: &DataFusionError) -> QueryError {
                     true => WORK,
                     false => "`SHOW TABLES` and `GET /v1/tables` list what there is",
                 };
-                QueryError::not_found(format!("there is no table `{table}`")).with_hint(hint)
+                QueryError::not_found(format!("there is no table `{}`", cut(table))).with_hint(hint)
             }
             None => QueryError::invalid(message.as_str()),
         },

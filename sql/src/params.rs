@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use arrow::datatypes::DataType;
 use datafusion::{common::ParamValues, scalar::ScalarValue};
+use starmere_lake::echo::{cut, cut_at};
 
 use crate::{error::QueryError, statement::Parameters};
 
@@ -61,13 +62,14 @@ pub(crate) fn bind(
         }
         (Parameters::Named(ids), Params::Named(values)) => {
             if let Some((name, _)) = values.iter().find(|(name, _)| !ids.iter().any(|id| is(id, name))) {
-                return Err(QueryError::invalid(format!("the statement has no parameter `${name}`"))
-                    .with_hint(format!("it has {}", ids.join(", "))));
+                return Err(QueryError::invalid(format!("the statement has no parameter `${}`", cut(name)))
+                    .with_hint(format!("it has {}", cut_at(1000, &ids.join(", ")))));
             }
             let mut bound = Vec::with_capacity(ids.len());
             for id in ids {
                 let value = values.iter().find(|(name, _)| is(id, name)).map(|(_, value)| value);
-                let value = value.ok_or_else(|| QueryError::invalid(format!("parameter `{id}` has no value")))?;
+                let value =
+                    value.ok_or_else(|| QueryError::invalid(format!("parameter `{}` has no value", cut(id))))?;
                 bound.push((bare(id).to_owned(), fit(id, value, types)?));
             }
             Ok(ParamValues::from(bound))
@@ -80,7 +82,7 @@ pub(crate) fn bind(
         }
         (Parameters::Named(ids), Params::Positional(_)) => Err(QueryError::invalid(format!(
             "the parameters {} go by name: give a value for each name",
-            ids.join(", ")
+            cut_at(1000, &ids.join(", "))
         ))),
     }
 }
@@ -110,7 +112,10 @@ fn fit(id: &str, value: &ScalarValue, types: &HashMap<String, Option<DataType>>)
     } else {
         return Ok(value.clone());
     };
-    read.map_err(|_| QueryError::invalid(format!("parameter `{id}`: `{value}` is not a value of type {wanted}")))
+    read.map_err(|_| {
+        let (id, value) = (cut(id), value.to_string());
+        QueryError::invalid(format!("parameter `{id}`: `{}` is not a value of type {wanted}", cut(&value)))
+    })
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use datafusion::{
 };
 
 use starmere_lake::corrections::misread;
+use starmere_lake::echo::cut;
 use starmere_lake::sql_times::WithPrecision;
 
 use crate::error::QueryError;
@@ -144,8 +145,9 @@ fn check_numbers(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
             && word.quote_style.is_none()
             && word.value.starts_with('_')
         {
+            let (number, word, digits) = (cut(number), cut(&word.value), word.value.replace('_', ""));
+            let digits = cut(&digits);
             let message = format!("`{number}{word}` would be the number {number}, named `{word}`");
-            let digits = word.value.replace('_', "");
             let place = &pair[0].span.start;
             return Err(QueryError::invalid(message)
                 .at(place.line, place.column)
@@ -197,7 +199,7 @@ fn check_ast_reads(statement: &Ast) -> Result<(), QueryError> {
 
 fn refuse(statement: &str) -> QueryError {
     let word = statement.split_whitespace().next().unwrap_or("this").to_uppercase();
-    QueryError::invalid(format!("`{word}` is not served: queries only read"))
+    QueryError::invalid(format!("`{}` is not served: queries only read", cut(&word)))
         .with_hint("use SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE; data comes in through streams and models")
 }
 
@@ -268,7 +270,7 @@ fn decide_names(found: &[(Place, String)]) -> Result<(Parameters, HashMap<Place,
             names.insert(*place, format!("${bare}"));
         } else if let Some(number) = text.get(1..).and_then(|number| number.parse::<usize>().ok()) {
             if number == 0 || number > usize::from(u16::MAX) {
-                let message = format!("`{text}` is no placeholder: they count from `$1`");
+                let message = format!("`{}` is no placeholder: they count from `$1`", cut(text));
                 return Err(QueryError::invalid(message).at(line, column));
             }
             highest = highest.max(number);
@@ -278,7 +280,7 @@ fn decide_names(found: &[(Place, String)]) -> Result<(Parameters, HashMap<Place,
         }
         let kinds = [bare > 0, highest > 0, !named.is_empty()];
         if kinds.iter().filter(|used| **used).count() > 1 {
-            let message = format!("`{text}` is another kind of placeholder than those before it");
+            let message = format!("`{}` is another kind of placeholder than those before it", cut(text));
             return Err(QueryError::invalid(message).at(line, column).with_hint("use `?`, `$1` or `$name` throughout"));
         }
     }

@@ -45,6 +45,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::json;
+use starmere_lake::echo::cut;
 use starmere_lake::format_number;
 use starmere_lake::landing::Stream;
 use starmere_lake::paths::TablePath;
@@ -196,7 +197,7 @@ impl Listener {
             let mut known: Vec<&str> = streams.keys().map(String::as_str).collect();
             known.sort_unstable();
             let hint = format!("streams of this project: {}", known.join(", "));
-            Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{name}`"), hint)
+            Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream `{}`", cut(name)), hint)
         })
     }
 

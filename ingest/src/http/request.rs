@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use starmere_lake::echo::cut;
 use starmere_lake::formats::{Convention, Encoding, csv};
 use starmere_lake::json::{self, Kind, Paths, Span};
 use tokio::time::Instant;
@@ -339,7 +340,7 @@ fn holds(headers: &HeaderMap, body: &[u8], mapping: &Mapping) -> Result<Holds, R
         (Encoding::Csv { delimiter }, "text/csv") => Ok(Holds::Csv(*delimiter)),
         (Encoding::Csv { delimiter }, _) if unsaid => Ok(Holds::Csv(*delimiter)),
         (Encoding::Csv { .. }, other) => {
-            unsupported(format!("content type `{other}` is not read here"), "send text/csv, with a header")
+            unsupported(format!("content type `{}` is not read here", cut(other)), "send text/csv, with a header")
         }
         (Encoding::Json, "application/json") => Ok(Holds::One),
         (Encoding::Json, "application/cloudevents+json" | "application/cloudevents-batch+json")
@@ -360,7 +361,7 @@ fn holds(headers: &HeaderMap, body: &[u8], mapping: &Mapping) -> Result<Holds, R
         (Encoding::Json, _) if unsaid => Ok(Holds::Unsaid),
         (Encoding::Json, other) => {
             let hint = "send one event, or an array, as application/json, or one event a line as application/x-ndjson";
-            unsupported(format!("content type `{other}` is not read here"), hint)
+            unsupported(format!("content type `{}` is not read here", cut(other)), hint)
         }
     }
 }

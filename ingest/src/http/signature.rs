@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
+use starmere_lake::echo::cut;
 use subtle::ConstantTimeEq as _;
 
 use super::Refusal;
@@ -131,7 +132,7 @@ impl Signatures {
         if is_now {
             return Ok(());
         }
-        let message = format!("the request was signed at `{time}`, and here it is {now}, in seconds since 1970");
+        let message = format!("the request was signed at `{}`, and here it is {now}, in seconds since 1970", cut(time));
         let hint = "nothing has landed; set the clocks, or `tolerance_seconds` of the webhook; a request that is sent again \
                     is signed again";
         Err(refused(message, hint))

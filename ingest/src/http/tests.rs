@@ -130,6 +130,15 @@ async fn what_cannot_be_read_as_a_whole_lands_nothing_and_says_what_to_do() {
         assert!(body["error"]["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{body}");
     }
     assert_eq!(stream.open().await.unwrap().version(), 0);
+    let long = "x".repeat(60_000);
+    for (name, headers) in [
+        (long.as_str(), vec![]),
+        ("orders", vec![("content-type", long.as_str())]),
+        ("orders", vec![("content-encoding", long.as_str())]),
+    ] {
+        let (status, body) = send(&listener, name, &headers, EVENT.into()).await;
+        assert!(status >= 400 && body.to_string().len() < 500, "{status}: {} bytes", body.to_string().len());
+    }
 }
 
 /// Raises the warehouse's format, or puts it back, and looks.

@@ -7,6 +7,7 @@ use std::io::{Cursor, Read};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
+use starmere_lake::echo::cut;
 
 use super::request::{grow, too_large};
 use super::{Limits, Refusal};
@@ -36,7 +37,7 @@ pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Refusal> {
         "gzip" | "x-gzip" => Ok(Some(Packing::Gzip)),
         "zstd" => Ok(Some(Packing::Zstd)),
         _ => {
-            let message = format!("content encoding `{coding}` is not read here");
+            let message = format!("content encoding `{}` is not read here", cut(&coding));
             let hint = "send the body as it is, or packed once, with gzip or zstd";
             Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint))
         }

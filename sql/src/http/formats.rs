@@ -12,6 +12,7 @@ use arrow::{
 };
 use axum::http::{HeaderMap, header};
 use serde_json::json;
+use starmere_lake::echo::cut;
 use uuid::Uuid;
 
 use super::{
@@ -56,7 +57,7 @@ impl Format {
     /// `Invalid`, with the names there are.
     pub(super) fn named(name: &str) -> Result<Self, QueryError> {
         Self::ALL.into_iter().find(|format| format.word() == name).ok_or_else(|| {
-            QueryError::invalid(format!("there is no format `{name}`"))
+            QueryError::invalid(format!("there is no format `{}`", cut(name)))
                 .with_hint("there are `json`, `jsonl`, `csv` and `arrow`")
         })
     }

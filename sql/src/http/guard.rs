@@ -13,6 +13,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use starmere_lake::echo::cut;
 use tokio::time::timeout;
 
 use super::MAX_BODY_BYTES;
@@ -51,11 +52,11 @@ pub fn answering_all(router: Router, more: &[&str]) -> Router {
     let path_hint = Arc::clone(&hint);
     router
         .fallback(move |uri: Uri| {
-            let error = QueryError::not_found(format!("there is no path `{}`", uri.path())).with_hint(&*path_hint);
+            let error = QueryError::not_found(format!("there is no path `{}`", cut(uri.path()))).with_hint(&*path_hint);
             async move { error.into_response() }
         })
         .method_not_allowed_fallback(move |method: Method, uri: Uri| {
-            let message = format!("`{}` does not take `{method}`", uri.path());
+            let message = format!("`{}` does not take `{}`", cut(uri.path()), cut(method.as_str()));
             let error = QueryError::invalid(message).with_hint(&*hint);
             async move { (StatusCode::METHOD_NOT_ALLOWED, Json(error_json(&error))).into_response() }
         })

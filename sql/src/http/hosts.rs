@@ -22,6 +22,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use starmere_lake::echo::cut;
 
 use super::guard::error_json;
 use crate::error::QueryError;
@@ -60,7 +61,7 @@ impl Hosts {
             return Some((StatusCode::BAD_REQUEST, error));
         }
         if let Some(host) = hosts.iter().copied().chain(target).find(|host| !self.knows(host)) {
-            let error = QueryError::denied(format!("`{host}` is not a name of this server"))
+            let error = QueryError::denied(format!("`{}` is not a name of this server", cut(host)))
                 .with_hint("call it by its address, or add the name to `listeners.hosts` in starmere.yaml");
             return Some((StatusCode::MISDIRECTED_REQUEST, error));
         }
@@ -77,7 +78,7 @@ impl Hosts {
             })
         };
         if let Some(origin) = texts(headers, "origin").into_iter().find(|origin| !is_ours(origin)) {
-            return refused(format!("a page of `{origin}` may not send requests to this server"));
+            return refused(format!("a page of `{}` may not send requests to this server", cut(origin)));
         }
         let is_link = matches!(*method, Method::GET | Method::HEAD) && texts(headers, "sec-fetch-mode") == ["navigate"];
         let from_a_page =

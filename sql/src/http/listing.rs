@@ -6,6 +6,7 @@ use axum::{
 };
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
+use starmere_lake::echo::cut;
 use uuid::Uuid;
 
 use super::formats::column;
@@ -93,9 +94,8 @@ pub(super) async fn cancel(
         seen && queries.cancel(id)
     });
     if !known {
-        return Err(
-            QueryError::not_found(format!("no query `{id}` runs")).with_hint("`GET /v1/queries` lists what runs")
-        );
+        return Err(QueryError::not_found(format!("no query `{}` runs", cut(&id)))
+            .with_hint("`GET /v1/queries` lists what runs"));
     }
     Ok(Json(json!({ "cancelled": id })))
 }

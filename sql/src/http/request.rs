@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, header};
 use datafusion::scalar::ScalarValue;
 use serde::Deserialize;
 use serde_json::Value;
+use starmere_lake::echo::cut;
 
 use super::formats::Format;
 use crate::{error::QueryError, params::Params};
@@ -60,7 +61,7 @@ fn holds_json(headers: &HeaderMap) -> Result<bool, QueryError> {
     if text.contains(&media.as_str()) {
         return Ok(false);
     }
-    Err(QueryError::invalid(format!("content type `{media}` is not read here"))
+    Err(QueryError::invalid(format!("content type `{}` is not read here", cut(&media)))
         .with_hint("send SQL as `application/sql` or `text/plain`, or an object as `application/json`"))
 }
 
@@ -91,7 +92,10 @@ fn params(value: Value) -> Result<Params, QueryError> {
             .map(|(name, value)| scalar(value).map(|value| (name, value)))
             .collect::<Result<_, _>>()
             .map(Params::Named),
-        other => Err(QueryError::invalid(format!("`params` is neither a list nor an object: {other}"))),
+        other => {
+            let shown = other.to_string();
+            Err(QueryError::invalid(format!("`params` is neither a list nor an object: {}", cut(&shown))))
+        }
     }
 }
 
@@ -110,7 +114,8 @@ fn scalar(value: Value) -> Result<ScalarValue, QueryError> {
             }
         }
         other => {
-            return Err(QueryError::invalid(format!("a parameter is one value, not `{other}`")));
+            let shown = other.to_string();
+            return Err(QueryError::invalid(format!("a parameter is one value, not `{}`", cut(&shown))));
         }
     })
 }

@@ -350,6 +350,59 @@ async fn queries_of_others_are_seen_and_stopped_by_operators_alone() {
     assert_eq!(value(response).await["error"]["kind"], "cancelled");
 }
 
+/// Tries to have long texts sent back.
+#[tokio::test]
+async fn what_clients_wrote_is_cut_in_messages() {
+    let long = "x".repeat(60_000);
+    let users = users(&[("ana", Right::Operate), ("ben", Right::Query)]);
+    let router = for_hosts(
+        answering_all(router(queries(Limits::default()), Arc::new(Access::new(users))), &[]),
+        Hosts::default(),
+    );
+    let json = |member: &str, value: Value| json!({"sql": "SELECT 1", member: value}).to_string();
+    let cases = [
+        ("POST", format!("/{long}"), "ben", String::new()),
+        ("PUT", format!("/v1/queries/{long}"), "ben", String::new()),
+        (long.as_str(), "/v1/sql".to_owned(), "ben", String::new()),
+        ("DELETE", format!("/v1/queries/{long}"), "ana", String::new()),
+        ("POST", format!("/v1/sql?format={long}"), "ben", "SELECT 1".to_owned()),
+        ("POST", "/v1/sql".to_owned(), long.as_str(), "SELECT 1".to_owned()),
+        ("POST", "/v1/sql".to_owned(), "ben", json("params", json!(long))),
+        ("POST", "/v1/sql".to_owned(), "ben", json("params", json!([[long]]))),
+        ("POST", "/v1/sql".to_owned(), "ben", json("params", json!({ (long.as_str()): 1 }))),
+        ("POST", "/v1/sql".to_owned(), "ben", json(&long, json!(1))),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("{long} 1")),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("SELECT * FROM {long}")),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("SELECT {long}")),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("SELECT {long}(1)")),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("SELECT 1 {long} {long}")),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("SELECT 1_{long}")),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("SELECT $1, ${long}")),
+        ("POST", "/v1/sql".to_owned(), "ben", format!("SELECT CAST('{long}' AS INT)")),
+    ];
+    for (method, path, user, body) in cases {
+        let mut request = asking(Method::from_bytes(method.as_bytes()).unwrap(), &path, user, &body);
+        request.headers_mut().insert(header::HOST, "localhost".parse().unwrap());
+        if body.starts_with('{') {
+            request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        }
+        let answer = send(&router, request).await;
+        let (status, text) = (answer.status(), text(answer).await);
+        let start = |text: &str| text.chars().take(100).collect::<String>();
+        let what = format!("{} {} {}: {status} {}", start(method), start(&path), start(&body), start(&text));
+        assert!(status.is_client_error(), "{what}");
+        assert!(text.len() < 5000, "{what}: {} bytes", text.len());
+    }
+    for (name, status) in [(header::HOST, 421), (header::ORIGIN, 403), (header::CONTENT_TYPE, 400)] {
+        let mut request = asking(Method::POST, "/v1/sql", "ben", "SELECT 1");
+        request.headers_mut().insert(header::HOST, "localhost".parse().unwrap());
+        request.headers_mut().insert(&name, long.parse().unwrap());
+        let answer = send(&router, request).await;
+        assert_eq!(answer.status().as_u16(), status, "{name}");
+        assert!(text(answer).await.len() < 500, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn pages_and_names_of_others_are_refused_on_every_path() {
     let router = for_hosts(answering_all(open(), &[]), Hosts::default());

@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName,
     ObjectNamePart, Query, Select, TypedString, Visit, Visitor,
 };
+use starmere_lake::echo::cut;
 
 use crate::error::QueryError;
 
@@ -148,13 +149,15 @@ impl Visitor for Sizes {
             _ => 1,
         };
         if elements > MOST_ELEMENTS {
-            let shown: String = expression.to_string().chars().take(100).collect();
+            let shown = expression.to_string();
+            let shown = cut(&shown);
             let message = format!("each value of `{shown}` would have more than {MOST_ELEMENTS} elements");
             let hint = "leave the number of elements out, as in `BIGINT[]`; the type of `arrow_cast` is one text";
             return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
         }
         if let Some(pattern) = patterns(expression).into_iter().find(|pattern| !is_written(pattern)) {
-            let shown: String = pattern.to_string().chars().take(100).collect();
+            let shown = pattern.to_string();
+            let shown = cut(&shown);
             let message =
                 format!("the pattern `{shown}` could be another one for each row, and take megabytes each time");
             let hint =
