@@ -181,7 +181,7 @@ impl Access {
             self.guesses.succeeded(peer, name);
             return Ok(Caller { user: name.to_owned(), rights });
         }
-        self.guesses.failed(peer, name, now);
+        self.guesses.failed(peer, name, password, now);
         // Strangers choose the name: it is quoted, and cut where it is long.
         let user = cut(name);
         let from = peer.map(|peer| peer.to_string()).unwrap_or_default();

@@ -125,6 +125,25 @@ fn guessing_is_slowed_and_counted() {
 }
 
 #[test]
+fn six_wrong_passwords_lock_nobody_out_who_was_in() {
+    let access = access();
+    let peer = Some(IpAddr::from([10, 0, 0, 1]));
+    assert!(access.password("ana", "secret", peer).is_ok());
+    for number in 0..20 {
+        let wrong = access.password("ana", &number.to_string(), peer).unwrap_err();
+        assert_eq!(wrong.kind(), ErrorKind::Unauthenticated);
+        assert_eq!(access.password("ana", "secret", peer).unwrap().user, "ana");
+    }
+    // Where it has never been, it waits; an old password that is tried again and again counts once.
+    let elsewhere = Some(IpAddr::from([10, 0, 0, 2]));
+    for _ in 0..20 {
+        let wrong = access.password("ana", "old", elsewhere).unwrap_err();
+        assert_eq!(wrong.kind(), ErrorKind::Unauthenticated);
+    }
+    assert!(access.password("ana", "secret", elsewhere).is_ok());
+}
+
+#[test]
 fn users_have_the_rights_that_are_declared() {
     let log_in = |rights: Rights| {
         let users = Users::with_rights(vec![("ana".to_owned(), "secret".to_owned(), rights)]);
