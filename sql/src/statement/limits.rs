@@ -139,9 +139,23 @@ impl Visitor for Sizes {
     }
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<QueryError> {
+        // First, so that a type that is too deep to be read is not read.
+        let depth = match expression {
+            Expr::Function(call) if is_arrow_cast(call) => depth_of_call(call),
+            Expr::Cast { .. } => {
+                self.casts += 1;
+                self.casts
+            }
+            Expr::CompoundFieldAccess { access_chain, .. } => access_chain.len(),
+            Expr::CompoundIdentifier(parts) => parts.len(),
+            _ => 0,
+        };
+        if depth > DEEPEST {
+            let message = format!("casts or fields are nested more than {DEEPEST} deep");
+            let hint = "name an inner part in a subquery";
+            return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
+        }
         let elements = match expression {
-            // It is too deep to be read.
-            Expr::Function(call) if is_arrow_cast(call) && depth_of_call(call) > DEEPEST => 1,
             Expr::Cast { data_type, .. } | Expr::TypedString(TypedString { data_type, .. }) => {
                 elements_as_written(&data_type.to_string())
             }
@@ -171,21 +185,6 @@ impl Visitor for Sizes {
                 let hint = "write IN (…) for a chain of OR; else compute parts of it in a subquery, and name them";
                 return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
             }
-        }
-        let depth = match expression {
-            Expr::Function(call) if is_arrow_cast(call) => depth_of_call(call),
-            Expr::Cast { .. } => {
-                self.casts += 1;
-                self.casts
-            }
-            Expr::CompoundFieldAccess { access_chain, .. } => access_chain.len(),
-            Expr::CompoundIdentifier(parts) => parts.len(),
-            _ => 0,
-        };
-        if depth > DEEPEST {
-            let message = format!("casts or fields are nested more than {DEEPEST} deep");
-            let hint = "name an inner part in a subquery";
-            return ControlFlow::Break(QueryError::invalid(message).with_hint(hint));
         }
         self.add(Size { steps: 0, expressions: 1 })
     }
