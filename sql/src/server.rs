@@ -23,7 +23,7 @@ use axum::{
 use bytes::Bytes;
 use futures::stream;
 use hyper::{
-    body::{Body as _, Frame, Incoming, SizeHint},
+    body::{Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
@@ -317,7 +317,7 @@ mod tests {
     async fn told(client: &mut TcpStream, end: &str) -> String {
         let mut text = String::new();
         let mut buffer = [0; 1024];
-        while !(text.ends_with(end) && !end.is_empty()) {
+        while !text.ends_with(end) || end.is_empty() {
             match client.read(&mut buffer).await {
                 Ok(0) | Err(_) => break,
                 Ok(length) => text.push_str(std::str::from_utf8(&buffer[..length]).unwrap()),
