@@ -21,7 +21,7 @@
 //! Everything that would write answers `read-only`, in words. Errors, also those in the middle of a stream, are
 //! gRPC statuses by the table in [`crate::error`].
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
@@ -38,7 +38,6 @@ use crate::{
     access::{Access, Caller},
     error::QueryError,
     query::Queries,
-    server::peer_of,
 };
 
 mod encode;
@@ -55,7 +54,7 @@ mod tests;
 mod ticket;
 mod xdbc;
 
-/// The gRPC service over these queries, for a tonic server.
+/// The gRPC service over these queries.
 pub fn server(queries: Queries, access: Arc<Access>) -> Gate {
     let flight = Arc::new(Flight { service: Service::new(queries, Arc::clone(&access)) });
     let taking = |bytes: usize| {
@@ -95,8 +94,8 @@ impl Flight {
 
 /// Who sends these headers from that address: `authorization`, or the token that old Java clients send on their own
 /// way.
-fn caller_of(access: &Access, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Caller, QueryError> {
-    access.caller(authorization(metadata).as_deref(), peer.map(|address| peer_of(address.ip())))
+fn caller_of(access: &Access, metadata: &MetadataMap, peer: Option<IpAddr>) -> Result<Caller, QueryError> {
+    access.caller(authorization(metadata).as_deref(), peer)
 }
 
 fn authorization(metadata: &MetadataMap) -> Option<String> {

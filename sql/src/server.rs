@@ -1,8 +1,9 @@
 //! The listeners: Flight SQL, and HTTP for the routes of [`crate::http::router`] and those that the binary adds.
 //!
-//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that ask nothing.
-//! That of HTTP has some to spare, over which only probes are answered. There is no TLS here: beyond one machine, put a
-//! proxy in front that speaks it to clients.
+//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that ask
+//! nothing; what becomes of one of Flight SQL that has asked is in `calls`. The listener of HTTP has some connections to
+//! spare, over which only probes are answered. There is no TLS here: beyond one machine, put a proxy in front that speaks
+//! it to clients.
 
 use std::{
     convert::Infallible,
@@ -21,7 +22,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::stream;
 use hyper::{
     body::{Frame, Incoming, SizeHint},
     server::conn::http1,
@@ -30,12 +30,20 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Status, codegen::Service, service::InterceptorLayer, transport::Server};
+use tonic::codegen::Service;
 
-pub(crate) use self::connections::peer_of;
-use self::connections::{Asked, Door, Held, Limits, Origin};
-use crate::{access::Access, error::QueryError, flight, query::Queries};
+use self::{
+    calls::Quiet,
+    connections::{Asked, Door, Held, Limits},
+};
+use crate::{
+    access::Access,
+    error::QueryError,
+    flight,
+    query::{self, Queries},
+};
 
+mod calls;
 mod connections;
 
 /// How long queries may go on after the server was told to stop.
@@ -66,7 +74,16 @@ pub async fn serve_http(listener: TcpListener, router: Router, shutdown: Cancell
 }
 
 async fn serve_http_within(limits: Limits, listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let mut door = Door::new(listener, limits, FULL);
+    let (door, told) = (Door::new(listener, limits, FULL), shutdown.clone());
+    serve_each(door, shutdown, move |held| serve_connection(held, router.clone(), told.clone())).await;
+}
+
+/// Serves each connection that comes in until told to stop. Then the listener closes at once, and waits until all have
+/// ended.
+async fn serve_each<S>(mut door: Door, shutdown: CancellationToken, serve: impl Fn(Held) -> S)
+where
+    S: Future<Output = ()> + Send + 'static,
+{
     let connections = TaskTracker::new();
     loop {
         let held = tokio::select! {
@@ -74,7 +91,7 @@ async fn serve_http_within(limits: Limits, listener: TcpListener, router: Router
             () = shutdown.cancelled() => break,
             held = door.next() => held,
         };
-        connections.spawn(serve_connection(held, router.clone(), shutdown.clone()));
+        connections.spawn(serve(held));
     }
     drop(door);
     connections.close();
@@ -155,7 +172,7 @@ impl hyper::body::Body for Answer {
 /// ten seconds to end, and the rest is cancelled: their readers are told.
 ///
 /// # Errors
-/// `Unavailable` when the transport fails as a whole; a broken connection only ends itself.
+/// `Unavailable` when the listener has no address; a broken connection only ends itself.
 pub async fn serve_flight(
     listener: TcpListener,
     queries: Queries,
@@ -177,29 +194,20 @@ async fn serve_flight_within(
         .map_err(|error| QueryError::unavailable("the listener of Flight SQL has no address").caused_by(error))?;
     tracing::info!(%address, "Flight SQL listens");
     let stopping = stop_queries(queries.clone(), shutdown.clone());
-    let door = Door::new(listener, limits, b"");
-    let incoming = stream::unfold(door, |mut door| async move { Some((Ok::<_, Infallible>(door.next().await), door)) });
-    let serving = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .layer(InterceptorLayer::new(note_request))
-        .add_service(flight::server(queries, access))
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
-    let served = tokio::select! {
-        served = serving => served,
+    // Until a call moves, its query may be planned and run, each after it has waited for a slot. An answer that nobody
+    // reads is dropped sooner.
+    let query::Limits { patience, time, .. } = queries.limits();
+    let stuck = limits.idle.saturating_add(patience.saturating_add(*time).saturating_mul(2));
+    let quiet = Quiet { idle: limits.idle, stuck };
+    let (door, told) = (Door::new(listener, limits, b""), shutdown.clone());
+    let gate = flight::server(queries, access);
+    let serving = serve_each(door, shutdown, move |held| calls::serve(held, gate.clone(), quiet, told.clone()));
+    tokio::select! {
+        () = serving => {}
         never = stopping => match never {},
-    };
-    tracing::info!(%address, "Flight SQL has stopped");
-    served.map_err(|error| QueryError::unavailable(format!("Flight SQL on `{address}` failed")).caused_by(error))
-}
-
-/// Notes that the connection of a request has asked something, and leaves the addresses where tonic looks for them.
-fn note_request(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-    if let Some(origin) = request.extensions_mut().remove::<Origin>() {
-        origin.asked.note();
-        request.extensions_mut().insert(origin.addresses);
     }
-    Ok(request)
+    tracing::info!(%address, "Flight SQL has stopped");
+    Ok(())
 }
 
 /// Once told to stop, waits a while and then cancels what still runs, again and again: an open connection may
@@ -225,7 +233,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{query, testing};
+    use crate::testing;
 
     /// Short enough for a test.
     const FIRST_REQUEST: Duration = Duration::from_millis(200);
@@ -252,8 +260,11 @@ mod tests {
     }
 
     async fn flight() -> SocketAddr {
+        flight_within(Limits { first_request: FIRST_REQUEST, ..Limits::default() }).await
+    }
+
+    async fn flight_within(limits: Limits) -> SocketAddr {
         let (listener, address) = listening().await;
-        let limits = Limits { first_request: FIRST_REQUEST, ..Limits::default() };
         let queries = testing::queries(query::Limits::default());
         let access = Arc::new(Access::default());
         tokio::spawn(serve_flight_within(limits, listener, queries, access, CancellationToken::new()));
@@ -402,6 +413,63 @@ mod tests {
         })
         .await
         .unwrap();
+    }
+
+    /// Kinds of frames of HTTP/2.
+    const HEADERS: u8 = 1;
+    const PINGS: u8 = 6;
+    const GOAWAY: u8 = 7;
+
+    /// The kind of the next frame, until the server closes the connection. Answers its pings.
+    async fn next_frame(client: &mut TcpStream) -> Option<u8> {
+        let mut head = [0; 9];
+        client.read_exact(&mut head).await.ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        client.read_exact(&mut payload).await.ok()?;
+        let (kind, flags) = (head[3], head[4]);
+        if kind == PINGS && flags == 0 {
+            client.write_all(&[&b"\0\0\x08\x06\x01\0\0\0\0"[..], &payload].concat()).await.ok()?;
+        }
+        Some(kind)
+    }
+
+    async fn asking(address: SocketAddr) -> TcpStream {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // Where there is no room, it is closed already.
+        let _asked = client.write_all(&[PREFACE, ASK].concat()).await;
+        client
+    }
+
+    #[tokio::test]
+    async fn a_client_that_asks_nothing_more_is_asked_to_go() {
+        let mut client = asking(flight_within(Limits { idle: FIRST_REQUEST, ..Limits::default() }).await).await;
+        let frames = async {
+            let mut kinds = Vec::new();
+            while let Some(kind) = next_frame(&mut client).await {
+                kinds.push(kind);
+            }
+            kinds
+        };
+        let kinds = timeout(Duration::from_secs(30), frames).await.unwrap();
+        assert!(kinds.contains(&HEADERS) && kinds.contains(&GOAWAY), "{kinds:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_asks_nothing_more_makes_room_for_another() {
+        let address = flight_within(Limits { all: 1, ..Limits::default() }).await;
+        let mut first = asking(address).await;
+        while next_frame(&mut first).await.unwrap() != HEADERS {}
+        let another_is_answered = async {
+            loop {
+                let mut client = asking(address).await;
+                while let Some(kind) = next_frame(&mut client).await {
+                    if kind == HEADERS {
+                        return;
+                    }
+                }
+            }
+        };
+        timeout(Duration::from_secs(30), another_is_answered).await.unwrap();
     }
 
     #[test]

@@ -21,14 +21,13 @@ use tonic::{
     body::Body,
     codegen::{BoxFuture, Service},
     metadata::MetadataMap,
-    server::NamedService,
-    transport::server::TcpConnectInfo,
 };
 
 use super::{Flight, caller_of};
 use crate::{
     access::{Access, Caller, Right},
     error::QueryError,
+    server::Peer,
 };
 
 /// Lets callers in and notes who they are, as an extension of the request.
@@ -49,16 +48,12 @@ impl Gate {
     }
 
     fn caller(&self, request: &Request<Body>) -> Result<Caller, QueryError> {
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
         let metadata = MetadataMap::from_headers(request.headers().clone());
         let caller = caller_of(&self.access, &metadata, peer)?;
         caller.may(&[Right::Query, Right::Raw])?;
         Ok(caller)
     }
-}
-
-impl NamedService for Gate {
-    const NAME: &'static str = <FlightServiceServer<Flight> as NamedService>::NAME;
 }
 
 impl Service<Request<Body>> for Gate {

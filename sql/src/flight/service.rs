@@ -35,7 +35,7 @@ use crate::{
     access::{Access, Caller},
     error::QueryError,
     query::Queries,
-    server::peer_of,
+    server::Peer,
 };
 
 /// The actions that are answered, as told to clients that ask.
@@ -142,13 +142,13 @@ impl FlightSqlService for Service {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
-        let peer = request.remote_addr();
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
         let caller = if authorization(request.metadata()).is_some() || self.access.is_open() {
             caller_of(&self.access, request.metadata(), peer)?
         } else {
             let first = request.into_inner().message().await?.unwrap_or_default();
             let auth = BasicAuth::decode(first.payload).map_err(unreadable("BasicAuth"))?;
-            self.access.password(&auth.username, &auth.password, peer.map(|peer| peer_of(peer.ip())))?
+            self.access.password(&auth.username, &auth.password, peer)?
         };
         let token = self.access.issue(&caller);
         let header = AsciiMetadataValue::try_from(format!("Bearer {token}"))

@@ -35,7 +35,6 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Limits of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +47,19 @@ pub(super) struct Limits {
     pub(super) spare: usize,
     /// The whole head of a connection's first request comes within this time.
     pub(super) first_request: Duration,
+    /// A connection of Flight SQL on which no call is open is kept for so long.
+    pub(super) idle: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { all: 512, of_peer: 256, spare: 0, first_request: Duration::from_secs(10) }
+        Self {
+            all: 512,
+            of_peer: 256,
+            spare: 0,
+            first_request: Duration::from_secs(10),
+            idle: Duration::from_secs(600),
+        }
     }
 }
 
@@ -121,7 +128,7 @@ impl Door {
 }
 
 /// Who is on the other side, for counting.
-pub(crate) fn peer_of(address: IpAddr) -> IpAddr {
+fn peer_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             let network = address.to_bits() >> 64 << 64;
@@ -263,13 +270,6 @@ impl Asked {
     }
 }
 
-/// What the requests of a connection know about it.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub(super) addresses: TcpConnectInfo,
-    pub(super) asked: Asked,
-}
-
 /// A connection that has a place.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -297,14 +297,6 @@ impl Held {
     /// Where to note that it has asked something.
     pub(super) fn asked(&self) -> Asked {
         self.asked.clone()
-    }
-}
-
-impl Connected for Held {
-    type ConnectInfo = Origin;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        Origin { addresses: self.io.connect_info(), asked: self.asked() }
     }
 }
 
