@@ -12,7 +12,8 @@
 //! planned the statement may still have its plan ([`crate::Plans`]), which saves time and nothing else. Prepared
 //! statements are remembered: bounded, forgotten when unused (`prepared`).
 //!
-//! * `Gate` finds out who calls before it reads any message: strangers may send a handshake, which is small.
+//! * `Gate` finds out who calls before it reads any message: strangers may send a handshake, which is small. What comes
+//!   in is bounded, of one and of all (`intake`).
 //! * `Flight` is the gRPC service. It adds what arrow-flight's blanket implementation leaves out: `GetSchema`,
 //!   `PollFlightInfo`, an honest list of actions.
 //! * `Service` implements arrow-flight's `FlightSqlService`: statements in `statements`, questions about
@@ -25,24 +26,29 @@ use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
-    PollInfo, PutResult, SchemaResult, Ticket,
-    flight_service_server::{FlightService, FlightServiceServer},
+    PollInfo, PutResult, SchemaResult, Ticket, flight_service_server::FlightService,
 };
 use futures::{Stream, stream};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 pub use self::gate::Gate;
-use self::service::Service;
+use self::{
+    gate::Entrance,
+    intake::{Most, Room},
+    service::Service,
+};
 use crate::{
     access::{Access, Caller},
     error::QueryError,
     query::Queries,
+    statement::MAX_SQL_BYTES,
 };
 
 mod encode;
 mod gate;
 mod info;
+mod intake;
 mod keys;
 mod messages;
 mod metadata;
@@ -56,23 +62,33 @@ mod xdbc;
 
 /// The gRPC service over these queries.
 pub fn server(queries: Queries, access: Arc<Access>) -> Gate {
+    // What could not be remembered with its statement need not come in.
+    let memory = queries.limits().prepared_memory;
     let flight = Arc::new(Flight { service: Service::new(queries, Arc::clone(&access)) });
-    let taking = |bytes: usize| {
-        FlightServiceServer::from_arc(Arc::clone(&flight))
-            .max_decoding_message_size(bytes)
-            .max_encoding_message_size(usize::MAX)
-    };
-    Gate::new(access, taking(MAX_MESSAGE_BYTES), taking(MAX_HANDSHAKE_BYTES))
+    let strangers = Entrance::new(&flight, Room::new(STRANGERS_ROOM, STRANGERS_ROOM / 8), HANDSHAKES);
+    let statements = Entrance::new(&flight, Room::new(STATEMENTS_ROOM, STATEMENTS_ROOM / 2), STATEMENTS);
+    let parameters = Entrance::new(&flight, Room::new(memory, memory / prepared::SHARE), PARAMETERS);
+    Gate::new(access, strangers, statements, parameters)
 }
 
 /// A stream of answers, as arrow-flight makes them.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A client's message may have this many bytes: parameters and long statements, never tables.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Handshakes that come in take so many bytes.
+const STRANGERS_ROOM: usize = 8 << 20;
 
-/// A name and a password fit into this many bytes.
-const MAX_HANDSHAKE_BYTES: usize = 16 << 10;
+/// Statements that come in, and tickets, take so many bytes.
+const STATEMENTS_ROOM: usize = 16 << 20;
+
+/// A name and a password.
+const HANDSHAKES: Most = Most { bytes: 16 << 10, time: HANDSHAKE };
+
+/// A statement, or a ticket or flight with one: a ticket may need two bytes for a character of the statement, and a
+/// flight has the statement beside its ticket.
+const STATEMENTS: Most = Most { bytes: 4 * MAX_SQL_BYTES, time: Duration::from_secs(30) };
+
+/// Parameters that may be bound, and what describes them.
+const PARAMETERS: Most = Most { bytes: statements::MAX_BOUND_BYTES + (4 << 20), time: Duration::from_secs(60) };
 
 /// Who shakes hands sends a name and a password within this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);

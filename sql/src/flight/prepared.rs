@@ -24,7 +24,7 @@ pub(super) const IDLE: Duration = Duration::from_secs(60 * 60);
 const STATEMENTS: usize = 2_000;
 
 /// A user may have this part of the memory for statements.
-const SHARE: usize = 2;
+pub(super) const SHARE: usize = 2;
 
 /// What is remembered of a statement. Cloned, it shares what is large.
 #[derive(Clone, Debug)]

@@ -41,7 +41,7 @@ use crate::{
 const MAX_BOUND_ROWS: usize = 10_000;
 
 /// Bound parameters may take this much memory per statement.
-const MAX_BOUND_BYTES: usize = 16 << 20;
+pub(super) const MAX_BOUND_BYTES: usize = 16 << 20;
 
 /// Plans a statement and hands out the ticket that runs it.
 pub(super) async fn plan(

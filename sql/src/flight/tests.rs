@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{convert::Infallible, iter, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, AsArray, Float64Array, Int64Array, ListArray, NullArray, RecordBatch, StringArray, UnionArray},
@@ -16,12 +16,16 @@ use arrow_flight::{
         CommandGetXdbcTypeInfo, CommandStatementQuery, ProstMessageExt, SqlInfo, client::FlightSqlServiceClient,
     },
 };
-use futures::TryStreamExt;
+use axum::http;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream::FuturesUnordered};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code,
+    body::Body,
+    codegen::Service as _,
     transport::{Channel, Endpoint},
 };
 
@@ -442,12 +446,80 @@ async fn strangers_are_refused_before_their_messages_are_read() {
     let (running, _) = serve(users).await;
     let endpoint = Endpoint::from_shared(running.address.clone()).unwrap();
     let mut client = FlightServiceClient::new(endpoint.connect().await.unwrap());
-    let payload = bytes::Bytes::from(vec![0_u8; MAX_HANDSHAKE_BYTES + 1]);
+    let payload = Bytes::from(vec![0_u8; HANDSHAKES.bytes + 1]);
     let large = HandshakeRequest { protocol_version: 0, payload: payload.clone() };
     let refused = client.handshake(stream::iter([large])).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     let refused = client.do_get(Ticket { ticket: payload }).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+}
+
+/// A request with a message of so many bytes, of which only 15 of 16 come.
+fn unfinished(method: &str, bytes: usize) -> http::Request<Body> {
+    let head = [&[0_u8][..], &u32::try_from(bytes).unwrap().to_be_bytes()[..]].concat();
+    let pieces = iter::once(head).chain(iter::repeat_n(vec![0; bytes / 16], 15));
+    let pieces = stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Bytes::from(piece))).chain(stream::pending());
+    let request = http::Request::post(format!("http://localhost/arrow.flight.protocol.FlightService/{method}"));
+    let request = match method {
+        // Says who it is in the message that does not come whole.
+        "Handshake" => request,
+        _ => request.header("authorization", "Basic YW5hOnNlY3JldA=="),
+    };
+    let body = Body::new(axum::body::Body::from_stream(pieces));
+    request.header("content-type", "application/grpc").body(body).unwrap()
+}
+
+fn code_of(answer: Result<http::Response<Body>, Infallible>) -> Code {
+    Status::from_header_map(answer.unwrap().headers()).unwrap().code()
+}
+
+#[tokio::test]
+async fn messages_that_do_not_come_whole_take_bounded_memory() {
+    let users = || Users::new(vec![("ana".to_owned(), "secret".to_owned())]);
+    let gate = || server(testing::queries(Limits::default()), Arc::new(Access::new(users())));
+    for method in ["DoGet", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListFlights", "ListActions"] {
+        let answer = gate().call(unfinished(method, 16 << 20)).await;
+        assert_eq!(code_of(answer), Code::OutOfRange, "{method}");
+    }
+    for (method, bytes, room) in
+        [("DoGet", 4 << 20, 8 << 20), ("DoPut", 16 << 20, 32 << 20), ("Handshake", 16 << 10, 1 << 20)]
+    {
+        let mut gate = gate();
+        let mut calls: FuturesUnordered<_> = (0..40).map(|_| gate.call(unfinished(method, bytes))).collect();
+        let most = room / (intake::HEAD + bytes / 16 * 15);
+        for _ in most..40 {
+            assert_eq!(code_of(calls.next().await.unwrap()), Code::ResourceExhausted, "{method}");
+        }
+        assert!(calls.next().now_or_never().is_none(), "the others wait: {method}");
+    }
+}
+
+#[tokio::test]
+async fn the_longest_statement_comes_through() {
+    let (_running, mut client) = serve(Users::default()).await;
+    // A ticket needs two bytes for each.
+    let marks = "\"".repeat(MAX_SQL_BYTES - 40);
+    let sql = format!("SELECT length('{marks}') AS n");
+    let info = client.execute(sql, None).await.unwrap();
+    let cancel = CancelFlightInfoRequest::new(info.clone()).encode_to_vec();
+    client.do_action(Action::new("CancelFlightInfo", cancel)).await.unwrap();
+    assert_eq!(fetch(&mut client, info).await.unwrap().num_rows(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_while_its_query_is_planned_ends_it() {
+    let limits = Limits { running: 1, small: 0, per_user: 1, ..Limits::default() };
+    let (running, mut client) = serve_queries(testing::queries(limits), Users::default()).await;
+    let queries = &running.queries;
+    let _runs = queries.start(Query::new("SELECT n FROM lake.test.endless", ana())).await.unwrap();
+    let asking = tokio::spawn(async move { client.execute("SELECT 1".to_owned(), None).await.is_ok() });
+    while queries.running().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    asking.abort();
+    while queries.running().len() > 1 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
