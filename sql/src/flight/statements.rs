@@ -17,14 +17,14 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use datafusion::scalar::ScalarValue;
-use futures::{FutureExt, Stream, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
     encode::{self, DataStream},
-    messages,
+    messages::{self, Messages},
     prepared::PreparedStatements,
     ticket::{self, StatementTicket},
 };
@@ -137,11 +137,13 @@ async fn bound_rows(
     parameters: &[String],
     sent: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
 ) -> Result<Vec<Params>, Status> {
-    let sent = sent.and_then(|message| async move {
-        messages::check(&message)?;
-        Ok::<_, Status>(message)
+    let mut messages = Messages::default();
+    let sent = sent.map(move |message| {
+        let message = message?;
+        messages.check(&message).map_err(Status::from)?;
+        Ok::<_, FlightError>(message)
     });
-    let mut batches = FlightRecordBatchStream::new_from_flight_data(sent.map_err(FlightError::from));
+    let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
     let (mut rows, mut bytes) = (Vec::new(), 0_usize);
     while let Some(batch) = batches.try_next().await? {
         let values = batch.num_rows().saturating_mul(batch.num_columns()).saturating_mul(size_of::<ScalarValue>());
