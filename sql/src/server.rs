@@ -1,9 +1,9 @@
 //! The listeners: Flight SQL, and HTTP for the routes of [`crate::http::router`] and those that the binary adds.
 //!
-//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that ask
-//! nothing; what becomes of one of Flight SQL that has asked is in `calls`. The listener of HTTP has some connections to
-//! spare, over which only probes are answered. There is no TLS here: beyond one machine, put a proxy in front that speaks
-//! it to clients.
+//! Both hold a bounded number of connections (`connections`), of all and of one peer, and close those that ask nothing;
+//! what becomes of one of Flight SQL that has asked is in `calls`. The listener of HTTP has some connections to spare,
+//! over which only probes are answered. There is no TLS here: beyond one machine, put a proxy in front that speaks it
+//! to clients.
 
 use std::{
     convert::Infallible,

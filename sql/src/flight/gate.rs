@@ -8,8 +8,8 @@
 //!                          └ no: a status, no byte of the body is read
 //! ```
 //!
-//! What comes in takes room as it comes (`intake`). Handshakes, statements and parameters have a room each: who fills one
-//! keeps nobody out of another.
+//! What comes in takes room as it comes (`intake`). Handshakes, statements and parameters have a room each: who fills
+//! one keeps nobody out of another.
 
 use std::{
     convert::Infallible,

@@ -5,9 +5,9 @@
 //!                 │ none: told so        │ too late: told so     │ none, or too many: told so
 //! ```
 //!
-//! The library gathers the pieces of a message until it is whole, however many requests do the same, and however long that
-//! takes. So a piece gets its room here before the library gets the piece. A request gives its room back when its body has
-//! been read to what it was sent for, or has failed. Who only announces a large message takes no room for it.
+//! The library gathers the pieces of a message until it is whole, however many requests do the same, and however long
+//! that takes. So a piece gets its room here before the library gets the piece. A request gives its room back when its
+//! body has been read to what it was sent for, or has failed. Who only announces a large message takes no room for it.
 
 use std::{
     collections::HashMap,
@@ -60,8 +60,8 @@ impl Room {
     /// Gives room to a request of a sender, and to its body as it comes.
     ///
     /// # Errors
-    /// `Busy` when there is no room. The body itself fails as `Busy` when there is none for what comes, as `Invalid` when
-    /// it is too long, and as `TimedOut`.
+    /// `Busy` when there is no room. The body itself fails as `Busy` when there is none for what comes, as `Invalid`
+    /// when it is too long, and as `TimedOut`.
     pub(super) fn admit(&self, sender: &str, body: Body, most: Most) -> Result<Body, QueryError> {
         let sender: Arc<str> = sender.into();
         if !self.take(&sender, HEAD) {

@@ -5,8 +5,8 @@
 //!     └─────── none of the open ones moves, for `stuck` ─►    └ none moves, for `stuck` once more ──► closed
 //! ```
 //!
-//! By GOAWAY, a server of HTTP/2 asks a client to open another connection for its next call. Clients of gRPC do, and lose
-//! no call over it, so they may keep a connection as long as they like.
+//! By GOAWAY, a server of HTTP/2 asks a client to open another connection for its next call. Clients of gRPC do, and
+//! lose no call over it, so they may keep a connection as long as they like.
 //!
 //! A call moves when its client takes a piece of its answer. Clients that take nothing and never hang up would hold a
 //! connection for good otherwise: they still answer pings.
