@@ -9,6 +9,7 @@
 //! | [`echo`] | what clients wrote, in messages to them |
 //! | [`events`] | the columns of a stream's table |
 //! | [`landing`] | the protocol by which a batch of events gets into a stream exactly once |
+//! | [`reread`] | rows of a stream that get other envelopes after they have landed |
 //! | [`catalog`] | numbered snapshots that pin a version of every table, so that many change at once |
 //! | [`provider`] | a pinned Delta version as plain Parquet scans for DataFusion |
 //! | [`session`] | DataFusion sessions, set up for star joins |
@@ -50,6 +51,7 @@ pub mod metrics;
 mod misread;
 pub mod paths;
 pub mod provider;
+pub mod reread;
 mod scan;
 pub mod session;
 pub mod sql_times;

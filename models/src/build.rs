@@ -4,6 +4,8 @@
 //! and versions of dimensions first, then facts. Each table's commit says what it has consumed, so a build that
 //! died is run again and skips what is finished. What it returns is for the publisher to put into one catalog
 //! snapshot; until then no reader sees any of it.
+//!
+//! A model whose streams were reread since it was published is filled from the lake again, see [`crate::reread`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,7 @@ use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::{FileOptions, Snapshot, Table, Warehouse};
 use starmere_lake::events as lake_events;
 use starmere_lake::paths::TablePath;
+use starmere_lake::reread::reread_at;
 use starmere_lake::session::Engine;
 use starmere_lake::upkeep::cut_of;
 use tokio::sync::{Mutex, OnceCell};
@@ -27,6 +30,7 @@ pub use crate::derived::{DEFINITION, consumed};
 use crate::dimension::{self, Index};
 use crate::events::{EventChanges, Limits, Payloads, changes};
 use crate::fact::{self, Fact, Mentioned, Room, Staging};
+use crate::reread::Rereads;
 use crate::resolve::{GeneratedModel, Model, Models};
 use crate::sql_model;
 use crate::{Error, Result};
@@ -112,6 +116,8 @@ struct Input {
     version: u64,
     rows: u64,
     payloads: Arc<Payloads>,
+    /// The last version by which rows that had landed were read anew.
+    reread: Option<u64>,
     /// What landed before this day is forgotten, and nobody has accepted that.
     cut: Option<NaiveDate>,
     /// Models may be built from what is left of it.
@@ -125,8 +131,10 @@ pub struct Builder {
     streams: BTreeMap<String, Input>,
     /// Instead of what is published: tables that are filled from the lake, aside.
     aside: Option<String>,
-    /// Published tables that were filled aside, by model: what follows the fingerprint in their paths.
+    /// What follows the fingerprint in the paths of a model's tables, and the name of what is filled aside: that of published
+    /// tables that are gone on with, or of the rereads of its streams.
     generations: BTreeMap<ModelName, String>,
+    rereads: Rereads,
     /// Versions that were published, by path.
     published: BTreeMap<TablePath, u64>,
     indexes: Mutex<Indexes>,
@@ -182,15 +190,20 @@ impl Builder {
                 models.models.iter().any(|model| audited(model) && model.streams().contains(&*stream.name));
             let payloads = Arc::new(Payloads::of(stream, &table, is_audited).await?);
             let (version, rows, cut) = (snapshot.version(), snapshot.rows().unwrap_or_default(), cut_of(&snapshot));
-            let input = Input { name, table, version, rows, payloads, cut, is_accepted: false };
+            let reread = reread_at(&snapshot);
+            let input = Input { name, table, version, rows, payloads, reread, cut, is_accepted: false };
             streams.insert(stream.name.clone(), input);
         }
         let aside = full.then(|| format!("-{}", name_aside()));
+        let rereads: Rereads = streams.iter().filter_map(|(name, input)| Some((name.clone(), input.reread?))).collect();
+        let generation = |model: &Model| (model.name().clone(), rereads.generation(models, model));
+        let generations = models.models.iter().map(generation).collect();
         Ok(Self {
             warehouse: warehouse.clone(),
             streams,
             aside,
-            generations: BTreeMap::new(),
+            generations,
+            rereads,
             published: BTreeMap::new(),
             indexes: Mutex::default(),
             memory: MEMORY,
@@ -202,14 +215,19 @@ impl Builder {
         })
     }
 
-    /// Goes on from the tables that `snapshot` pins, where their definitions are still the same.
+    /// Goes on from the tables that `snapshot` pins, where their definitions are still the same and none of their streams
+    /// was reread since.
     #[must_use]
     pub fn going_on_from(mut self, snapshot: &CatalogSnapshot, models: &Models) -> Self {
         for model in &models.models {
             let name = model.name();
             let published = snapshot.tables.get(&name.to_string()).and_then(|pin| pin.path.fingerprint());
             let generation = published.and_then(|published| published.strip_prefix(model.fingerprint()));
-            self.generations.extend(generation.map(|generation| (name.clone(), generation.to_owned())));
+            // What is filled aside goes on from nothing that is published.
+            let begins = self.aside.is_some() || !self.rereads.since(snapshot, models, model).is_empty();
+            if let Some(generation) = generation.filter(|_| !begins) {
+                self.generations.insert(name.clone(), generation.to_owned());
+            }
         }
         self.published = snapshot.tables.values().map(|pin| (pin.path.clone(), pin.version)).collect();
         self
@@ -242,7 +260,8 @@ impl Builder {
         self.aside.as_deref()
     }
 
-    /// Goes on with tables that an earlier attempt has filled aside, instead of beginning others.
+    /// Goes on with tables that an earlier attempt has filled aside, instead of beginning others; but for those of streams
+    /// that were reread meanwhile.
     #[must_use]
     pub fn going_on_aside(mut self, aside: &str) -> Self {
         self.aside = Some(aside.to_owned());
@@ -307,6 +326,10 @@ impl Builder {
         if let Some(found) = known.get(&(stream.to_owned(), from)) {
             return Ok(found.clone());
         }
+        // Its name would be another one.
+        if input.reread.is_some_and(|reread| from.is_some_and(|from| from < reread && reread <= input.version)) {
+            return Err(Error::Task(format!("a table of before a reread of `{stream}` is gone on with")));
+        }
         if let (Some(day), None) = (input.cut, from) {
             return Err(Error::CutOff { stream: stream.to_owned(), day });
         }
@@ -356,9 +379,9 @@ impl Builder {
 
     /// Where a part of a model lies.
     fn path(&self, model: &ModelName, fingerprint: &str, part: &str) -> TablePath {
-        let generation = self.aside.as_ref().or_else(|| self.generations.get(model)).map(String::as_str);
-        let fingerprint = format!("{fingerprint}{}", generation.unwrap_or_default());
-        TablePath::model(&model.domain, &model.name, &fingerprint, part)
+        let aside = self.aside.as_deref().unwrap_or_default();
+        let generation = self.generations.get(model).map(String::as_str).unwrap_or_default();
+        TablePath::model(&model.domain, &model.name, &format!("{fingerprint}{aside}{generation}"), part)
     }
 
     pub(crate) async fn derived(&self, model: &ModelName, fingerprint: &str, part: &str) -> Result<Derived> {

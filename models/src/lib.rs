@@ -13,6 +13,7 @@
 //! | [`infer`] | what payloads seem to be that nobody described |
 //! | [`generated`] | dimensions that need no events: days, times of day, bands |
 //! | [`rejects`] | what a model could not read |
+//! | [`reread`] | streams that were reread, and the tables that are filled again for it |
 //! | [`build`] | what is out of date, and bringing it up to date |
 
 pub mod build;
@@ -27,6 +28,7 @@ pub mod generated;
 pub mod infer;
 pub mod keys;
 pub mod rejects;
+pub mod reread;
 pub mod resolve;
 pub mod sql_model;
 

@@ -11,6 +11,7 @@ use starmere_lake::paths::TablePath;
 use starmere_models::build::{DEFINITION, consumed};
 use starmere_models::dimension::CHANGES;
 use starmere_models::fact::ROWS;
+use starmere_models::reread::Rereads;
 use starmere_models::resolve::{Model, RULES};
 
 use super::inspect::{Cell, Holds, listing};
@@ -99,13 +100,14 @@ pub(super) async fn plan(opened: &Opened, output: &Output) -> anyhow::Result<()>
 async fn steps(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     let mut moved: BTreeMap<String, Moves> = BTreeMap::new();
+    let rereads = Rereads::of(&opened.warehouse, &opened.project.models).await?;
     // What a model is made of comes before it: whether that moves is known then.
     let mut waiting: Vec<&Model> = opened.project.models.models.iter().collect();
     while !waiting.is_empty() {
         let names: Vec<String> = waiting.iter().map(|model| model.name().to_string()).collect();
         let is_ready = |model: &&Model| !model.inputs().iter().any(|input| names.contains(&input.to_string()));
         let model = waiting.remove(waiting.iter().position(is_ready).unwrap_or_default());
-        let step = step(opened, newest, model, &moved).await?;
+        let step = step(opened, newest, model, &moved, &rereads).await?;
         moved.insert(step.name.clone(), step.moves);
         steps.push(step);
     }
@@ -136,11 +138,14 @@ async fn step(
     newest: &CatalogSnapshot,
     model: &Model,
     moved: &BTreeMap<String, Moves>,
+    rereads: &Rereads,
 ) -> anyhow::Result<Step> {
     let name = model.name().to_string();
     let published = newest.tables.get(&name);
-    let same = published.is_some_and(|published| is_made_by(published, model));
-    let built = if same { None } else { built(opened, model).await? };
+    let is_made = published.is_some_and(|published| is_made_by(published, model));
+    let reread = if is_made { rereads.since(newest, &opened.project.models, model) } else { Vec::new() };
+    let same = is_made && reread.is_empty();
+    let built = if same { None } else { built(opened, model, rereads).await? };
     let mut waiting = Vec::new();
     let mut events = 0;
     for stream in model.streams() {
@@ -174,6 +179,7 @@ async fn step(
     let (differs, edits) = match published {
         None => ("it was never published".to_owned(), Vec::new()),
         Some(_) if same => (String::new(), Vec::new()),
+        Some(_) if is_made => (format!("{} was reread", reread.join(" and ")), Vec::new()),
         Some(published) => {
             let is_other = |input: &String| moved.get(input).is_some_and(|moves| moves.is_other);
             differs(opened, model, published, inputs.iter().any(is_other)).await?
@@ -197,17 +203,23 @@ async fn step(
 
 /// The table of a model that is not published here, and is there: an environment has built it, or a build that published
 /// nothing. It says what of the streams it has; of a dimension, its change log does.
-async fn built(opened: &Opened, model: &Model) -> anyhow::Result<Option<Arc<Snapshot>>> {
-    match (filled(opened, model, ROWS).await?, model) {
-        (Some(_), Model::Dimension(_)) => filled(opened, model, CHANGES).await,
+async fn built(opened: &Opened, model: &Model, rereads: &Rereads) -> anyhow::Result<Option<Arc<Snapshot>>> {
+    match (filled(opened, model, rereads, ROWS).await?, model) {
+        (Some(_), Model::Dimension(_)) => filled(opened, model, rereads, CHANGES).await,
         (rows, _) => Ok(rows),
     }
 }
 
 /// A part of a model by its definition as it is now, if it is there and has been committed to.
-async fn filled(opened: &Opened, model: &Model, part: &str) -> anyhow::Result<Option<Arc<Snapshot>>> {
+async fn filled(
+    opened: &Opened,
+    model: &Model,
+    rereads: &Rereads,
+    part: &str,
+) -> anyhow::Result<Option<Arc<Snapshot>>> {
     let name = model.name();
-    let path = TablePath::model(&name.domain, &name.name, model.fingerprint(), part);
+    let fingerprint = rereads.fingerprint(&opened.project.models, model);
+    let path = TablePath::model(&name.domain, &name.name, &fingerprint, part);
     let snapshot = opened.warehouse.table(path).snapshot().await?;
     Ok(snapshot.filter(|snapshot| snapshot.version() > 0))
 }

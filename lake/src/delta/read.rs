@@ -55,12 +55,36 @@ impl Table {
         schema: &SchemaRef,
         rows: usize,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let path = self.path().file(&add.path).to_string();
+        let builder = self.reader(add).await?.with_batch_size(rows.max(1));
+        self.batches(add, schema, builder)
+    }
+
+    /// The same, so many rows at a time as take about so many bytes.
+    pub async fn read_within(
+        &self,
+        add: &Add,
+        schema: &SchemaRef,
+        bytes: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let builder = self.reader(add).await?;
+        let groups = builder.metadata().row_groups();
+        let unpacked: u64 = groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or_default()).sum();
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default();
+        let at_once = (bytes as u64).saturating_mul(rows) / unpacked.max(1);
+        let at_once = usize::try_from(at_once).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS);
+        self.batches(add, schema, builder.with_batch_size(at_once))
+    }
+
+    fn batches(
+        &self,
+        add: &Add,
+        schema: &SchemaRef,
+        builder: ParquetRecordBatchStreamBuilder<DataFile>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let path = self.path().file(&add.path).to_string();
         let names = schema.fields().iter().map(|field| field.name().as_str());
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
-        let stream = builder.with_batch_size(rows.max(1)).with_projection(mask).build();
-        let stream = stream.map_err(Error::parquet(path.clone()))?;
+        let stream = builder.with_projection(mask).build().map_err(Error::parquet(path.clone()))?;
         let schema = schema.clone();
         let aligned = stream.map(move |batch| {
             let batch = batch.map_err(Error::parquet(path.clone()))?;

@@ -7,7 +7,8 @@
 //!   its rows were new then: what compactions have made is not read by whoever follows a stream), or
 //! - the newest version of its table has it, or
 //! - it is young: somebody may be about to commit it, or
-//! - it went out of its table lately: somebody may be reading the version before.
+//! - it went out of its table lately: somebody may be reading the version before, or
+//! - the last reread of its stream took it out, within a week: the reread may be taken back.
 //!
 //! Of a table that has lost a part of its log, all files are kept: they are what a log that is restored speaks of.
 //!
@@ -29,7 +30,7 @@ use crate::catalog::{Catalog, CatalogSnapshot};
 use crate::delta::{Action, Warehouse};
 use crate::paths::{self, TablePath};
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::{Error, Result, reread};
 
 /// Snapshots of the catalog that are read side by side.
 const SIDE_BY_SIDE: usize = 16;
@@ -138,7 +139,7 @@ pub async fn clean_up(warehouse: &Warehouse, keep: &Keep, dry: bool) -> Result<C
             if old.is_empty() {
                 continue;
             }
-            let files = needed.files(warehouse, &path, &objects, keep.removed_since).await?;
+            let files = needed.files(warehouse, &path, &objects, keep).await?;
             old.into_iter().filter(|object| !files.contains(&object.location)).collect()
         };
         cleaned.files += doomed.len();
@@ -233,7 +234,7 @@ impl Needed {
         warehouse: &Warehouse,
         path: &TablePath,
         objects: &[ObjectMeta],
-        removed_since: i64,
+        keep: &Keep,
     ) -> Result<HashSet<Path>> {
         let table = warehouse.table(path.clone());
         let mut needed = HashSet::new();
@@ -254,14 +255,19 @@ impl Needed {
             needed.extend(table.snapshot_at(first).await?.files().map(|add| path.file(&add.path)));
         }
         let consumed = self.consumed.get(path).copied();
-        let younger = before_what_is_younger(path, objects, removed_since);
-        let Some(from) = first.into_iter().chain(consumed).chain(younger).min() else { return Ok(needed) };
+        let younger = before_what_is_younger(path, objects, keep.removed_since);
+        let before_this_week = before_what_is_younger(path, objects, keep.objects_since);
+        let reread = before_this_week.filter(|before| reread::reread_at(&newest).is_some_and(|at| at > *before));
+        let Some(from) = first.into_iter().chain(consumed).chain(younger).chain(reread).min() else {
+            return Ok(needed);
+        };
         // The log is read once, however many versions are pinned: files that came after the last pin, and are there yet.
         let mut lately: HashSet<String> = HashSet::new();
         let mut history = std::pin::pin!(table.history(from, newest.version()));
         while let Some(commit) = history.try_next().await? {
+            let since = if reread::has_reread(&commit) { keep.objects_since } else { keep.removed_since };
             needed.extend(commit.actions.iter().filter_map(|action| match action {
-                Action::Remove(removed) if removed.deletion_timestamp.is_none_or(|at| at > removed_since) => {
+                Action::Remove(removed) if removed.deletion_timestamp.is_none_or(|at| at > since) => {
                     Some(path.file(&removed.path))
                 }
                 _ => None,

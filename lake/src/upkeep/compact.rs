@@ -2,7 +2,8 @@
 //!
 //! A commit of a compaction takes files out and puts one in, with `dataChange` false, and carries the `txn` of
 //! [`REWRITE`]. It is made at an exact version. Where somebody else was first, the files are looked for again in the
-//! newest version: if all of them are still there, the same file takes their place; if not, it is dropped.
+//! newest version: if all of them are still there, the same file takes their place; if not, it is dropped. Files of a reread
+//! are left alone while it can be taken back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use futures::TryStreamExt;
 
 use crate::delta::{Add, Commit, EncodedFile, FileOptions, FileWriter, REWRITE, Remove, Snapshot, Table, Txn, align};
 use crate::store::Backoff;
-use crate::{Error, Result};
+use crate::{Error, Result, reread};
 
 /// Rows that are in memory at a time, beside the file in the making.
 const ROWS: usize = 8192;
@@ -83,7 +84,8 @@ fn bytes_of(group: &[Arc<Add>]) -> i64 {
 pub async fn compact(table: &Table, schema: &SchemaRef, options: &FileOptions, sizes: &Sizes) -> Result<Compacted> {
     let mut compacted = Compacted::default();
     let Some(snapshot) = table.snapshot().await? else { return Ok(compacted) };
-    for group in groups(snapshot.files(), sizes) {
+    let now = chrono::Utc::now().timestamp_millis();
+    for group in groups(snapshot.files().filter(|add| !reread::stays_alone(add, now)), sizes) {
         let rows = group.iter().map(|add| add.rows()).sum::<Option<u64>>();
         let file = rewritten(table, &group, schema, options).await?;
         let written = file.rows;

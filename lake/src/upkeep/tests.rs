@@ -22,6 +22,7 @@ use crate::delta::{
     Add, CHECKPOINT_EVERY, Commit, EncodedFile, FileOptions, Looked, Snapshot, Table, Txn, Warehouse, archive,
 };
 use crate::paths::TablePath;
+use crate::reread;
 use crate::store::Store;
 use crate::store::scripted::Scripted;
 
@@ -194,6 +195,45 @@ async fn clean_up_keeps_what_anybody_may_need() {
     assert_eq!(world.clean(40, 30).await, Cleaned::default(), "the newest stays, however old it is");
     assert_eq!(world.numbers(None).await, [0, 1, 2]);
     assert_eq!(Catalog::new(&world.warehouse).newest().await.unwrap().number, 2);
+}
+
+/// A reread may be taken back for days, beside an `up` that puts files together and cleans up.
+#[tokio::test]
+async fn files_of_a_reread_stay_apart_and_those_of_before_are_kept_for_a_week() {
+    let world = World::new();
+    for number in 0..3 {
+        world.add(&world.stream, number).await;
+    }
+    let before = world.stream.snapshot().await.unwrap().unwrap();
+    assert_eq!(reread::reread_at(&before), None);
+    let written = chrono::Utc::now().timestamp_millis();
+    while chrono::Utc::now().timestamp_millis() <= written {
+        tokio::task::yield_now().await;
+    }
+    let mut adds = Vec::new();
+    for number in 10..13 {
+        let mut add = world.upload(&world.stream, number).await;
+        reread::tag(&mut add);
+        adds.push(add);
+    }
+    let removes = before.files().map(|add| add.remove()).collect();
+    let txns = reread::positions(&before);
+    let commit = Commit { adds, removes, txns, operation: "UPDATE", ..Commit::default() };
+    let after = world.stream.commit(&before, commit).await.unwrap();
+    assert_eq!(reread::reread_at(&after), Some(4));
+    assert_eq!(world.compact().await, Compacted::default());
+    for number in 20..23 {
+        world.add(&world.stream, number).await;
+    }
+    assert_eq!(world.compact().await, Compacted { files: 3, into: 1, rows: 3 }, "what landed since");
+    // Nobody has published anything, and nobody reads the version before any more.
+    let now = chrono::Utc::now().timestamp_millis();
+    let keep = Keep { objects_since: written, removed_since: now + HOUR, ..Keep::at(now, 30) };
+    assert_eq!(clean_up(&world.warehouse, &keep, false).await.unwrap().files, 0);
+    assert_eq!(world.numbers(Some(3)).await, [0, 1, 2]);
+    let cleaned = world.clean(8, 30).await;
+    assert_eq!(cleaned.files, 6, "those of before, and those that were put together");
+    assert_eq!(world.numbers(None).await, [10, 11, 12, 20, 21, 22]);
 }
 
 /// `up` publishes every few versions; what is between them belongs to nobody else's snapshot for long.
