@@ -192,6 +192,11 @@ pub(crate) enum StreamsCommand {
     Infer(Infer),
     /// List events that landed more than once and do not say the same, and which of their copies counts
     Copies(Copies),
+    /// Read what has landed anew, by the stream's mended mapping; or take that back
+    ///
+    /// Ids, types, versions, times and subjects of all rows become what the envelope finds in them now; payloads stay.
+    /// First it shows what would change. It is one commit, and builds fill the models of the stream again.
+    Reread(Reread),
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +206,21 @@ pub(crate) struct Copies {
     /// List at most so many
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reread {
+    /// The stream
+    pub(crate) stream: String,
+    /// Do it; without it, only tell what would change, and ask on a terminal
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Do it although events become copies of others that say something else: builds count one event for each id
+    #[arg(long)]
+    pub(crate) allow_copies: bool,
+    /// Put back what the last reread has changed, for five days; what has landed since stays. Again: the one before it
+    #[arg(long, conflicts_with = "allow_copies")]
+    pub(crate) take_back: bool,
 }
 
 #[derive(Debug, Args)]
@@ -329,10 +349,16 @@ pub(crate) struct Rejects {
     pub(crate) sample: bool,
     /// Take the stream's rejects up again that its mended definition can read
     ///
-    /// They take the places of their rejects, in one commit; builds see them as new events. Rejects of models are tried
-    /// again by every build whose definition has changed.
+    /// First it shows what would change. They take the places of their rejects, in one commit; builds see them as new
+    /// events. Rejects of models are tried again by every build whose definition has changed.
     #[arg(long, requires = "of", conflicts_with = "sample")]
     pub(crate) repair: bool,
+    /// Take them up; without it, only tell what would change, and ask on a terminal
+    #[arg(long, requires = "repair")]
+    pub(crate) yes: bool,
+    /// Take them up although events become copies of others that say something else: builds count one event for each id
+    #[arg(long, requires = "repair")]
+    pub(crate) allow_copies: bool,
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,7 @@ mod races;
 mod recovery;
 mod refused;
 mod repair;
+mod reread;
 mod retention;
 mod rooms;
 mod schedule;

@@ -24,7 +24,7 @@ async fn a_proposed_definition_is_right() {
         assert!(proposed.lines().any(|found| found == line), "{line}\n{proposed}");
     }
     project.write("streams/orders.yaml", &format!("stream: orders\ndomain: sales\n{proposed}"));
-    project.succeed(&["rejects", "orders", "--repair"]).await;
+    project.succeed(&["rejects", "orders", "--repair", "--yes", "--allow-copies"]).await;
     let proposed = project.succeed(&["streams", "infer", "orders"]).await;
     let expected = "
           order: { type: string }  # always there; sure: ";

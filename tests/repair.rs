@@ -40,7 +40,7 @@ async fn repaired_rejects_count_as_if_they_had_never_been_rejected() {
         let sample = project.succeed(&["rejects", "orders", "--sample"]).await;
         assert_eq!(sample.matches("no time at `when`").count(), 3, "{sample}");
         for name in STREAMS {
-            let repair = ["rejects", name, "--repair"];
+            let repair = ["rejects", name, "--repair", "--yes", "--allow-copies"];
             tokio::join!(project.succeed(&repair), project.succeed(&repair), project.succeed(&["build"]));
         }
         project.succeed(&["build"]).await;

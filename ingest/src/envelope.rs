@@ -212,6 +212,11 @@ impl Reader {
         &self.mapping
     }
 
+    /// Whether the time of an event is when its source got it. The lake keeps that of such events alone.
+    pub(crate) fn takes_time_of_source(&self) -> bool {
+        self.at.time == TIMESTAMP
+    }
+
     /// The schemas that payloads name.
     pub fn schemas(&self) -> &Arc<Schemas> {
         self.view.schemas()

@@ -32,6 +32,15 @@ pub enum Error {
     /// The lake refused or failed.
     #[error(transparent)]
     Lake(#[from] starmere_lake::Error),
+    /// Rows that have landed are not to be read anew like that, or not put back.
+    #[error("{reason}")]
+    Refused { reason: String, hint: String },
+    /// Others have committed to a stream for as long as somebody waited.
+    #[error("others have committed to `{stream}` again and again for {minutes} minutes; nothing is changed")]
+    Overtaken { stream: String, minutes: u64 },
+    /// What does not fit into memory could not be kept on the disk.
+    #[error("could not sort ids of events in the folder for temporary files")]
+    Sort(#[source] std::io::Error),
     /// A task of ours died.
     #[error("a task of ingestion died: {0}")]
     Task(String),
@@ -73,7 +82,9 @@ impl Error {
     /// Who can do something about it.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Read { .. } | Self::Content { .. } | Self::Pattern { .. } => Kind::Invalid,
+            Self::Read { .. } | Self::Content { .. } | Self::Pattern { .. } | Self::Refused { .. } => Kind::Invalid,
+            Self::Overtaken { .. } => Kind::Conflict,
+            Self::Sort(_) => Kind::Unavailable,
             Self::Kafka { kind, .. } | Self::Registry { kind, .. } => *kind,
             Self::Lake(error) => error.kind(),
             Self::Task(_) => Kind::Internal,
@@ -88,6 +99,11 @@ impl Error {
             Self::Pattern { .. } => Some("name a file, a folder, or a pattern such as `events/*.jsonl`".into()),
             Self::Kafka { .. } => Some("check `brokers`, `topics` and `settings` of the source".into()),
             Self::Registry { .. } => Some("check `registry` of the source".into()),
+            Self::Refused { hint, .. } => Some(hint.clone().into()),
+            Self::Overtaken { .. } => Some("run it again, or stop what lands into the stream until it is done".into()),
+            Self::Sort(_) => {
+                Some("free space in the folder for temporary files (`TMPDIR`), or name another one".into())
+            }
             Self::Lake(error) => error.hint(),
             Self::Task(_) => None,
         }

@@ -10,6 +10,7 @@
 //! | [`kafka`] | topics: which partitions are ours, what of them has landed |
 //! | [`landings`] | whether the store takes what this process lands |
 //! | [`repair`] | rejected rows, taken up again after a mapping was mended |
+//! | [`reread`] | all rows, read anew by a mended mapping, and the way back |
 //! | [`http`] | the listener: requests in, commits out, answered after the commit |
 //!
 //! Every source ends in [`starmere_lake::landing`]; nothing here remembers a position of its own.
@@ -24,7 +25,9 @@ pub mod lines;
 mod marks;
 pub mod memory;
 pub mod repair;
+pub mod reread;
 pub mod rows;
+mod stored;
 #[cfg(test)]
 #[path = "../../tests/support/stores.rs"]
 #[expect(dead_code, reason = "others need the rest of it")]

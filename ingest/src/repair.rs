@@ -8,27 +8,49 @@
 //!                         └► the rows, repaired       (dataChange true: builds see them as new events)
 //! ```
 //!
-//! Where somebody else commits in between, everything is decided again. On a crash, nothing or all of it is done.
+//! Where somebody else commits in between, everything is decided again. On a crash, nothing or all of it is done. Where
+//! rejects would become copies of events that say something else, it is refused, unless that is accepted: builds count one
+//! event for each id.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use futures::TryStreamExt;
 use object_store::path::Path;
-use starmere_lake::delta::{Add, Commit, EncodedFile, REWRITE, Remove, Txn};
-use starmere_lake::formats::{Header, Incoming};
+use starmere_lake::delta::{Add, Commit, EncodedFile, REWRITE, Remove, Snapshot, Txn, hash_rows};
 use starmere_lake::landing::{Oversized, SourcePartition, Stream, Tallies, row_digest};
 use starmere_lake::store::Backoff;
 use starmere_lake::{Error as LakeError, events};
 
 use crate::envelope::{Mapping, Reader};
+use crate::reread::identities::{Identities, Told};
+use crate::reread::{content, refuse_copies};
 use crate::rows::{Batch, Types};
+use crate::stored::{StandIns, Stored};
 use crate::{Error, Result};
 
-/// Attempts begin for so long while others commit in between; each reads all files with rejects.
+/// Once others have committed in between, attempts begin for so long; each reads all files with rejects.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Memory for the ids of repaired rows and of events that have the same ones.
+const IDS_BYTES: usize = 64 << 20;
+/// Of files that may have one of these ids, so much is read at once.
+const PIECE: usize = 16 << 20;
+
+/// What a repair would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// Rejects that become events.
+    pub events: u64,
+    /// Rejects that still cannot be read.
+    pub still_rejected: u64,
+    /// Of the events, those that become copies of another one; and those of them that say something else.
+    pub copies: u64,
+    pub swallowed: u64,
+}
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,36 +63,42 @@ pub struct Repaired {
     pub version: u64,
 }
 
-/// Takes up what can be read by `mapping` now.
-pub async fn repair(stream: &Stream, mapping: &Mapping) -> Result<Repaired> {
-    let mut backoff = Backoff::lasting(PATIENCE);
+/// What taking up what can be read by `mapping` now would do. Writes nothing.
+pub async fn look(stream: &Stream, mapping: &Mapping) -> Result<Preview> {
+    let snapshot = stream.open().await?;
+    let (mut repairing, _) = Repairing::of(stream, mapping, &snapshot).await?;
+    let Told { copies, swallowed, .. } = repairing.tell(&snapshot).await?;
+    let Repairing { ids, still_rejected, .. } = repairing;
+    Ok(Preview { events: ids.len() as u64, still_rejected, copies, swallowed })
+}
+
+/// Takes up what can be read by `mapping` now. Unless that is accepted, no reject becomes a copy of an event that says
+/// something else.
+///
+/// # Errors
+///
+/// [`Error::Refused`]: rejects would become copies.
+pub async fn repair(stream: &Stream, mapping: &Mapping, accepts_copies: bool) -> Result<Repaired> {
+    let mut backoff = None;
     loop {
-        let attempted = attempt(stream, mapping).await;
-        if !matches!(attempted, Err(Error::Lake(LakeError::Conflict { .. }))) || !backoff.pause().await {
+        let attempted = attempt(stream, mapping, accepts_copies).await;
+        let is_conflict = matches!(attempted, Err(Error::Lake(LakeError::Conflict { .. })));
+        if !is_conflict || !backoff.get_or_insert_with(|| Backoff::lasting(PATIENCE)).pause().await {
             return attempted;
         }
     }
 }
 
-async fn attempt(stream: &Stream, mapping: &Mapping) -> Result<Repaired> {
+async fn attempt(stream: &Stream, mapping: &Mapping, accepts_copies: bool) -> Result<Repaired> {
     let (table, snapshot) = (stream.table(), stream.open().await?);
-    let mut repairing = Repairing {
-        stream: stream.clone(),
-        reader: Reader::of(mapping.clone(), stream).await?,
-        batch: Batch::default(),
-        parts: BTreeMap::new(),
-        rejected: Tallies::default(),
-        repaired: Tallies::default(),
-        still_rejected: 0,
-    };
+    let (mut repairing, files) = Repairing::of(stream, mapping, &snapshot).await?;
+    if !accepts_copies {
+        refuse_copies(stream.name(), repairing.tell(&snapshot).await?.swallowed)?;
+    }
     let (mut removes, mut adds) = (Vec::new(), Vec::new());
-    for add in snapshot.files().filter(|add| has_rejects(add)) {
-        let batch = table.read(add, events::file_schema()).await?;
-        let stays = repairing.take_up(&batch).await?;
-        if stays.true_count() == batch.num_rows() {
-            continue;
-        }
+    for (add, stays) in files {
         removes.push(Remove { data_change: false, ..add.remove() });
+        let batch = table.read(&add, events::file_schema()).await?;
         let rest = filter_record_batch(&batch, &stays).map_err(LakeError::columns("rows without rejects"))?;
         if rest.num_rows() > 0 {
             let mut file = EncodedFile::of(events::file_schema(), &[rest], &events::file_options())?;
@@ -113,8 +141,12 @@ type Place = (String, String, i32);
 struct Repairing {
     stream: Stream,
     reader: Reader,
+    stand_ins: StandIns,
     batch: Batch,
     parts: BTreeMap<Place, usize>,
+    /// The ids of the rows in the batch, and what rows with these ids come to.
+    ids: Vec<String>,
+    identities: Identities,
     /// What is taken out, and what takes its place.
     rejected: Tallies,
     repaired: Tallies,
@@ -122,64 +154,117 @@ struct Repairing {
 }
 
 impl Repairing {
+    /// Reads the rejects of a snapshot again; with the files of those that can be read now, and which of their rows stay.
+    async fn of(
+        stream: &Stream,
+        mapping: &Mapping,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(Self, Vec<(Arc<Add>, BooleanArray)>)> {
+        let mut repairing = Self {
+            stream: stream.clone(),
+            reader: Reader::of(mapping.clone(), stream).await?,
+            stand_ins: StandIns::new(stream, snapshot),
+            batch: Batch::default(),
+            parts: BTreeMap::new(),
+            ids: Vec::new(),
+            identities: Identities::within(IDS_BYTES),
+            rejected: Tallies::default(),
+            repaired: Tallies::default(),
+            still_rejected: 0,
+        };
+        let mut files = Vec::new();
+        for add in snapshot.files().filter(|add| has_rejects(add)) {
+            let batch = stream.table().read(add, events::file_schema()).await?;
+            let stays = repairing.take_up(&batch).await?;
+            if stays.true_count() < batch.num_rows() {
+                files.push((add.clone(), stays));
+            }
+        }
+        Ok((repairing, files))
+    }
+
     /// Adds the rows that can be read now to the batch; the others stay.
     async fn take_up(&mut self, rows: &RecordBatch) -> Result<BooleanArray> {
-        let column = |name: &str| rows.column_by_name(name).expect("a batch of the stream's schema has its columns");
-        let text = |name: &str| column(name).as_string::<i32>();
-        let (ids, sources, topics) = (text("event_id"), text("source"), text("topic"));
-        let partitions = column("partition").as_primitive::<Int32Type>();
-        let positions = column("position").as_primitive::<Int64Type>();
-        let times = column("occurred_at").as_primitive::<TimestampMicrosecondType>();
-        let (payloads, keys) = (column("payload").as_binary::<i32>(), column("key").as_binary::<i32>());
-        let (rejections, ops) = (text("rejection"), text("op"));
-        let headers = column("headers").as_list::<i32>();
+        let stored = Stored::of(rows);
         let mut stays = vec![true; rows.num_rows()];
-        for (row, stays) in stays.iter_mut().enumerate().filter(|(row, _)| rejections.is_valid(*row)) {
-            let (payload, key) = (payloads.value(row), keys.is_valid(row).then(|| keys.value(row)));
-            let kept = self.kept(payload, rejections.value(row)).await?;
-            let of_row = headers.is_valid(row).then(|| headers.value(row));
-            let of_row = of_row.as_ref().map(|headers| {
-                let headers = headers.as_struct();
-                let (names, values) = (headers.column(0).as_string::<i32>(), headers.column(1).as_binary::<i32>());
-                let header = |place| (names.value(place), values.is_valid(place).then(|| values.value(place)));
-                (0..headers.len()).map(header).collect::<Vec<Header<'_>>>()
-            });
-            let is_tombstone = payload.is_empty() && ops.is_valid(row);
-            let event = Incoming {
-                payload: (!is_tombstone).then_some(kept.as_deref().unwrap_or(payload)),
-                key,
-                headers: of_row.as_deref(),
-                timestamp: times.is_valid(row).then(|| times.value(row) / 1_000),
+        for (row, stays) in stays.iter_mut().enumerate().filter(|(row, _)| stored.is_reject(*row)) {
+            let (payload, key) = (stored.payloads.value(row), stored.key(row));
+            let oversized = stored.oversized(row);
+            let kept = match &oversized {
+                Some(oversized) => self.kept(oversized).await?,
+                None => None,
             };
+            let headers = stored.headers(row);
+            let mut event = stored.event(row, headers.as_deref());
+            event.payload = event.payload.map(|payload| kept.as_deref().unwrap_or(payload));
             let is_too_long =
                 event.payload.is_some_and(|payload| payload.len() > self.reader.mapping().max_event_bytes);
-            let is_lost = Oversized::of(payload, rejections.value(row)).is_some() && kept.is_none();
-            if is_too_long || is_lost || self.reader.read(&event).rejection.is_some() {
+            let is_lost = oversized.is_some() && kept.is_none();
+            if is_too_long || is_lost {
                 self.still_rejected += 1;
                 continue;
             }
+            let found = {
+                let envelope = self.reader.read(&event);
+                envelope.rejection.is_none().then(|| envelope.id.map(Cow::into_owned))
+            };
+            let Some(id) = found else {
+                self.still_rejected += 1;
+                continue;
+            };
+            let id = id.unwrap_or_else(|| self.stand_ins.of(&stored, row));
             *stays = false;
-            let position = positions.value(row);
-            let place = (sources.value(row).to_owned(), topics.value(row).to_owned(), partitions.value(row));
-            self.rejected.add(&place.0, &place.1, place.2, 1, row_digest(position, payload, key));
+            let position = stored.positions.value(row);
+            let (source, topic, partition) = stored.place(row);
+            let place = (source.to_owned(), topic.to_owned(), partition);
+            self.rejected.add(source, topic, partition, 1, row_digest(position, payload, key));
             match self.parts.get(&place) {
                 Some(&part) => self.batch.go_on(part),
                 None => {
                     let (source, topic, partition) = place.clone();
                     let of = SourcePartition { source, topic, incarnation: 0, partition };
-                    self.parts.insert(place.clone(), self.batch.begin(of, position));
+                    self.parts.insert(place, self.batch.begin(of, position));
                 }
             }
-            let id = Some(ids.value(row).to_owned());
-            let pushed = self.batch.push(&mut self.reader, &event, position, position + 1, id)?;
-            self.repaired.add(&place.0, &place.1, place.2, 1, pushed.digest);
+            let said = event.payload.unwrap_or_default();
+            let content = row_digest(0, said, key) as u64;
+            self.identities.note(None, Some(&id), content, 0).map_err(Error::Sort)?;
+            let pushed = self.batch.push(&mut self.reader, &event, position, position + 1, Some(id.clone()))?;
+            self.repaired.add(source, topic, partition, 1, pushed.digest);
+            self.ids.push(id);
         }
         Ok(stays.into())
     }
 
+    /// What the ids of the rows come to, beside those of the events that there are.
+    async fn tell(&mut self, snapshot: &Snapshot) -> Result<Told> {
+        if self.ids.is_empty() {
+            return Ok(Told::default());
+        }
+        let table = self.stream.table();
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values(&self.ids));
+        let hashes = hash_rows(&[ids]).unwrap_or_default();
+        let ids: HashSet<&str> = self.ids.iter().map(String::as_str).collect();
+        for add in snapshot.files() {
+            let found = table.hashes(add, &["event_id"]).await?;
+            let may_hold_some = found.is_none_or(|found| hashes.iter().any(|&hash| found.may_hold(hash)));
+            if !may_hold_some {
+                continue;
+            }
+            let mut rows = table.read_within(add, events::file_schema(), PIECE).await?;
+            while let Some(batch) = rows.try_next().await? {
+                let stored = Stored::of(&batch);
+                for row in 0..batch.num_rows() {
+                    let Some(id) = stored.id(row).filter(|id| ids.contains(id)) else { continue };
+                    self.identities.note(Some(id), Some(id), content(&stored, row), 0).map_err(Error::Sort)?;
+                }
+            }
+        }
+        self.identities.tell(|_| true).map_err(Error::Sort)
+    }
+
     /// An event that was too long for a row, where it is short enough now and still there.
-    async fn kept(&self, payload: &[u8], rejection: &str) -> Result<Option<Vec<u8>>> {
-        let Some(kept) = Oversized::of(payload, rejection) else { return Ok(None) };
+    async fn kept(&self, kept: &Oversized) -> Result<Option<Vec<u8>>> {
         let limit = self.reader.mapping().max_event_bytes as u64;
         let store = self.stream.table().store();
         let Some(path) = Path::parse(&kept.path).ok().filter(|_| kept.bytes <= limit) else { return Ok(None) };
@@ -193,6 +278,7 @@ impl Repairing {
 #[cfg(test)]
 mod tests {
     use starmere_lake::delta::Warehouse;
+    use starmere_lake::formats::{Header, Incoming};
     use starmere_lake::paths::TablePath;
     use starmere_lake::store::Store;
 
@@ -227,12 +313,12 @@ mod tests {
         let timely = event(b"{\"type\":\"paid\",\"at\":\"2024-01-01T00:00:00Z\"}");
         land(&stream, &before, &[timely, timeless, event(b"{")]).await;
         land(&stream, &before, &[timeless]).await;
-        let untouched = repair(&stream, &before).await.unwrap();
+        let untouched = repair(&stream, &before, false).await.unwrap();
         assert_eq!((untouched.events, untouched.still_rejected, untouched.version), (0, 3, 2));
-        let repaired = repair(&stream, &after).await.unwrap();
+        let repaired = repair(&stream, &after, false).await.unwrap();
         assert_eq!((repaired.events, repaired.still_rejected, repaired.version), (2, 1, 3));
         assert_eq!(repaired.types.iter().collect::<Vec<_>>(), [("paid", 2)]);
-        let again = repair(&stream, &after).await.unwrap();
+        let again = repair(&stream, &after, false).await.unwrap();
         assert_eq!((again.events, again.version), (0, 3), "they are taken up once");
         let snapshot = stream.open().await.unwrap();
         assert_eq!((snapshot.rows(), snapshot.files().len()), (Some(4), 2), "the second file was all rejects");
@@ -256,5 +342,28 @@ mod tests {
         assert_eq!(found[3][..3], ["3", "s/t/0/0/3", "paid"]);
         let commit = &stream.table().commits(2, 3).await.unwrap()[0];
         assert_eq!((commit.added().count(), commit.removed().count()), (1, 0), "only what is repaired is new");
+    }
+
+    /// Tries to have an event swallowed: a reject gets the id of another one.
+    #[tokio::test]
+    async fn rejects_become_no_copies_of_other_events_unless_that_is_accepted() {
+        let stream = Stream::new("s", Warehouse::new(Store::memory()).table(TablePath::stream("d", "s")));
+        let mapping = |time: &str| {
+            let id = Some("shop".into());
+            Mapping { id, ..Mapping::new(TypeOf::Constant("paid".into()), Some(time.into())) }
+        };
+        let event = |time, number| format!(r#"{{"shop":1,"{time}":"2024-01-01T00:00:00Z","n":{number}}}"#);
+        let [known, again, other, third] =
+            [event("at", 1), event("when", 1), event("when", 2), event("when", 2)].map(String::into_bytes);
+        land(&stream, &mapping("at"), &[Incoming::of(&known)]).await;
+        land(&stream, &mapping("at"), &[&again, &other, &third].map(|payload| Incoming::of(payload))).await;
+        let preview = look(&stream, &mapping("when")).await.unwrap();
+        assert_eq!(preview, Preview { events: 3, still_rejected: 0, copies: 3, swallowed: 2 });
+        let refused = repair(&stream, &mapping("when"), false).await.unwrap_err();
+        assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        assert_eq!(stream.open().await.unwrap().version(), 2, "nothing is changed");
+        let repaired = repair(&stream, &mapping("when"), true).await.unwrap();
+        assert_eq!((repaired.events, repaired.version), (3, 3));
+        assert_eq!(look(&stream, &mapping("when")).await.unwrap(), Preview::default());
     }
 }

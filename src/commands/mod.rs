@@ -9,6 +9,7 @@ mod inspect;
 mod plan;
 mod rejects;
 mod reload;
+mod reread;
 mod serve;
 mod snapshots;
 mod sql;
@@ -70,6 +71,9 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
         }
         Command::Streams(Streams { what: Some(StreamsCommand::Copies(arguments)) }) => {
             copies::run(&to_read(open()?).await?, &arguments, output).await
+        }
+        Command::Streams(Streams { what: Some(StreamsCommand::Reread(arguments)) }) => {
+            reread::run(&to_write(open()?).await?, &arguments, output).await
         }
         Command::Status(arguments) => inspect::status(&to_read(open_to_land()?).await?, &arguments, output).await,
         Command::Rejects(arguments) => {

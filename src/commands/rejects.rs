@@ -1,4 +1,4 @@
-//! `starmere rejects`: what could not be read, and taking it up again.
+//! `starmere rejects`: what could not be read. Taking it up again is a reread's kin, see [`super::reread`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use datafusion::prelude::{SessionContext, ident, lit};
-use starmere_ingest::repair::{Repaired, repair};
 use starmere_lake::catalog::{CatalogSnapshot, Pin};
 use starmere_lake::delta::Snapshot;
 use starmere_lake::events;
 use starmere_lake::paths::TablePath;
 use starmere_lake::provider::PinnedTable;
+use starmere_models::reread::Rereads;
 use starmere_models::resolve::Model;
 use starmere_sql::wire;
 
@@ -30,27 +30,9 @@ const SHOWN: usize = 80;
 
 pub(super) async fn run(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::Result<()> {
     match &arguments.of {
-        Some(stream) if arguments.repair => take_up(opened, stream, output).await,
+        Some(stream) if arguments.repair => super::reread::take_up(opened, stream, arguments, output).await,
         _ => list(opened, arguments, output).await,
     }
-}
-
-/// Takes rejected rows of a stream up again.
-async fn take_up(opened: &Opened, stream: &str, output: &Output) -> anyhow::Result<()> {
-    opened.warehouse.store().try_promises().await?;
-    let (stream, mapping) = opened.stream(stream)?;
-    let step = output.step(format!("repairing {}", stream.name()));
-    let Repaired { events, still_rejected, version, types } =
-        repair(&stream, &mapping).await.with_context(|| format!("could not repair rejects of `{}`", stream.name()))?;
-    let rest = match still_rejected {
-        0 => String::new(),
-        rest => format!(", {} left", counted(rest, "reject", "rejects")),
-    };
-    step.done(format!("{} repaired{rest}; version {version}", counted(events, "reject", "rejects")));
-    if let Some(words) = super::ingest::undescribed(opened, stream.name(), &types) {
-        output.say(words);
-    }
-    Ok(())
 }
 
 async fn list(opened: &Opened, arguments: &Rejects, output: &Output) -> anyhow::Result<()> {
@@ -221,12 +203,15 @@ async fn of_models(opened: &Opened, newest: &CatalogSnapshot) -> anyhow::Result<
         found.insert(name.to_owned(), snapshot);
     }
     let published: BTreeMap<&str, &Pin> = published.collect();
-    for model in &opened.project.models.models {
+    let models = &opened.project.models;
+    let rereads = Rereads::of(&opened.warehouse, models).await?;
+    for model in &models.models {
         let name = model.name();
+        let is_whole = rereads.since(newest, models, model).is_empty();
         let same = |pin: &&&Pin| pin.path.fingerprint().is_some_and(|print| print.starts_with(model.fingerprint()));
-        let path = match published.get(name.to_string().as_str()).filter(same) {
+        let path = match published.get(name.to_string().as_str()).filter(same).filter(|_| is_whole) {
             Some(pin) => pin.path.clone(),
-            None => TablePath::model(&name.domain, &name.name, model.fingerprint(), "rejects"),
+            None => TablePath::model(&name.domain, &name.name, &rereads.fingerprint(models, model), "rejects"),
         };
         if let Some(built) = opened.warehouse.table(path).snapshot().await? {
             found.insert(name.to_string(), built);

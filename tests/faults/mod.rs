@@ -7,24 +7,29 @@
 mod damaged;
 mod sources;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use arrow::array::AsArray;
 use bytes::Bytes;
 use fastrand::Rng;
 use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use serde_json::json;
+use starmere_ingest::envelope::Mapping;
 use starmere_ingest::files::{self, Progress, Source};
 use starmere_ingest::http::{Limits, Listener, Target};
 use starmere_ingest::memory::Memory;
+use starmere_ingest::reread::{Rereading, TakingBack};
 use starmere_lake::Kind;
 use starmere_lake::catalog::Catalog;
 use starmere_lake::delta::Warehouse;
+use starmere_lake::events::file_schema;
 use starmere_lake::landing::Stream;
 use starmere_lake::paths::{self, TablePath};
 use starmere_models::resolve::Models;
@@ -48,6 +53,9 @@ use crate::support::upkeep::compact_all;
 const TROUBLES: [(Trouble, usize); 4] =
     [(Trouble::Refused, 0), (Trouble::Lost, 0), (Trouble::Lost, 3), (Trouble::Twice, 0)];
 
+/// What tells orders apart as well as their ids do.
+const OTHER_ID: &str = "order";
+
 /// A case takes a part of a second; whatever takes this long goes round in circles.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -62,6 +70,8 @@ enum Work {
     Land,
     Build,
     Compact,
+    Reread,
+    TakeBack,
 }
 
 /// A warehouse in which much has landed and been built, and something is left to do.
@@ -111,6 +121,39 @@ async fn land_in_time(stream: &Stream, folder: &Path) -> Result<()> {
     tokio::time::timeout(PATIENCE, land_folder(stream, folder)).await.expect("landing ends")
 }
 
+/// Reads what has landed in orders anew, by the id that is there.
+async fn reread(warehouse: &Warehouse, id: &str) -> Result<()> {
+    let stream = Stream::new("orders", tables::stream(warehouse, "orders"));
+    let mapping = Mapping { id: Some(id.to_owned()), ..mapping() };
+    Rereading::new(&stream, &mapping, 32 << 20).await?.carry_out(true).await?;
+    Ok(())
+}
+
+/// Takes the last reread of orders back, where there is one.
+async fn take_back(warehouse: &Warehouse) -> Result<()> {
+    let taken_back = match TakingBack::of(&Stream::new("orders", tables::stream(warehouse, "orders"))).await {
+        Ok(taking_back) => taking_back.carry_out().await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    match taken_back {
+        Err(starmere_ingest::Error::Refused { .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// The first letters of the ids of all orders: `e` of events, `o` of orders.
+async fn letters(warehouse: &Warehouse) -> BTreeSet<char> {
+    let table = tables::stream(warehouse, "orders");
+    let snapshot = table.snapshot().await.unwrap().unwrap();
+    let mut letters = BTreeSet::new();
+    for add in snapshot.files() {
+        let rows = table.read(add, file_schema()).await.unwrap();
+        let ids = rows.column_by_name("event_id").unwrap().as_string::<i32>();
+        letters.extend(ids.iter().flatten().filter_map(|id| id.chars().next()));
+    }
+    letters
+}
+
 fn kind(error: &anyhow::Error) -> Option<Kind> {
     let ingest = error.downcast_ref::<starmere_ingest::Error>().map(starmere_ingest::Error::kind);
     let lake = error.downcast_ref::<starmere_lake::Error>().map(starmere_lake::Error::kind);
@@ -150,6 +193,9 @@ impl Scene {
         if work != Work::Land {
             land(&warehouse, inbox.path()).await.unwrap();
         }
+        if work == Work::TakeBack {
+            reread(&warehouse, OTHER_ID).await.unwrap();
+        }
         let (published, expected) = (expected(&so_far[..told]), expected(so_far));
         Self { work, store: store.fork(), lines: producer.all(), inbox, models, number, published, expected }
     }
@@ -172,6 +218,8 @@ impl Scene {
                 }
                 Ok(())
             }
+            Work::Reread => reread(warehouse, OTHER_ID).await,
+            Work::TakeBack => take_back(warehouse).await,
         }
     }
 
@@ -191,9 +239,17 @@ impl Scene {
         }
         let snapshot = Catalog::new(&warehouse).newest().await.unwrap();
         let (number, lines) = match self.work {
-            Work::Land | Work::Compact => (self.number, &self.published),
+            Work::Land | Work::Compact | Work::Reread | Work::TakeBack => (self.number, &self.published),
             Work::Build => (self.number + 1, &self.expected),
         };
+        let letter = match self.work {
+            Work::Reread => Some('o'),
+            Work::TakeBack => Some('e'),
+            Work::Land | Work::Build | Work::Compact => None,
+        };
+        if let Some(letter) = letter {
+            assert_eq!(letters(&warehouse).await, BTreeSet::from([letter]));
+        }
         assert_eq!(snapshot.number, number, "what is built is published once");
         assert_eq!(tables::published(&warehouse, &snapshot).await, *lines, "each event counts once");
     }
@@ -205,6 +261,9 @@ impl Scene {
         let warehouse = tampered(&store, &faulty);
         let first = self.attempt(&warehouse).await;
         faulty.heal();
+        if matches!(self.work, Work::Reread | Work::TakeBack) {
+            assert_eq!(letters(&plain(&store)).await.len(), 1, "all rows are read anew, or none");
+        }
         let failed = faulty.failed();
         let is_settled = failed.first().is_none_or(|path| {
             trouble == Trouble::Lost && away == 0 && paths::commit_version(path).is_some_and(|version| version > 0)
@@ -228,7 +287,9 @@ impl Scene {
     /// Meets all of these troubles at every operation.
     async fn survives_all(self, troubles: &[(Trouble, usize)]) {
         let count = self.count().await;
-        assert!(count.0 > 15 && count.1 > 2, "operations and writes: {count:?}");
+        // What was there before is put back by a commit alone.
+        let least = if self.work == Work::TakeBack { (5, 0) } else { (15, 2) };
+        assert!(count.0 > least.0 && count.1 > least.1, "operations and writes: {count:?}");
         let all =
             troubles.iter().flat_map(|&(trouble, away)| places(trouble, count).map(move |at| (trouble, away, at)));
         let cases: Vec<(Trouble, usize, usize)> = all.collect();
@@ -300,6 +361,14 @@ async fn compaction_survives_trouble_at_any_operation() {
     Scene::new(Work::Compact, 0).await.survives_all(&TROUBLES).await;
 }
 
+/// Tries to have some rows read anew, and others not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reread_survives_trouble_at_any_operation() {
+    for work in [Work::Reread, Work::TakeBack] {
+        Scene::new(work, 0).await.survives_all(&TROUBLES).await;
+    }
+}
+
 /// From any write on there is no room: it is said, as often as it is tried, and readers keep what they had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_told_and_harms_nothing() {
@@ -352,8 +421,13 @@ async fn at_random(seed: u64) {
         producer.take(told, &mut random);
         producer.finish(&mut random);
         for _ in 0..random.u32(1..12) {
-            let attempt = match random.u32(0..3) {
-                0 => land(&warehouse, inbox.path()).await,
+            let attempt = match random.u32(0..6) {
+                0 | 1 => land(&warehouse, inbox.path()).await,
+                2 => match random.u32(0..3) {
+                    0 => take_back(&warehouse).await,
+                    1 => reread(&warehouse, "id").await,
+                    _ => reread(&warehouse, OTHER_ID).await,
+                },
                 _ => build_once(&warehouse, &models).await.map(|_| ()).map_err(Into::into),
             };
             if let Err(error) = attempt {
@@ -367,6 +441,8 @@ async fn at_random(seed: u64) {
     }
     failing.heal();
     land(&warehouse, inbox.path()).await.unwrap();
+    // Some rows may have one id, and their copies another one.
+    reread(&warehouse, "id").await.unwrap();
     let snapshot = build_once(&warehouse, &models).await.unwrap();
     let reader = plain(&store);
     for (name, lines) in STREAMS.iter().zip(producer.all()) {

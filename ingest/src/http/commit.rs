@@ -292,6 +292,11 @@ pub(super) fn made_id(key: &str, number: usize, event: &[u8]) -> String {
     format!("{key}/{number}/{:032x}", xxhash_rust::xxh3::xxh3_128(event))
 }
 
+/// Whether an id was made so, for an event of these bytes.
+pub(crate) fn is_made_id(id: &str, event: &[u8]) -> bool {
+    id.ends_with(&format!("/{:032x}", xxhash_rust::xxh3::xxh3_128(event)))
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;

@@ -56,6 +56,7 @@ use tokio_util::sync::CancellationToken;
 use crate::envelope::Mapping;
 use crate::memory::Memory;
 pub use crate::memory::Sender;
+pub(crate) use commit::is_made_id;
 use commit::{Answer, Committer};
 pub use signature::{Scheme, Signatures};
 pub use strict::{Found, Judge};
