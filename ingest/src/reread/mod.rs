@@ -165,8 +165,9 @@ impl Rereading {
             let snapshot = self.stream.open().await?;
             // To compare all ids takes long; what lands meanwhile is of the same mapping, as a rule.
             let is_same = self.look_at(&snapshot).await?;
-            if !accepts_copies && !(is_told && is_same) {
-                refuse_copies(self.stream.name(), self.tell(&snapshot)?.swallowed)?;
+            if !(accepts_copies || is_told && is_same) {
+                let swallowed = self.tell(&snapshot)?.swallowed;
+                refuse_copies(self.stream.name(), swallowed)?;
                 is_told = true;
             }
             let changes = self.changes(&snapshot);
@@ -419,7 +420,10 @@ async fn last_reread(table: &Table, mut last: Option<u64>) -> Result<Option<(Com
         match taken_back {
             None => return Ok(Some((made, table.snapshot_at(before).await?))),
             // The one before it is the next.
-            Some(of) => last = reread_at(&table.snapshot_at(of.saturating_sub(1)).await?),
+            Some(of) => {
+                let before = table.snapshot_at(of.saturating_sub(1)).await?;
+                last = reread_at(&before);
+            }
         }
     }
     Ok(None)

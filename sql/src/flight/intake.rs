@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 
@@ -179,6 +179,8 @@ mod tests {
 
     use futures::{Stream, StreamExt, stream};
     use tonic::Code;
+
+    use hyper::body::Body as _;
 
     use super::*;
 

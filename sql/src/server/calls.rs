@@ -23,7 +23,7 @@ use std::{
 use axum::extract::Request;
 use bytes::Bytes;
 use hyper::{
-    body::{Body as _, Frame, Incoming, SizeHint},
+    body::{Frame, Incoming, SizeHint},
     server::conn::http2,
     service::service_fn,
 };
