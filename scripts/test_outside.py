@@ -236,7 +236,7 @@ def shop(tests: Tests, starmere: Path, project: Path, orders: int, queries: int)
             tests.check(f"shop: {file}, with posted orders", lambda: answers(server.flight, sql, after / file))
         tests.suite("random queries, as DuckDB answers them", queries * 3 // 4, sys.executable, PYTHON_TESTS / "random_queries.py",
                     server.flight, *PORTS.values(), "--seeds", queries)
-        tests.suite("conformance of Flight SQL", 27, sys.executable, PYTHON_TESTS / "conformance.py", server.flight,
+        tests.suite("conformance of Flight SQL", 28, sys.executable, PYTHON_TESTS / "conformance.py", server.flight,
                     server.http)
         tests.suite("what README.md shows", 7, sys.executable, PYTHON_TESTS / "readme.py",
                     STARMERE_ENDPOINT=server.flight, STARMERE_PROJECT=str(project), STARMERE_BINARY=str(starmere))
@@ -260,7 +260,7 @@ def users_only(tests: Tests, starmere: Path, project: Path) -> None:
     settings.write_text(f'{open_to_all}users:\n  ana: {{ password: "${{file:ana.secret}}" }}\n', encoding="utf-8")
     with serving(tests, starmere, project) as server:
         if server is not None:
-            tests.suite("conformance of Flight SQL, with a user", 27, sys.executable, PYTHON_TESTS / "conformance.py",
+            tests.suite("conformance of Flight SQL, with a user", 28, sys.executable, PYTHON_TESTS / "conformance.py",
                         server.flight, server.http, "--user", "ana", "--password", password)
     settings.write_text(open_to_all, encoding="utf-8")
 

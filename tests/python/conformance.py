@@ -475,11 +475,13 @@ def nothing_can_be_changed(server: Server) -> None:
 def a_running_query_can_be_cancelled(server: Server) -> None:
     connection = server.connect()
     cursor = connection.cursor()
+    runs = threading.Event()
     outcome: list[BaseException | None] = []
 
     def run() -> None:
         try:
             cursor.execute(ENDLESS)
+            runs.set()
             cursor.fetchall()
             outcome.append(None)
         except BaseException as error:  # handed to the main thread
@@ -487,6 +489,10 @@ def a_running_query_can_be_cancelled(server: Server) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
+    # `execute` prepares the statement, asks for its flight and then for its rows, and the server lists the query in each
+    # of these calls. A cancel ends the call that the driver is in; one that comes between two calls is lost, and the
+    # next call runs on. So the query is cancelled once `execute` has returned, and the server lists it again.
+    assert runs.wait(BEGIN_SECONDS), f"has not begun after {BEGIN_SECONDS:.0f} s: {outcome}"
     until = time.monotonic() + BEGIN_SECONDS
     while ENDLESS not in server.running():
         assert not outcome, f"ended before it could be cancelled: {outcome}"
@@ -501,8 +507,43 @@ def a_running_query_can_be_cancelled(server: Server) -> None:
     began = time.perf_counter()
     assert value(connection, "1") == 1
     assert time.perf_counter() - began < CANCEL_SECONDS, "the cancelled query still holds the server"
+    until_none_runs(server)
     cursor.close()
     connection.close()
+
+
+@check
+def a_query_can_be_cancelled_at_any_moment(server: Server) -> None:
+    """While it is prepared, planned or run: a client that does not know which cancels until it returns."""
+    for delay in [number / 1000 for number in range(0, 10)]:
+        with server.connect() as connection, connection.cursor() as cursor:
+            ended = threading.Event()
+
+            def run() -> None:
+                try:
+                    cursor.execute(ENDLESS)
+                    cursor.fetchall()
+                except flight_sql.Error:
+                    ended.set()
+
+            threading.Thread(target=run, daemon=True).start()
+            until = time.monotonic() + CANCEL_SECONDS
+            time.sleep(delay)
+            while not ended.is_set():
+                if time.monotonic() > until:
+                    LEFT_OPEN.append((connection, cursor))
+                    raise AssertionError(f"still running {CANCEL_SECONDS:.0f} s after it was cancelled")
+                cursor.adbc_cancel()
+                ended.wait(0.05)
+    until_none_runs(server)
+
+
+def until_none_runs(server: Server) -> None:
+    """The server has ended what its clients have left."""
+    until = time.monotonic() + CANCEL_SECONDS
+    while ENDLESS in server.running():
+        assert time.monotonic() < until, f"the query is still listed {CANCEL_SECONDS:.0f} s after it was cancelled"
+        time.sleep(0.01)
 
 
 def finding(one: Callable[[Server], None], server: Server) -> str | None:
