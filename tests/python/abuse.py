@@ -62,6 +62,41 @@ GREEDY = [
 ]
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def send_unfinished(connection: socket.socket, method: str, announced: int, most: int) -> None:
+    """Announces a message to a method of Flight and sends a part of it, as far as the server lets it come."""
+    path = f"/arrow.flight.protocol.FlightService/{method}".encode()
+    headers = b"\x83\x86\x04" + bytes([len(path)]) + path + b"\x0f\x10\x10application/grpc"
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, headers))
+    windows, sent, received = {0: 65535, 1: 65535}, 0, b""
+    while sent < most:
+        if size := min(16384, *windows.values()):
+            begin = b"\0" + announced.to_bytes(4, "big") if sent == 0 else b""
+            connection.sendall(frame(0, 0, 1, begin + bytes(size - len(begin))))
+            windows = {stream: window - size for stream, window in windows.items()}
+            sent += size
+            continue
+        more = connection.recv(65536)
+        if not more:
+            return
+        received += more
+        while len(received) >= 9 and len(received) >= 9 + (length := int.from_bytes(received[:3], "big")):
+            kind, flags, stream = received[3], received[4], int.from_bytes(received[5:9], "big")
+            payload, received = received[9:9 + length], received[9 + length:]
+            if kind == 8 and stream in windows:  # a larger window
+                windows[stream] += int.from_bytes(payload, "big")
+            elif kind == 4 and not flags:  # settings, with the window that streams begin with
+                settings = {payload[at:at + 2]: payload[at + 2:at + 6] for at in range(0, length, 6)}
+                windows[1] += int.from_bytes(settings.get(b"\0\x04", b"\0\0\xff\xff"), "big") - 65535
+                connection.sendall(frame(4, 1, 0, b""))
+            elif kind in (1, 3, 7):  # answered, reset, or asked to go
+                return
+
+
 class Abuse:
     def __init__(self, server: Server, seconds: float) -> None:
         self.server, self.seconds = server, seconds
@@ -211,11 +246,24 @@ class Abuse:
                     cursor.execute("SELECT repeat('x', 100) AS x FROM generate_series(1, 3000000)")
                     self.ended.wait(chance.uniform(0, 5))
 
+    def unfinished(self, chance: random.Random) -> None:
+        """Sends 15 of 16 MiB of a message over each of many connections of Flight, and then waits."""
+        method = chance.choice(["DoPut", "DoPut", "DoGet", "GetFlightInfo", "Handshake"])
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                if self.ended.is_set():
+                    return
+                at = urllib.parse.urlparse(self.server.flight)
+                connection = stack.enter_context(socket.create_connection((at.hostname, at.port), timeout=5))
+                with contextlib.suppress(OSError):
+                    send_unfinished(connection, method, 16 << 20, 15 << 20)
+            self.ended.wait(chance.uniform(1, 10))
+
     def run(self) -> None:
         threads = [threading.Thread(target=self.post) for _ in range(POSTERS)]
         threads += [threading.Thread(target=self.ask), threading.Thread(target=self.watch)]
         kinds = [(self.greedy, 4), (self.unread, 3), (self.stalled, 10), (self.crowd, 2), (self.page, 1), (self.noise, 1),
-                 (self.flight, 2)]
+                 (self.flight, 2), (self.unfinished, 3)]
         for act, times in kinds:
             threads += [threading.Thread(target=self.again_and_again, args=(act.__name__, act, seed))
                         for seed in range(times)]

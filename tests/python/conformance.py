@@ -489,9 +489,9 @@ def a_running_query_can_be_cancelled(server: Server) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    # `execute` prepares the statement, asks for its flight and then for its rows, and the server lists the query in each
-    # of these calls. A cancel ends the call that the driver is in; one that comes between two calls is lost, and the
-    # next call runs on. So the query is cancelled once `execute` has returned, and the server lists it again.
+    # `execute` prepares the statement, asks for its flight and then for its rows, and the server lists the query in
+    # each of these calls. A cancel ends the call that the driver is in; one that comes between two calls is lost, and
+    # the next call runs on. So the query is cancelled once `execute` has returned, and the server lists it again.
     assert runs.wait(BEGIN_SECONDS), f"has not begun after {BEGIN_SECONDS:.0f} s: {outcome}"
     until = time.monotonic() + BEGIN_SECONDS
     while ENDLESS not in server.running():
