@@ -59,6 +59,16 @@ GREEDY = [
     "SELECT v, array_agg(text) FROM (SELECT value % 100 AS v, repeat('x', 3000) || value AS text"
     " FROM generate_series(1, 10000000)) GROUP BY v",
     "SELECT " + ", ".join(f"concat('{n}', value) AS c{n}" for n in range(1600)) + " FROM generate_series(1, 10)",
+    "SELECT levenshtein(repeat('ab', 500000), repeat('ba', 500000))",
+    "SELECT max(levenshtein(repeat('ab', 2000) || value, repeat('ba', 2000) || value)) FROM generate_series(1, 100000)",
+    "SELECT count(*) FROM generate_series(1, 100000) WHERE repeat('x', 10) LIKE '%a' || repeat('_b', 1000) || value || '%'",
+    "SELECT max(array_length(array_sort(string_to_array(repeat('b,a,', 2000) || value, ',')))) FROM generate_series(1, 1000000)",
+    "SELECT count(l[1]), max(value) FROM (SELECT range(0, 8000000) AS l) CROSS JOIN generate_series(1, 100000) WHERE l[1] < value",
+    "SELECT count(x[1]) FROM (SELECT lag(l) OVER (ORDER BY u) AS x FROM"
+    " (SELECT unnest(range(0, 1000)) AS u, range(0, 800000) AS l))",
+    "SELECT max(upper(t)) FROM (SELECT repeat('x', 60000000) AS t) CROSS JOIN generate_series(1, 100000)",
+    "SELECT max(m) FROM (SELECT median(value) OVER (ORDER BY value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS m"
+    " FROM generate_series(1, 1000000))",
 ]
 
 

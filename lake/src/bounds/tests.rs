@@ -307,7 +307,7 @@ async fn what_takes_too_long_for_one_value_is_refused() {
         }
     }
     // What takes long for all rows is done for some after the other, and is the same.
-    for (expression, expected) in [("max(levenshtein(t, reverse(t)))", "300"), ("sum(strpos(t, 'ba'))", "200")] {
+    for (expression, expected) in [("max(levenshtein(t, reverse(t)))", "2"), ("sum(strpos(t, 'ba'))", "200")] {
         assert_eq!(answer(&format!("SELECT {expression} {HUNDREDS}")).await, expected, "{expression}");
     }
 }
