@@ -4,18 +4,25 @@
 //! process has in use, and when that is too much, it stops the largest query: one query fails, in words, before the
 //! kernel ends all of them and the ingestion beside them.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use starmere_lake::machine;
 
 use super::{Inner, RunningQuery, registry::Registry};
 use crate::error::QueryError;
 
-/// How often it is looked at.
-const EVERY: Duration = Duration::from_millis(100);
+/// How often it is looked at: two processors fill a hundred megabytes meanwhile.
+const EVERY: Duration = Duration::from_millis(20);
 
-/// How long a query that was stopped has to give its memory back, before another one is stopped.
+/// How long a query that was stopped has to give its memory back, before another one is stopped …
 const GRACE: Duration = Duration::from_secs(1);
+
+/// … unless so much more is in use by then.
+const GROWN: u64 = 64 << 20;
 
 /// Looks after these queries for as long as they are there. Nothing, where the system does not say what is in use.
 pub(super) fn keep_within(inner: &Arc<Inner>) {
@@ -25,15 +32,15 @@ pub(super) fn keep_within(inner: &Arc<Inner>) {
     }
     let inner = Arc::downgrade(inner);
     let looks = move || {
+        let mut last: Option<(Instant, u64)> = None;
         loop {
             // Nobody unparks this thread.
             thread::park_timeout(EVERY);
             let Some(inner) = inner.upgrade() else { return };
             let Some(in_use) = machine::resident() else { continue };
-            let stopped = relieve(&inner.registry, in_use, most);
-            drop(inner);
-            if stopped {
-                thread::park_timeout(GRACE);
+            let gives_back = last.is_some_and(|(at, then)| at.elapsed() < GRACE && in_use < then + GROWN);
+            if !gives_back && relieve(&inner.registry, in_use, most) {
+                last = Some((Instant::now(), in_use));
             }
         }
     };
