@@ -20,7 +20,7 @@ use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_plan::unnest::ListUnnest;
 
-use crate::bounds::{ELEMENT, MOST_OF_BATCH, sizes_of};
+use crate::bounds::{ELEMENT, MOST_OF_BATCH, MOST_OF_VALUE, sizes_of};
 
 /// Bytes of shared texts in a batch, each counted as often as it stands there.
 const MOST_SHARED: u64 = 2 << 30;
@@ -39,7 +39,8 @@ pub struct TooWide {
 
 impl TooWide {
     pub(crate) fn of(bytes: u64) -> DataFusionError {
-        let rows = usize::try_from(MOST_OF_BATCH / bytes.max(1)).unwrap_or(usize::MAX).max(1);
+        // Several steps of a query, and several queries, have such a batch at a time.
+        let rows = usize::try_from(MOST_OF_VALUE / bytes.max(1)).unwrap_or(usize::MAX).max(1);
         DataFusionError::External(Box::new(Self { bytes, rows }))
     }
 
