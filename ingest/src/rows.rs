@@ -36,7 +36,7 @@ const ROW_BYTES: usize = 128;
 /// A store that takes longer for a landing is told of.
 const SLOW: Duration = Duration::from_secs(20);
 /// The source of requests.
-const HTTP: &str = "http";
+pub(crate) const HTTP: &str = "http";
 
 /// What columns of so many rows take, whose payloads, keys and headers have so many bytes.
 pub(crate) fn memory(rows: usize, bytes: usize) -> usize {

@@ -12,6 +12,7 @@ use starmere_lake::formats::{Header, Incoming};
 use starmere_lake::landing::{Oversized, SourcePartition, Stream};
 
 use crate::http::is_made_id;
+use crate::rows::HTTP;
 
 /// Rows with all columns of a stream's files.
 pub(crate) struct Stored<'a> {
@@ -161,6 +162,13 @@ impl StandIns {
         self.last = Some((first, only));
         only
     }
+}
+
+/// Whether a row came over HTTP with an id of its payload: the key of its request is not kept then.
+pub(crate) fn has_lost_its_key(rows: &Stored<'_>, row: usize) -> bool {
+    let (source, topic, partition) = rows.place(row);
+    let place = (source, topic, partition, rows.positions.value(row));
+    source == HTTP && !is_made(rows.ids.value(row), place, rows.payloads.value(row))
 }
 
 /// Whether an id was made by us: of the place of its row, or of the key of a request.

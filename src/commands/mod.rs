@@ -25,7 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::acceptance;
 use crate::command_line::{
-    Build, Command, CommandLine, Models, ModelsCommand, Products, ProductsCommand, Streams, StreamsCommand,
+    Build, Command, CommandLine, Models, ModelsCommand, Products, ProductsCommand, Rejects, Streams, StreamsCommand,
 };
 use crate::failure::Mendable;
 use crate::output::Output;
@@ -38,8 +38,15 @@ pub(crate) async fn run(line: CommandLine, output: &Output) -> anyhow::Result<()
     let environment = environment.as_deref();
     let open = || -> anyhow::Result<Opened> { Project::load(&root)?.open(environment) };
     let open_to_land = || -> anyhow::Result<Opened> { Project::load_to_land(&root)?.open(environment) };
-    if environment.is_some() && matches!(line.command, Command::Ingest(_) | Command::Up(_)) {
-        let hint = "land without --env, and build with it";
+    let changes_streams = matches!(
+        line.command,
+        Command::Ingest(_)
+            | Command::Up(_)
+            | Command::Rejects(Rejects { repair: true, .. })
+            | Command::Streams(Streams { what: Some(StreamsCommand::Reread(_)) })
+    );
+    if environment.is_some() && changes_streams {
+        let hint = "land, reread and repair without --env, and build with it";
         return Err(Mendable::error("environments share the streams, and publish for themselves alone", hint));
     }
     let begins_or_reads_none = matches!(

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use starmere_ingest::envelope::TIMESTAMP;
 use starmere_ingest::repair::{self, Repaired, repair};
-use starmere_ingest::reread::{Changes, Preview, Rereading, TakenBack, TakingBack, refuse_copies};
+use starmere_ingest::reread::{Changes, Preview, Rereading, TakenBack, TakingBack, refuse_copies, refuse_keyless};
 use starmere_lake::formats::Convention;
 use starmere_lake::upkeep::cut_of;
 
@@ -54,6 +54,9 @@ pub(super) async fn run(opened: &Opened, arguments: &Reread, output: &Output) ->
             "{name} has forgotten what landed before {day}: models are filled again from what is left, by `starmere build \
              --accept-loss {name}`"
         ));
+    }
+    if !arguments.allow_copies {
+        refuse_keyless(name, preview.changes.keyless)?;
     }
     let swallowed = if arguments.allow_copies { 0 } else { preview.swallowed };
     if !goes_on(arguments.yes, swallowed, name, output)? {
@@ -115,9 +118,9 @@ fn goes_on(yes: bool, swallowed: u64, stream: &str, output: &Output) -> anyhow::
 }
 
 /// What a reread would change, in words and numbers.
-fn rows_of(preview: &Preview) -> [(&'static str, u64); 12] {
+fn rows_of(preview: &Preview) -> [(&'static str, u64); 13] {
     let Preview { changes, events_before, events_after, copies, swallowed } = preview;
-    let Changes { rows: _, changed, ids, types, versions, times, subjects, taken_up, rejected } = changes;
+    let Changes { rows: _, changed, ids, types, versions, times, subjects, taken_up, rejected, keyless } = changes;
     [
         ("rows that change", *changed),
         ("events with another id", *ids),
@@ -129,6 +132,7 @@ fn rows_of(preview: &Preview) -> [(&'static str, u64); 12] {
         ("events that become rejects", *rejected),
         ("events that become copies of another", *copies),
         ("copies that say something else", *swallowed),
+        ("events over HTTP that have no id any more", *keyless),
         ("events that count now", *events_before),
         ("events that count then", *events_after),
     ]

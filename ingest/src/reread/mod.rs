@@ -34,7 +34,7 @@ use starmere_lake::upkeep::cut_of;
 use starmere_lake::{Error as LakeError, events};
 
 use crate::envelope::{Envelope, Mapping, Reader};
-use crate::stored::{StandIns, Stored, text};
+use crate::stored::{StandIns, Stored, has_lost_its_key, text};
 use crate::{Error, Result};
 use identities::{Identities, Told};
 
@@ -64,11 +64,13 @@ pub struct Changes {
     /// Rejects that become events, and events that become rejects.
     pub taken_up: u64,
     pub rejected: u64,
+    /// Events over HTTP that had an id of their payload and have none any more: the key of their request is not known.
+    pub keyless: u64,
 }
 
 impl Changes {
     fn add(&mut self, other: &Self) {
-        let Self { rows, changed, ids, types, versions, times, subjects, taken_up, rejected } = other;
+        let Self { rows, changed, ids, types, versions, times, subjects, taken_up, rejected, keyless } = other;
         self.rows += rows;
         self.changed += changed;
         self.ids += ids;
@@ -78,6 +80,7 @@ impl Changes {
         self.subjects += subjects;
         self.taken_up += taken_up;
         self.rejected += rejected;
+        self.keyless += keyless;
     }
 }
 
@@ -171,6 +174,9 @@ impl Rereading {
                 is_told = true;
             }
             let changes = self.changes(&snapshot);
+            if !accepts_copies {
+                refuse_keyless(self.stream.name(), changes.keyless)?;
+            }
             let old: Vec<Arc<Add>> = snapshot.files().filter(|add| self.is_changed(add)).cloned().collect();
             if old.is_empty() {
                 return Ok(Reread { changes, version: snapshot.version() });
@@ -281,6 +287,24 @@ pub fn refuse_copies(stream: &str, swallowed: u64) -> Result<()> {
          say `--allow-copies`, and see `starmere streams copies {stream}` then"
     );
     Err(Error::Refused { reason, hint })
+}
+
+/// Refuses to take their ids from events over HTTP that may have been sent again.
+///
+/// # Errors
+///
+/// [`Error::Refused`]: there are some.
+pub fn refuse_keyless(stream: &str, keyless: u64) -> Result<()> {
+    if keyless == 0 {
+        return Ok(());
+    }
+    let events = if keyless == 1 { "1 event".to_owned() } else { format!("{keyless} events") };
+    let reason = format!(
+        "{events} of `{stream}` came over HTTP and would have no id any more: the `Idempotency-Key` of a request is kept only \
+         where a payload has no id, so what was sent again would count again"
+    );
+    let hint = "name in `id` of the stream's envelope what all payloads have; where nothing was sent again, say `--allow-copies`";
+    Err(Error::Refused { reason, hint: hint.into() })
 }
 
 /// Makes the commit; none where somebody else was first, and it is to be decided again.
@@ -532,7 +556,10 @@ fn read_anew(
         }
         let id = match &envelope.id {
             Some(id) => id.clone(),
-            None => stand_ins.of(&stored, row).into(),
+            None => {
+                changes.keyless += u64::from(envelope.rejection.is_none() && has_lost_its_key(&stored, row));
+                stand_ins.of(&stored, row).into()
+            }
         };
         differ(&stored, row, &id, &envelope, changes);
         anew.push(&id, &envelope);

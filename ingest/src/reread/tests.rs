@@ -27,7 +27,11 @@ fn event(shop: u32, number: u32) -> String {
 
 /// Lands payloads, in a partition that was begun anew so often.
 async fn land(stream: &Stream, mapping: &Mapping, incarnation: u32, payloads: &[String]) {
-    let partition = SourcePartition { source: "f".into(), topic: "t".into(), incarnation, partition: 0 };
+    land_of("f", stream, mapping, incarnation, payloads).await;
+}
+
+async fn land_of(source: &str, stream: &Stream, mapping: &Mapping, incarnation: u32, payloads: &[String]) {
+    let partition = SourcePartition { source: source.into(), topic: "t".into(), incarnation, partition: 0 };
     let from = stream.position(&stream.open().await.unwrap(), &partition).unwrap_or_default();
     let mut reader = Reader::new(mapping.clone(), &Arc::default());
     // A microsecond for each batch: where a partition is begun anew, rows are told apart by it.
@@ -103,6 +107,34 @@ async fn rows_are_read_anew_and_put_back() {
     let error = take_back(&stream).await.unwrap_err();
     assert!(error.to_string().contains("the last one is taken back already"), "{error}");
     assert!(error.hint().unwrap().contains("starmere streams reread s"));
+}
+
+/// The key of a request that was sent again is not known of events that had ids of their payloads.
+#[tokio::test]
+async fn events_over_http_do_not_lose_their_ids() {
+    let none = |number| event(7, number).replace("\"n\"", "\"m\"");
+    for (source, is_refused) in [("http", true), ("f", false)] {
+        let stream = stream();
+        // The same request, three times.
+        for _ in 0..3 {
+            land_of(source, &stream, &mapping("shop"), 0, &[none(1)]).await;
+        }
+        let before = all(&stream).await;
+        let mut rereading = Rereading::new(&stream, &mapping("n"), MEMORY).await.unwrap();
+        let keyless = rereading.look().await.unwrap().changes.keyless;
+        assert_eq!(keyless, if is_refused { 3 } else { 0 }, "{source}");
+        match rereading.carry_out(false).await {
+            Err(error) => {
+                assert!(is_refused && error.to_string().contains("would have no id any more"), "{error}");
+                assert!(error.hint().unwrap().contains("--allow-copies"));
+                assert_eq!(all(&stream).await, before);
+                rereading.carry_out(true).await.unwrap();
+            }
+            Ok(_) => assert!(!is_refused, "{source}"),
+        }
+        // What has no id but that of its place keeps it.
+        assert_eq!(reread(&stream, &mapping("n"), false).await.unwrap().changes.changed, 0, "{source}");
+    }
 }
 
 #[tokio::test]
