@@ -47,7 +47,7 @@ impl Prepared {
     }
 }
 
-fn size_of_row(row: &Params) -> usize {
+pub(super) fn size_of_row(row: &Params) -> usize {
     let values = match row {
         Params::Positional(values) => values.iter().map(ScalarValue::size).sum::<usize>(),
         Params::Named(values) => {

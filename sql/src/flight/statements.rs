@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::{
     encode::{self, DataStream},
     messages::{self, Messages},
-    prepared::PreparedStatements,
+    prepared::{PreparedStatements, size_of_row},
     ticket::{self, StatementTicket},
 };
 use crate::{
@@ -144,19 +144,25 @@ async fn bound_rows(
         Ok::<_, FlightError>(message)
     });
     let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
-    let (mut rows, mut bytes) = (Vec::new(), 0_usize);
+    let exceeded = || {
+        QueryError::invalid(format!("the bound parameters exceed {MAX_BOUND_ROWS} rows or {MAX_BOUND_BYTES} bytes"))
+            .with_hint("bind fewer rows at a time")
+    };
+    let (mut rows, mut bytes, mut copied) = (Vec::new(), 0_usize, 0_usize);
     while let Some(batch) = batches.try_next().await? {
         let values = batch.num_rows().saturating_mul(batch.num_columns()).saturating_mul(size_of::<ScalarValue>());
         bytes = bytes.saturating_add(batch.get_array_memory_size()).saturating_add(values);
         if bytes > MAX_BOUND_BYTES || batch.num_rows() > MAX_BOUND_ROWS.saturating_sub(rows.len()) {
-            return Err(QueryError::invalid(format!(
-                "the bound parameters exceed {MAX_BOUND_ROWS} rows or {MAX_BOUND_BYTES} bytes"
-            ))
-            .with_hint("bind fewer rows at a time")
-            .into());
+            return Err(exceeded().into());
         }
         for row in 0..batch.num_rows() {
-            rows.push(row_params(&batch, row, parameters)?);
+            let params = row_params(&batch, row, parameters)?;
+            // Rows may share a value, and each has a copy.
+            copied = copied.saturating_add(size_of_row(&params));
+            if copied > 2 * MAX_BOUND_BYTES {
+                return Err(exceeded().into());
+            }
+            rows.push(params);
         }
     }
     Ok(rows)
@@ -209,4 +215,32 @@ pub(super) fn running(prepared: &PreparedStatements, info: &FlightInfo, caller: 
 fn data((answer, asked): (Answer, Asked)) -> Response<DataStream> {
     tracing::debug!(query = %answer.id, snapshot = answer.snapshot, "query runs for a Flight client");
     encode::data(Arc::clone(&answer.schema), asked.count(answer.batches))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{DictionaryArray, Int32Array, StringArray};
+    use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
+    use futures::stream;
+
+    use super::*;
+
+    /// A text that many rows share is sent once, and copied for each of them.
+    #[tokio::test]
+    async fn rows_that_share_a_value_count_it_for_each() {
+        let bound = async |rows: i32, text: usize| {
+            let keys = Int32Array::from_iter_values((0..rows).map(|_| 0));
+            let texts = StringArray::from_iter_values(["x".repeat(text)]);
+            let column: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(texts)));
+            let batch = RecordBatch::try_from_iter([("1", column)]).unwrap();
+            let encoder = FlightDataEncoderBuilder::new().with_dictionary_handling(DictionaryHandling::Resend);
+            let sent: Vec<FlightData> = encoder.build(stream::iter([Ok(batch)])).try_collect().await.unwrap();
+            bound_rows(&["$1".to_owned()], stream::iter(sent.into_iter().map(Ok))).await
+        };
+        assert_eq!(bound(1000, 1000).await.unwrap().len(), 1000);
+        let refused = bound(1000, 1 << 20).await.unwrap_err();
+        assert!(refused.message().contains("bound parameters exceed"), "{refused}");
+    }
 }
