@@ -9,8 +9,9 @@
 //! | values that are copied with their row, on the way in | they are copied within one step | [`MOST_OF_BATCH`] |
 //! | texts that rows share, on the way out | what is computed of them next is computed for each row | [`MOST_SHARED`] |
 //!
-//! What is too wide ends the query with [`TooWide`], which says how many rows a batch may have. Who runs the query
-//! begins anew with such batches, unless rows were given out before.
+//! Rows that are too wide end the query with [`TooWide`], which says how many rows a batch may have. The caller runs the
+//! query again with such batches, unless rows were given out before. UNNEST makes all elements of a row in one step,
+//! however small the batch is, so a row with too many of them is refused.
 
 use std::error::Error;
 
